@@ -1,0 +1,69 @@
+"""omnistorage: layered streaming I/O. Backends, compression and record formats compose; see ``docs/design.md``.
+
+Public names are listed in ``_NAMES`` with the module they live in, and load when they are first asked for.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_NAMES = {
+    "core": (
+        "Append", "Backend", "BulkDelete", "CopyOptions", "ExtendedBackend", "Features", "FileInfo", "Glob",
+        "HealthCheck", "ListOptions", "ObjectInfo", "Presign", "Purge", "ReadOptions", "ReadRanges", "Reader",
+        "ResolutionPlan", "Resolve", "ResumableWrite", "SetMetadata", "StaleUploads", "Versions", "WriteOptions",
+        "Writer", "as_extended", "features_of", "power",
+    ),
+    "errors": (
+        "AlreadyExists", "BackendClosed", "BackendUnavailable", "Cancelled", "CapabilityNotSupported", "ConfigError",
+        "CorruptData", "DeadlineExceeded", "DirectoryNotEmpty", "InvalidPath", "ListingDisorder", "MissingExtra",
+        "MultiError", "NotFound", "OutcomeUnknown", "PermissionDenied", "PreconditionFailed", "ReaderClosed",
+        "RecordError", "StorageError", "SyncError", "WriterClosed",
+    ),
+    "backends.local": ("LocalBackend",),
+    "backends.memory": ("MemoryBackend",),
+    "compression.gzip": ("Gzip",),
+    "compression.zstd": ("Zstd",),
+    "formats.lines": ("Lines",),
+    "formats.ndjson": ("Ndjson",),
+    "config": ("BackendConfig",),
+    "records": ("RecordReader", "RecordWriter", "open_records"),
+    "registry": ("open_backend", "register_backend"),
+    "secret": ("Secret",),
+    "streams": ("as_file",),
+}  # fmt: skip
+_WHERE = {name: module for module, names in _NAMES.items() for name in names}
+__all__ = sorted([*_WHERE, "__version__"])
+
+if TYPE_CHECKING:
+    from .backends.local import LocalBackend as LocalBackend
+    from .backends.memory import MemoryBackend as MemoryBackend
+    from .compression.gzip import Gzip as Gzip
+    from .compression.zstd import Zstd as Zstd
+    from .config import BackendConfig as BackendConfig
+    from .core import *  # noqa: F403
+    from .errors import *  # noqa: F403
+    from .formats.lines import Lines as Lines
+    from .formats.ndjson import Ndjson as Ndjson
+    from .records import RecordReader as RecordReader
+    from .records import RecordWriter as RecordWriter
+    from .records import open_records as open_records
+    from .registry import open_backend as open_backend
+    from .registry import register_backend as register_backend
+    from .secret import Secret as Secret
+    from .streams import as_file as as_file
+
+
+def __getattr__(name: str) -> Any:
+    module = _WHERE.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f".{module}", __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_WHERE})

@@ -1,0 +1,236 @@
+"""The door of every backend. Imports floor 0 and ``_streams`` only.
+
+Every public method stands here, once: it checks that the backend is open, that the feature is there, that the path may
+pass, and that every requirement in the options can be honoured; then it calls the underscored method that a backend
+defines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NoReturn, Self
+
+from ..core import (
+    COPY,
+    LIST,
+    READ,
+    WRITE,
+    CopyOptions,
+    Features,
+    ListOptions,
+    ObjectInfo,
+    Reader,
+    ReadOptions,
+    WriteOptions,
+    Writer,
+)
+from ..errors import (
+    BackendClosed,
+    CapabilityNotSupported,
+    ConfigError,
+    InvalidPath,
+    StorageError,
+)
+from ..paths import check_key, check_new, check_prefix
+from ._streams import new_hash
+
+
+class BackendBase:
+    """An extended backend that checks at its door. A subclass sets ``name``, ``features``, perhaps ``url``, and defines
+    the underscored methods of whatever its features claim."""
+
+    name = "backend"
+    url: str | None = None
+    features = Features()
+
+    durable = False  # whether WriteOptions(durable=True) can be honoured
+    extra_keys: frozenset[str] = frozenset()  # the keys of WriteOptions.extra that can be honoured
+    _closed = False
+
+    # -- hooks ---------------------------------------------------------------------------------------------------------
+
+    def _open_reader(self, path: str, options: ReadOptions) -> Reader:
+        self._refuse("read", "open_reader", path)
+
+    def _open_writer(self, path: str, options: WriteOptions) -> Writer:
+        self._refuse("write", "open_writer", path)
+
+    def _exists(self, path: str) -> bool:
+        self._refuse("read", "exists", path)
+
+    def _delete(self, path: str, if_match: str | None) -> bool | None:
+        self._refuse("delete", "delete", path)
+
+    def _list(self, prefix: str, options: ListOptions) -> Iterator[ObjectInfo]:
+        self._refuse("list", "list", prefix)
+
+    def _stat(self, path: str) -> ObjectInfo:
+        self._refuse("stat", "stat", path)
+
+    def _list_dir(self, path: str) -> Iterator[ObjectInfo]:
+        self._refuse("list", "list_dir", path)
+
+    def _mkdir(self, path: str) -> None:
+        self._refuse("dirs", "mkdir", path)
+
+    def _rmdir(self, path: str) -> None:
+        self._refuse("dirs", "rmdir", path)
+
+    def _copy(self, src: str, dst: str, options: CopyOptions) -> ObjectInfo:
+        self._refuse("copy", "copy", src)
+
+    def _move(self, src: str, dst: str, options: CopyOptions) -> ObjectInfo:
+        self._refuse("move", "move", src)
+
+    def _close(self) -> None:
+        """Release what the backend holds; called once."""
+
+    # -- the door ------------------------------------------------------------------------------------------------------
+
+    def open_reader(self, path: str, options: ReadOptions = READ) -> Reader:
+        self._enter("read", "open_reader", path)
+        check_key(path, op="open_reader")
+        if options is not READ and (options.offset or options.length is not None):
+            self._need("range_read", "open_reader", path)
+        return self._open_reader(path, options)
+
+    def open_writer(self, path: str, options: WriteOptions = WRITE) -> Writer:
+        self._enter("write", "open_writer", path)
+        check_new(path, op="open_writer")
+        self._check_write(path, options, "open_writer")
+        return self._open_writer(path, options)
+
+    def exists(self, path: str) -> bool:
+        self._enter("read", "exists", path)
+        check_key(path, op="exists")
+        return self._exists(path)
+
+    def delete(self, path: str, *, if_match: str | None = None) -> bool | None:
+        self._enter("delete", "delete", path)
+        check_key(path, op="delete")
+        if if_match is not None:
+            self._need("if_match", "delete", path)
+        return self._delete(path, if_match)
+
+    def list(self, prefix: str = "", options: ListOptions = LIST) -> Iterator[ObjectInfo]:
+        self._enter("list", "list", prefix)
+        return self._list(check_prefix(prefix, op="list"), options)
+
+    def stat(self, path: str) -> ObjectInfo:
+        self._enter("stat", "stat", path)
+        check_key(path, op="stat")
+        return self._stat(path)
+
+    def list_dir(self, path: str = "") -> Iterator[ObjectInfo]:
+        self._enter("list", "list_dir", path)
+        return self._list_dir(check_prefix(path, op="list_dir"))
+
+    def mkdir(self, path: str) -> None:
+        self._enter("dirs", "mkdir", path)
+        check_new(path, op="mkdir")
+        self._mkdir(path)
+
+    def rmdir(self, path: str) -> None:
+        self._enter("dirs", "rmdir", path)
+        check_key(path, op="rmdir")
+        self._rmdir(path)
+
+    def copy(self, src: str, dst: str, options: CopyOptions = COPY) -> ObjectInfo:
+        return self._transfer("copy", self._copy, src, dst, options)
+
+    def move(self, src: str, dst: str, options: CopyOptions = COPY) -> ObjectInfo:
+        return self._transfer("move", self._move, src, dst, options)
+
+    def close(self) -> None:
+        """Release what the backend holds. Idempotent; every later call raises ``BackendClosed``."""
+        if not self._closed:
+            self._closed = True
+            self._close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # -- checks --------------------------------------------------------------------------------------------------------
+
+    def _enter(self, flag: str, op: str, path: str) -> None:
+        if self._closed:
+            raise BackendClosed("the backend is closed", backend=self.name, op=op, path=path)
+        if not getattr(self.features, flag):
+            self._refuse(flag, op, path)
+
+    def _need(self, flag: str, op: str, path: str) -> None:
+        if not getattr(self.features, flag):
+            self._refuse(flag, op, path)
+
+    def _refuse(self, capability: str, op: str, path: str) -> NoReturn:
+        raise CapabilityNotSupported(
+            f"{self.name} does not support {capability}", capability=capability, backend=self.name, op=op, path=path
+        )
+
+    def _check_write(self, path: str, options: WriteOptions, op: str) -> None:
+        """Refuse every requirement that would be ignored, before anything is touched."""
+        if options is WRITE:
+            return
+        if not options.overwrite:
+            self._need("create_only", op, path)
+        if options.if_match is not None:
+            self._need("if_match", op, path)
+        if options.durable and not self.durable:
+            self._refuse("durable", op, path)
+        if options.modified_at is not None:
+            self._need("set_modified", op, path)
+        if options.user_metadata:
+            self._need("user_metadata", op, path)
+        for key in options.extra or ():
+            if key not in self.extra_keys:
+                self._refuse(f"extra[{key!r}]", op, path)
+        for algorithm in options.expect or ():
+            new_hash(algorithm)
+
+    def _transfer(
+        self,
+        op: str,
+        run: Callable[[str, str, CopyOptions], ObjectInfo],
+        src: str,
+        dst: str,
+        options: CopyOptions,
+    ) -> ObjectInfo:
+        self._enter(op, op, src)
+        check_key(src, op=op)
+        if options.source is None and src == dst:
+            if options.user_metadata is not None:
+                raise ConfigError("copying an object onto itself changes nothing: use set_metadata", path=src, op=op)
+            return self.stat(src)
+        check_new(dst, op=op)
+        if not options.overwrite:
+            self._need("create_only", op, dst)
+        if options.if_match is not None or options.source_if_match is not None:
+            self._need("if_match", op, dst)
+        if options.user_metadata:
+            self._need("user_metadata", op, dst)
+        return run(src, dst, options)
+
+
+@contextmanager
+def translating(op: str, path: str | None, translate: Callable[[BaseException], StorageError | None]) -> Iterator[None]:
+    """Turn a backend's native errors into ours in one place: ``translate`` gives ours, or None to let it pass."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except Exception as error:
+        ours = translate(error)
+        if ours is None:
+            raise
+        ours.op = ours.op or op
+        ours.path = path if ours.path is None else ours.path
+        raise ours from error
+
+
+def is_folder_error(path: str, op: str, backend: str) -> InvalidPath:
+    """The answer to work on an object whose name a folder has."""
+    return InvalidPath("a folder has this name", path=path, op=op, backend=backend)

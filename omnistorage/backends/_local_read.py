@@ -1,0 +1,476 @@
+"""How the local backend names, finds, lists and reads: what its parts share.
+
+Imports floor 0, ``_os`` and ``_streams``. Nothing here changes an object; ``Root`` makes folders for those who do.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from stat import S_IFDIR, S_IFLNK, S_IFMT, S_IFREG
+from typing import Self
+
+from .._os import FOLDER_HANDLE, OS, READ_FOLDER
+from ..core import Kind, ListOptions, ObjectInfo, ReadOptions
+from ..errors import (
+    AlreadyExists,
+    BackendUnavailable,
+    DirectoryNotEmpty,
+    InvalidPath,
+    NotFound,
+    PermissionDenied,
+    StorageError,
+)
+from ..paths import parent, sort_key
+from ._streams import READ_BLOCK, ReaderBase
+
+NAME = "local"
+TEMPORARY_MARK = ".omnistorage-"
+_TEMPORARY = re.compile(r"\.omnistorage-[0-9a-f]{16}\.tmp", re.ASCII)
+
+# What a read answers to errors that all mean "no such object".
+ABSENT = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG))
+# The same for ``exists``: a name that resolves to nothing we may open.
+NOTHING_THERE = ABSENT | {errno.EXDEV, errno.ELOOP}
+
+_ERRORS: dict[int, tuple[type[StorageError], str]] = {
+    errno.ENOENT: (NotFound, "no such object or folder"),
+    errno.EEXIST: (AlreadyExists, "an object has this name"),
+    errno.ENOTEMPTY: (DirectoryNotEmpty, "the folder is not empty"),
+    errno.ENOTDIR: (InvalidPath, "a file stands where a folder is needed"),
+    errno.EISDIR: (InvalidPath, "a folder has this name"),
+    errno.ENAMETOOLONG: (InvalidPath, "the name is too long for the file system"),
+    errno.ELOOP: (InvalidPath, "a symlink leads in circles, or stands where none is followed"),
+    errno.ENXIO: (InvalidPath, "not a regular file"),
+    errno.EXDEV: (InvalidPath, "a symlink leads out of the root"),
+    errno.EACCES: (PermissionDenied, "permission denied"),
+    errno.EPERM: (PermissionDenied, "operation not permitted"),
+    errno.EROFS: (PermissionDenied, "the file system is read-only"),
+    errno.ENOSPC: (StorageError, "no space is left on the file system"),
+    errno.EDQUOT: (StorageError, "the disk quota is used up"),
+    errno.EIO: (StorageError, "the device failed (input/output error)"),
+    errno.EMFILE: (BackendUnavailable, "this process has too many open files"),
+    errno.ENFILE: (BackendUnavailable, "the system has too many open files"),
+    errno.ESTALE: (BackendUnavailable, "stale file handle"),
+    errno.EAGAIN: (BackendUnavailable, "the resource is busy"),
+    errno.EINTR: (BackendUnavailable, "the call was interrupted"),
+}
+
+
+def translate(error: OSError, op: str, path: str, *, reading: bool = False) -> StorageError:
+    """Our error for the system's. ``reading``: a file where a folder is needed only means that there is no object."""
+    code = error.errno or 0
+    kind, text = _ERRORS.get(code, (StorageError, error.strerror or str(error)))
+    if reading and code in ABSENT:
+        kind, text = NotFound, "no such object or folder"
+    return kind(text, path=path, op=op, backend=NAME)
+
+
+def why_not(path: str) -> str | None:
+    """Why the key ``path`` cannot be a file here: it would alias another name, or hide one of ours. None if it can."""
+    # The first test costs a fifth of a microsecond and lets almost every key through.
+    if (
+        path.isascii()
+        and not ("//" in path or "./" in path or path[-1] in "/." or path[0] == "/")
+        and TEMPORARY_MARK not in path
+    ):
+        return None
+    segments = path.split("/")
+    if "" in segments:
+        return "leading, trailing and double slashes would alias another name"
+    if "." in segments:
+        return "a '.' segment would alias another name"
+    if TEMPORARY_MARK in path and any(map(_TEMPORARY.fullmatch, segments)):
+        return "this is the name of a temporary file"
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        return "no file system holds this name: it is neither Unicode nor bytes escaped as surrogates"
+    return None
+
+
+def is_temporary(name: str) -> bool:
+    return _TEMPORARY.fullmatch(name) is not None
+
+
+def new_temporary() -> str:
+    return f"{TEMPORARY_MARK}{os.urandom(8).hex()}.tmp"
+
+
+def etag_of(found: os.stat_result) -> str:
+    return f"{found.st_ino:x}-{found.st_mtime_ns:x}-{found.st_size:x}"
+
+
+def info_of(path: str, found: os.stat_result) -> ObjectInfo:
+    """What ``list``, ``stat`` and writers say about a file, the same in all three."""
+    try:
+        modified_at = datetime.fromtimestamp(found.st_mtime, UTC)
+    except (ValueError, OverflowError, OSError):  # a year that datetime does not know
+        modified_at = None
+    form = S_IFMT(found.st_mode)
+    if form == S_IFREG:
+        return ObjectInfo(path, found.st_size, modified_at, "file", etag_of(found))
+    kind: Kind = "dir" if form == S_IFDIR else "link" if form == S_IFLNK else "other"
+    return ObjectInfo(path, None if kind == "dir" else found.st_size, modified_at, kind)
+
+
+def close_quietly(os_: OS, fd: int) -> None:
+    if fd >= 0:
+        try:
+            os_.close(fd)
+        except OSError:
+            pass  # the descriptor is gone either way, and nothing in it is still wanted
+
+
+class Folder:
+    """An open folder. ``shared``: the root's, which stays open for others until nobody refers to it any more."""
+
+    __slots__ = ("_os", "fd", "ident", "shared")
+
+    def __init__(self, os_: OS, fd: int, *, shared: bool = False, ident: tuple[int, int] = (0, 0)) -> None:
+        self._os = os_
+        self.fd = fd
+        self.shared = shared
+        self.ident = ident  # device and inode, where somebody compares them
+
+    def close(self) -> None:
+        if not self.shared:
+            self._release()
+
+    def _release(self) -> None:
+        fd, self.fd = self.fd, -1
+        close_quietly(self._os, fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self._release()
+
+
+def names_in(os_: OS, fd: int) -> list[str]:
+    """The names in a folder, unsorted, temporaries included; a folder's name ends with ``/``."""
+    with os_.scandir(fd) as entries:
+        return [e.name + "/" if e.is_dir(follow_symlinks=False) else e.name for e in entries]
+
+
+def visible(names: list[str], after: bytes | None = None) -> list[str]:
+    """Sort by UTF-8 bytes, drop temporaries, and drop what lies wholly at or before ``after``."""
+    text = "\0".join(names)
+    if TEMPORARY_MARK in text:
+        names = [name for name in names if not is_temporary(name)]
+    if after is not None:
+        keyed = ((sort_key(name), name) for name in names)
+        names = [name for key, name in keyed if key > after or (name[-1] == "/" and after.startswith(key))]
+    if text.isascii():
+        names.sort()
+    else:
+        names.sort(key=sort_key)  # only surrogate escapes sort differently as str
+    return names
+
+
+class _Level:
+    """A folder on the way down: its key relative to the start (``""`` or ending with ``/``) and what is left of it."""
+
+    __slots__ = ("ident", "names", "rel")
+
+    def __init__(self, rel: str, ident: tuple[int, int], names: Iterator[str]) -> None:
+        self.rel = rel
+        self.ident = ident
+        self.names = names
+
+
+class TreeListing:
+    """One ``list`` call: every file under ``base`` in the order of the keys, each looked at when it is due.
+
+    Only the start and the folder at hand are open, however deep the tree is: a folder is closed when its child is
+    entered, and opened again and compared with what it was when there is more to do in it.
+    """
+
+    def __init__(self, os_: OS, base: Folder, prefix: str, options: ListOptions) -> None:
+        self._os = os_
+        self._base = base
+        self._head = prefix + "/" if prefix else ""
+        self._on_error = options.on_error
+        self._after = None if options.start_after is None else sort_key(options.start_after)
+        self._levels: list[_Level] = []
+        self._here: Folder | None = None  # the folder of the last level, while it is open
+
+    def __iter__(self) -> Iterator[ObjectInfo]:
+        stat, levels = self._os.stat, self._levels
+        try:
+            self._enter("", ".", self._base)
+            while levels:
+                level, here = levels[-1], self._here
+                prefix = self._head + level.rel
+                for name in level.names:
+                    here = here or self._again(level)
+                    if here is None:
+                        break
+                    if name[-1] == "/":
+                        if self._enter(level.rel + name, name[:-1], here):
+                            break
+                        continue
+                    try:
+                        found = stat(name, dir_fd=here.fd, follow_symlinks=False)
+                    except FileNotFoundError:
+                        continue  # deleted since its folder was read
+                    except OSError as error:
+                        self._report(error, prefix + name)
+                        continue
+                    yield info_of(prefix + name, found)
+                else:
+                    self._leave()
+                    levels.pop()
+        finally:
+            self._leave()
+            self._base.close()
+
+    def _enter(self, rel: str, name: str, above: Folder) -> bool:
+        """Open a folder, read its names and make it the last level; report and return False if that fails."""
+        os_ = self._os
+        try:
+            fd = os_.open(name, READ_FOLDER | os.O_NOFOLLOW, dir_fd=above.fd)
+            folder = Folder(os_, fd)
+            try:
+                found = os_.fstat(fd)
+                names = self._wanted(rel, names_in(os_, fd))
+            except BaseException:
+                folder.close()
+                raise
+        except OSError as error:
+            self._report(error, (self._head + rel)[:-1])
+            return False
+        self._leave()
+        self._here = folder
+        self._levels.append(_Level(rel, (found.st_dev, found.st_ino), iter(names)))
+        return True
+
+    def _wanted(self, rel: str, names: list[str]) -> list[str]:
+        """The names of a folder that ``start_after`` leaves, in order."""
+        folder, after = sort_key(self._head + rel), self._after
+        if after is None or after < folder:
+            return visible(names)
+        return visible(names, after[len(folder) :]) if after.startswith(folder) else []
+
+    def _again(self, level: _Level) -> Folder | None:
+        """Open the folder of ``level`` a second time; report and give up on it if it is another one now, or gone."""
+        try:
+            fd = self._os.open_beneath(self._base.fd, level.rel[:-1] or ".", READ_FOLDER, links=False)
+            self._here = Folder(self._os, fd)
+            found = self._os.fstat(fd)
+            if (found.st_dev, found.st_ino) != level.ident:
+                raise FileNotFoundError(errno.ENOENT, "another folder took its place")
+        except OSError as error:
+            self._leave()
+            level.names = iter(())
+            self._report(error, (self._head + level.rel)[:-1])
+        return self._here
+
+    def _leave(self) -> None:
+        if self._here is not None:
+            self._here.close()
+            self._here = None
+
+    def _report(self, error: OSError, path: str) -> None:
+        if self._on_error is None:
+            raise translate(error, "list", path, reading=True) from error
+        ours = translate(error, "list", path, reading=True)
+        ours.__cause__ = error
+        self._on_error(ours)
+
+
+def list_folder(os_: OS, folder: Folder, path: str) -> Iterator[ObjectInfo]:
+    """The children of one open folder, which is closed at the end."""
+    head = path + "/" if path else ""
+    try:
+        for name in visible(names_in(os_, folder.fd)):
+            name = name.rstrip("/")
+            try:
+                found = os_.stat(name, dir_fd=folder.fd, follow_symlinks=False)
+            except FileNotFoundError:
+                continue  # deleted since its folder was read
+            yield info_of(head + name, found)
+    except OSError as error:
+        raise translate(error, "list_dir", path, reading=True) from error
+    finally:
+        folder.close()
+
+
+def folders_under(os_: OS, base: Folder) -> Iterator[tuple[str, Folder, list[str]]]:
+    """``base`` and every folder below it, parents first, never through a symlink: its key relative to ``base`` (``""``
+    or ending with ``/``), open until the next step, and its names. One that vanishes meanwhile is left out."""
+    todo = [""]
+    while todo:
+        rel = todo.pop()
+        try:
+            fd = os_.open_beneath(base.fd, rel[:-1] or ".", READ_FOLDER, links=False)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        with Folder(os_, fd) as folder:
+            names = names_in(os_, fd)
+            yield rel, folder, names
+        todo.extend(rel + name for name in names if name[-1] == "/")
+
+
+TRIES = 64  # how often a write makes its folders anew when somebody removes them at the same time
+
+
+class Root:
+    """Where a backend lives, and the folders beneath it. Everything here raises OSError."""
+
+    def __init__(self, os_: OS, path: str) -> None:
+        self.os = os_
+        self.path = path
+        self._held: Folder | None = None
+        self._synced: dict[str, tuple[tuple[int, int], tuple[int, int]]] = {}
+
+    def close(self) -> None:
+        self._held = None  # whoever is still at work holds it until done
+
+    def forget_synced(self) -> None:
+        """A folder goes away: another one may get its name and its inode."""
+        self._synced.clear()
+
+    def open(self) -> Folder:
+        """The folder that stands at the root's path now. The descriptor is kept, and dropped when another folder takes
+        its place: a root that was moved away or made anew is not written to or listed by mistake. Raises OSError."""
+        os_, held = self.os, self._held
+        found = os_.stat(self.path)
+        if held is not None and held.ident == (found.st_dev, found.st_ino):
+            return held
+        fd = os_.open(self.path, FOLDER_HANDLE)
+        held = Folder(os_, fd, shared=True)
+        found = os_.fstat(fd)
+        held.ident = (found.st_dev, found.st_ino)
+        self._held = held
+        return held
+
+    def make(self) -> Folder:
+        try:
+            return self.open()
+        except FileNotFoundError:
+            pass
+        missing = []
+        at = self.path
+        while at != os.path.dirname(at) and not self._is_there(at):
+            missing.append(at)
+            at = os.path.dirname(at)
+        for folder in reversed(missing):
+            try:
+                self.os.mkdir(folder)
+            except FileExistsError:
+                pass
+            # Rare enough to be made safe always, so that no durable write has to ask how old the root is.
+            with Folder(self.os, self.os.open(os.path.dirname(folder), READ_FOLDER)) as above:
+                self.os.fsync(above.fd)
+        return self.open()
+
+    def _is_there(self, path: str) -> bool:
+        try:
+            self.os.stat(path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def folder(self, root: Folder, path: str, flags: int = FOLDER_HANDLE) -> Folder:
+        """The folder ``path``, opened beneath the root. Raises OSError."""
+        if not path and flags == FOLDER_HANDLE:
+            return root
+        return Folder(self.os, self.os.open_beneath(root.fd, path or ".", flags))
+
+    def make_folder(self, path: str, flags: int = FOLDER_HANDLE) -> Folder:
+        """The same, made with the root and all parents where missing."""
+        root = self.make()
+        for _ in range(TRIES):
+            try:
+                return self.folder(root, path, flags)
+            except FileNotFoundError:
+                segments = path.split("/")
+            try:
+                for depth, segment in enumerate(segments):
+                    with self.folder(root, "/".join(segments[:depth])) as above:
+                        try:
+                            self.os.mkdir(segment, 0o777, dir_fd=above.fd)
+                        except FileExistsError:
+                            pass
+            except FileNotFoundError:
+                root = self.make()  # removed by somebody else on the way
+        return self.folder(root, path, flags)
+
+    def sync_above(self, folder: Folder, path: str) -> None:
+        """Make the entry of ``folder`` and of every folder above it durable: a file that is durable in a folder that a
+        power cut takes away is not. Done once per folder, which is known by its inode; our own ``rmdir`` and ``purge``
+        forget it. Raises OSError."""
+        if not path:
+            return
+        root, found = self.open(), self.os.fstat(folder.fd)
+        known = (root.ident, (found.st_dev, found.st_ino))
+        if self._synced.get(path) == known:
+            return
+        at = path
+        while at:
+            at = parent(at)
+            with self.folder(root, at, READ_FOLDER) as above:
+                self.os.fsync(above.fd)
+        if len(self._synced) >= 4096:
+            self._synced.clear()
+        self._synced[path] = known
+
+
+_FAR = 1 << 62  # past the end of every file, and still an offset the system takes
+
+
+class LocalReader(ReaderBase):
+    """Reads by position, so that a forked child that shares the descriptor does not move it."""
+
+    instant = True
+
+    def __init__(self, os_: OS, fd: int, info: ObjectInfo, options: ReadOptions) -> None:
+        super().__init__(info)
+        self._pread = os_.pread
+        self._os = os_
+        self._fd = fd
+        self._at = min(options.offset, _FAR)
+        self._left = options.length  # None: to the end
+
+    def _read(self, size: int) -> bytes:
+        if self._left is not None:
+            size = min(size, self._left)
+            if not size:
+                return b""
+        if size > READ_BLOCK:  # memory for that much is taken before anything is read: no more than there can be
+            size = min(size, max(READ_BLOCK, (self._info.size or 0) - self._at + 1))
+        try:
+            data = self._pread(self._fd, size, self._at)
+        except OSError as error:
+            raise translate(error, "read", self._info.path, reading=True) from error
+        self._at += len(data)
+        if self._left is not None:
+            self._left -= len(data)
+        return data
+
+    def _read_all(self) -> bytes:
+        # One byte more than there should be, so that one call reads a small file and sees that it did not grow.
+        rest = max(0, (self._info.size or 0) - self._at)
+        if rest < READ_BLOCK:
+            data = self._read(rest + 1)
+            if len(data) == rest or not data:
+                return data
+            return data + super()._read_all()
+        return super()._read_all()
+
+    def read_range(self, offset: int, length: int) -> bytes:
+        """One range, wherever the reader stands."""
+        self._at, self._left = min(offset, _FAR), length
+        return self.read()
+
+    def _release(self) -> None:
+        fd, self._fd = self._fd, -1
+        close_quietly(self._os, fd)

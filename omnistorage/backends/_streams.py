@@ -1,0 +1,328 @@
+"""The life of a reader and a writer, once for all backends. Imports floor 0 only.
+
+``ReaderBase`` and ``WriterBase`` keep the promises of ``core.Reader`` and ``core.Writer`` around a handful of hooks:
+poisoning, idempotence, abort and close from other threads, the refusal to live on in a forked child, garbage collection
+that never publishes.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable
+from os import getpid
+from typing import Any, Self
+
+from ..core import Data, ObjectInfo, ReadOptions, WriteOptions
+from ..errors import (
+    CapabilityNotSupported,
+    ConfigError,
+    CorruptData,
+    OutcomeUnknown,
+    PreconditionFailed,
+    ReaderClosed,
+    StorageError,
+    WriterClosed,
+)
+
+READ_BLOCK = 1 << 20
+
+
+class _Crc32c:
+    """google-crc32c with hashlib's two methods that matter here."""
+
+    def __init__(self) -> None:
+        import google_crc32c
+
+        self._crc: Any = google_crc32c.Checksum()  # type: ignore[no-untyped-call]
+
+    def update(self, data: Data) -> None:
+        self._crc.update(bytes(data))
+
+    def hexdigest(self) -> str:
+        return str(self._crc.hexdigest().decode())
+
+
+def new_hash(algorithm: str) -> Any:
+    """A running digest with ``update`` and ``hexdigest``. Raises ``ConfigError`` for an algorithm nobody knows."""
+    if algorithm == "crc32c":
+        return _Crc32c()
+    import hashlib
+
+    try:
+        return hashlib.new(algorithm, usedforsecurity=False)
+    except (ValueError, TypeError):
+        raise ConfigError(f"unknown digest {algorithm!r}: use md5, sha1, sha256, sha512 or crc32c") from None
+
+
+def check_conditions(info: ObjectInfo, options: ReadOptions, backend: str) -> None:
+    """Hold ``if_match`` and ``if_none_match`` of a read against what was opened."""
+    for wanted, fails in ((options.if_match, False), (options.if_none_match, True)):
+        if wanted is None:
+            continue
+        if info.etag is None:
+            raise CapabilityNotSupported(
+                "this object has no etag to compare", capability="if_match", backend=backend, path=info.path
+            )
+        if (info.etag == wanted) is fails:
+            raise PreconditionFailed(
+                f"the object's etag is {info.etag!r}", path=info.path, backend=backend, op="open_reader"
+            )
+
+
+class ReaderBase:
+    """A reader around ``_read(size)`` (at most ``size`` > 0 bytes, ``b""`` at the end) and ``_release()``."""
+
+    instant = False  # whether a read costs microseconds, so that handing it to another thread would cost more
+    _released = False
+    _closed = False
+
+    def __init__(self, info: ObjectInfo) -> None:
+        self._info = info
+        self._lock = threading.Lock()
+
+    @property
+    def info(self) -> ObjectInfo:
+        return self._info
+
+    def _read(self, size: int) -> bytes:
+        raise TypeError(f"{type(self).__name__} does not define _read")
+
+    def _release(self) -> None:
+        """Give back what the reader holds; called once, by whichever thread is last."""
+
+    def _interrupt(self) -> None:
+        """Make a read that is blocked in another thread return soon."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        if not self._closed:
+            with self._lock:
+                if not self._closed:
+                    data = b"" if size == 0 else self._read(size) if size > 0 else self._read_all()
+                    if not self._closed:
+                        return data
+        self._finish()
+        raise ReaderClosed("the reader is closed", path=self._info.path, op="read")
+
+    def _read_all(self) -> bytes:
+        return b"".join(iter(lambda: self._read(READ_BLOCK), b""))
+
+    def close(self) -> None:
+        self._closed = True
+        self._finish()
+
+    def _finish(self) -> None:
+        # The last one out releases: either this thread, or the one whose read holds the lock and comes by here after.
+        if self._lock.acquire(blocking=False):
+            try:
+                if not self._released:
+                    self._released = True
+                    self._release()
+            finally:
+                self._lock.release()
+        elif not self._released:
+            self._interrupt()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if not self._released and hasattr(self, "_lock"):
+            self._released = True
+            self._release()
+
+
+class WriterBase:
+    """A writer around the hooks ``_write``, ``_flush``, ``_prepare``, ``_publish``, ``_discard`` and ``_drop``.
+
+    The hooks are called under a lock, never twice at once and never after the end. Here are kept: the poison of a
+    failed write, the size hint, the expected digests, ``abort`` from another thread or from a signal handler, the
+    refusal to live on in a forked child, and the warning of a writer that nobody closed.
+    """
+
+    instant = False  # whether a write costs microseconds, so that handing it to another thread would cost more
+    _state = "new"  # open, prepared, closed or aborted
+    result: ObjectInfo | None = None
+
+    def __init__(self, path: str, options: WriteOptions, backend: str) -> None:
+        self._path = path
+        self._options = options
+        self._backend = backend
+        self._pid = getpid()
+        self._lock = threading.Lock()
+        self._error: BaseException | None = None
+        self._abort_asked = False
+        self._written = 0
+        self._digests = {name: new_hash(name) for name in options.expect} if options.expect else {}
+        self._state = "open"
+
+    # -- hooks ---------------------------------------------------------------------------------------------------------
+
+    def _write(self, data: bytes | memoryview) -> None:
+        raise TypeError(f"{type(self).__name__} does not define _write")
+
+    def _flush(self) -> None:
+        """Push towards the transport."""
+
+    def _prepare(self) -> None:
+        """Bring every byte to the store."""
+
+    def _publish(self) -> ObjectInfo:
+        raise TypeError(f"{type(self).__name__} does not define _publish")
+
+    def _discard(self) -> None:
+        """Take back whatever is at the store, prepared or not."""
+
+    def _drop(self) -> None:
+        """The same at garbage collection: no network, no lock; leave remote work to the backend's next call."""
+
+    def _interrupt(self) -> None:
+        """Make a hook that is blocked in another thread return soon."""
+
+    # -- the life of a writer ------------------------------------------------------------------------------------------
+
+    def write(self, data: Data, /) -> int:
+        view: bytes | memoryview = data if type(data) is bytes else memoryview(data).cast("B")
+        self._begin("write")
+        try:
+            if self._state != "open":
+                raise WriterClosed("the writer is prepared and takes no more", path=self._path, op="write")
+            self._write(view)
+            for digest in self._digests.values():
+                digest.update(view)
+            self._written += len(view)
+        except BaseException as error:
+            self._error = error
+            raise
+        finally:
+            self._end()
+        return len(view)
+
+    def flush(self) -> None:
+        self._guarded("flush", self._flush)
+
+    def prepare(self) -> None:
+        self._guarded("prepare", self._prepare_once)
+
+    def close(self) -> ObjectInfo:
+        if self._state == "closed" and self.result is not None:
+            return self.result
+        if self._error is not None and self._state in ("open", "prepared"):
+            self.abort()
+            raise self._error
+        self._guarded("close", self._close)
+        if self.result is None:  # abort came in from another thread
+            raise WriterClosed("the writer was aborted", path=self._path, backend=self._backend, op="close")
+        return self.result
+
+    def abort(self) -> None:
+        self._check_process("abort")
+        self._abort_asked = True
+        if self._lock.acquire(blocking=False):
+            try:
+                self._discard_once()
+            finally:
+                self._lock.release()
+        else:
+            self._interrupt()  # whoever holds the lock discards on the way out
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if not exc or exc[0] is None:
+            self.close()
+            return
+        try:
+            self.abort()
+        except StorageError:
+            pass  # the exception that brought us here is the one to see
+
+    def __del__(self) -> None:
+        if self._state not in ("open", "prepared") or self._pid != getpid():
+            return
+        self._state = "aborted"
+        warnings.warn(f"a writer of {self._path!r} was dropped without close: aborted", ResourceWarning, stacklevel=2)
+        self._drop()
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _check_process(self, op: str) -> None:
+        if self._pid != getpid():
+            raise WriterClosed(
+                "this writer belongs to the process that opened it", path=self._path, backend=self._backend, op=op
+            )
+
+    def _begin(self, op: str) -> None:
+        self._check_process(op)
+        self._lock.acquire()
+        if self._error is None and not self._abort_asked and self._state in ("open", "prepared"):
+            return
+        self._lock.release()
+        if self._error is not None:
+            raise self._error
+        word = "aborted" if self._abort_asked or self._state == "aborted" else "closed"
+        raise WriterClosed(f"the writer is {word}", path=self._path, backend=self._backend, op=op)
+
+    def _end(self) -> None:
+        try:
+            if self._abort_asked:
+                self._discard_once()
+        finally:
+            self._lock.release()
+
+    def _guarded(self, op: str, run: Callable[[], None]) -> None:
+        self._begin(op)
+        try:
+            run()
+        except BaseException as error:
+            self._error = error
+            # What may have been published cannot be discarded; whatever else went wrong leaves nothing behind.
+            if isinstance(error, OutcomeUnknown):
+                self._state = "closed"
+            elif op == "close":
+                self._discard_once()
+            raise
+        finally:
+            self._end()
+
+    def _prepare_once(self) -> None:
+        if self._state == "prepared":
+            return
+        self._check_content()
+        self._prepare()
+        self._state = "prepared"
+
+    def _close(self) -> None:
+        self._prepare_once()
+        if self._abort_asked:
+            return
+        self.result = self._publish()
+        self._state = "closed"
+
+    def _check_content(self) -> None:
+        size = self._options.size
+        if size is not None and size != self._written:
+            raise CorruptData(
+                f"{self._written} bytes were written, size={size} was announced", path=self._path, op="close"
+            )
+        for name, digest in self._digests.items():
+            wanted = (self._options.expect or {})[name].lower()
+            if digest.hexdigest() != wanted:
+                raise CorruptData(
+                    f"the {name} of what was written is {digest.hexdigest()}, expected {wanted}",
+                    path=self._path,
+                    op="close",
+                )
+
+    def _discard_once(self) -> None:
+        if self._state not in ("open", "prepared"):
+            return
+        self._state = "aborted"
+        try:
+            self._discard()
+        except StorageError:
+            pass  # nothing is visible; what is left is found by the StaleUploads power

@@ -1,0 +1,213 @@
+"""What every verb needs: the global settings, where to say things, and what an argument stands for.
+
+Imports registry, config, ops, errors and secret; the first three only when an argument is looked up.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import IO, TYPE_CHECKING, Any
+
+from ..errors import ConfigError, StorageError
+from ..secret import mask_url
+from .exits import FATAL, combined, escape, exit_code, explain
+from .meter import Meter
+from .stdio import Stdout
+from .stops import Stops
+
+if TYPE_CHECKING:
+    from ..config import BackendConfig
+    from ..core import ExtendedBackend
+
+_NAMED = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.-]*):(?!//)(.*)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Location:
+    """A backend, a path in it, and the text to show for it."""
+
+    backend: ExtendedBackend
+    path: str
+    text: str
+
+    def child(self, path: str) -> Location:
+        """What lies at ``path`` below."""
+        joined = f"{self.path}/{path}" if self.path else path
+        return Location(self.backend, joined, f"{self.text.rstrip('/')}/{path}")
+
+
+@contextmanager
+def naming(text: str) -> Iterator[None]:
+    """Errors from inside show ``text``, which is what the user typed, instead of a path inside a backend."""
+    try:
+        yield
+    except StorageError as error:
+        if not hasattr(error, "shown"):
+            error.shown = text  # type: ignore[attr-defined]
+        raise
+
+
+@dataclass
+class App:
+    """The state of one run of the command. People are spoken to on standard error; data and events go to ``out``."""
+
+    config: str | None = None
+    verbose: int = 0
+    quiet: bool = False
+    json: bool = False
+    progress: bool | None = None
+    verb: str = ""
+    events: bool = False  # this verb's --json is a stream of events
+    interrupted: str = "nothing half-written was left"
+    stops: Stops = field(default_factory=Stops)
+    meter: Meter = field(default_factory=Meter)
+    out: Stdout = field(default_factory=Stdout)
+    done: int = 0
+    _failures: list[int] = field(default_factory=list)
+    _log: IO[str] | None = None
+    _opened: list[ExtendedBackend] = field(default_factory=list)
+    _configured: dict[str, BackendConfig] | None = None
+    _named: dict[str, ExtendedBackend] = field(default_factory=dict)
+
+    # -- speaking ------------------------------------------------------------------------------------------------------
+
+    def log_to(self, path: str) -> None:
+        """Append everything that is said, details included, to a file."""
+        try:
+            self._log = open(path, "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
+        except OSError as error:
+            raise ConfigError(f"the log file {path!r} cannot be opened: {error.strerror}") from error
+
+    def say(self, text: str) -> None:
+        """What was done, unless ``-q``."""
+        self._speak("INFO", text, shown=not self.quiet)
+
+    def detail(self, text: str) -> None:
+        """How it is done, with ``-v``."""
+        self._speak("DEBUG", text, shown=self.verbose > 0)
+
+    def warn(self, text: str) -> None:
+        """Something to look at that is no failure."""
+        self._speak("WARNING", f"omnistorage: warning: {text}", shown=True)
+
+    def error(self, text: str, code: int) -> None:
+        """Print an error and remember that the run failed."""
+        self._failures.append(code)
+        self._speak("ERROR", f"omnistorage: error: {text}", shown=True)
+        self.event("error", message=escape(mask_url(text)), exit_code=code)
+
+    def failed(self, error: StorageError) -> None:
+        """Report one error among others and go on."""
+        self.error(explain(error), exit_code(error))
+        self.trace(error)
+
+    def trace(self, error: BaseException) -> None:
+        """The traceback, with ``-vv`` or into the log file."""
+        if self.verbose > 1 or self._log is not None:
+            text = mask_url("".join(traceback.format_exception(error))).rstrip()
+            for line in text.split("\n"):
+                self._speak("TRACE", line, shown=self.verbose > 1)
+
+    def _speak(self, level: str, text: str, *, shown: bool) -> None:
+        line = escape(mask_url(text))
+        if self._log is not None:
+            self._log.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ} {level} {line}\n")
+        if shown and sys.stderr is not None:
+            try:
+                sys.stderr.write(line + "\n")
+                sys.stderr.flush()
+            except (OSError, ValueError):  # nobody listens; the exit code still speaks
+                pass
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """One line of ``--json``."""
+        if self.json and self.events:
+            self.out.json({"event": kind, **{k: v for k, v in fields.items() if v is not None}})
+            self.out.flush()
+
+    def draw(self, label: str) -> None:
+        """Start the live display if it is wanted."""
+        if self.progress or (self.progress is None and not self.quiet and not self.verbose):
+            self.meter.draw(label)
+
+    # -- arguments -----------------------------------------------------------------------------------------------------
+
+    def locate(self, argument: str, *, is_object: bool = True) -> Location:
+        """What a URL, a plain path or ``name:path`` stands for. With ``is_object`` the last segment is the object."""
+        from ..ops import extended
+        from ..registry import locate
+
+        with naming(mask_url(argument)):
+            named = None if "://" in argument else _NAMED.fullmatch(argument)
+            if named is not None:
+                name, path = named.groups()
+                return Location(self._backend(name), path if is_object else path.rstrip("/"), argument)
+            backend, path = locate(argument, is_object=is_object)
+        self._opened.append(backend)
+        self.detail(f"{argument}: {path!r} in {backend.url or backend.name}")
+        return Location(extended(backend), path, mask_url(argument))
+
+    def _backend(self, name: str) -> ExtendedBackend:
+        from .._table import nearest
+        from ..config import backends_from_toml
+        from ..ops import extended
+        from ..registry import open_backend
+
+        if self._configured is None:
+            file = self.config or os.environ.get("OMNISTORAGE_CONFIG") or default_config()
+            try:
+                self._configured = backends_from_toml(file, env=True)
+            except ConfigError as error:
+                error.args = (f"{error.args[0]} (for a file whose name has a colon write ./{name}:...)",)
+                raise
+            self.detail(f"configuration: {file}")
+        if name not in self._configured:
+            raise ConfigError(f"the configuration has no backend {name!r}{nearest(name, self._configured)}")
+        if name not in self._named:
+            backend = open_backend(self._configured[name])
+            self._opened.append(backend)
+            self._named[name] = extended(backend)
+        return self._named[name]
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Take down the display and release every backend."""
+        self.meter.stop()
+        while self._opened:
+            try:
+                self._opened.pop().close()
+            except StorageError as error:
+                self.failed(error)
+
+    def finish(self, code: int) -> int:
+        """The last line of ``--json``; returns the exit code of the run, in which ``code`` has the last word."""
+        code = code or combined(set(self._failures))
+        if FATAL in self._failures:
+            code = FATAL
+        self.event(
+            "summary",
+            verb=self.verb,
+            done=self.done,
+            failed=len(self._failures),
+            bytes=self.meter.bytes,
+            records=self.meter.records,
+            seconds=round(self.meter.seconds, 3),
+            exit_code=code,
+        )
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+        return code
+
+
+def default_config() -> str:
+    """Where the configuration is looked for when nothing else says so."""
+    return os.path.expanduser("~/.config/omnistorage/config.toml")

@@ -1,0 +1,256 @@
+"""``omnistorage cp``: objects and folders to another place, each whole or not at all. Imports core and ops.
+
+Every planned copy gets one line and one event, and one that fails does not stop the others: it decides the exit code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from .. import ops
+from ..core import CopyOptions, ObjectInfo, Reader, WriteOptions
+from ..errors import CorruptData, NotFound, StorageError
+from ..paths import is_under, name
+from .app import App, Location, naming
+from .meter import human
+from .run import Verb
+from .stdio import Stdin
+
+_BLOCK = 1 << 20
+
+
+@click.command(cls=Verb, example="omnistorage cp -R logs backup/", events=True, short_help="Copy objects and folders.")
+@click.argument("sources", nargs=-1, required=True, metavar="SRC...")
+@click.argument("dst")
+@click.option("-R", "--recursive", is_flag=True, help="Copy folders with all that is in them.")
+@click.option("-n", "--dry-run", is_flag=True, help="Only say what would be copied.")
+@click.option("--no-clobber", is_flag=True, help="Refuse to replace an existing object.")
+@click.option("--checksum", is_flag=True, help="Read both sides again and compare their SHA-256.")
+@click.option("--metadata", multiple=True, metavar="K=V", help="User metadata instead of the source's.")
+@click.option("--content-type", metavar="TYPE", help="Content type instead of the source's.")
+@click.pass_obj
+def cp(app: App, /, sources: tuple[str, ...], dst: str, **options: Any) -> None:
+    """Copy objects, byte by byte, to the object DST; a / at the end of DST means a folder to put them into.
+
+    Several SRC need a folder. - is standard input or output. With -R a folder's content becomes DST, or DST/NAME where
+    DST ends with /. Empty folders are not copied; symbolic links in a folder are not followed, and said.
+    """
+    metadata = _metadata(options.pop("metadata"))
+    job = _Copies(app, dst, metadata=metadata, **options)
+    if dst == "-":
+        job.to_stdout(sources)
+        return
+    if len(sources) > 1 and not job.into_folder:
+        raise click.UsageError(f"several SRC need a folder as DST: write {dst}/")
+    app.draw(f"cp to {dst}")
+    for source in sources:
+        try:
+            job.one(source)
+        except StorageError as error:
+            app.failed(error)
+    app.meter.stop()
+    if app.done > 1:
+        verb = "would copy" if job.dry_run else "copied"
+        app.say(f"{verb} {app.done:,} objects, {human(app.meter.bytes)}, {app.meter.seconds:.1f} s")
+
+
+def _metadata(pairs: tuple[str, ...]) -> dict[str, str] | None:
+    found: dict[str, str] = {}
+    for pair in pairs:
+        key, sign, value = pair.partition("=")
+        if not sign:
+            raise click.UsageError(f"--metadata takes KEY=VALUE, not {pair!r}")
+        found[key] = value
+    return found or None
+
+
+@dataclass
+class _Copies:
+    app: App
+    dst: str
+    recursive: bool
+    dry_run: bool
+    no_clobber: bool
+    checksum: bool
+    content_type: str | None
+    metadata: dict[str, str] | None
+
+    def __post_init__(self) -> None:
+        self.into_folder = self.dst.endswith("/") or self.dst.rpartition("/")[2] in (".", "..")
+        self._taken: set[str] = set()
+
+    # -- what to copy --------------------------------------------------------------------------------------------------
+
+    def one(self, argument: str) -> None:
+        """Copy what one argument names."""
+        if argument == "-":
+            if self.into_folder:
+                raise click.UsageError("standard input has no name: DST must name an object")
+            self._from_stdin(self.app.locate(self.dst))
+            return
+        bare = argument.rstrip("/") or argument
+        if self.recursive and (argument != bare or name(bare) in (".", "..") or not self._is_object(bare)):
+            self._folder(bare)
+            return
+        source = self.app.locate(bare)
+        self._single(source, self._target(name(source.path), is_object=True))
+
+    def _is_object(self, argument: str) -> bool:
+        at = self.app.locate(argument)
+        with naming(at.text):
+            return at.path != "" and at.backend.exists(at.path)
+
+    def _target(self, leaf: str, *, is_object: bool) -> Location:
+        """Where something called ``leaf`` goes."""
+        if not self.into_folder:
+            return self.app.locate(self.dst, is_object=is_object)
+        if leaf in self._taken:
+            raise click.UsageError(f"two SRC are called {leaf!r}: the second would replace the first")
+        self._taken.add(leaf)
+        if leaf in ("", ".", ".."):
+            raise click.UsageError("this SRC has no name to keep: give DST without a / at its end")
+        return self.app.locate(self.dst, is_object=False).child(leaf)
+
+    def _folder(self, argument: str) -> None:
+        source = self.app.locate(argument, is_object=False)
+        target = self._target(name(argument), is_object=False)
+        if _inside(source, target):
+            raise click.UsageError(f"{target.text} lies inside {source.text}: the copy would never end")
+        with naming(source.text):
+            for info in self._listed(source):
+                path = info.path[len(source.path) :].lstrip("/")
+                self._member(info, source.child(path), target.child(path))
+
+    def _listed(self, source: Location) -> Iterator[ObjectInfo]:
+        def report(error: StorageError) -> None:
+            if not error.path or error.path == source.path:
+                raise error
+            error.shown = source.child(error.path[len(source.path) :].lstrip("/")).text  # type: ignore[attr-defined]
+            self.app.failed(error)
+
+        seen = False
+        for info in ops.walk(source.backend, source.path, on_error=report):
+            seen = True
+            yield info
+        if not seen and source.path and not _is_folder(source):
+            raise NotFound("no such object or folder", path=source.path, op="list")
+
+    def _member(self, info: ObjectInfo, source: Location, target: Location) -> None:
+        if info.kind not in ("file", "dir"):
+            self.app.warn(f"{source.text}: not copied, it is a {'symbolic link' if info.kind == 'link' else 'special'}")
+            self.app.event("skip", src=source.text, reason=info.kind)
+            return
+        try:
+            self._single(source, target, info.size)
+        except StorageError as error:
+            self.app.failed(error)
+
+    # -- copying -------------------------------------------------------------------------------------------------------
+
+    def _single(self, source: Location, target: Location, size: int | None = None) -> None:
+        if self.dry_run:
+            with naming(source.text):
+                if size is None and not source.backend.exists(source.path):
+                    raise NotFound("no such object, or it is a folder", path=source.path, op="copy")
+            self._done(source.text, target.text, size)
+            return
+        with naming(f"{source.text} -> {target.text}"):
+            info = self._content_typed(source, target) if self.content_type else self._plain(source, target)
+            if self.checksum:
+                with source.backend.open_reader(source.path) as reader:
+                    self._compare(_digest(reader), target)
+        self._done(source.text, target.text, info.size)
+
+    def _plain(self, source: Location, target: Location) -> ObjectInfo:
+        options = CopyOptions(overwrite=not self.no_clobber, user_metadata=self.metadata)
+        places = source.backend, source.path, target.backend, target.path
+        return ops.copy(*places, options, progress=self.app.meter.add)
+
+    def _content_typed(self, source: Location, target: Location) -> ObjectInfo:
+        features = target.backend.features
+        with source.backend.open_reader(source.path) as reader:
+            kept = reader.info.metadata if features.user_metadata else None
+            options = WriteOptions(
+                overwrite=not self.no_clobber,
+                modified_at=reader.info.modified_at if features.set_modified else None,
+                user_metadata=kept if self.metadata is None else self.metadata,
+                content_type=self.content_type,
+                size=reader.info.size,
+            )
+            return self._stream(reader, target, options)[0]
+
+    def _from_stdin(self, target: Location) -> None:
+        if self.dry_run:
+            self._done("standard input", target.text, None)
+            return
+        options = WriteOptions(
+            overwrite=not self.no_clobber, user_metadata=self.metadata, content_type=self.content_type
+        )
+        with naming(f"standard input -> {target.text}"):
+            info, digest = self._stream(Stdin(self.app.stops), target, options)
+            if self.checksum:
+                self._compare(digest, target)
+        self._done("standard input", target.text, info.size)
+
+    def _stream(self, reader: Reader, target: Location, options: WriteOptions) -> tuple[ObjectInfo, str]:
+        digest = hashlib.sha256()
+        with target.backend.open_writer(target.path, options) as writer:
+            while block := reader.read(_BLOCK):
+                writer.write(block)
+                self.app.meter.add(len(block))
+                if self.checksum:
+                    digest.update(block)
+            return writer.close(), digest.hexdigest()
+
+    def _compare(self, expected: str, target: Location) -> None:
+        with target.backend.open_reader(target.path) as reader:
+            found = _digest(reader)
+        if found != expected:
+            raise CorruptData("the copy reads back differently: its SHA-256 is another one", path=target.path)
+
+    def _done(self, src: str, dst: str, size: int | None) -> None:
+        self.app.done += 1
+        self.app.event("copy", src=src, dst=dst, size=size, dry_run=self.dry_run or None)
+        self.app.say(f"{'would copy' if self.dry_run else 'copied'} {src} -> {dst}")
+
+    def to_stdout(self, sources: tuple[str, ...]) -> None:
+        """Print the objects' bytes."""
+        if self.app.json or self.recursive or self.dry_run or self.checksum:
+            raise click.UsageError("standard output holds the bytes: no --json, -R, -n or --checksum with it")
+        for argument in sources:
+            with naming(argument):
+                at = None if argument == "-" else self.app.locate(argument)
+                reader: Reader = Stdin(self.app.stops) if at is None else at.backend.open_reader(at.path)
+                with reader:
+                    while block := reader.read(_BLOCK):
+                        self.app.out.write(block)
+                    self.app.out.flush()
+
+
+def _inside(source: Location, target: Location) -> bool:
+    """Whether the target lies in the folder that is copied, as far as the backends' places tell."""
+    if source.backend.url is None or target.backend.url is None:
+        same = source.backend is target.backend
+        return same and (target.path == source.path or is_under(target.path, source.path))
+    folder = (source.backend.url + source.path).rstrip("/") + "/"
+    return (target.backend.url + target.path).rstrip("/").startswith(folder)
+
+
+def _is_folder(at: Location) -> bool:
+    try:
+        next(iter(at.backend.list_dir(at.path)), None)
+    except NotFound:
+        return False
+    return True
+
+
+def _digest(reader: Reader) -> str:
+    digest = hashlib.sha256()
+    while block := reader.read(_BLOCK):
+        digest.update(block)
+    return digest.hexdigest()

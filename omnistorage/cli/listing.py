@@ -1,0 +1,150 @@
+"""``omnistorage ls`` and ``stat``: what is there. Imports core and ops.
+
+Rows are printed as they come, so that a listing of a million objects begins at once and is never held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from ..core import ObjectInfo
+from ..errors import NotFound, StorageError
+from ..ops import walk
+from .app import App, Location, naming
+from .meter import human
+from .run import Verb
+
+
+@click.command(cls=Verb, example="omnistorage ls -l -h logs", short_help="List a folder.")
+@click.argument("url", default=".")
+@click.option("-R", "--recursive", is_flag=True, help="What is in folders too, by its path.")
+@click.option("-l", "--long", is_flag=True, help="Size, time (UTC) and name.")
+@click.option("-h", "--human", "human_sizes", is_flag=True, help="Sizes as 1.5 KiB; implies -l.")
+@click.option("--dirs", is_flag=True, help="Folders only.")
+@click.option("--files", is_flag=True, help="No folders.")
+@click.option("--max-depth", type=click.IntRange(1), metavar="N", help="Go N levels down; implies -R.")
+@click.pass_obj
+def ls(
+    app: App, /, url: str, recursive: bool, long: bool, human_sizes: bool, dirs: bool, files: bool, **k: Any
+) -> None:
+    """List the folder URL (default: here), folders with a / behind their name. An object lists itself.
+
+    --json gives one JSON object per row, with Path, Name, Size (-1 where there is none), ModTime and IsDir.
+    """
+    if dirs and files:
+        raise click.UsageError("--dirs and --files leave nothing over: choose one")
+    depth: int | None = k["max_depth"] if recursive or k["max_depth"] else 1
+    for info in rows(app, url, depth, folders=not files):
+        if dirs and not info.is_dir:
+            continue
+        app.done += 1
+        if app.json:
+            app.out.json(_row(info))
+        else:
+            name = info.path + "/" * info.is_dir
+            app.out.line(f"{_long(info, human_sizes)} {name}" if long or human_sizes else name)
+
+
+def rows(app: App, url: str, depth: int | None, *, folders: bool) -> Iterator[ObjectInfo]:
+    """What lies under ``url``, by its path there; an object yields itself. Folders that cannot be read are reported and
+    the rest goes on."""
+    folder = app.locate(url, is_object=False)
+    try:
+        with naming(folder.text):
+            yield from _under(app, folder, depth, folders)
+    except NotFound as error:
+        itself = None if app.done or not url.strip("/") or url.endswith("/") else _itself(app, url)
+        if itself is None:
+            raise error
+        yield itself
+
+
+def _under(app: App, folder: Location, depth: int | None, folders: bool) -> Iterator[ObjectInfo]:
+    prefix = f"{folder.path}/" if folder.path else ""
+    if depth == 1:
+        found = folder.backend.list_dir(folder.path)
+    else:
+        descend = None if depth is None else lambda path: path[len(prefix) :].count("/") + 1 < depth
+        found = walk(folder.backend, folder.path, descend=descend, folders=folders, on_error=_reporter(app, folder))
+    for info in found:
+        if folders or not info.is_dir:
+            yield info._replace(path=info.path[len(prefix) :])
+
+
+def _reporter(app: App, folder: Location) -> Any:
+    def report(error: StorageError) -> None:
+        if not error.path or error.path == folder.path:
+            raise error  # the folder itself: nothing was listed
+        error.shown = folder.child(error.path.removeprefix(folder.path).lstrip("/")).text  # type: ignore[attr-defined]
+        app.failed(error)
+
+    return report
+
+
+def _itself(app: App, url: str) -> ObjectInfo | None:
+    try:
+        at = app.locate(url)
+        return info_of(at)._replace(path=at.path.rpartition("/")[2])
+    except StorageError:
+        return None
+
+
+def info_of(at: Location) -> ObjectInfo:
+    """What the store says about an object; a backend without ``stat`` says it when the object is opened."""
+    if at.backend.features.stat:
+        return at.backend.stat(at.path)
+    with at.backend.open_reader(at.path) as reader:
+        return reader.info
+
+
+def _long(info: ObjectInfo, human_sizes: bool) -> str:
+    size = "-" if info.size is None or info.is_dir else human(info.size) if human_sizes else str(info.size)
+    return f"{size:>{10 if human_sizes else 14}} {_time(info.modified_at) or '-':20}"
+
+
+def _time(when: datetime | None) -> str | None:
+    return None if when is None else f"{when.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _row(info: ObjectInfo) -> dict[str, Any]:
+    return {
+        "Path": info.path,
+        "Name": info.name,
+        "Size": -1 if info.size is None or info.is_dir else info.size,
+        "ModTime": None if info.modified_at is None else info.modified_at.isoformat(),
+        "IsDir": info.is_dir,
+    }
+
+
+@click.command(cls=Verb, example="omnistorage stat events.ndjson", short_help="What the store knows of an object.")
+@click.argument("url")
+@click.pass_obj
+def stat(app: App, /, url: str) -> None:
+    """Say what the store knows about an object, without reading it."""
+    at = app.locate(url)
+    with naming(at.text):
+        info = info_of(at)
+    if app.json:
+        more = {"ETag": info.etag, "Version": info.version, "ContentType": info.content_type}
+        maps = {"Hashes": dict(info.hashes or {}), "Metadata": dict(info.metadata or {})}
+        app.out.json({**_row(info), "Kind": info.kind, **{k: v for k, v in {**more, **maps}.items() if v}})
+        return
+    size = None if info.size is None else f"{info.size} ({human(info.size)})" if info.size > 1023 else str(info.size)
+    facts = {
+        "path": at.text,
+        "kind": info.kind,
+        "size": size,
+        "modified": None if info.modified_at is None else info.modified_at.isoformat(),
+        "etag": info.etag,
+        "version": info.version,
+        "content type": info.content_type,
+        **(info.hashes or {}),
+        **{f"metadata {key}": value for key, value in (info.metadata or {}).items()},
+    }
+    for name, value in facts.items():
+        if value is not None:
+            app.out.line(f"{name + ':':14}{value}")

@@ -1,0 +1,210 @@
+"""One run of the command: the verbs, the global options, and what becomes of whatever is raised. Imports click.
+
+``click``'s own ``main`` is not used: it turns a closed pipe and Ctrl-C into answers of its own.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+import click
+
+from .. import __version__
+from ..errors import StorageError
+from .app import App
+from .exits import OK, OTHER, USAGE
+from .stdio import OutputClosed
+from .stops import Interrupted
+
+PIPE = 141  # 128 + SIGPIPE: what the shell says of every other program whose reader went away
+
+# Where a verb lives and what it is for, so that --help loads none of them.
+VERBS = {
+    "Records": {
+        "write": ("write:write", "Write records into one object, all or nothing."),
+        "read": ("read:read", "Print the records of objects."),
+        "convert": ("convert:convert", "Turn one record object into another format or compression."),
+        "head": ("cat:head", "Print the first records of an object."),
+    },
+    "Objects": {
+        "ls": ("listing:ls", "List a folder."),
+        "tree": ("tree:tree", "Draw a folder as a tree."),
+        "stat": ("listing:stat", "Say what the store knows about an object."),
+        "cat": ("cat:cat", "Print the bytes of objects."),
+        "cp": ("cp:cp", "Copy objects and folders."),
+        "rm": ("rm:rm", "Remove objects and folders."),
+    },
+}
+_WHERE = {name: where for verbs in VERBS.values() for name, (where, _) in verbs.items()}
+
+
+def _set(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+    app: App = ctx.obj
+    if param.name == "verbose":
+        app.verbose += value
+    elif param.name == "log_file" and value is not None:
+        app.log_to(value)
+    elif value not in (None, False) or (param.name == "progress" and value is not None):
+        setattr(app, str(param.name), value)
+
+
+def global_options() -> list[click.Option]:
+    """The options that every verb takes, before its name or behind it."""
+
+    def option(*names: str, **kwargs: Any) -> click.Option:
+        return click.Option(names, expose_value=False, callback=_set, **kwargs)
+
+    return [
+        option("--config", metavar="FILE", help="Backends for NAME:PATH arguments."),
+        option("-v", "--verbose", count=True, help="Say more; -vv adds tracebacks."),
+        option("-q", "--quiet", is_flag=True, help="Only warnings and errors."),
+        option("--json", is_flag=True, help="NDJSON on standard output: rows of ls and stat, events of the others."),
+        option("--progress/--no-progress", default=None, help="Live display (on a terminal only)."),
+        option("--log-file", metavar="FILE", help="Append all that is said to FILE."),
+    ]
+
+
+def _options_help(command: click.Command, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    shared = {option.name for option in global_options()}
+    own: list[tuple[str, str]] = []
+    everywhere: list[tuple[str, str]] = []
+    for param in command.get_params(ctx):
+        record = param.get_help_record(ctx)
+        if record is not None:
+            (everywhere if param.name in shared else own).append(record)
+    for title, rows in (("Options", own), ("Global options", everywhere)):
+        if rows:
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+
+class Verb(click.Command):
+    """A verb: its own options, the global ones, and an example that works."""
+
+    def __init__(self, *args: Any, example: str, events: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params += global_options()
+        self.example = example
+        self.events = events
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        _options_help(self, ctx, formatter)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Example"):
+            formatter.write(f"  {self.example}\n")
+
+    def invoke(self, ctx: click.Context) -> Any:
+        app: App = ctx.obj
+        app.verb, app.events = str(self.name), self.events
+        if app.json and not self.events and self.name not in ("ls", "stat"):
+            raise click.UsageError(f"the standard output of {self.name} is data: --json has no place there", ctx)
+        return super().invoke(ctx)
+
+
+class _Verbs(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_WHERE)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _WHERE:
+            return None
+        module, _, attribute = _WHERE[cmd_name].partition(":")
+        command: click.Command = getattr(import_module(f".{module}", __package__), attribute)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in _WHERE and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], _WHERE, n=1, cutoff=0.4)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise click.UsageError(f"no such verb {args[0]!r}{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, verbs in VERBS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, text) for name, (_, text) in verbs.items()])
+        _options_help(self, ctx, formatter)
+
+
+def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value:
+        click.echo(f"omnistorage {__version__}")
+        ctx.exit()
+
+
+def _root() -> _Verbs:
+    version = click.Option(
+        ["--version"], is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Print the version."
+    )
+    return _Verbs(
+        "omnistorage",
+        help="Move records and objects between stores, compressed or not.\n\nAn argument is a URL (file:///data/a), a "
+        "plain path, NAME:PATH with a backend of the configuration file ($OMNISTORAGE_CONFIG, or "
+        "~/.config/omnistorage/config.toml), or - for standard input and output.",
+        epilog="Exit codes: 0 ok, 1 other, 2 usage, 3 folder or bucket missing, 4 object missing, 5 worth a retry, "
+        "6 not worth one, 7 credentials or configuration, 130/143 stopped by a signal, 141 output closed. "
+        "'omnistorage VERB --help' has an example.",
+        params=[*global_options(), version],
+        context_settings={"max_content_width": 100},
+        no_args_is_help=False,
+    )
+
+
+def run(args: Sequence[str]) -> int:
+    """Run one command line; returns the exit code, raises nothing."""
+    app = App()
+    with app.stops:
+        code = _attempt(app, lambda: _call(app, args))
+        code = _attempt(app, app.close) or code
+        code = _attempt(app, app.out.flush) or code
+        try:
+            return app.finish(code)
+        except (OutputClosed, StorageError):
+            return code or PIPE
+
+
+def _call(app: App, args: Sequence[str]) -> None:
+    root = _root()
+    if not args:
+        args = ["--help"]
+    with root.make_context("omnistorage", list(args), obj=app) as ctx:
+        root.invoke(ctx)
+
+
+def _attempt(app: App, step: Any) -> int:
+    try:
+        step()
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.ClickException as error:
+        return _usage(app, error)
+    except Interrupted:
+        app.meter.stop()
+        app.say(f"omnistorage: interrupted: {app.interrupted}")
+        return 128 + (app.stops.signum or 2)
+    except OutputClosed:
+        return PIPE
+    except StorageError as error:
+        app.meter.stop()
+        app.failed(error)
+    except Exception as error:
+        app.meter.stop()
+        app.error(f"internal error: {type(error).__name__}: {error}; -vv shows where, please report it", OTHER)
+        app.trace(error)
+    return OK
+
+
+def _usage(app: App, error: click.ClickException) -> int:
+    ctx = getattr(error, "ctx", None)
+    where = ctx.command_path if ctx is not None else "omnistorage"
+    app.error(f"{error.format_message().rstrip('.')}; see '{where} --help'", USAGE)
+    return USAGE
+
+
+__all__ = ["Verb", "run"]

@@ -1,0 +1,70 @@
+"""``omnistorage tree``: a folder drawn with lines, folder by folder as it is read. Imports core and errors.
+
+Plain text everywhere: nothing of it is worth loading a drawing library, and a pipe gets what the terminal shows.
+"""
+
+from __future__ import annotations
+
+import click
+
+from ..core import ObjectInfo
+from ..errors import StorageError
+from .app import App, Location, naming
+from .meter import human
+from .run import Verb
+
+
+@click.command(cls=Verb, example="omnistorage tree --size logs", short_help="Draw a folder as a tree.")
+@click.argument("url", default=".")
+@click.option("--depth", type=click.IntRange(1), metavar="N", help="Go N levels down.")
+@click.option("--size", is_flag=True, help="Show the sizes of objects.")
+@click.option("--dirs-only", is_flag=True, help="Folders only.")
+@click.pass_obj
+def tree(app: App, /, url: str, depth: int | None, size: bool, dirs_only: bool) -> None:
+    """Draw the folder URL (default: here) as a tree."""
+    folder = app.locate(url, is_object=False)
+    drawing = _Drawing(app, folder, depth, size, dirs_only)
+    with naming(folder.text):
+        children = drawing.children(folder.path)
+    app.out.line(folder.text)
+    drawing.draw(children, "", 1)
+    objects = "" if dirs_only else f", {drawing.objects:,} object{'s' * (drawing.objects != 1)}"
+    app.out.line("")
+    app.out.line(f"{drawing.folders:,} folder{'s' * (drawing.folders != 1)}{objects}")
+
+
+class _Drawing:
+    def __init__(self, app: App, root: Location, depth: int | None, size: bool, dirs_only: bool) -> None:
+        self._app = app
+        self._root = root
+        self._depth = depth
+        self._size = size
+        self._dirs_only = dirs_only
+        self.folders = 0
+        self.objects = 0
+
+    def children(self, path: str) -> list[ObjectInfo]:
+        """What is in one folder."""
+        return [i for i in self._root.backend.list_dir(path) if i.is_dir or not self._dirs_only]
+
+    def draw(self, children: list[ObjectInfo], indent: str, level: int) -> None:
+        """Print a folder's children and what is below them."""
+        for at, info in enumerate(children, 1):
+            last = at == len(children)
+            note = f"  ({human(info.size)})" if self._size and info.size is not None and not info.is_dir else ""
+            self._app.out.line(f"{indent}{'└── ' if last else '├── '}{info.name}{'/' * info.is_dir}{note}")
+            if not info.is_dir:
+                self.objects += 1
+                continue
+            self.folders += 1
+            if self._depth is None or level < self._depth:
+                self._below(info, indent + ("    " if last else "│   "), level + 1)
+
+    def _below(self, info: ObjectInfo, indent: str, level: int) -> None:
+        try:
+            children = self.children(info.path)
+        except StorageError as error:
+            error.shown = f"{self._root.text.rstrip('/')}/{info.path}"  # type: ignore[attr-defined]
+            self._app.failed(error)
+            return
+        self.draw(children, indent, level)

@@ -1,0 +1,412 @@
+"""The protocols of the house: readers, writers, backends, features and powers. Floor 0: imports only errors.
+
+A backend moves bytes. ``Backend`` is the six methods without which nothing works, ``ExtendedBackend`` six more;
+``Features`` says which of a backend's abilities are true under its configuration, without I/O. What few stores can do
+is a *power*: a one- or two-method protocol asked for with ``power(backend, Kind)``.
+
+Shape is ``as_extended``, truth is ``features``: a method whose flag is false raises ``CapabilityNotSupported``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from datetime import datetime, timedelta
+from typing import Any, Literal, NamedTuple, Protocol, Self, TypeVar, cast, runtime_checkable
+
+from .errors import ConfigError, StorageError
+
+Kind = Literal["file", "dir", "link", "other"]
+Data = bytes | bytearray | memoryview
+
+
+class ObjectInfo(NamedTuple):
+    """What a store says about one object, the same in listings, ``stat`` and write results. None: it does not say.
+
+    ``modified_at`` is the store's own time, aware and in UTC; a kept source time is ``metadata["mtime"]``. ``etag`` is
+    an opaque condition token of this backend, never compared with another store's. ``hashes`` maps an algorithm
+    (``"md5"``, ``"sha256"``, ``"crc32c"``) to lower-case hexadecimal, and holds only what is known to be a digest.
+    """
+
+    path: str
+    size: int | None = None
+    modified_at: datetime | None = None
+    kind: Kind = "file"
+    etag: str | None = None
+    version: str | None = None
+    content_type: str | None = None
+    hashes: Mapping[str, str] | None = None
+    metadata: Mapping[str, str] | None = None
+
+    @property
+    def name(self) -> str:
+        return self.path.rpartition("/")[2]
+
+    @property
+    def is_dir(self) -> bool:
+        return self.kind == "dir"
+
+    def hash(self, algorithm: str) -> str | None:
+        """The object's digest by ``algorithm``, or None where the store does not know it."""
+        return None if self.hashes is None else self.hashes.get(algorithm)
+
+
+FileInfo = ObjectInfo
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """``offset`` and ``length`` in bytes (a range past the end is short or empty, never an error); conditions on the
+    object's etag, checked before the first byte; ``version`` where the backend has the ``Versions`` power."""
+
+    offset: int = 0
+    length: int | None = None
+    if_match: str | None = None
+    if_none_match: str | None = None
+    version: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.offset < 0 or (self.length is not None and self.length < 0):
+            raise ConfigError(f"offset and length count bytes from 0: got offset={self.offset}, length={self.length}")
+
+
+_METADATA_KEY = re.compile(r"[a-z_][a-z0-9_]*", re.ASCII)
+_METADATA_VALUE = re.compile(r"[\x20-\x7e]*")
+MAX_METADATA = 2048
+
+
+def check_metadata(metadata: Mapping[str, str]) -> None:
+    """Raise ``ConfigError`` unless every store we know could hold ``metadata``: keys ``[a-z_][a-z0-9_]*``, printable
+    ASCII values, 2 KiB in all."""
+    for key, value in metadata.items():
+        if not isinstance(key, str) or not _METADATA_KEY.fullmatch(key):
+            raise ConfigError(f"metadata key {key!r}: use lower-case letters, digits and underscores")
+        if not isinstance(value, str) or not _METADATA_VALUE.fullmatch(value):
+            raise ConfigError(f"metadata value of {key!r}: use printable ASCII")
+    if sum(len(key) + len(value) for key, value in metadata.items()) > MAX_METADATA:
+        raise ConfigError(f"metadata takes more than {MAX_METADATA} bytes in all")
+
+
+@dataclass(frozen=True, slots=True)
+class WriteOptions:
+    """Requirements, honoured or refused: ``overwrite``, ``if_match`` (replace only this etag), ``durable`` (survives a
+    power cut once ``close`` has returned), ``modified_at``, ``user_metadata``, ``expect`` (algorithm -> hexadecimal
+    digest, verified before publication), ``extra`` (``{"s3.storage_class": ...}``). Hints: ``content_type``, and
+    ``size`` in bytes, which aborts the write if it turns out wrong."""
+
+    overwrite: bool = True
+    if_match: str | None = None
+    durable: bool = False
+    modified_at: datetime | None = None
+    user_metadata: Mapping[str, str] | None = None
+    expect: Mapping[str, str] | None = None
+    extra: Mapping[str, Any] | None = None
+    content_type: str | None = None
+    size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.user_metadata:
+            check_metadata(self.user_metadata)
+        if self.modified_at is not None and self.modified_at.tzinfo is None:
+            raise ConfigError("modified_at needs a time zone: datetime(..., tzinfo=UTC)")
+        if self.if_match is not None and not self.overwrite:
+            raise ConfigError("if_match replaces an object, overwrite=False forbids it: choose one")
+
+
+@dataclass(frozen=True, slots=True)
+class ListOptions:
+    """``start_after``: only keys greater in UTF-8 bytes. ``on_error``: called with the error of each folder that cannot
+    be read or vanished, after which the rest goes on; without it the listing raises."""
+
+    start_after: str | None = None
+    on_error: Callable[[StorageError], None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CopyOptions:
+    """``if_match`` is a condition on the destination, ``source_if_match`` on the source. ``source``: another backend
+    whose root can be reached server-side. ``user_metadata=None`` keeps the source's."""
+
+    overwrite: bool = True
+    if_match: str | None = None
+    source_if_match: str | None = None
+    source: Backend | None = None
+    user_metadata: Mapping[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.user_metadata:
+            check_metadata(self.user_metadata)
+        if self.if_match is not None and not self.overwrite:
+            raise ConfigError("if_match replaces an object, overwrite=False forbids it: choose one")
+
+
+READ = ReadOptions()
+WRITE = WriteOptions()
+LIST = ListOptions()
+COPY = CopyOptions()
+
+
+@dataclass(frozen=True)
+class Features:
+    """What is true of a backend under its configuration, known without I/O and conservative where it cannot be known.
+
+    The first rows are abilities, off by default; then three flags that are true when the power of that name is there;
+    then facts: ``hashes`` the digests that listings or ``stat`` may carry, ``modified_precision`` of ``modified_at``
+    (None: no times), ``case_sensitive`` names, ``normalizes`` the Unicode form the store forces on names, if any.
+    """
+
+    read: bool = False
+    write: bool = False
+    delete: bool = False
+    list: bool = False
+    sorted_list: bool = False  # list yields in the order of the paths' UTF-8 bytes
+    list_seek: bool = False  # start_after skips without reading what it skips
+    stat: bool = False
+    copy: bool = False  # server-side
+    move: bool = False  # server-side
+    atomic_move: bool = False
+    dirs: bool = False  # folders exist by themselves: mkdir, rmdir, empty ones listed
+    range_read: bool = False
+    lazy_read: bool = False  # open_reader transfers only what is read
+    atomic_write: bool = False  # close publishes whole or nothing
+    create_only: bool = False  # overwrite=False has exactly one winner
+    if_match: bool = False  # conditions on write, delete and copy
+    user_metadata: bool = False
+
+    purge: bool = False
+    set_modified: bool = False
+    append: bool = False
+
+    hashes: frozenset[str] = frozenset()
+    modified_precision: timedelta | None = None
+    case_sensitive: bool = True
+    normalizes: str | None = None
+
+    @classmethod
+    def flags(cls) -> tuple[str, ...]:
+        """The names of the boolean abilities, in order."""
+        return tuple(f.name for f in fields(cls) if f.type == "bool" and f.name != "case_sensitive")
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """A stream of one object's bytes, and a context manager. ``info`` is known when ``open_reader`` returns and never
+    costs a request. ``read`` may be short; ``b""`` comes only at the end; ``read(-1)`` reads to the end. ``close`` may
+    be called from any thread: a read in flight then raises ``ReaderClosed``."""
+
+    @property
+    def info(self) -> ObjectInfo: ...
+    def read(self, size: int = -1, /) -> bytes: ...
+    def close(self) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *exc: object) -> None: ...
+
+
+@runtime_checkable
+class Writer(Protocol):
+    """A stream into one object, and a context manager: a clean exit closes, an exception aborts.
+
+    ``write`` takes all of the data. ``flush`` pushes as far as the transport allows and promises no visibility.
+    ``prepare`` brings all bytes to the store with nothing visible yet. ``close`` is ``prepare`` and publication: the
+    whole object appears, or nothing does; again, it returns the same info. ``abort`` discards, is idempotent, may come
+    from any thread, and never masks an active exception. After the first failed ``write`` the writer is poisoned: later
+    calls raise that error again, and ``close`` aborts and raises.
+    """
+
+    @property
+    def result(self) -> ObjectInfo | None: ...  # what close returned, for users of ``with``
+    def write(self, data: Data, /) -> int: ...
+    def flush(self) -> None: ...
+    def prepare(self) -> None: ...
+    def close(self) -> ObjectInfo: ...
+    def abort(self) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *exc: object) -> None: ...
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """The six methods every backend has. Paths are keys (see ``paths``).
+
+    ``exists`` and ``delete`` speak of objects: a folder gives False. ``delete`` returns True if it removed the object,
+    False if there was none, None if the store does not say. ``list`` yields every object under the folder ``prefix``,
+    lazily, with size, time and etag, and is complete or raises.
+    """
+
+    def open_reader(self, path: str, options: ReadOptions = READ) -> Reader: ...
+    def open_writer(self, path: str, options: WriteOptions = WRITE) -> Writer: ...
+    def exists(self, path: str) -> bool: ...
+    def delete(self, path: str, *, if_match: str | None = None) -> bool | None: ...
+    def list(self, prefix: str = "", options: ListOptions = LIST) -> Iterator[ObjectInfo]: ...
+    def close(self) -> None: ...
+
+
+@runtime_checkable
+class ExtendedBackend(Backend, Protocol):
+    """Six more methods, a name, a place and features.
+
+    ``url`` is canonical, holds no secret and ends with ``/``; None where there is none to give. ``list_dir`` yields the
+    immediate children of a folder, folders too, sorted, and raises ``NotFound`` where there is no such folder.
+    ``mkdir`` makes parents and is content with an existing folder. ``copy`` and ``move`` onto the same path change
+    nothing.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def url(self) -> str | None: ...
+    @property
+    def features(self) -> Features: ...
+    def stat(self, path: str) -> ObjectInfo: ...
+    def list_dir(self, path: str = "") -> Iterator[ObjectInfo]: ...
+    def mkdir(self, path: str) -> None: ...
+    def rmdir(self, path: str) -> None: ...
+    def copy(self, src: str, dst: str, options: CopyOptions = COPY) -> ObjectInfo: ...
+    def move(self, src: str, dst: str, options: CopyOptions = COPY) -> ObjectInfo: ...
+
+
+# --- powers -----------------------------------------------------------------------------------------------------------
+
+
+@runtime_checkable
+class Append(Protocol):
+    """A writer at the end of an object, which is created if absent. What is written may be visible before ``close``;
+    ``abort`` takes it back as far as the store can."""
+
+    def open_appender(self, path: str, options: WriteOptions = WRITE) -> Writer: ...
+
+
+@runtime_checkable
+class SetMetadata(Protocol):
+    """Change an object's time or user metadata without rewriting it; None leaves it as it is."""
+
+    def set_metadata(
+        self, path: str, *, modified_at: datetime | None = None, user_metadata: Mapping[str, str] | None = None
+    ) -> ObjectInfo: ...
+
+
+@runtime_checkable
+class BulkDelete(Protocol):
+    """Delete many objects in few requests; yields each path with None or its error."""
+
+    def delete_many(self, paths: Iterable[str]) -> Iterator[tuple[str, StorageError | None]]: ...
+
+
+@runtime_checkable
+class Purge(Protocol):
+    """Delete a folder and all that is under it. ``NotFound`` if there is none; the root is refused."""
+
+    def purge(self, path: str) -> None: ...
+
+
+@runtime_checkable
+class Presign(Protocol):
+    """A URL that lets its holder do ``method`` ("GET", "PUT", ...) on the object for a while."""
+
+    def presign(self, path: str, method: str, expires: timedelta) -> str: ...
+
+
+@runtime_checkable
+class Versions(Protocol):
+    """All kept versions of an object, newest first; read one with ``ReadOptions(version=...)``."""
+
+    def versions(self, path: str) -> Iterator[ObjectInfo]: ...
+
+
+@runtime_checkable
+class Glob(Protocol):
+    """Matching done by the store; the same result as ``ops.glob``."""
+
+    def glob(self, pattern: str) -> Iterator[ObjectInfo]: ...
+
+
+@dataclass(frozen=True)
+class ResolutionPlan:
+    """What a key stands for. ``fingerprint`` is a SHA-256 over canonical JSON of whatever determines the bytes."""
+
+    kind: str
+    backend: str
+    key: str
+    details: Mapping[str, Any] = field(default_factory=dict)
+    fingerprint: str | None = None
+
+
+@runtime_checkable
+class Resolve(Protocol):
+    """Say what a key would resolve to, without I/O."""
+
+    def resolve(self, key: str) -> ResolutionPlan: ...
+
+
+@runtime_checkable
+class HealthCheck(Protocol):
+    """One cheap, authenticated request that raises when the root cannot be used."""
+
+    def check_health(self) -> None: ...
+
+
+@runtime_checkable
+class ResumableWrite(Protocol):
+    """Suspend a write to a JSON-able token and take it up again, perhaps in another process."""
+
+    def suspend(self, writer: Writer) -> Mapping[str, Any]: ...
+    def resume_writer(self, path: str, token: Mapping[str, Any]) -> Writer: ...
+
+
+@runtime_checkable
+class StaleUploads(Protocol):
+    """What writers that died left behind, invisible to ``list``. Live writers' uploads are never yielded or touched."""
+
+    def stale_uploads(self, *, older_than: timedelta = timedelta(hours=1)) -> Iterator[ObjectInfo]: ...
+    def remove_stale_uploads(self, *, older_than: timedelta = timedelta(hours=1)) -> int: ...
+
+
+@runtime_checkable
+class ReadRanges(Protocol):
+    """Several ranges (offset, length) of one version of an object, in the order asked."""
+
+    def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]: ...
+
+
+POWERS: tuple[type, ...] = (
+    Append,
+    SetMetadata,
+    BulkDelete,
+    Purge,
+    Presign,
+    Versions,
+    Glob,
+    Resolve,
+    HealthCheck,
+    ResumableWrite,
+    StaleUploads,
+    ReadRanges,
+)
+
+P = TypeVar("P")
+
+
+def power(backend: object, kind: Callable[..., P]) -> P | None:
+    """The backend as a holder of the power ``kind``, or None. Only the outermost object is asked: a wrapper answers
+    through its ``power_of``, and has a power only if its class adapts it and the inner backend has it."""
+    ask = getattr(backend, "power_of", None)
+    if ask is not None:
+        return cast("P | None", ask(kind))
+    return backend if isinstance(backend, cast("type[P]", kind)) else None
+
+
+def as_extended(backend: Backend) -> ExtendedBackend | None:
+    """The backend as an extended one, or None if it is basic, or a wrapper around a basic one."""
+    if getattr(backend, "is_extended", True) and isinstance(backend, ExtendedBackend):
+        return backend
+    return None
+
+
+BASIC = Features(read=True, write=True, delete=True, list=True)
+
+
+def features_of(backend: Backend) -> Features:
+    """The backend's features; a basic backend is taken to read, write, delete and list, and to promise no more."""
+    features = getattr(backend, "features", None)
+    return features if isinstance(features, Features) else BASIC

@@ -1,0 +1,213 @@
+"""One glob translator for all of omnistorage: file patterns to linear-time regular expressions. Floor 0.
+
+The grammar is rclone's, so that the Store's globs and the sync filters mean the same:
+
+    *        any run of characters but "/"        [a-z] [^a] [!a]   one of a class, or one not of it (never "/")
+    **       any run of characters                {a,b,}            alternatives; they nest and may be empty
+    ?        one character but "/"                {{regex}}         a regular expression as it is
+    \\c       the character c itself
+
+A pattern that starts with "/" binds to the root; without it, it may start after any "/". ``anchored=True`` binds to the
+root always, and there ``**/`` also matches no folder at all, as in shells. A pattern always binds to the end.
+Matching is on whole keys, case counts unless told otherwise, and "\\n" is a character like any other.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from .errors import ConfigError
+
+_MAGIC = re.compile(r"[*?\[\]{}\\]")
+_POSIX = {
+    "alnum": "0-9A-Za-z",
+    "alpha": "A-Za-z",
+    "ascii": "\\x00-\\x7f",
+    "blank": "\\t ",
+    "cntrl": "\\x00-\\x1f\\x7f",
+    "digit": "0-9",
+    "graph": "!-~",
+    "lower": "a-z",
+    "print": " -~",
+    "punct": "!-/:-@\\[-`{-~",
+    "space": "\\t\\n\\v\\f\\r ",
+    "upper": "A-Z",
+    "word": "0-9A-Za-z_",
+    "xdigit": "0-9A-Fa-f",
+}
+
+
+def has_magic(pattern: str) -> bool:
+    """Whether ``pattern`` is more than a literal path."""
+    return _MAGIC.search(pattern) is not None
+
+
+@lru_cache(maxsize=1024)
+def compile_glob(pattern: str, *, anchored: bool = False, ignore_case: bool = False) -> re.Pattern[str]:
+    """The regular expression of ``pattern``, for ``fullmatch`` on whole keys. Raises ``ConfigError`` naming the pattern
+    for ``***``, unbalanced brackets or braces, bad ranges, and a backslash at the end."""
+    body = _Translator(pattern, anchored).translate()
+    if not anchored and not pattern.startswith("/"):
+        body = f"(?:.*/)?{body}"
+    try:
+        return re.compile(body, re.DOTALL | re.ASCII | (re.IGNORECASE if ignore_case else 0))
+    except (re.error, OverflowError) as error:
+        raise ConfigError(f"bad pattern {pattern!r}: {error}") from None
+
+
+def literal_folder(pattern: str) -> str:
+    """The deepest folder that every match of an anchored ``pattern`` lies under: where a listing may begin."""
+    pattern = pattern.lstrip("/")
+    match = _MAGIC.search(pattern)
+    head = pattern if match is None else pattern[: match.start()]
+    return head.rpartition("/")[0]
+
+
+_STAR, _STARS = "[^/]*", ".*"
+
+
+def _join(parts: list[str]) -> str:
+    """The parts as one expression that does not backtrack where that is never needed: the first place where what stands
+    between two stars fits is as good as any later one, if the second star reaches at least as far as the first."""
+    out: list[str] = []
+    at = 0
+    while at < len(parts):
+        star = parts[at]
+        end = at + 1
+        while end < len(parts) and _is_fixed(parts[end]):
+            end += 1
+        follows = parts[end] if end < len(parts) else ""
+        if star in (_STAR, _STARS) and end > at + 1 and follows in (_STARS, star):
+            out.append(f"(?>{star}?{''.join(parts[at + 1 : end])})")
+            at = end
+        else:
+            out.append(star)
+            at += 1
+    return "".join(out)
+
+
+def _is_fixed(part: str) -> bool:
+    """Whether the part matches exactly one character."""
+    return part not in (_STAR, _STARS) and not part.startswith("(?:")
+
+
+class _Translator:
+    def __init__(self, pattern: str, anchored: bool) -> None:
+        self.pattern = pattern
+        self.text = pattern.removeprefix("/")
+        self.anchored = anchored
+        self.at = 0
+
+    def fail(self, why: str) -> ConfigError:
+        return ConfigError(f"bad pattern {self.pattern!r}: {why}")
+
+    def translate(self) -> str:
+        out = self.sequence(depth=0)
+        if self.at < len(self.text):
+            raise self.fail("'}' without '{'")
+        return out
+
+    def sequence(self, depth: int) -> str:
+        """Up to the end, or in braces up to the comma or brace that ends the alternative."""
+        out: list[str] = []
+        while self.at < len(self.text):
+            char = self.text[self.at]
+            if char == "}" or (char == "," and depth):
+                break
+            self.at += 1
+            if char == "*":
+                out.append(self.star())
+            elif char == "?":
+                out.append("[^/]")
+            elif char == "[":
+                out.append(self.char_class())
+            elif char == "]":
+                raise self.fail("']' without '['")
+            elif char == "{":
+                out.append(self.braces(depth))
+            elif char == "\\":
+                if self.at == len(self.text):
+                    raise self.fail("a backslash at the end escapes nothing")
+                out.append(re.escape(self.text[self.at]))
+                self.at += 1
+            else:
+                out.append(re.escape(char))
+        return _join(out)
+
+    def star(self) -> str:
+        start = self.at - 1
+        while self.text[self.at : self.at + 1] == "*":
+            self.at += 1
+        count = self.at - start
+        if count > 2:
+            raise self.fail("'***' means nothing: use '**'")
+        if count == 1:
+            return _STAR
+        at_segment_start = start == 0 or self.text[start - 1] == "/"
+        if self.anchored and at_segment_start and self.text[self.at : self.at + 1] == "/":
+            self.at += 1
+            return "(?:.*/)?"
+        return _STARS
+
+    def braces(self, depth: int) -> str:
+        if self.text[self.at : self.at + 1] == "{":
+            end = self.text.find("}}", self.at)
+            if end < 0:
+                raise self.fail("'{{' without '}}'")
+            raw, self.at = self.text[self.at + 1 : end], end + 2
+            try:
+                re.compile(raw)
+            except re.error as error:
+                raise self.fail(f"in '{{{{{raw}}}}}': {error}") from None
+            return f"(?:{raw})"
+        branches = []
+        while True:
+            branches.append(self.sequence(depth + 1))
+            if self.at == len(self.text):
+                raise self.fail("'{' without '}'")
+            self.at += 1
+            if self.text[self.at - 1] == "}":
+                return f"(?:{'|'.join(branches)})"
+
+    def char_class(self) -> str:
+        negate = self.text[self.at : self.at + 1] in ("^", "!") and self.at < len(self.text)
+        self.at += negate
+        parts: list[str] = []
+        first = True
+        while True:
+            if self.at >= len(self.text):
+                raise self.fail("'[' without ']'")
+            if self.text[self.at] == "]" and not first:
+                self.at += 1
+                break
+            first = False
+            parts.append(self.class_item())
+        return f"(?!/)[{'^' if negate else ''}{''.join(parts)}]"
+
+    def class_item(self) -> str:
+        if self.text.startswith("[:", self.at):
+            end = self.text.find(":]", self.at)
+            name = self.text[self.at + 2 : end] if end > 0 else ""
+            if name not in _POSIX:
+                raise self.fail(f"no character class is called {name!r}")
+            self.at = end + 2
+            return _POSIX[name]
+        low = self.class_char()
+        if self.text[self.at : self.at + 1] == "-" and self.text[self.at + 1 : self.at + 2] not in ("", "]"):
+            self.at += 1
+            high = self.class_char()
+            if ord(high) < ord(low):
+                raise self.fail(f"the range {low}-{high} runs backwards")
+            return f"{re.escape(low)}-{re.escape(high)}"
+        return re.escape(low)
+
+    def class_char(self) -> str:
+        char = self.text[self.at]
+        self.at += 1
+        if char == "\\":
+            if self.at == len(self.text):
+                raise self.fail("a backslash at the end escapes nothing")
+            char = self.text[self.at]
+            self.at += 1
+        return char

@@ -1,0 +1,300 @@
+"""What can be derived from the protocols, once for all backends. Floor 2.
+
+Every product asks ``extended(backend)`` once at its door and then relies on flags. Nothing here holds a whole object,
+except ``read_bytes`` and ``write_bytes``, whose purpose that is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+from .core import (
+    COPY,
+    LIST,
+    READ,
+    WRITE,
+    Backend,
+    CopyOptions,
+    Data,
+    ExtendedBackend,
+    Features,
+    ListOptions,
+    ObjectInfo,
+    Reader,
+    ReadOptions,
+    WriteOptions,
+    Writer,
+    as_extended,
+    features_of,
+)
+from .errors import CapabilityNotSupported, CorruptData, NotFound, PreconditionFailed, StorageError
+from .paths import is_under, parent
+
+BLOCK = 1 << 20
+
+
+class _BasicView:
+    """A basic backend with the six further methods, all of which refuse, and truthful features."""
+
+    url: str | None = None
+
+    def __init__(self, inner: Backend) -> None:
+        self.inner = inner
+        self.name = getattr(inner, "name", None) or type(inner).__name__
+        self.features: Features = features_of(inner)
+
+    def power_of(self, kind: type) -> None:
+        return None
+
+    def open_reader(self, path: str, options: ReadOptions = READ) -> Reader:
+        return self.inner.open_reader(path, options)
+
+    def open_writer(self, path: str, options: WriteOptions = WRITE) -> Writer:
+        return self.inner.open_writer(path, options)
+
+    def exists(self, path: str) -> bool:
+        return self.inner.exists(path)
+
+    def delete(self, path: str, *, if_match: str | None = None) -> bool | None:
+        return self.inner.delete(path) if if_match is None else self.inner.delete(path, if_match=if_match)
+
+    def list(self, prefix: str = "", options: ListOptions = LIST) -> Iterator[ObjectInfo]:
+        return self.inner.list(prefix, options)
+
+    def close(self) -> None:
+        self.inner.close()
+
+    def _refuse(self, flag: str, path: str) -> NoReturn:
+        raise CapabilityNotSupported(
+            f"{self.name} is a basic backend: it does not support {flag}",
+            capability=flag,
+            backend=self.name,
+            path=path,
+        )
+
+    def stat(self, path: str) -> ObjectInfo:
+        self._refuse("stat", path)
+
+    def list_dir(self, path: str = "") -> Iterator[ObjectInfo]:
+        self._refuse("list_dir", path)
+
+    def mkdir(self, path: str) -> None:
+        self._refuse("dirs", path)
+
+    def rmdir(self, path: str) -> None:
+        self._refuse("dirs", path)
+
+    def copy(self, src: str, dst: str, options: CopyOptions = COPY) -> ObjectInfo:
+        self._refuse("copy", src)
+
+    def move(self, src: str, dst: str, options: CopyOptions = COPY) -> ObjectInfo:
+        self._refuse("move", src)
+
+
+def extended(backend: Backend | Any) -> ExtendedBackend:
+    """The backend itself, or a view of a basic one with the flags off. Takes anything with ``as_backend()``."""
+    if hasattr(backend, "as_backend"):
+        backend = backend.as_backend()
+    return as_extended(backend) or _BasicView(backend)
+
+
+def read_bytes(backend: Backend, path: str, options: ReadOptions = READ) -> bytes:
+    """The whole object, or the range in ``options``, in memory."""
+    with backend.open_reader(path, options) as reader:
+        return reader.read(-1)
+
+
+def write_bytes(backend: Backend, path: str, data: Data, options: WriteOptions = WRITE) -> ObjectInfo:
+    """Write ``data`` as one object; whatever goes wrong, the old content stays."""
+    with backend.open_writer(path, options) as writer:
+        writer.write(data)
+        return writer.close()
+
+
+def same_place(a: Backend, b: Backend) -> bool:
+    """Whether two backends are known to have the same root: the same object, or the same ``url``."""
+    a, b = (one.inner if isinstance(one, _BasicView) else one for one in (a, b))
+    if a is b:
+        return True
+    url = getattr(a, "url", None)
+    return url is not None and url == getattr(b, "url", None)
+
+
+def copy(
+    source: Backend,
+    src: str,
+    target: Backend,
+    dst: str,
+    options: CopyOptions = COPY,
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> ObjectInfo:
+    """Copy one object, server-side where both are the same place and it can, else streamed.
+
+    Streamed, nothing appears unless every byte arrived: the size and the digests that the source states are held
+    against what was read. Content type, user metadata and modification time are kept where both sides can. Onto itself
+    it changes nothing. ``progress`` gets the bytes of each step.
+    """
+    from_, to = extended(source), extended(target)
+    if same_place(from_, to) and (src == dst or to.features.copy):
+        info = to.copy(src, dst, options) if to.features.copy else _info(to, src)
+        if progress is not None and info.size and src != dst:
+            progress(info.size)
+        return info
+    read = READ if options.source_if_match is None else ReadOptions(if_match=options.source_if_match)
+    with (
+        from_.open_reader(src, read) as reader,
+        to.open_writer(dst, _write_options(reader.info, to.features, options)) as writer,
+    ):
+        _pump(reader, writer, progress)
+        return writer.close()
+
+
+def move(
+    source: Backend,
+    src: str,
+    target: Backend,
+    dst: str,
+    options: CopyOptions = COPY,
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> ObjectInfo:
+    """Move one object; a streamed move deletes the source only if it is still what was read. Onto itself: nothing."""
+    from_, to = extended(source), extended(target)
+    if same_place(from_, to) and (src == dst or to.features.move):
+        return to.move(src, dst, options) if to.features.move else _info(to, src)
+    before = _info(from_, src)
+    info = copy(from_, src, to, dst, options, progress=progress)
+    if info.size is not None and before.size is not None and info.size != before.size:
+        raise CorruptData("the copy has another size than the source; the source is kept", path=dst, op="move")
+    if from_.features.if_match and before.etag is not None:
+        from_.delete(src, if_match=before.etag)
+        return info
+    now = _info(from_, src)
+    if (now.etag, now.size, now.modified_at) != (before.etag, before.size, before.modified_at):
+        raise PreconditionFailed("the source changed while it was moved; it is kept", path=src, op="move")
+    from_.delete(src)
+    return info
+
+
+def _info(backend: ExtendedBackend, path: str) -> ObjectInfo:
+    if backend.features.stat:
+        return backend.stat(path)
+    with backend.open_reader(path) as reader:
+        return reader.info
+
+
+def _write_options(info: ObjectInfo, to: Features, options: CopyOptions) -> WriteOptions:
+    metadata = info.metadata if options.user_metadata is None else options.user_metadata
+    return WriteOptions(
+        overwrite=options.overwrite,
+        if_match=options.if_match,
+        modified_at=info.modified_at if to.set_modified else None,
+        user_metadata=metadata if to.user_metadata or options.user_metadata else None,
+        expect={name: value for name, value in (info.hashes or {}).items() if name in ("md5", "sha256", "crc32c")},
+        content_type=info.content_type,
+        size=info.size,
+    )
+
+
+def _pump(reader: Reader, writer: Writer, progress: Callable[[int], None] | None) -> None:
+    while block := reader.read(BLOCK):
+        writer.write(block)
+        if progress is not None:
+            progress(len(block))
+
+
+def walk(
+    backend: Backend,
+    prefix: str = "",
+    *,
+    descend: Callable[[str], bool] | None = None,
+    folders: bool = False,
+    on_error: Callable[[StorageError], None] | None = None,
+) -> Iterator[ObjectInfo]:
+    """Every object under ``prefix``; with ``folders`` also the folders, each before what is in it.
+
+    ``descend(folder)`` says whether to look into a folder: one that is not descended into is not listed, where the
+    backend can list folder by folder. Without either argument it is the backend's own flat listing.
+    """
+    store = extended(backend)
+    options = ListOptions(on_error=on_error)
+    if descend is None and not folders:
+        yield from store.list(prefix, options)
+    elif as_extended(store) is None or isinstance(store, _BasicView):
+        yield from _walk_flat(store, prefix, descend, folders, options)
+    else:
+        yield from _walk_dirs(store, prefix, descend, folders, on_error)
+
+
+def _walk_dirs(
+    store: ExtendedBackend,
+    folder: str,
+    descend: Callable[[str], bool] | None,
+    folders: bool,
+    on_error: Callable[[StorageError], None] | None,
+) -> Iterator[ObjectInfo]:
+    stack = [_children(store, folder, on_error, root=True)]
+    while stack:
+        info = next(stack[-1], None)
+        if info is None:
+            stack.pop()
+        elif not info.is_dir:
+            yield info
+        else:
+            if folders:
+                yield info
+            if descend is None or descend(info.path):
+                stack.append(_children(store, info.path, on_error))
+
+
+def _children(
+    store: ExtendedBackend, folder: str, on_error: Callable[[StorageError], None] | None, *, root: bool = False
+) -> Iterator[ObjectInfo]:
+    try:
+        yield from store.list_dir(folder)
+    except NotFound as error:
+        if root and folder:
+            return  # a prefix with nothing under it yields nothing
+        if on_error is None:
+            raise
+        on_error(error)
+    except StorageError as error:
+        if on_error is None:
+            raise
+        on_error(error)
+
+
+def _walk_flat(
+    store: ExtendedBackend,
+    prefix: str,
+    descend: Callable[[str], bool] | None,
+    folders: bool,
+    options: ListOptions,
+) -> Iterator[ObjectInfo]:
+    verdict: dict[str, bool] = {}
+    for info in store.list(prefix, options):
+        hidden = False
+        for folder in _folders_between(prefix, info.path):
+            if folder not in verdict:
+                if folders:
+                    yield ObjectInfo(folder, kind="dir")
+                verdict[folder] = descend is None or descend(folder)
+            if not verdict[folder]:
+                hidden = True
+                break
+        if not hidden:
+            yield info
+
+
+def _folders_between(prefix: str, path: str) -> list[str]:
+    found: list[str] = []
+    folder = parent(path)
+    while folder and folder != prefix and is_under(folder, prefix):
+        found.append(folder)
+        folder = parent(folder)
+    return found[::-1]
+
+
+__all__ = ["copy", "extended", "move", "read_bytes", "same_place", "walk", "write_bytes"]

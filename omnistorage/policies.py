@@ -1,0 +1,287 @@
+"""How often, how fast and how long: retries, rates, deadlines, quorums. Pure: clocks and randomness are arguments.
+Floor 0.
+
+A networked backend sends every request through one ``RequestPolicy``; nothing else in the house retries. Deadlines and
+cancellation are context variables, read before each request and during each wait.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from .errors import Cancelled, ConfigError, DeadlineExceeded, OutcomeUnknown, StorageError
+
+T = TypeVar("T")
+
+
+class Clock:
+    """The real clock. Tests pass one of their own with the same two methods."""
+
+    def now(self) -> float:
+        """Seconds from an arbitrary start, never going back."""
+        return time.monotonic()
+
+    def wait(self, seconds: float, wake: threading.Event) -> None:
+        """Return after ``seconds``, or sooner once ``wake`` is set."""
+        wake.wait(seconds)
+
+
+CLOCK = Clock()
+
+
+# --- deadlines and cancellation ---------------------------------------------------------------------------------------
+
+
+class CancelScope:
+    """``with CancelScope() as scope:`` makes every request in the block, and in work it starts, heed ``scope.cancel()``
+    from any thread: the next request raises ``Cancelled``, and waits end at once. Scopes nest."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self._outer: CancelScope | None = None
+        self._token: Any = None
+        self._wakes: list[threading.Event] = []
+
+    @property
+    def cancelled(self) -> bool:
+        return self._event.is_set() or (self._outer is not None and self._outer.cancelled)
+
+    def cancel(self) -> None:
+        self._event.set()
+        for wake in list(self._wakes):
+            wake.set()
+
+    def __enter__(self) -> CancelScope:
+        self._outer = _SCOPE.get()
+        self._token = _SCOPE.set(self)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        _SCOPE.reset(self._token)
+
+
+_SCOPE: ContextVar[CancelScope | None] = ContextVar("omnistorage_cancel_scope", default=None)
+_DEADLINE: ContextVar[tuple[float, Clock] | None] = ContextVar("omnistorage_deadline", default=None)
+
+
+@contextmanager
+def deadline(seconds: float, clock: Clock = CLOCK) -> Iterator[None]:
+    """Requests in the block that would start later than ``seconds`` from now raise ``DeadlineExceeded``. An outer,
+    earlier deadline stays in force."""
+    ends = clock.now() + seconds
+    outer = _DEADLINE.get()
+    if outer is not None and outer[0] - outer[1].now() < seconds:
+        yield
+        return
+    token = _DEADLINE.set((ends, clock))
+    try:
+        yield
+    finally:
+        _DEADLINE.reset(token)
+
+
+def remaining() -> float | None:
+    """Seconds until the deadline in force, never negative; None without one."""
+    found = _DEADLINE.get()
+    return None if found is None else max(0.0, found[0] - found[1].now())
+
+
+def check(op: str | None = None, path: str | None = None) -> None:
+    """Raise ``Cancelled`` or ``DeadlineExceeded`` if it is time to stop."""
+    scope = _SCOPE.get()
+    if scope is not None and scope.cancelled:
+        raise Cancelled("cancelled", op=op, path=path)
+    if remaining() == 0.0:
+        raise DeadlineExceeded("the deadline has passed", op=op, path=path)
+
+
+def pause(seconds: float, clock: Clock = CLOCK, op: str | None = None, path: str | None = None) -> None:
+    """Wait, cancellably. Raises at once, without waiting, if the deadline would pass meanwhile."""
+    left = remaining()
+    if left is not None and left < seconds:
+        raise DeadlineExceeded(f"waiting {seconds:.3g} s would pass the deadline", op=op, path=path)
+    check(op, path)
+    wake = threading.Event()
+    scopes: list[CancelScope] = []
+    scope = _SCOPE.get()
+    while scope is not None:
+        scope._wakes.append(wake)
+        scopes.append(scope)
+        scope = scope._outer
+    try:
+        if seconds > 0 and not any(s.cancelled for s in scopes):
+            clock.wait(seconds, wake)
+    finally:
+        for scope in scopes:
+            scope._wakes.remove(wake)
+    check(op, path)
+
+
+# --- rates ------------------------------------------------------------------------------------------------------------
+
+
+class TokenBucket:
+    """At most ``rate`` tokens a second, with bursts of ``burst`` (default: a tenth of a second's worth).
+
+    ``reserve(n)`` takes ``n`` tokens, however many, and says how long to wait before using them: a request larger than
+    the burst is not refused but paid off, so any rate down to a fraction of a token a second works. Fractions are kept,
+    so the rate does not drift. (The generic cell rate algorithm, ITU-T I.371, in its virtual scheduling form.)
+    """
+
+    def __init__(self, rate: float, burst: float | None = None, clock: Clock = CLOCK) -> None:
+        if not rate > 0:
+            raise ConfigError(f"a rate is above zero, not {rate}")
+        self.rate = rate
+        self.burst = rate / 10 if burst is None else burst
+        self.clock = clock
+        self._paid_until = float("-inf")
+        self._lock = threading.Lock()
+
+    def reserve(self, tokens: float) -> float:
+        """Take ``tokens`` and return the seconds to wait before they may be used."""
+        now = self.clock.now()
+        with self._lock:
+            start = max(self._paid_until, now - self.burst / self.rate)
+            self._paid_until = start + tokens / self.rate
+            return max(0.0, self._paid_until - now)
+
+    def take(self, tokens: float) -> None:
+        """Take ``tokens``, waiting cancellably for them. A cancelled taker gives its tokens back."""
+        wait = self.reserve(tokens)
+        if wait > 0:
+            try:
+                pause(wait, self.clock)
+            except BaseException:
+                with self._lock:
+                    self._paid_until -= tokens / self.rate
+                raise
+
+    def __reduce__(self) -> Any:
+        return TokenBucket, (self.rate, self.burst)
+
+
+# --- retries ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Backoff:
+    """Exponential backoff with full jitter: before retry ``n`` (from 1) a wait drawn evenly from 0 to
+    ``min(cap, base * 2**(n-1))`` seconds; never shorter than what the store asked for."""
+
+    base: float = 0.2
+    cap: float = 20.0
+    draw: Callable[[], float] = random.random
+
+    def delay(self, retry: int, retry_after: float | None = None) -> float:
+        """The seconds to wait before retry number ``retry``."""
+        ceiling = min(self.cap, self.base * 2.0 ** min(retry - 1, 60))
+        return max(ceiling * self.draw(), retry_after or 0.0)
+
+
+class RetryBudget:
+    """Bounds what retries add: each request earns ``ratio`` of a retry, of which at most ``reserve`` are saved. Under a
+    total outage the load is at most ``1 + ratio`` times the requests, plus the reserve once."""
+
+    def __init__(self, ratio: float = 0.1, reserve: float = 10.0) -> None:
+        self.ratio = ratio
+        self.reserve = reserve
+        self._saved = reserve
+        self._lock = threading.Lock()
+
+    def earn(self) -> None:
+        with self._lock:
+            self._saved = min(self.reserve, self._saved + self.ratio)
+
+    def spend(self) -> bool:
+        """Whether a retry may be made now; takes it from the budget."""
+        with self._lock:
+            if self._saved < 1:
+                return False
+            self._saved -= 1
+            return True
+
+    def __reduce__(self) -> Any:
+        return RetryBudget, (self.ratio, self.reserve)
+
+
+@dataclass
+class RequestPolicy:
+    """The one place that retries. ``run`` sends a request: rate gate, deadline and cancellation before each attempt,
+    then backoff within the budget while the error is ``transient``.
+
+    A request that is not ``idempotent`` is sent again only if the store said that it did not do it (it named a time to
+    come back); when the answer was lost, the error is ``OutcomeUnknown``.
+    """
+
+    retries: int = 5
+    backoff: Backoff = field(default_factory=Backoff)
+    budget: RetryBudget = field(default_factory=RetryBudget)
+    requests: TokenBucket | None = None
+    bandwidth: TokenBucket | None = None
+    clock: Clock = CLOCK
+
+    def run(self, op: str, call: Callable[[], T], *, path: str | None = None, idempotent: bool = True) -> T:
+        """What ``call`` returns, after as many attempts as the policy allows."""
+        self.budget.earn()
+        attempt = 0
+        while True:
+            check(op, path)
+            if self.requests is not None:
+                self.requests.take(1)
+            try:
+                return call()
+            except StorageError as error:
+                if not error.transient or isinstance(error, OutcomeUnknown):
+                    raise
+                if not idempotent and error.retry_after is None:
+                    raise OutcomeUnknown(
+                        f"the answer was lost, and sending it again could do it twice: {error.args[0]}",
+                        op=op,
+                        path=path,
+                        backend=error.backend,
+                    ) from error
+                attempt += 1
+                if attempt > self.retries or not self.budget.spend():
+                    raise
+                pause(self.backoff.delay(attempt, error.retry_after), self.clock, op, path)
+
+    def throttle(self, size: int) -> None:
+        """Wait until ``size`` more bytes may be moved."""
+        if self.bandwidth is not None:
+            self.bandwidth.take(size)
+
+
+# --- quorums ----------------------------------------------------------------------------------------------------------
+
+
+class Quorum:
+    """Counts outcomes of a fan-out against the number of *configured* targets. ``met``: enough have succeeded;
+    ``lost``: it can no longer be met, however the rest ends. Each target counts once; a failure is final."""
+
+    def __init__(self, needed: int, of: int) -> None:
+        if not 1 <= needed <= of:
+            raise ConfigError(f"a quorum of {needed} among {of} targets cannot be")
+        self.needed = needed
+        self.of = of
+        self._outcomes: dict[int, bool] = {}
+
+    def note(self, target: int, ok: bool) -> None:
+        """Target number ``target`` (from 0) succeeded or failed. A success can still turn into a failure."""
+        if not 0 <= target < self.of:
+            raise ConfigError(f"there is no target {target} among {self.of}")
+        self._outcomes[target] = ok and self._outcomes.get(target, True)
+
+    @property
+    def met(self) -> bool:
+        return sum(self._outcomes.values()) >= self.needed
+
+    @property
+    def lost(self) -> bool:
+        return self.of - sum(not ok for ok in self._outcomes.values()) < self.needed

@@ -1,0 +1,153 @@
+"""Backends by name and by URL. Floor 2.
+
+One table of names, loaded lazily: nothing registers itself by being imported. A backend that can be opened by URL has a
+classmethod ``options_from_url(parts, *, is_object)`` that returns its constructor's options and the path that is left.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from os import PathLike, fspath
+from typing import Any
+from urllib.parse import SplitResult, parse_qsl, urlsplit, urlunsplit
+
+from ._table import Table, nearest
+from .config import BackendConfig
+from .core import ExtendedBackend
+from .errors import ConfigError
+from .secret import mask_url
+
+_TABLE = Table(
+    "backend",
+    "omnistorage.backends",
+    {
+        "file": "omnistorage.backends.local:LocalBackend",
+        "local": "omnistorage.backends.local:LocalBackend",
+        "memory": "omnistorage.backends.memory:MemoryBackend",
+    },
+)
+
+
+def register_backend(name: str, cls: Any) -> None:
+    """Make ``open_backend(name, ...)`` and ``name://`` URLs open ``cls`` (a class or ``"module:Class"``).
+
+    Raises ``ConfigError`` if the name is taken by something else.
+    """
+    _TABLE.register(name, cls)
+
+
+def backend_names() -> list[str]:
+    """All names, sorted, entry points included."""
+    return _TABLE.names()
+
+
+def backend_class(name: str) -> Any:
+    """The class under ``name``; ``ConfigError`` with the nearest right spelling if there is none."""
+    return _TABLE.get(name)
+
+
+def open_backend(
+    spec: str | PathLike[str] | BackendConfig, options: Mapping[str, Any] | None = None
+) -> ExtendedBackend:
+    """Open a backend by URL (``"file:///data"``), by name and options (``"file", {"root": "/data"}``), from a
+    ``BackendConfig``, or by a path object. Performs no I/O. Raises ``ConfigError`` for unknown names and options."""
+    if isinstance(spec, BackendConfig):
+        if options:
+            raise ConfigError("a BackendConfig brings its own options; give none beside it")
+        return _make(spec.type, spec.options)
+    if isinstance(spec, PathLike):
+        return _make("local", {"root": fspath(spec)})
+    if "://" not in spec:
+        return _make(spec, options or {})
+    if options:
+        raise ConfigError(f"a URL brings its own options; put them into its query: {mask_url(spec)}")
+    name, found, path = _from_url(spec, is_object=False)
+    if path:
+        raise ConfigError(f"the URL names an object inside the backend ({path!r}), not a backend: {mask_url(spec)}")
+    return _make(name, found)
+
+
+def locate(target: str | PathLike[str], *, is_object: bool = True) -> tuple[ExtendedBackend, str]:
+    """A backend and a path in it for a URL or a plain file path. With ``is_object`` the last segment is the object;
+    without, the whole is a folder (the path is then ``""`` where the backend can be opened right there)."""
+    text = fspath(target)
+    if "://" not in text:
+        options, path = backend_class("local").options_from_path(text, is_object=is_object)
+        return _make("local", options), path
+    name, options, path = _from_url(text, is_object=is_object)
+    if is_object and not path:
+        raise ConfigError(f"the URL names no object: {mask_url(text)}")
+    return _make(name, options), path
+
+
+def check_options(name: str, options: Mapping[str, Any]) -> None:
+    """Raise ``ConfigError`` unless ``name`` is a backend that takes all of ``options``; nothing is opened."""
+    cls = backend_class(name)
+    parameters = inspect.signature(cls).parameters
+    known = [p.name for p in parameters.values() if not p.name.startswith("_")]
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    for option in options:
+        if option not in known:
+            raise ConfigError(f"the backend {name!r} has no option {option!r}{nearest(str(option), known)}")
+    for p in parameters.values():
+        if p.default is p.empty and p.kind is not p.VAR_POSITIONAL and p.name not in options:
+            raise ConfigError(f"the backend {name!r} needs the option {p.name!r}")
+
+
+def _make(name: str, options: Mapping[str, Any]) -> ExtendedBackend:
+    check_options(name, options)
+    backend: ExtendedBackend = backend_class(name)(**options)
+    return backend
+
+
+def _from_url(url: str, *, is_object: bool) -> tuple[str, dict[str, Any], str]:
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise ConfigError(f"not a URL: {mask_url(url)}") from error
+    cls = backend_class(parts.scheme)
+    if not hasattr(cls, "options_from_url"):
+        raise ConfigError(f"the backend {parts.scheme!r} cannot be opened by URL; use open_backend(name, options)")
+    bare = urlsplit(urlunsplit((parts.scheme, parts.netloc, parts.path, "", "")))
+    options, path = cls.options_from_url(bare, is_object=is_object)
+    if parts.fragment:
+        raise ConfigError(f"a '#' in a URL starts a fragment, which means nothing here: write %23: {mask_url(url)}")
+    return parts.scheme, {**options, **_query_options(cls, parts)}, path
+
+
+def _query_options(cls: Any, parts: SplitResult) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    parameters = inspect.signature(cls).parameters
+    for key, value in parse_qsl(parts.query, keep_blank_values=True):
+        if key in found:
+            raise ConfigError(f"the option {key!r} stands twice in the URL")
+        note = str(parameters[key].annotation) if key in parameters else ""
+        found[key] = _typed(key, value, note)
+    return found
+
+
+def _typed(key: str, value: str, annotation: str) -> Any:
+    """A query value as what the constructor's annotation asks for."""
+    if "bool" in annotation:
+        if value.lower() not in ("true", "false", "1", "0"):
+            raise ConfigError(f"the option {key!r} is true or false, not {value!r}")
+        return value.lower() in ("true", "1")
+    for kind in (int, float):
+        if kind.__name__ in annotation and "str" not in annotation:
+            try:
+                return kind(value)
+            except ValueError:
+                raise ConfigError(f"the option {key!r} is a number, not {value!r}") from None
+    return value
+
+
+__all__ = [
+    "backend_class",
+    "backend_names",
+    "check_options",
+    "locate",
+    "open_backend",
+    "register_backend",
+]

@@ -1,0 +1,389 @@
+"""Byte streams through a codec: ``EncodedWriter`` over a Writer, ``DecodedReader`` over a Reader. Floor 0.
+
+Both begin on the caller's thread. Once a stream has passed ``OVERLAP_AFTER`` bytes, coding runs ahead on the CPU pool,
+and transport on the I/O pool unless the transport is ``instant`` (a local file: handing it to a thread costs more than
+the call). At most ``DEPTH`` blocks of ``BLOCK`` bytes wait between two steps, which bounds the memory of a stream.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+import warnings
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Any, Self
+
+from .core import Data, ObjectInfo, Reader, Writer
+from .errors import ReaderClosed, StorageError, WriterClosed
+from .stages import Batch, Stage
+from .strands import CPU, IO, Ahead, Strand, forks
+
+BLOCK = 1 << 20
+RAW_BLOCK = 256 * 1024
+DEPTH = 2
+OVERLAP_AFTER = 1 << 20
+
+
+class _Pump:
+    """What runs in the background of an ``EncodedWriter``: it knows the stages and the sink, never the handle."""
+
+    def __init__(self, sink: Writer, encoder: Stage[bytes, bytes] | None) -> None:
+        self.sink = sink
+        self.encoder = encoder
+        self.taken = 0
+        self._front: Strand[bytes] | None = None
+        self._back: Strand[bytes] | None = None
+
+    def push(self, block: bytes) -> None:
+        self.taken += len(block)
+        if self._front is not None:
+            self._front.put(block)
+        elif self.taken < OVERLAP_AFTER:
+            self._encode(block)
+        else:
+            self._overlap()
+            self.push(block)
+
+    def _overlap(self) -> None:
+        instant = getattr(self.sink, "instant", False)
+        if self.encoder is None:
+            self._front = Strand(IO, self._store, DEPTH)
+            return
+        if not instant:
+            self._back = Strand(IO, self._store, 2 * DEPTH)
+        self._front = Strand(CPU, self._encode, DEPTH)
+
+    def _encode(self, block: bytes) -> None:
+        self.emit((block,) if self.encoder is None else self.encoder.feed(block))
+
+    def emit(self, outputs: Iterable[bytes]) -> None:
+        for out in outputs:
+            if out:
+                if self._back is None:
+                    self._store(out)
+                else:
+                    self._back.put(out)
+
+    def _store(self, data: bytes) -> None:
+        self.sink.write(data)
+
+    def settle(self) -> None:
+        """Wait until all that was pushed has reached the sink."""
+        if self._front is not None:
+            self._front.join()
+        if self._back is not None:
+            self._back.join()
+
+    def cancel(self) -> None:
+        for strand in (self._front, self._back):
+            if strand is not None:
+                strand.cancel()
+
+
+class EncodedWriter:
+    """A Writer of plain bytes over a Writer of encoded ones. It keeps every promise of ``core.Writer``; closing it
+    closes the sink, aborting it aborts the sink. ``encoder=None`` passes bytes through, still off the thread."""
+
+    result: ObjectInfo | None = None
+    _state = "new"
+
+    def __init__(self, sink: Writer, encoder: Stage[bytes, bytes] | None = None) -> None:
+        self._sink = sink
+        self._pump = _Pump(sink, encoder)
+        self._batch = Batch(BLOCK)
+        self._forks = forks[0]
+        self._error: BaseException | None = None
+        self._state = "open"
+
+    def write(self, data: Data, /) -> int:
+        block = data if type(data) is bytes else bytes(data)
+        self._check("write")
+        if self._state != "open":
+            raise WriterClosed("the writer is prepared and takes no more", op="write")
+        try:
+            for full in self._batch.feed(block):
+                self._pump.push(full)
+        except BaseException as error:
+            self._fail(error)
+            raise
+        return len(block)
+
+    def flush(self) -> None:
+        """Everything written so far goes through the codec and into the sink, and the sink is flushed."""
+        self._check("flush")
+        try:
+            self._drain()
+            if self._pump.encoder is not None:
+                self._pump.emit(self._pump.encoder.flush())
+                self._pump.settle()
+            self._sink.flush()
+        except BaseException as error:
+            self._fail(error)
+            raise
+
+    def prepare(self) -> None:
+        self._check("prepare")
+        if self._state == "prepared":
+            return
+        try:
+            self._drain()
+            if self._pump.encoder is not None:
+                self._pump.emit(self._pump.encoder.finish())
+                self._pump.settle()
+            self._sink.prepare()
+        except BaseException as error:
+            self._fail(error)
+            raise
+        self._state = "prepared"
+
+    def close(self) -> ObjectInfo:
+        if self._state == "closed" and self.result is not None:
+            return self.result
+        if self._error is not None and self._state != "aborted":
+            self.abort()
+            raise self._error
+        try:
+            self.prepare()
+            self.result = self._sink.close()
+        except BaseException as error:
+            self._fail(error)
+            self.abort()
+            raise
+        self._state = "closed"
+        return self.result
+
+    def abort(self) -> None:
+        if self._forks != forks[0]:
+            raise WriterClosed("this writer belongs to the process that opened it", op="abort")
+        if self._state in ("open", "prepared"):
+            self._state = "aborted"
+            self._pump.cancel()
+            self._sink.abort()
+
+    def _drain(self) -> None:
+        for block in self._batch.flush():
+            self._pump.push(block)
+        self._pump.settle()
+
+    def _fail(self, error: BaseException) -> None:
+        if self._error is None:
+            self._error = error
+            self._pump.cancel()
+
+    def _check(self, op: str) -> None:
+        if self._forks != forks[0]:
+            raise WriterClosed("this writer belongs to the process that opened it", op=op)
+        if self._error is not None:
+            raise self._error
+        if self._state not in ("open", "prepared"):
+            raise WriterClosed(f"the writer is {self._state}", op=op)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if not exc or exc[0] is None:
+            self.close()
+            return
+        try:
+            self.abort()
+        except StorageError:
+            pass  # the exception that brought us here is the one to see
+
+    def __del__(self) -> None:
+        # The sink, dropped with us, takes back what it holds by its own rule; nothing is called on it from here.
+        if self._state in ("open", "prepared") and self._forks == forks[0]:
+            self._state = "aborted"
+            self._pump.cancel()
+            warnings.warn("an encoded writer was dropped without close: aborted", ResourceWarning, stacklevel=2)
+
+
+class DecodedReader:
+    """A Reader of plain bytes over a Reader of encoded ones; closing it closes the source. ``info`` is the source's:
+    its size counts encoded bytes. Errors of the codec carry the path."""
+
+    def __init__(self, source: Reader, decoder: Stage[bytes, bytes] | None = None, *, head: bytes = b"") -> None:
+        self._source = source
+        self._closed = False
+        self._rest = memoryview(b"")
+        self._made = 0
+        self._error: BaseException | None = None
+        self._ahead: Ahead[bytes] | None = None
+        self._raw = _Raw(source, head)
+        self._decoded = _decoded(self._raw, decoder)
+
+    @property
+    def info(self) -> ObjectInfo:
+        return self._source.info
+
+    def next_block(self) -> bytes:
+        """The next decoded bytes, as they come: at most 1 MiB; ``b""`` only at the end."""
+        if self._closed:
+            raise ReaderClosed("the reader is closed", path=self.info.path, op="read")
+        if len(self._rest):
+            rest, self._rest = self._rest, memoryview(b"")
+            return bytes(rest)
+        if self._error is not None:
+            raise self._error  # a damaged stream stays damaged: never a clean end on the second try
+        try:
+            if self._ahead is None:
+                block = next(self._decoded, b"")
+            else:
+                self._raw.top_up()
+                block = self._ahead.next() or b""
+        except BaseException as error:
+            if self._closed:
+                raise ReaderClosed("the reader is closed", path=self.info.path, op="read") from error
+            self._error = error
+            if isinstance(error, StorageError) and error.path is None:
+                error.path = self.info.path
+            raise
+        self._made += len(block)
+        if self._ahead is None and self._made >= OVERLAP_AFTER:
+            decoded = self._decoded
+            self._ahead = Ahead(CPU, lambda: next(decoded, None), DEPTH)
+        return block
+
+    def read(self, size: int = -1, /) -> bytes:
+        if size < 0:
+            return b"".join(iter(self.next_block, b""))
+        if not len(self._rest) and size:
+            self._rest = memoryview(self.next_block())
+        taken, self._rest = self._rest[:size], self._rest[size:]
+        if self._closed:
+            raise ReaderClosed("the reader is closed", path=self.info.path, op="read")
+        return bytes(taken)
+
+    def close(self) -> None:
+        self._closed = True
+        self._cancel()
+        self._source.close()
+
+    def _cancel(self) -> None:
+        if self._ahead is not None:
+            self._ahead.cancel()
+        self._raw.cancel()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_decoded"):
+            self._cancel()
+
+
+def _decoded(raw: _Raw, decoder: Stage[bytes, bytes] | None) -> Iterator[bytes]:
+    blocks = iter(raw.next, b"")
+    if decoder is None:
+        yield from blocks
+        return
+    for block in blocks:
+        yield from decoder.feed(block)
+    yield from decoder.finish()
+
+
+class _Raw:
+    """The source's blocks, in order, read ahead once the stream is long.
+
+    A transport that takes its time is read ahead on the I/O pool. An ``instant`` one is read by the *consumer* of the
+    decoded bytes: a decoding thread that makes a system call of microseconds loses the interpreter lock for as long as
+    the consumer computes, and with it all the overlap.
+    """
+
+    def __init__(self, source: Reader, head: bytes) -> None:
+        self._source = source
+        self._instant = bool(getattr(source, "instant", False))
+        self._lock = threading.Lock()
+        self._held = deque([head] if head else ())
+        self._taken = len(head)
+        self._ahead: Ahead[bytes] | None = None
+
+    def next(self) -> bytes:
+        """For the decoder: the next block, ``b""`` at the end."""
+        if self._ahead is not None:
+            return self._ahead.next() or b""
+        with self._lock:
+            if self._held:
+                return self._held.popleft()
+            block = self._source.read(RAW_BLOCK)
+        self._taken += len(block)
+        if self._taken >= OVERLAP_AFTER and not self._instant:
+            self._ahead = Ahead(IO, lambda: self._source.read(RAW_BLOCK) or None, 2 * DEPTH)
+        return block
+
+    def top_up(self) -> None:
+        """For the consumer: have a block ready for the decoder."""
+        if self._instant and not self._held:
+            with self._lock:
+                if not self._held and (block := self._source.read(RAW_BLOCK)):
+                    self._held.append(block)
+
+    def cancel(self) -> None:
+        if self._ahead is not None:
+            self._ahead.cancel()
+
+
+class _File(io.RawIOBase):
+    """What ``as_file`` returns."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._writes = hasattr(stream, "abort")
+        self._done = False
+
+    def readable(self) -> bool:
+        return not self._writes
+
+    def writable(self) -> bool:
+        return self._writes
+
+    def readinto(self, buffer: Any, /) -> int:
+        view = memoryview(buffer).cast("B")
+        data = self._stream.read(len(view))
+        view[: len(data)] = data
+        return len(data)
+
+    def write(self, data: Any, /) -> int:
+        written: int = self._stream.write(data)
+        return written
+
+    def flush(self) -> None:
+        if self._writes and not self._done:
+            self._stream.flush()
+
+    def close(self) -> None:
+        if not self._done:
+            self._done = True
+            self._stream.close()
+            super().close()
+
+    def abort(self) -> None:
+        """Discard what was written."""
+        if not self._done:
+            self._done = True
+            self._stream.abort()
+            super().close()
+
+    def __exit__(self, *exc: object) -> None:
+        if self._writes and exc and exc[0] is not None:
+            self.abort()
+        else:
+            self.close()
+
+    def __del__(self) -> None:
+        # io's own finaliser would close, which publishes. The stream, dropped with us, aborts by its own rule.
+        self._done = True
+
+
+def as_file(stream: Reader | Writer) -> io.RawIOBase:
+    """The stream as an unbuffered binary file of the ``io`` family, for libraries that want one.
+
+    Leaving ``with`` by an exception aborts a writer, as does garbage collection. A layer of ``io`` put on top
+    (``TextIOWrapper``, ``BufferedWriter``) closes, and so publishes, whatever happened: end such a block by calling
+    ``abort`` on this object before the layer is closed.
+    """
+    return _File(stream)

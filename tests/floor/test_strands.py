@@ -1,0 +1,199 @@
+"""Strands: order, bounds, errors, no thread of their own, and no thread where none is free."""
+
+import gc
+import os
+import threading
+import weakref
+
+import pytest
+
+from omnistorage.strands import Ahead, Pool, Strand
+
+
+def test_items_are_done_in_order_and_never_two_at_once():
+    done, inside = [], []
+
+    def step(item):
+        inside.append(item)
+        assert len(inside) == 1
+        done.append(item)
+        inside.clear()
+
+    strand = Strand(Pool(4, "t"), step, depth=3)
+    for n in range(2000):
+        strand.put(n)
+    strand.join()
+    assert done == list(range(2000))
+
+
+def test_put_blocks_when_enough_waits():
+    gate, entered = threading.Event(), threading.Event()
+
+    def step(item):
+        entered.set()
+        gate.wait(60)
+
+    strand = Strand(Pool(1, "t"), step, depth=2)
+    for n in range(3):
+        strand.put(n)
+    assert entered.wait(60)
+    blocked = threading.Thread(target=strand.put, args=(3,), daemon=True)
+    blocked.start()
+    blocked.join(0.05)
+    assert blocked.is_alive()
+    gate.set()
+    blocked.join(60)
+    assert not blocked.is_alive()
+    strand.join()
+
+
+def test_the_caller_runs_the_step_when_no_thread_is_free():
+    seen = []
+    strand = Strand(Pool(0, "t"), lambda item: seen.append((item, threading.current_thread())), depth=1)
+    for n in range(5):
+        strand.put(n)
+    strand.join()
+    assert seen == [(n, threading.current_thread()) for n in range(5)]
+    numbers = iter(range(5))
+    ahead = Ahead(Pool(0, "t"), lambda: next(numbers, None), depth=2)
+    assert [ahead.next() for _ in range(7)] == [0, 1, 2, 3, 4, None, None]
+
+
+def test_a_thousand_strands_share_a_few_threads():
+    pool = Pool(2, "t")
+    totals = [0] * 1000
+
+    def add(at):
+        totals[at] += 1
+
+    strands = [Strand(pool, lambda item, at=at: add(at), depth=2) for at in range(1000)]
+    for _ in range(5):
+        for strand in strands:
+            strand.put(None)
+    for strand in strands:
+        strand.join()
+    assert totals == [5] * 1000
+    assert pool.threads <= 2
+
+
+def test_an_error_ends_the_strand_and_is_raised_by_put_and_join():
+    done = []
+
+    def step(item):
+        if item == 3:
+            raise KeyError("three")
+        done.append(item)
+
+    strand = Strand(Pool(0, "t"), step, depth=2)
+    for n in range(4):
+        strand.put(n)
+    for call in (lambda: strand.put(9), strand.join, strand.join):
+        with pytest.raises(KeyError, match="three"):
+            call()
+    assert done == [0, 1, 2]
+
+
+def test_cancel_drops_what_waits():
+    gate, entered, done = threading.Event(), threading.Event(), []
+
+    def step(item):
+        entered.set()
+        gate.wait(60)
+        done.append(item)
+
+    strand = Strand(Pool(1, "t"), step, depth=5)
+    for n in range(4):
+        strand.put(n)
+    assert entered.wait(60)
+    strand.cancel()
+    gate.set()
+    strand.join()
+    strand.put(9)
+    strand.join()
+    assert done == [0]
+
+
+@pytest.mark.parametrize("threads", [0, 1, 3])
+def test_ahead_yields_everything_in_order_and_then_none(threads):
+    numbers = iter(range(1000))
+    ahead = Ahead(Pool(threads, "t"), lambda: next(numbers, None), depth=3)
+    assert [ahead.next() for _ in range(1000)] == list(range(1000))
+    assert ahead.next() is None
+    assert ahead.next() is None
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_ahead_raises_behind_the_items_that_came_before(threads):
+    numbers = iter(range(5))
+
+    def produce():
+        n = next(numbers)
+        if n == 3:
+            raise KeyError("three")
+        return n
+
+    ahead = Ahead(Pool(threads, "t"), produce, depth=2)
+    assert [ahead.next() for _ in range(3)] == [0, 1, 2]
+    for _ in range(2):
+        with pytest.raises(KeyError, match="three"):
+            ahead.next()
+
+
+def test_ahead_makes_no_more_than_its_depth():
+    made = []
+    full = threading.Event()
+
+    def produce():
+        made.append(len(made))
+        if len(made) == 3:
+            full.set()
+        return len(made)
+
+    ahead = Ahead(Pool(1, "t"), produce, depth=3)
+    assert ahead.next() == 1
+    assert full.wait(60)
+    ahead.cancel()
+    assert len(made) <= 5
+
+
+def test_no_thread_keeps_a_finished_strand_alive():
+    class Owner:
+        def step(self, item):
+            pass
+
+    owner = Owner()
+    strand = Strand(Pool(1, "t"), owner.step, depth=1)
+    strand.put(1)
+    strand.join()
+    gone = weakref.ref(owner)
+    del owner, strand
+    for _ in range(1000):  # the pool's thread lets go of its task a moment after the strand is idle
+        gc.collect()
+        if gone() is None:
+            break
+    assert gone() is None
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_forked_child_has_working_pools():
+    from omnistorage.strands import CPU, forks
+
+    strand = Strand(CPU, lambda item: None, depth=1)
+    for n in range(10):
+        strand.put(n)
+    strand.join()
+    before = forks[0]
+    child = os.fork()
+    if child == 0:
+        verdict = 1
+        try:
+            seen = []
+            fresh = Strand(CPU, seen.append, depth=2)
+            for n in range(10):
+                fresh.put(n)
+            fresh.join()
+            verdict = 0 if seen == list(range(10)) and forks[0] == before + 1 else 1
+        finally:
+            os._exit(verdict)
+    assert os.waitpid(child, 0)[1] == 0

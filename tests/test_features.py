@@ -1,0 +1,37 @@
+"""No hiding behind flags: what each backend claims is written down in expected_features.toml."""
+
+import pathlib
+import tomllib
+from datetime import timedelta
+
+import pytest
+
+from omnistorage import LocalBackend, MemoryBackend
+from omnistorage.core import POWERS, Features, features_of, power
+from omnistorage.registry import backend_names
+from omnistorage.testing import BasicBackend
+
+EXPECTED = tomllib.loads((pathlib.Path(__file__).parent / "expected_features.toml").read_text())
+MAKE = {
+    "memory": lambda tmp: MemoryBackend(),
+    "memory_flat": lambda tmp: MemoryBackend(dirs=False),
+    "local": LocalBackend,
+    "basic": lambda tmp: BasicBackend(),
+}
+
+
+@pytest.mark.parametrize("name", sorted(MAKE))
+def test_every_flag_fact_and_power_is_as_written_down(tmp_path, name):
+    backend, expected = MAKE[name](tmp_path), EXPECTED[name]
+    features = features_of(backend)
+    assert {flag for flag in Features.flags() if getattr(features, flag)} == set(expected["on"])
+    assert features.hashes == set(expected["hashes"])
+    precision = expected["modified_precision_us"]
+    assert features.modified_precision == (timedelta(microseconds=precision) if precision else None)
+    assert sorted(kind.__name__ for kind in POWERS if power(backend, kind)) == expected["powers"]
+    assert getattr(backend, "durable", False) is expected["durable"]
+
+
+def test_every_backend_of_the_registry_is_written_down():
+    assert set(EXPECTED) == set(MAKE)
+    assert {"file" if name == "local" else name for name in backend_names() if "test" not in name} <= {"file", *MAKE}

@@ -1,0 +1,96 @@
+"""Rules of the house that no single module can show."""
+
+import json
+import pathlib
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+
+REPOSITORY = pathlib.Path(__file__).parent.parent
+PACKAGE = REPOSITORY / "omnistorage"
+
+
+def run(code, cwd=REPOSITORY):
+    return subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, check=True).stdout
+
+
+def test_nothing_at_the_root_shadows_the_standard_library():
+    """PEP 784: gzip, bz2 and lzma import from a package called compression on Python 3.14; ADR 0001."""
+    printed = run("import gzip, bz2, lzma, zlib; print(gzip.__file__, bz2.__file__, lzma.__file__)")
+    assert str(REPOSITORY) not in printed.replace(str(REPOSITORY / ".venv"), "")
+    for path in REPOSITORY.iterdir():
+        if (path / "__init__.py").exists() or path.suffix == ".py":
+            assert path.stem not in sys.stdlib_module_names
+            assert path.stem not in ("compression", "formats", "sync", "multi")
+
+
+def test_importing_the_package_starts_no_thread_and_loads_no_third_party():
+    printed = run(
+        "import sys, threading, json, omnistorage;"
+        "print(json.dumps([threading.active_count(), sorted({m.partition('.')[0] for m in sys.modules})]))"
+    )
+    threads, loaded = json.loads(printed)
+    assert threads == 1
+    assert not {"orjson", "zstandard", "snappy", "click", "rich", "isal", "zlib_ng", "pytest", "asyncio"} & set(loaded)
+
+
+def test_every_public_name_is_there_and_says_what_it_is():
+    import omnistorage
+
+    for name in omnistorage.__all__:
+        value = getattr(omnistorage, name)
+        assert name == "__version__" or value.__doc__, f"{name} has no docstring"
+    with pytest.raises(AttributeError):
+        omnistorage.no_such_name  # noqa: B018
+    assert set(omnistorage.__all__) <= set(dir(omnistorage))
+
+
+def test_every_module_says_why_it_exists():
+    for path in PACKAGE.rglob("*.py"):
+        if path.name != "__main__.py":
+            assert path.read_text().lstrip().startswith('"""'), path
+
+
+def test_the_package_is_typed_and_its_version_is_told_once():
+    import omnistorage
+
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    assert (PACKAGE / "py.typed").exists()
+    assert project["version"] == omnistorage.__version__
+    assert f"## [{omnistorage.__version__}]" in (REPOSITORY / "CHANGELOG.md").read_text() or (
+        "## [Unreleased]" in (REPOSITORY / "CHANGELOG.md").read_text()
+    )
+
+
+def test_no_name_of_the_package_can_run_what_it_reads():
+    """No pickle.load, eval, exec, yaml.load or shell=True in the package (goal 45)."""
+    bad = re.compile(r"\bpickle\.loads?\(|(?<![\w.])(?:eval|exec)\(|yaml\.load\(|shell\s*=\s*True|os\.system")
+    for path in PACKAGE.rglob("*.py"):
+        if "testing" not in path.parts:
+            assert not bad.search(path.read_text()), path
+
+
+def test_links_in_the_documents_lead_somewhere():
+    for document in [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text()):
+            assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_documents_and_code_name_no_machine_of_ours():
+    listed = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    words = re.compile("/" + "work/|/" + "root/|/" + "farm/")
+    for name in listed.splitlines():
+        path = REPOSITORY / name
+        if path.suffix in (".py", ".md", ".toml", ".yml", "") and path.is_file() and "corpora" not in name:
+            assert not words.search(path.read_text(errors="replace")), name
+
+
+def test_scripts_are_posix_and_runnable():
+    for name in ("demo", "test", "check", "bench", "soak"):
+        path = REPOSITORY / "scripts" / name
+        assert path.stat().st_mode & 0o111, name
+        assert path.read_text().startswith("#!/bin/sh\n")
+        subprocess.run(["sh", "-n", str(path)], check=True)

@@ -1,0 +1,245 @@
+"""What is derived from the protocols: copies between any two backends, moves, walks."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from omnistorage import (
+    AlreadyExists,
+    BackendUnavailable,
+    CopyOptions,
+    CorruptData,
+    LocalBackend,
+    MemoryBackend,
+    NotFound,
+    ObjectInfo,
+    PermissionDenied,
+    PreconditionFailed,
+    ReadOptions,
+    StorageError,
+    WriteOptions,
+    ops,
+)
+from omnistorage.testing import BasicBackend, Chunky, Flaky
+from omnistorage.testing._kit import TREE_WITH_FOLDERS, payload
+from omnistorage.wrappers._base import Wrapper
+
+
+def stores(tmp_path):
+    return {"memory": MemoryBackend(), "flat": MemoryBackend(dirs=False), "basic": BasicBackend(),
+            "local": LocalBackend(tmp_path), "wrapped": Wrapper(MemoryBackend())}  # fmt: skip
+
+
+KINDS = ["memory", "flat", "basic", "local", "wrapped"]
+
+
+@pytest.mark.parametrize("to", KINDS)
+@pytest.mark.parametrize("from_", KINDS)
+def test_an_object_is_copied_and_moved_between_any_two(tmp_path, from_, to):
+    source, target = stores(tmp_path / "1")[from_], stores(tmp_path / "2")[to]
+    data = payload(3 << 20)
+    seen = []
+    ops.write_bytes(source, "a/x", data)
+    info = ops.copy(source, "a/x", target, "b/y", progress=seen.append)
+    assert (info.path, info.size, sum(seen)) == ("b/y", len(data), len(data))
+    assert ops.read_bytes(target, "b/y") == data
+    assert ops.read_bytes(source, "a/x") == data
+    ops.move(source, "a/x", target, "b/z")
+    assert ops.read_bytes(target, "b/z") == data
+    assert not source.exists("a/x")
+
+
+def test_metadata_type_and_time_are_kept_where_both_can():
+    when = datetime(2020, 1, 2, 3, 4, 5, tzinfo=UTC)
+    source, target = MemoryBackend(), MemoryBackend()
+    given = WriteOptions(user_metadata={"k": "v"}, content_type="text/plain", modified_at=when)
+    ops.write_bytes(source, "x", b"1", given)
+    info = ops.copy(source, "x", target, "x")
+    assert (info.metadata, info.content_type, info.modified_at) == ({"k": "v"}, "text/plain", when)
+    info = ops.copy(source, "x", target, "y", CopyOptions(user_metadata={"n": "w"}))
+    assert info.metadata == {"n": "w"}
+
+
+def test_go_s8_onto_itself_a_copy_or_move_changes_nothing(tmp_path):
+    for store in stores(tmp_path).values():
+        ops.write_bytes(store, "x", b"precious")
+        assert ops.copy(store, "x", store, "x").size == 8
+        assert ops.move(store, "x", store, "x").size == 8
+        assert ops.read_bytes(store, "x") == b"precious"
+
+
+def test_rs_7_1_2_two_handles_on_one_place_are_one_place(tmp_path):
+    one, two = LocalBackend(tmp_path), LocalBackend(tmp_path)
+    ops.write_bytes(one, "x", b"precious")
+    assert ops.same_place(one, two)
+    assert not ops.same_place(MemoryBackend(), MemoryBackend())
+    memory = MemoryBackend()
+    assert ops.same_place(memory, Wrapper(memory))
+    ops.write_bytes(memory, "x", b"precious")
+    ops.move(Wrapper(memory), "x", memory, "x")
+    assert memory.peek("x") == b"precious"
+    for call in (ops.copy, ops.move):
+        call(one, "x", two, "x")
+        assert ops.read_bytes(one, "x") == b"precious"
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize("call", [ops.copy, ops.move])
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_go_s6_a_fault_at_any_call_publishes_nothing_and_loses_nothing(call, side):
+    data = payload(2_500_000)
+    at = 0
+    while True:
+        at += 1
+        inner_source, inner_target = MemoryBackend(), MemoryBackend()
+        inner_source.put_raw("x", data)
+        inner_target.put_raw("y", b"old")
+        source, target = inner_source, inner_target
+        if side == "source":
+            source = flaky = Flaky(inner_source, at=at)
+        else:
+            target = flaky = Flaky(inner_target, at=at)
+        try:
+            call(source, "x", target, "y")
+        except BackendUnavailable:
+            assert inner_target.peek("y") in (b"old", data)
+            assert inner_source.peek("x") == data
+        else:
+            assert not flaky.fired
+            break
+    assert at >= 4
+    assert inner_target.peek("y") == data
+
+
+def test_a_source_shorter_than_it_said_publishes_nothing():
+    class Shrinks(MemoryBackend):
+        def _open_reader(self, path, options):
+            reader = super()._open_reader(path, options)
+            reader._info = reader._info._replace(size=1000)
+            return reader
+
+    source, target = Shrinks(), MemoryBackend()
+    ops.write_bytes(source, "x", b"short")
+    with pytest.raises(CorruptData):
+        ops.copy(source, "x", target, "x")
+    assert not target.exists("x")
+
+
+def test_a_wrong_digest_publishes_nothing():
+    class Lies(MemoryBackend):
+        def _open_reader(self, path, options):
+            reader = super()._open_reader(path, options)
+            reader._info = reader._info._replace(hashes={"sha256": "0" * 64, "something-odd": "1"})
+            return reader
+
+    source, target = Lies(), MemoryBackend()
+    ops.write_bytes(source, "x", b"data")
+    with pytest.raises(CorruptData, match="sha256"):
+        ops.copy(source, "x", target, "x")
+    assert not target.exists("x")
+
+
+def test_a_source_that_changed_while_it_was_moved_is_kept():
+    class Changing(Chunky):
+        def _wrap_reader(self, reader):
+            self.inner.put_raw("x", b"newer")
+            return super()._wrap_reader(reader)
+
+    inner, target = MemoryBackend(), MemoryBackend()
+    inner.put_raw("x", b"older")
+    with pytest.raises(PreconditionFailed):
+        ops.move(Changing(inner, size=2), "x", target, "x")
+    assert inner.peek("x") == b"newer"
+
+
+def test_conditions_and_overwrite_are_passed_on():
+    source, target = MemoryBackend(), MemoryBackend()
+    ops.write_bytes(source, "x", b"1")
+    ops.write_bytes(target, "x", b"old")
+    with pytest.raises(AlreadyExists):
+        ops.copy(source, "x", target, "x", CopyOptions(overwrite=False))
+    for wrong in (CopyOptions(source_if_match="?"), CopyOptions(if_match="?")):
+        with pytest.raises(PreconditionFailed):
+            ops.copy(source, "x", target, "x", wrong)
+    assert target.peek("x") == b"old"
+    with pytest.raises(NotFound):
+        ops.copy(source, "nothing", target, "x")
+    assert target.peek("x") == b"old"
+
+
+def test_read_bytes_takes_a_range():
+    store = MemoryBackend()
+    ops.write_bytes(store, "x", b"0123456789")
+    assert ops.read_bytes(store, "x", ReadOptions(offset=3, length=4)) == b"3456"
+
+
+# --- walking ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_walk_yields_what_list_yields_and_folders_before_their_content(tmp_path, kind):
+    store = stores(tmp_path)[kind]
+    for path in TREE_WITH_FOLDERS:
+        ops.write_bytes(store, path, path.encode())
+    assert [i.path for i in ops.walk(store)] == [i.path for i in store.list()]
+    found = list(ops.walk(store, folders=True))
+    files = {i.path for i in found if not i.is_dir}
+    assert files == set(TREE_WITH_FOLDERS)
+    seen = set()
+    for info in found:
+        parent = info.path.rpartition("/")[0]
+        assert not parent or parent in seen
+        if info.is_dir:
+            assert info.path not in seen
+            seen.add(info.path)
+    below = {i.path for i in ops.walk(store, "a", folders=True)}
+    assert below == {"a/b.txt", "a/c", "a/c/d", "a/c/e", "a/c/e/f"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_folder_that_is_not_descended_into_is_not_listed(tmp_path, kind):
+    store = stores(tmp_path)[kind]
+    for path in ("keep/x", "skip/y", "skip/deep/z", "top"):
+        ops.write_bytes(store, path, b"")
+    listed = []
+
+    class Watch(Wrapper):
+        def list_dir(self, path=""):
+            listed.append(path)
+            return super().list_dir(path)
+
+    found = [i.path for i in ops.walk(Watch(store), descend=lambda folder: folder != "skip")]
+    assert sorted(found) == ["keep/x", "top"]
+    assert "skip" not in listed
+    assert list(ops.walk(store, "nothing", descend=lambda folder: True)) == []
+
+
+def test_walk_reports_a_folder_that_cannot_be_read_and_goes_on():
+    class Locked(MemoryBackend):
+        def _list_dir(self, path):
+            if path == "locked":
+                raise PermissionDenied("no", path=path)
+            return super()._list_dir(path)
+
+    store = Locked()
+    for path in ("a/x", "locked/y", "z"):
+        ops.write_bytes(store, path, b"")
+    errors = []
+    found = [i.path for i in ops.walk(store, folders=True, on_error=errors.append)]
+    assert found == ["a", "a/x", "locked", "z"]
+    assert [type(error) for error in errors] == [PermissionDenied]
+    with pytest.raises(StorageError):
+        list(ops.walk(store, folders=True))
+
+
+def test_a_folder_that_vanishes_while_walking_is_an_error_never_silence():
+    class Vanishing(MemoryBackend):
+        def _list_dir(self, path):
+            yield from super()._list_dir(path)
+            if not path:
+                yield ObjectInfo("zz-gone", kind="dir")
+
+    store = Vanishing()
+    ops.write_bytes(store, "a/x", b"")
+    with pytest.raises(NotFound):
+        list(ops.walk(store, folders=True))
