@@ -2,20 +2,8 @@
 
 import tempfile
 
-from omnistorage import (
-    CapabilityNotSupported,
-    ConfigError,
-    CorruptData,
-    LocalBackend,
-    MemoryBackend,
-    NotFound,
-    RecordError,
-    StorageError,
-    WriteOptions,
-    open_backend,
-    open_records,
-    ops,
-)
+from omnistorage import LocalBackend, MemoryBackend, WriteOptions, open_backend, open_records, ops
+from omnistorage.errors import CapabilityNotSupported, ConfigError, CorruptData, NotFound, RecordError, StorageError
 
 
 def main(folder: str) -> None:

@@ -24,12 +24,20 @@ from .strands import forks
 from .streams import RAW_BLOCK, DecodedReader, EncodedWriter
 
 T = TypeVar("T")
+_ON_EXCEPTION = ("abort", "commit_whole_records")
 UNTRUSTED_OUTPUT = 16 << 30
 UNTRUSTED_RATIO = 1000.0
 
 
+def _known_exit(on_exception: str) -> str:
+    if on_exception not in _ON_EXCEPTION:
+        raise ConfigError(f"on_exception={on_exception!r}: use one of {', '.join(_ON_EXCEPTION)}")
+    return on_exception
+
+
 class RecordWriter(Generic[T]):
-    """Writes records into a ``Writer``. A context manager: a clean exit closes, an exception aborts.
+    """Writes records into a ``Writer``. A context manager: a clean exit closes, an exception aborts, or with
+    ``on_exception="commit_whole_records"`` publishes the records taken so far.
 
     A record that cannot be encoded raises ``RecordError`` (or goes where ``on_error`` says) and leaves the writer
     usable; an error of codec or sink poisons it. ``records`` counts what was taken, ``bad`` the rest.
@@ -44,10 +52,12 @@ class RecordWriter(Generic[T]):
         on_error: OnError = "raise",
         max_bad: int | None = None,
         max_bad_ratio: float | None = None,
+        on_exception: str = "abort",
         owned: Backend | None = None,
     ) -> None:
         self.format = format
         self.codec = codec
+        self.on_exception = _known_exit(on_exception)
         self.bad = BadRecords(on_error, max_bad, max_bad_ratio)
         self._stream = EncodedWriter(sink, None if codec is None else codec.encoder())
         self._encoder: RecordEncoder[T] = format.encoder()
@@ -178,9 +188,12 @@ class RecordWriter(Generic[T]):
             self.close()
             return
         try:
-            self.abort()
+            if self.on_exception == "commit_whole_records" and not self._ended:
+                self.close()
+            else:
+                self.abort()
         except StorageError:
-            pass  # the exception that brought us here is the one to see
+            pass  # the exception that brought us here is the one to see; a close that failed has aborted
 
 
 class RecordReader(Generic[T]):
@@ -317,6 +330,7 @@ class OpenSettings(TypedDict, total=False):
     on_error: OnError
     max_bad: int | None
     max_bad_ratio: float | None
+    on_exception: str
     untrusted: bool
     max_output: int | None
     max_ratio: float | None
@@ -402,7 +416,12 @@ def _open_writer(backend: Backend, path: str, mode: str, s: OpenSettings, owned:
         raise ConfigError(f"writing takes WriteOptions, not {type(options).__name__}", path=path)
     if mode == "x":
         options = replace(options, overwrite=False)
-    return RecordWriter(backend.open_writer(path, options), form, codec, owned=owned, **policy)
+    if options.content_type is None:
+        # The type says what the bytes are, compression included. Never Content-Encoding: clients would undo it unasked.
+        options = replace(options, content_type=getattr(codec or form, "content_type", None))
+    on_exception = _known_exit(s.get("on_exception", "abort"))
+    sink = backend.open_writer(path, options)
+    return RecordWriter(sink, form, codec, owned=owned, on_exception=on_exception, **policy)
 
 
 def open_decoded(

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from ..errors import RecordError
+from ..formats import record_format
 from .app import App
 from .recordio import (
     BadRecordPolicy,
@@ -67,7 +68,9 @@ def _print(
     names = None if fields is None else [name.strip() for name in fields.split(",") if name.strip()]
     inputs = [_input(app, url, form) for url in urls]
     to = "" if names else to_format
-    encoder = writing(set() if names else {one.format for one in inputs}, to_format).encoder()
+    # Chosen fields are a new JSON text, which is a line as it is.
+    form_out = record_format("ndjson") if names else writing({one.format for one in inputs}, to_format)
+    encoder = form_out.encoder()
     for source in inputs:
         if limit == 0:
             return

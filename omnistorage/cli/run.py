@@ -171,9 +171,10 @@ def run(args: Sequence[str]) -> int:
 
 def _call(app: App, args: Sequence[str]) -> None:
     root = _root()
-    if not args:
-        args = ["--help"]
     with root.make_context("omnistorage", list(args), obj=app) as ctx:
+        if not args:
+            click.echo(ctx.get_help(), err=True)
+            ctx.exit(USAGE)
         root.invoke(ctx)
 
 

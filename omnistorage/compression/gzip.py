@@ -65,6 +65,7 @@ class Gzip:
     name: ClassVar[str] = "gzip"
     suffixes: ClassVar[tuple[str, ...]] = (".gz",)
     magic: ClassVar[bytes] = b"\x1f\x8b"
+    content_type: ClassVar[str] = "application/gzip"
 
     level: int = 6
     engine: str | None = None

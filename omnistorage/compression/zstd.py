@@ -38,6 +38,7 @@ class Zstd:
     name: ClassVar[str] = "zstd"
     suffixes: ClassVar[tuple[str, ...]] = (".zst", ".zstd")
     magic: ClassVar[bytes] = _MAGIC
+    content_type: ClassVar[str] = "application/zstd"
 
     level: int = 3
     threads: int = 0

@@ -24,6 +24,7 @@ class Lines:
 
     name: ClassVar[str] = "lines"
     suffixes: ClassVar[tuple[str, ...]] = (".txt", ".log")
+    content_type: ClassVar[str] = "text/plain"
 
     max_record: int = 16 << 20
 

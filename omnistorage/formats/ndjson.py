@@ -38,6 +38,7 @@ class Ndjson:
 
     name: ClassVar[str] = "ndjson"
     suffixes: ClassVar[tuple[str, ...]] = (".ndjson", ".jsonl")
+    content_type: ClassVar[str] = "application/x-ndjson"
 
     max_record: int = 16 << 20
     allow_partial_tail: bool = False
