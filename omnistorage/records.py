@@ -221,6 +221,7 @@ class RecordReader(Generic[T]):
         self._found: list[RecordError] = []  # bad records before the batch in hand
         self._batches = _batches(stream, format.decoder(self._found.append))
         self._held: list[T] | None = None
+        self._error: BaseException | None = None
         self._rest: Iterator[T] = iter(())  # what is left of the batch in hand, whichever method took from it
 
     @property
@@ -230,15 +231,16 @@ class RecordReader(Generic[T]):
 
     def _next_batch(self) -> list[T] | None:
         """The next records, or None at the end. Raises what ``on_error`` raises; can be called again after that."""
-        if self._held is None:
+        if self._held is None and self._error is None:
             try:
                 self._held = next(self._batches, None)
-            except StorageError as error:
-                self._settle()
-                if error.path is None:
+            except BaseException as error:
+                self._error = error  # kept: asked again, a damaged stream must not look like one that ended
+                if isinstance(error, StorageError) and error.path is None:
                     error.path = self._path
-                raise
         self._settle()
+        if self._error is not None:
+            raise self._error
         batch, self._held = self._held, None
         if batch is None:
             self.bad.check_ratio(self.records, self._path, final=True)

@@ -1,0 +1,1 @@
+"""Backends: one file each, behind the door in ``_base``. ``registry`` finds them by name."""

@@ -13,8 +13,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from stat import S_ISDIR, S_ISREG
-from typing import Any
-from urllib.parse import SplitResult, unquote
+from typing import TYPE_CHECKING, Any
 
 from .._os import HANDLE, OS, READ_FILE, READ_FOLDER, REAL
 from ..core import WRITE, CopyOptions, Features, ListOptions, ObjectInfo, ReadOptions, WriteOptions
@@ -57,6 +56,9 @@ from ._local_write import (
     stale_temporaries,
 )
 from ._streams import check_conditions
+
+if TYPE_CHECKING:
+    from urllib.parse import SplitResult
 
 _FEATURES = Features(
     read=True,
@@ -126,6 +128,8 @@ class LocalBackend(BackendBase):
     @classmethod
     def options_from_url(cls, parts: SplitResult, *, is_object: bool) -> tuple[dict[str, Any], str]:
         """The same for ``file:///path`` (RFC 8089; percent-encoded)."""
+        from urllib.parse import unquote  # costs milliseconds, and only URLs need it
+
         if parts.netloc not in ("", "localhost"):
             raise ConfigError(f"a file URL has three slashes before its path: file:///{parts.netloc}{parts.path}")
         return cls.options_from_path(unquote(parts.path, errors="surrogateescape"), is_object=is_object)

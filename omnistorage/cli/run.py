@@ -16,7 +16,7 @@ from .. import __version__
 from ..errors import StorageError
 from .app import App
 from .exits import OK, OTHER, USAGE
-from .stdio import OutputClosed
+from .stdio import OutputClosed, silence
 from .stops import Interrupted
 
 PIPE = 141  # 128 + SIGPIPE: what the shell says of every other program whose reader went away
@@ -165,7 +165,8 @@ def run(args: Sequence[str]) -> int:
         code = _attempt(app, app.out.flush) or code
         try:
             return app.finish(code)
-        except (OutputClosed, StorageError):
+        except (OutputClosed, StorageError, Interrupted):
+            silence()
             return code or PIPE
 
 
@@ -187,6 +188,8 @@ def _attempt(app: App, step: Any) -> int:
         return _usage(app, error)
     except Interrupted:
         app.meter.stop()
+        if not app.json:
+            silence()  # what is still buffered may wait for a reader that does not read
         app.say(f"omnistorage: interrupted: {app.interrupted}")
         return 128 + (app.stops.signum or 2)
     except OutputClosed:

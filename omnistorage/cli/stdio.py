@@ -96,11 +96,13 @@ class Stdout:
 
     def _call(self, method: str, *args: Data) -> None:
         if sys.stdout is None:
+            if method == "flush":
+                return
             raise StorageError("standard output is closed")
         try:
             getattr(sys.stdout.buffer, method)(*args)
         except OSError as error:
-            _silence()
+            silence()
             if error.errno == errno.EPIPE:
                 raise OutputClosed from None
             raise StorageError(f"cannot write to standard output: {error.strerror}") from error
@@ -127,7 +129,7 @@ def encode_json(row: dict[str, Any]) -> bytes:
     return text.encode("utf-8", "backslashreplace") + b"\n"
 
 
-def _silence() -> None:
+def silence() -> None:
     """Let what is still buffered go nowhere, or the interpreter complains about it at exit."""
     try:
         nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -30,7 +30,7 @@ from .recordio import (
     opened,
 )
 from .run import Verb
-from .stops import Drained
+from .stops import Drained, Interrupted
 from .verbatim import writing
 
 
@@ -90,10 +90,13 @@ def write(app: App, /, template: str, to: str, sources: tuple[str, ...], **optio
         raise click.UsageError(f"PATH lies inside --to: write --to FOLDER {template.rpartition('/')[2]}")
     policy = {key: options.pop(key) for key in ("on_error", "max_bad", "max_bad_ratio", "dead_letter")}
     folder = app.locate(to, is_object=False)
-    target = Location(folder.backend, join(folder.path, template), f"{folder.text.rstrip('/')}/{template}")
+    text = template if to == "." else f"{folder.text.rstrip('/')}/{template}"
+    target = Location(folder.backend, join(folder.path, template), text)
     job = _Job(app, target, sources or ("-",), BadRecordPolicy(app, **policy), **options)
     with app.stops.draining(), job.policy:
         job.run()
+    if app.stops.signum is not None:
+        raise Interrupted
 
 
 @dataclass

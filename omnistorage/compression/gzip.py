@@ -222,10 +222,15 @@ class _Decoder(StageBase[bytes, bytes]):
 def _inflate(engine: Any) -> Any:
     """A raw inflater. isal's own kind takes room for a whole chunk at once; its zlib kind, like zlib, starts small and
     asks for the interpreter lock again at each doubling, which leaves nothing of running beside other threads."""
-    if engine.__name__ == _ENGINES["isal"]:
-        library = import_module("isal.igzip_lib")
-        return library.IgzipDecompressor(flag=library.DECOMP_DEFLATE)
-    return engine.decompressobj(-15)
+    if engine.__name__ != _ENGINES["isal"]:
+        return engine.decompressobj(-15)
+    library = _igzip_lib()
+    return library.IgzipDecompressor(flag=library.DECOMP_DEFLATE)
+
+
+@cache
+def _igzip_lib() -> Any:
+    return import_module("isal.igzip_lib")
 
 
 def _header_size(raw: bytes) -> int:

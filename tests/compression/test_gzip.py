@@ -294,9 +294,9 @@ def test_goal_17_a_limit_stops_a_bomb_within_a_mib(engine: str) -> None:
 
 def test_goal_18_a_million_empty_members_take_under_ten_seconds() -> None:
     blob = gzip.compress(b"", mtime=0) * 1_000_000
-    start = time.perf_counter()
+    start = time.process_time()
     assert through(Gzip().decoder(), pieces(blob, [1 << 20])) == b""
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
 
 
 # Interoperation.

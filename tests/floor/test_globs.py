@@ -108,7 +108,7 @@ def test_stars_agree_with_a_matcher_that_tries_everything(pattern, key):
 
 
 def test_many_stars_do_not_explode():
-    started = time.perf_counter()
+    started = time.process_time()
     assert not matches("/" + "*a" * 30 + "b", "a" * 1000)
     assert not matches("/" + "**a" * 30 + "b", "a" * 1000)
-    assert time.perf_counter() - started < 20  # exponential matching would take years
+    assert time.process_time() - started < 20  # exponential matching would take years

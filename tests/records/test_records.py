@@ -435,6 +435,22 @@ def test_go_r3_a_torn_last_line_is_corrupt_and_the_records_before_it_are_not_los
     assert caught.value.path == "x.ndjson"
 
 
+@pytest.mark.parametrize("suffix", [".ndjson", ".ndjson.gz"])
+def test_codec_damage_is_raised_each_time_it_is_asked_and_behind_the_bad_records_before_it(suffix):
+    store = MemoryBackend()
+    with open_records(store, "x.log" + suffix.removeprefix(".ndjson"), "w") as writer:
+        writer.write_many([b'{"n":1}', b"{bad", b'{"n":2}'])
+    raw = store.peek("x.log" + suffix.removeprefix(".ndjson"))
+    store.put_raw("x" + suffix, raw[:-4] + (b'{"to' if suffix == ".ndjson" else b""))
+    with open_records(store, "x" + suffix) as reader:
+        assert reader.read() == {"n": 1}
+        with pytest.raises(RecordError):
+            reader.read()
+        for _ in range(3):
+            with pytest.raises(CorruptData):
+                list(reader)
+
+
 # --- limits, URLs, the world outside ----------------------------------------------------------------------------------
 
 

@@ -1,0 +1,30 @@
+"""Goal 13 for records over local files: the peak memory of a stream does not depend on its length."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+CHILD = pathlib.Path(__file__).parent.parent / "benchmarks" / "memory_child.py"
+SIZE = (2 << 30) if os.environ.get("OMNISTORAGE_FULL") == "1" else (256 << 20)
+
+
+def peak_mib(verb, path):
+    """VmHWM of a child that streams, less what its imports took."""
+    command = [sys.executable, "-W", "error", CHILD, verb, path, str(SIZE)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    return float(done.stdout)
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/status").exists(), reason="VmHWM is Linux's")
+@pytest.mark.parametrize("suffix", [".ndjson.zst", ".ndjson"])
+def test_goal_13_memory_does_not_grow_with_the_stream(suffix, tmp_path):
+    path = tmp_path / f"stream{suffix}"
+    assert 0 < peak_mib("write", path) <= 64
+    if suffix == ".ndjson":
+        assert abs(path.stat().st_size / SIZE - 1) < 0.02, "as many bytes as were asked for"
+    assert 0 < peak_mib("read", path) <= 64
+    path.unlink()
