@@ -22,14 +22,15 @@ def spread(row):
 
 def table(results):
     """The text between the markers."""
-    kinds = {"higher": "faster than the peer, at least", "lower": "of the peer's cost, at most"}
+    kinds = {"higher": "times the peer's speed, at least", "lower": "times the peer's cost, at most"}
     lines = [f"{results['machine']}; {'; '.join(results['versions'])}. Medians, with smallest and largest.", ""]
     for better, title in kinds.items():
-        lines += [f"| What | Peer | Measured | Bar: {title} | Verdict |", "|---|---|---|---|---|"]
+        lines += [f"| What | Ours | Peer | Measured | Bar: {title} | Verdict |", "|---|---|---|---|---|---|"]
         for row in results["results"]:
             if row["better"] == better:
                 bar = cell(row, row["bar"])
-                lines.append(f"| {row['what']} | {row['peer']} | {spread(row)} | {bar} | {row['verdict']} |")
+                cells = (row["what"], row["engine"], row["peer"], spread(row), bar, row["verdict"])
+                lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
     return "\n".join(lines).rstrip()
 

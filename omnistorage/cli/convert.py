@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import click
 
-from ..core import WriteOptions, Writer
+from ..core import WriteOptions
 from ..errors import ConfigError
 from ..formats import format_for_path
 from ..records import RecordWriter, open_records
-from .app import App, naming
+from ..stages import Format
+from .app import App, Location, naming
 from .meter import human
 from .recordio import BadRecordPolicy, Compression, bad_record_options, compression, find_input, format_name, opened
 from .run import Verb
@@ -46,65 +48,58 @@ def convert(app: App, /, src: str, dst: str, **options: Any) -> None:
         raise click.UsageError("standard output cannot hold both the records and --json")
     policy = {key: options.pop(key) for key in ("on_error", "max_bad", "max_bad_ratio", "dead_letter")}
     with BadRecordPolicy(app, **policy) as bad:
-        _convert(app, src, dst, bad, **options)
+        _Conversion(app, bad, **options).run(src, dst)
     bad.report()
 
 
-def _convert(
-    app: App,
-    src: str,
-    dst: str,
-    policy: BadRecordPolicy,
-    *,
-    from_format: str | None,
-    form: str | None,
-    from_compression: Compression,
-    compression: Compression,
-    no_clobber: bool,
-    durable: bool,
-) -> None:
-    target = None if dst == "-" else app.locate(dst)
-    found = format_for_path(target.path) if target else None
-    to = form or (found.name if found else None)
-    source = find_input(app, src, from_format, to)
-    to = to or source.format
-    if target is not None and found is None and form is None:
-        raise ConfigError(f"{target.text}: no record format is known by this suffix: give --format")
-    kind = writing({source.format}, to)
-    text = "standard output" if target is None else target.text
-    options = WriteOptions(overwrite=not no_clobber, durable=durable)
-    app.meter.records = 0
-    with naming(text):
-        writer: RecordWriter[Any]
-        if target is None:
-            sink: Writer = app.out
-            codec = None if isinstance(compression, str) else compression
-            writer = RecordWriter(sink, kind, codec, **policy.settings())
-        else:
-            writer = open_records(
-                target.backend,
-                target.path,
-                "w",
-                format=kind,
-                compression=compression,
-                options=options,
-                **policy.settings(),
-            )
-        with writer:
+@dataclass
+class _Conversion:
+    app: App
+    policy: BadRecordPolicy
+    from_format: str | None
+    form: str | None
+    from_compression: Compression
+    compression: Compression
+    no_clobber: bool
+    durable: bool
+
+    def run(self, src: str, dst: str) -> None:
+        """Convert; whatever goes wrong leaves DST as it was."""
+        app = self.app
+        target = None if dst == "-" else app.locate(dst)
+        text = "standard output" if target is None else target.text
+        found = format_for_path(target.path) if target else None
+        to = self.form or (found.name if found else None)
+        if target is not None and to is None:
+            raise ConfigError(f"{text}: no record format is known by this suffix: give --format")
+        source = find_input(app, src, self.from_format, to)
+        to = to or source.format
+        app.meter.records = 0
+        with naming(text), self._writer(target, writing({source.format}, to)) as writer:
             app.draw(f"convert {source.text}")
-            with opened(app, source, to, from_compression, policy) as batches:
+            with opened(app, source, to, self.from_compression, self.policy) as batches:
                 for batch in batches:
                     writer.write_many(batch)
                     app.meter.records = writer.records
-            policy.take(writer, text)
+            self.policy.take(writer, text)
             writer.prepare()
-            policy.publish()
+            self.policy.publish()
             info = writer.close()
-    app.meter.stop()
-    app.done += 1
-    app.event("convert", src=source.text, dst=text, records=writer.records, bad=policy.count, size=info.size)
-    into = "" if info.size is None else f" -> {human(info.size)}"
-    app.say(
-        f"converted {source.text} to {text}: {writer.records:,} record{'s' * (writer.records != 1)}, "
-        f"{human(app.meter.bytes)}{into}"
-    )
+        self._report(source.text, text, writer.records, info.size)
+
+    def _writer(self, target: Location | None, form: Format[Any]) -> RecordWriter[Any]:
+        settings = self.policy.settings()
+        if target is None:
+            codec = None if isinstance(self.compression, str) else self.compression
+            return RecordWriter(self.app.out, form, codec, **settings)
+        options = WriteOptions(overwrite=not self.no_clobber, durable=self.durable)
+        place = target.backend, target.path
+        return open_records(*place, "w", format=form, compression=self.compression, options=options, **settings)
+
+    def _report(self, src: str, dst: str, records: int, size: int | None) -> None:
+        app = self.app
+        app.meter.stop()
+        app.done += 1
+        app.event("convert", src=src, dst=dst, records=records, bad=self.policy.count, size=size)
+        into = "" if size is None else f" -> {human(size)}"
+        app.say(f"converted {src} to {dst}: {records:,} record{'s' * (records != 1)}, {human(app.meter.bytes)}{into}")

@@ -120,7 +120,7 @@ class _Copies:
         source = self.app.locate(argument, is_object=False)
         target = self._target(name(argument), is_object=False)
         if _inside(source, target):
-            raise click.UsageError(f"{target.text} lies inside {source.text}: the copy would never end")
+            raise click.UsageError(f"{target.text} is {source.text} or lies inside it: the copy would never end")
         with naming(source.text):
             for info in self._listed(source):
                 path = info.path[len(source.path) :].lstrip("/")
@@ -233,12 +233,12 @@ class _Copies:
 
 
 def _inside(source: Location, target: Location) -> bool:
-    """Whether the target lies in the folder that is copied, as far as the backends' places tell."""
+    """Whether the target is the folder that is copied, or lies in it, as far as the backends' places tell."""
     if source.backend.url is None or target.backend.url is None:
         same = source.backend is target.backend
         return same and (target.path == source.path or is_under(target.path, source.path))
     folder = (source.backend.url + source.path).rstrip("/") + "/"
-    return (target.backend.url + target.path).rstrip("/").startswith(folder)
+    return ((target.backend.url + target.path).rstrip("/") + "/").startswith(folder)
 
 
 def _is_folder(at: Location) -> bool:

@@ -188,7 +188,7 @@ def _attempt(app: App, step: Any) -> int:
         return _usage(app, error)
     except Interrupted:
         app.meter.stop()
-        if not app.json:
+        if not app.json or app.stops.count > 1:
             silence()  # what is still buffered may wait for a reader that does not read
         app.say(f"omnistorage: interrupted: {app.interrupted}")
         return 128 + (app.stops.signum or 2)

@@ -15,7 +15,9 @@ from typing import Any, Self
 from ..core import Data, ObjectInfo
 from ..errors import StorageError
 from .exits import escape
-from .stops import Stops
+from .stops import Drained, Stops
+
+_GRACE_MS = 50
 
 
 class OutputClosed(Exception):
@@ -31,21 +33,31 @@ class Stdin:
         if sys.stdin is None:
             raise StorageError("standard input is closed")
         self._fd = sys.stdin.fileno()
-        self._stops = stops
-        self._poll = select.poll()
-        self._poll.register(self._fd, select.POLLIN)
+        self._torn = False  # what was read does not end with a newline
+        self._input = select.poll()
+        self._input.register(self._fd, select.POLLIN)
+        self._stop = select.poll()
         if stops.fd >= 0:
-            self._poll.register(stops.fd, select.POLLIN)
+            for poll in (self._input, self._stop):
+                poll.register(stops.fd, select.POLLIN)
+        self._stop_fd = stops.fd
 
     def read(self, size: int = -1, /) -> bytes:
         if size < 0:
             return b"".join(iter(lambda: self.read(1 << 20), b""))
-        self._poll.poll()
-        self._stops.check()
+        # The descriptor, not the flag, decides: it is written before the main thread gets to run the handler.
+        if any(fd == self._stop_fd for fd, _ in self._input.poll()):
+            raise Drained("stopped by a signal")
         try:
-            return os.read(self._fd, size)
+            block = os.read(self._fd, size)
         except OSError as error:
             raise StorageError(f"cannot read standard input: {error.strerror}") from error
+        # Ctrl-C reaches a whole pipeline: the torn end of what stopped before us may be here before our own signal is.
+        if not block and self._torn and self._stop_fd >= 0 and self._stop.poll(_GRACE_MS):
+            raise Drained("stopped by a signal")
+        if block:
+            self._torn = not block.endswith(b"\n")
+        return block
 
     def close(self) -> None:
         """Standard input stays open: it is not ours."""

@@ -30,10 +30,11 @@ class Drained(StorageError):
 
 
 class Stops:
-    """Installs the handlers while entered. ``signum`` is the first signal that came, or None."""
+    """Installs the handlers while entered. ``signum`` is the first signal that came, or None; ``count``: how many."""
 
     def __init__(self) -> None:
         self.signum: int | None = None
+        self.count = 0
         self.fd = -1  # becomes readable with the first signal
         self._drains = False
         self._before: dict[int, Any] = {}
@@ -65,6 +66,7 @@ class Stops:
 
     def _stop(self, signum: int, frame: FrameType | None) -> None:
         first = self.signum is None
+        self.count += 1
         self.signum = signum if first else self.signum
         if not (first and self._drains):
             raise Interrupted

@@ -88,9 +88,7 @@ def box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def cli(
-    box: Path, capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., Answer]:
+def cli(box: Path, capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Answer]:
     """Run ``main(argv)`` here. ``stdin`` is what it reads."""
 
     def run(*argv: str, stdin: bytes = b"") -> Answer:
