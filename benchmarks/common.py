@@ -49,50 +49,19 @@ class Bench:
     results: list[Result] = field(default_factory=list)
 
     @property
-    def rounds(self) -> int:
-        return 2 if self.quick else 5
-
-    @property
-    def events(self) -> int:
-        return 20_000 if self.quick else 1_000_000
-
-    def add(
-        self,
-        name: str,
-        what: str,
-        *,
-        peer: str,
-        bar: float,
-        better: str,
-        samples: list[float],
-        engine: str,
-        unit: str = "x",
-    ) -> None:
-        """Judge the samples and print the line."""
-        middle = statistics.median(samples)
-        good = middle >= bar if better == "higher" else middle <= bar
-        low, high = min(samples), max(samples)
-        digits = 1 if unit == "ms" or unit == "MiB" else 2
-        values = (round(value, digits) for value in (middle, low, high))
-        result = Result(name, what, peer, bar, better, unit, *values, len(samples), "PASS" if good else "MISS", engine)
-        self.results.append(result)
-        sign = ">=" if better == "higher" else "<="
-        print(
-            f"{result.verdict}  {name:22} {result.median:8} {unit:3} ({result.min} to {result.max}, n={len(samples)})"
-            f"   bar {sign} {bar:g}   {what}; {peer}",
-            flush=True,
-        )
-
-
-def rounds(
-    contenders: dict[str, Callable[[], Any]], count: int, after: Callable[[str, Any], None]
+    def rounds(
+    contenders: dict[str, Callable[[], Any]],
+    count: int,
+    after: Callable[[str, Any], None],
+    *,
+    before: Callable[[], None] = gc.collect,
 ) -> dict[str, list[float]]:
-    """Run all contenders ``count`` times in alternating order; the seconds of each. ``after(name, value)`` gets what a
-    run returned, outside of the time: to compare the work, and to clean up."""
+    """Run all contenders ``count`` times in alternating order; the seconds of each. ``before`` each run, outside of its
+    time; ``after(name, value)`` gets what it returned, outside as well: to compare the work, and to clean up."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(count):
         for name in list(contenders)[:: -1 if number % 2 else 1]:
-            gc.collect()
+            before()
             start = time.perf_counter()
             value = contenders[name]()
             seconds[name].append(time.perf_counter() - start)

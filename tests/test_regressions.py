@@ -5,6 +5,7 @@
 """
 
 import ast
+import functools
 import io
 import pathlib
 import tomllib
@@ -140,6 +141,7 @@ def test_pain_8_opening_an_object_never_lists_and_no_listing_is_kept():
 # --- the list itself --------------------------------------------------------------------------------------------------
 
 
+@functools.cache
 def known_tests():
     found = set()
     for path in TESTS.rglob("test_*.py"):
