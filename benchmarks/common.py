@@ -38,6 +38,7 @@ class Result:
     samples: int
     verdict: str
     engine: str
+    theme: str
 
 
 @dataclass
@@ -46,10 +47,45 @@ class Bench:
 
     folder: Path
     quick: bool = False
+    theme: str = ""
     results: list[Result] = field(default_factory=list)
 
     @property
-    def rounds(
+    def rounds(self) -> int:
+        return 2 if self.quick else 5
+
+    @property
+    def events(self) -> int:
+        return 20_000 if self.quick else 1_000_000
+
+    def add(
+        self,
+        name: str,
+        what: str,
+        *,
+        peer: str,
+        bar: float,
+        better: str,
+        samples: list[float],
+        engine: str,
+        unit: str = "x",
+    ) -> None:
+        """Judge the samples and print the line."""
+        middle, low, high = statistics.median(samples), min(samples), max(samples)
+        good = middle >= bar if better == "higher" else middle <= bar
+        verdict = "PASS" if good else "MISS"
+        values = [round(value, 2 if unit == "x" else 1) for value in (middle, low, high)]
+        self.results.append(
+            Result(name, what, peer, bar, better, unit, *values, len(samples), verdict, engine, self.theme)
+        )
+        print(
+            f"{verdict}  {name:22} {values[0]:8} {unit:3} ({values[1]} to {values[2]}, n={len(samples)})"
+            f"   bar {'>=' if better == 'higher' else '<='} {bar:g}   {what}; {peer}",
+            flush=True,
+        )
+
+
+def rounds(
     contenders: dict[str, Callable[[], Any]],
     count: int,
     after: Callable[[str, Any], None],

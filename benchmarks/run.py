@@ -40,7 +40,7 @@ def keep(bench):
     whole = {
         "machine": machine(bench.folder),
         "versions": [f"Python {platform.python_version()}", *versions],
-        "results": list(rows.values()),
+        "results": sorted(rows.values(), key=lambda row: THEMES.index(row["theme"])),
     }
     RESULTS.write_text(json.dumps(whole, indent=1) + "\n")
 
@@ -61,7 +61,7 @@ def main():
     bench = Bench(folder, arguments.quick)
     print(f"{machine(folder)}; load {os.getloadavg()[0]:.1f}; Python {platform.python_version()}")
     try:
-        for _, _, run in chosen(arguments.names):
+        for bench.theme, _, run in chosen(arguments.names):
             run(bench)
             for left in folder.iterdir():
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
