@@ -249,7 +249,10 @@ class DecodedReader:
         if size < 0:
             return b"".join(iter(self.next_block, b""))
         if not len(self._rest) and size:
-            self._rest = memoryview(self.next_block())
+            block = self.next_block()
+            if len(block) <= size:
+                return block  # short, perhaps, but not copied
+            self._rest = memoryview(block)
         taken, self._rest = self._rest[:size], self._rest[size:]
         if self._closed:
             raise ReaderClosed("the reader is closed", path=self.info.path, op="read")

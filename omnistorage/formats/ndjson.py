@@ -58,6 +58,9 @@ class Ndjson:
         return _Decoder(self, on_bad)
 
 
+_dumps = orjson.dumps  # one look-up less for each record
+
+
 class _Encoder(StageBase[Sequence[Any], bytes]):
     def __init__(self, max_record: int) -> None:
         self._max_record = max_record
@@ -67,10 +70,11 @@ class _Encoder(StageBase[Sequence[Any], bytes]):
         if self._state != "ready":
             self._enter()
         try:
-            line = orjson.dumps(record, None, _LINE)
+            line = _dumps(record, None, _LINE)
         except Exception as error:
             return self._encoded(record, error)
-        if len(line) - 1 > self._max_record or line.find(b"\n") != len(line) - 1:
+        last = len(line) - 1
+        if last > self._max_record or line.find(b"\n") != last:
             self._refuse(line, record)
         return line
 
@@ -83,7 +87,7 @@ class _Encoder(StageBase[Sequence[Any], bytes]):
         return self._run(iter((data,) if data else ()), "ready")
 
     def _lines(self, records: Sequence[Any]) -> bytes:
-        dumps = orjson.dumps
+        dumps = _dumps
         try:
             data = b"".join([dumps(record, None, _LINE) for record in records])
         except Exception:
