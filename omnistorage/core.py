@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
+from operator import index
 from typing import Any, Literal, NamedTuple, Protocol, Self, TypeVar, cast, runtime_checkable
 
 from .errors import ConfigError, StorageError
@@ -67,10 +68,17 @@ class ReadOptions:
     version: str | None = None
 
     def __post_init__(self) -> None:
-        if self.offset < 0 or (self.length is not None and self.length < 0):
-            raise ConfigError(f"offset and length count bytes from 0: got offset={self.offset}, length={self.length}")
+        try:
+            below = index(self.offset) < 0 or (self.length is not None and index(self.length) < 0)
+        except TypeError:
+            below = True
+        if below:
+            raise ConfigError(
+                f"offset and length count bytes from 0: got offset={self.offset!r}, length={self.length!r}"
+            )
 
 
+_HEX = re.compile(r"[0-9a-fA-F]+", re.ASCII)
 _METADATA_KEY = re.compile(r"[a-z_][a-z0-9_]*", re.ASCII)
 _METADATA_VALUE = re.compile(r"[\x20-\x7e]*")
 MAX_METADATA = 2048
@@ -86,6 +94,20 @@ def check_metadata(metadata: Mapping[str, str]) -> None:
             raise ConfigError(f"metadata value of {key!r}: use printable ASCII")
     if sum(len(key) + len(value) for key, value in metadata.items()) > MAX_METADATA:
         raise ConfigError(f"metadata takes more than {MAX_METADATA} bytes in all")
+
+
+def check_time(modified_at: datetime | None) -> None:
+    """Raise ``ConfigError`` for a time that says nothing of its zone."""
+    if modified_at is not None and modified_at.tzinfo is None:
+        raise ConfigError("modified_at needs a time zone: datetime(..., tzinfo=UTC)")
+
+
+def _check_expect(expect: Mapping[str, str]) -> None:
+    for algorithm, digest in expect.items():
+        if not isinstance(algorithm, str) or algorithm.lower().startswith("shake"):
+            raise ConfigError(f"expect takes digests of one length by their names, not {algorithm!r}")
+        if not isinstance(digest, str) or not _HEX.fullmatch(digest):
+            raise ConfigError(f"the expected {algorithm} is hexadecimal text, not {digest!r:.200}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +130,9 @@ class WriteOptions:
     def __post_init__(self) -> None:
         if self.user_metadata:
             check_metadata(self.user_metadata)
-        if self.modified_at is not None and self.modified_at.tzinfo is None:
-            raise ConfigError("modified_at needs a time zone: datetime(..., tzinfo=UTC)")
+        check_time(self.modified_at)
+        if self.expect:
+            _check_expect(self.expect)
         if self.if_match is not None and not self.overwrite:
             raise ConfigError("if_match replaces an object, overwrite=False forbids it: choose one")
 
@@ -121,6 +144,10 @@ class ListOptions:
 
     start_after: str | None = None
     on_error: Callable[[StorageError], None] | None = None
+
+    def __post_init__(self) -> None:
+        if self.start_after is not None and not isinstance(self.start_after, str):
+            raise ConfigError(f"start_after is a path, not {type(self.start_after).__name__}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from .core import (
     as_extended,
     features_of,
 )
-from .errors import CapabilityNotSupported, CorruptData, NotFound, PreconditionFailed, StorageError
+from .errors import CapabilityNotSupported, ConfigError, CorruptData, NotFound, PreconditionFailed, StorageError
 from .paths import is_under, parent
 
 BLOCK = 1 << 20
@@ -137,9 +137,11 @@ def copy(
     it changes nothing. ``progress`` gets the bytes of each step.
     """
     from_, to = extended(source), extended(target)
-    if same_place(from_, to) and (src == dst or to.features.copy):
-        info = to.copy(src, dst, options) if to.features.copy else _info(to, src)
-        if progress is not None and info.size and src != dst:
+    if src == dst and same_place(from_, to):
+        return _onto_itself(to, src, options, "copy")
+    if to.features.copy and same_place(from_, to):
+        info = to.copy(src, dst, options)
+        if progress is not None and info.size:
             progress(info.size)
         return info
     read = READ if options.source_if_match is None else ReadOptions(if_match=options.source_if_match)
@@ -162,8 +164,10 @@ def move(
 ) -> ObjectInfo:
     """Move one object; a streamed move deletes the source only if it is still what was read. Onto itself: nothing."""
     from_, to = extended(source), extended(target)
-    if same_place(from_, to) and (src == dst or to.features.move):
-        return to.move(src, dst, options) if to.features.move else _info(to, src)
+    if src == dst and same_place(from_, to):
+        return _onto_itself(to, src, options, "move")
+    if to.features.move and same_place(from_, to):
+        return to.move(src, dst, options)
     before = _info(from_, src)
     info = copy(from_, src, to, dst, options, progress=progress)
     if info.size is not None and before.size is not None and info.size != before.size:
@@ -175,6 +179,19 @@ def move(
     if (now.etag, now.size, now.modified_at) != (before.etag, before.size, before.modified_at):
         raise PreconditionFailed("the source changed while it was moved; it is kept", path=src, op="move")
     from_.delete(src)
+    return info
+
+
+def _onto_itself(backend: ExtendedBackend, path: str, options: CopyOptions, op: str) -> ObjectInfo:
+    """Nothing changes, but what was required must hold."""
+    if options.user_metadata is not None:
+        raise ConfigError("copying an object onto itself changes nothing: use set_metadata", path=path, op=op)
+    wanted = {options.if_match, options.source_if_match} - {None}
+    if wanted and not backend.features.if_match:
+        raise CapabilityNotSupported(capability="if_match", backend=backend.name, path=path, op=op)
+    info = _info(backend, path)
+    if wanted - {info.etag}:
+        raise PreconditionFailed("the object is not the one expected", path=path, op=op, backend=backend.name)
     return info
 
 

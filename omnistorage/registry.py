@@ -58,20 +58,24 @@ def open_backend(
         return _make(spec.type, spec.options)
     if isinstance(spec, PathLike):
         return _make("local", {"root": fspath(spec)})
+    if not isinstance(spec, str):
+        raise ConfigError(f"a backend is opened by a name, a URL, a path or a BackendConfig, not {type(spec).__name__}")
     if "://" not in spec:
         return _make(spec, options or {})
     if options:
         raise ConfigError(f"a URL brings its own options; put them into its query: {mask_url(spec)}")
     name, found, path = _from_url(spec, is_object=False)
     if path:
-        raise ConfigError(f"the URL names an object inside the backend ({path!r}), not a backend: {mask_url(spec)}")
+        raise ConfigError(f"the URL names an object inside the backend, not a backend: {mask_url(spec)}")
     return _make(name, found)
 
 
 def locate(target: str | PathLike[str], *, is_object: bool = True) -> tuple[ExtendedBackend, str]:
     """A backend and a path in it for a URL or a plain file path. With ``is_object`` the last segment is the object;
     without, the whole is a folder (the path is then ``""`` where the backend can be opened right there)."""
-    text = fspath(target)
+    text = fspath(target) if isinstance(target, PathLike) else target
+    if not isinstance(text, str):
+        raise ConfigError(f"a place is a URL or a path, not {type(text).__name__}")
     if "://" not in text:
         options, path = backend_class("local").options_from_path(text, is_object=is_object)
         return _make("local", options), path
@@ -84,6 +88,8 @@ def locate(target: str | PathLike[str], *, is_object: bool = True) -> tuple[Exte
 def check_options(name: str, options: Mapping[str, Any]) -> None:
     """Raise ``ConfigError`` unless ``name`` is a backend that takes all of ``options``; nothing is opened."""
     cls = backend_class(name)
+    if not isinstance(options, Mapping):
+        raise ConfigError(f"the options of a backend are a mapping, not {type(options).__name__}")
     parameters = inspect.signature(cls).parameters
     known = [p.name for p in parameters.values() if not p.name.startswith("_")]
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):

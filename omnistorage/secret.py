@@ -17,10 +17,11 @@ _SECRET_KEY = re.compile(
     r"(?i)(pass(word|phrase|wd)?|secret|token|credential|authorization|api[-_]?key|account[-_]?key|private[-_]?key|"
     r"access[-_]?key(?![-_]?id)|sas|signature|cookie|connection[-_]?string)"
 )
-_USERINFO = re.compile(r"(?<=://)([^/@\s:]*):([^/@\s]+)@")
-_QUERY = re.compile(
-    r"(?i)([?&;](?:sig|signature|token|secret|password|key|x-amz-signature|x-goog-signature)=)[^&;\s#]+"
-)
+# Rather too much than too little: everything from the slashes to the last "@" before the next one.
+_USERINFO = re.compile(r"(:/{2,})([^/\s]*)@")
+_QUERY = re.compile(r"[?&;#]([^?&;#=\s]+)=")
+_VALUE = re.compile(r"[^&\s]+")
+_SECRET_WORDS = frozenset(("sig", "key", "pwd", "auth", "code"))
 
 
 class Secret:
@@ -126,8 +127,37 @@ def reveal(value: str | Secret | None) -> str | None:
 
 
 def mask_url(text: str) -> str:
-    """``text`` with the password of a URL's userinfo and signature-like query values hidden."""
-    return _QUERY.sub(rf"\g<1>{HIDDEN}", _USERINFO.sub(rf"\g<1>:{HIDDEN}@", text))
+    """``text`` with what may be secret in URLs hidden: passwords, lone tokens before an ``@``, and query values under
+    secret-looking keys."""
+    return _mask_query(_USERINFO.sub(_mask_userinfo, text))
+
+
+def _mask_userinfo(found: re.Match[str]) -> str:
+    slashes, userinfo = found.groups()
+    user, colon, _ = userinfo.partition(":")
+    if not colon and len(slashes) > 3:
+        return found[0]  # a path with an "@" in it
+    return f"{slashes}{user}:{HIDDEN}@" if colon else f"{slashes}{HIDDEN}@"
+
+
+def _mask_query(text: str) -> str:
+    parts: list[str] = []
+    at = 0
+    while found := _QUERY.search(text, at):
+        parts.append(text[at : found.end()])
+        at = found.end()
+        if _is_secret_key(found[1]) and (value := _VALUE.match(text, at)):  # up to the next "&", whatever is in it
+            parts.append(HIDDEN)
+            at = value.end()
+    return "".join(parts) + text[at:]
+
+
+def _is_secret_key(key: str) -> bool:
+    if "%" in key:
+        from urllib.parse import unquote  # costs milliseconds, and few keys need it
+
+        key = unquote(key)
+    return _SECRET_KEY.search(key) is not None or key.lower() in _SECRET_WORDS
 
 
 def mask(value: Any, key: str = "") -> Any:

@@ -172,6 +172,14 @@ class Batch(StageBase[bytes, bytes]):
     _finish = _flush
 
 
+class Same(StageBase[bytes, bytes]):
+    """Passes bytes on as they are: no compression, as a codec stage."""
+
+    def _feed(self, item: bytes) -> Iterator[bytes]:
+        for at in range(0, len(item), MAX_CHUNK):
+            yield item[at : at + MAX_CHUNK]
+
+
 class Limit(StageBase[bytes, bytes]):
     """A decoder that refuses to grow beyond bounds: for input from people one does not trust.
 

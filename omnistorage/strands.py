@@ -19,6 +19,8 @@ from collections.abc import Callable
 from contextvars import copy_context
 from typing import Generic, TypeVar
 
+from .errors import Cancelled
+
 T = TypeVar("T")
 
 
@@ -44,7 +46,8 @@ class Pool:
         with self._ready:
             if not self._idle and self.threads >= self.size:
                 return False
-            self._tasks.append(lambda: context.run(task))
+            mine = lambda: context.run(task)  # noqa: E731
+            self._tasks.append(mine)
             if self._idle:
                 self._idle -= 1
                 self._ready.notify()
@@ -55,9 +58,10 @@ class Pool:
         except RuntimeError:  # the system or a dying interpreter gives no more threads
             with self._ready:
                 self.threads -= 1
-                if self._tasks:  # else a thread that became idle meanwhile has taken it
-                    self._tasks.pop()
+                if mine in self._tasks:
+                    self._tasks.remove(mine)
                     return False
+                self._idle -= 1  # a thread that became idle meanwhile has taken it
         return True
 
     def _work(self) -> None:
@@ -93,10 +97,11 @@ if hasattr(os, "register_at_fork"):
 class Strand(Generic[T]):
     """``step(item)`` for every item put, in order. At most ``depth`` items wait; ``put`` blocks beyond that.
 
-    The first error of a step ends the strand: items behind it are dropped, and ``put`` and ``join`` raise it.
+    The first error of a step ends the strand: items behind it are dropped, and ``put`` and ``join`` raise it. After
+    ``cancel`` they raise ``Cancelled``: nobody may take a strand that dropped items for one that did them.
     """
 
-    def __init__(self, pool: Pool, step: Callable[[T], None], depth: int) -> None:
+    def __init__(self, pool: Pool, step: Callable[[T], object], depth: int) -> None:
         self._pool = pool
         self._step = step
         self._depth = depth
@@ -110,24 +115,28 @@ class Strand(Generic[T]):
         with self._changed:
             while self._running and len(self._items) >= self._depth and not self._error and not self._cancelled:
                 self._changed.wait()
-            if self._error is not None:
-                raise self._error
-            if self._cancelled:
-                return
+            self._check()
             self._items.append(item)
             if self._running:
                 return
             self._running = True
         if not self._pool.spawn(self._drain):
             self._drain()
+            if self._error is not None and not isinstance(self._error, Exception):
+                raise self._error  # an interrupt hit the caller's own thread
 
     def join(self) -> None:
         """Wait until all items are done; raise the error of the one that failed."""
         with self._changed:
             while self._running:
                 self._changed.wait()
-            if self._error is not None:
-                raise self._error
+            self._check()
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise self._error
+        if self._cancelled:
+            raise Cancelled("the work was given up")
 
     def cancel(self) -> None:
         """Drop what waits. A step under way ends by itself; nobody is waited for."""
@@ -157,7 +166,8 @@ class Strand(Generic[T]):
 class Ahead(Generic[T]):
     """Pulls ``produce()`` ahead of its consumer, at most ``depth`` items; ``produce`` returns None at the end.
 
-    An error of ``produce`` is raised by ``next`` after the items that came before it.
+    An error of ``produce`` is raised by ``next`` after the items that came before it. After ``cancel``, ``next`` raises
+    ``Cancelled``: what was given up does not end cleanly.
     """
 
     def __init__(self, pool: Pool, produce: Callable[[], T | None], depth: int) -> None:
@@ -168,6 +178,7 @@ class Ahead(Generic[T]):
         self._items: deque[T] = deque()
         self._running = False
         self._done = False
+        self._cancelled = False
         self._error: BaseException | None = None
 
     def next(self) -> T | None:
@@ -176,6 +187,8 @@ class Ahead(Generic[T]):
             with self._changed:
                 while self._running and not self._items:
                     self._changed.wait()
+                if self._cancelled:
+                    raise Cancelled("the work was given up")
                 item = self._items.popleft() if self._items else None
                 start = not self._running and not self._done and len(self._items) < self._depth
                 if start:
@@ -192,7 +205,7 @@ class Ahead(Generic[T]):
     def cancel(self) -> None:
         """Make no more. A step under way ends by itself."""
         with self._changed:
-            self._done = True
+            self._done = self._cancelled = True
             self._items.clear()
             self._changed.notify_all()
 

@@ -11,11 +11,11 @@ import io
 import threading
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Self
 
 from .core import Data, ObjectInfo, Reader, Writer
-from .errors import ReaderClosed, StorageError, WriterClosed
+from .errors import Cancelled, ReaderClosed, StorageError, WriterClosed
 from .stages import Batch, Stage
 from .strands import CPU, IO, Ahead, Strand, forks
 
@@ -26,47 +26,38 @@ OVERLAP_AFTER = 1 << 20
 
 
 class _Pump:
-    """What runs in the background of an ``EncodedWriter``: it knows the stages and the sink, never the handle."""
+    """What runs in the background of an ``EncodedWriter``. The strands know the stages and the sink, never the handle
+    nor this object: without a cycle, a writer that is dropped takes its sink with it at once."""
 
     def __init__(self, sink: Writer, encoder: Stage[bytes, bytes] | None) -> None:
-        self.sink = sink
         self.encoder = encoder
-        self.taken = 0
+        self._sink = sink
+        self._taken = 0
         self._front: Strand[bytes] | None = None
         self._back: Strand[bytes] | None = None
 
     def push(self, block: bytes) -> None:
-        self.taken += len(block)
+        self._taken += len(block)
+        if self._front is None and self._taken >= OVERLAP_AFTER:
+            self._overlap()
         if self._front is not None:
             self._front.put(block)
-        elif self.taken < OVERLAP_AFTER:
-            self._encode(block)
         else:
-            self._overlap()
-            self.push(block)
+            self.emit((block,) if self.encoder is None else self.encoder.feed(block))
 
     def _overlap(self) -> None:
-        instant = getattr(self.sink, "instant", False)
-        if self.encoder is None:
-            self._front = Strand(IO, self._store, DEPTH)
+        write, encoder = self._sink.write, self.encoder
+        if encoder is None:
+            self._front = Strand(IO, write, DEPTH)
             return
-        if not instant:
-            self._back = Strand(IO, self._store, 2 * DEPTH)
-        self._front = Strand(CPU, self._encode, DEPTH)
-
-    def _encode(self, block: bytes) -> None:
-        self.emit((block,) if self.encoder is None else self.encoder.feed(block))
+        store: Callable[[bytes], object] = write
+        if not getattr(self._sink, "instant", False):
+            self._back = Strand(IO, write, 2 * DEPTH)
+            store = self._back.put
+        self._front = Strand(CPU, lambda block: _store_all(encoder.feed(block), store), DEPTH)
 
     def emit(self, outputs: Iterable[bytes]) -> None:
-        for out in outputs:
-            if out:
-                if self._back is None:
-                    self._store(out)
-                else:
-                    self._back.put(out)
-
-    def _store(self, data: bytes) -> None:
-        self.sink.write(data)
+        _store_all(outputs, self._sink.write if self._back is None else self._back.put)
 
     def settle(self) -> None:
         """Wait until all that was pushed has reached the sink."""
@@ -79,6 +70,12 @@ class _Pump:
         for strand in (self._front, self._back):
             if strand is not None:
                 strand.cancel()
+
+
+def _store_all(outputs: Iterable[bytes], store: Callable[[bytes], object]) -> None:
+    for out in outputs:
+        if out:
+            store(out)
 
 
 class EncodedWriter:
@@ -99,8 +96,6 @@ class EncodedWriter:
     def write(self, data: Data, /) -> int:
         block = data if type(data) is bytes else bytes(data)
         self._check("write")
-        if self._state != "open":
-            raise WriterClosed("the writer is prepared and takes no more", op="write")
         try:
             for full in self._batch.feed(block):
                 self._pump.push(full)
@@ -109,12 +104,17 @@ class EncodedWriter:
             raise
         return len(block)
 
+    @property
+    def error(self) -> BaseException | None:
+        """What poisoned the writer, if anything did."""
+        return self._error
+
     def flush(self) -> None:
         """Everything written so far goes through the codec and into the sink, and the sink is flushed."""
         self._check("flush")
         try:
             self._drain()
-            if self._pump.encoder is not None:
+            if self._pump.encoder is not None and self._state == "open":
                 self._pump.emit(self._pump.encoder.flush())
                 self._pump.settle()
             self._sink.flush()
@@ -131,10 +131,12 @@ class EncodedWriter:
             if self._pump.encoder is not None:
                 self._pump.emit(self._pump.encoder.finish())
                 self._pump.settle()
+            self._go_on("prepare")
             self._sink.prepare()
         except BaseException as error:
             self._fail(error)
             raise
+        self._go_on("prepare")
         self._state = "prepared"
 
     def close(self) -> ObjectInfo:
@@ -148,6 +150,8 @@ class EncodedWriter:
             self.result = self._sink.close()
         except BaseException as error:
             self._fail(error)
+            if self._state == "aborted" and isinstance(error, Cancelled):
+                raise WriterClosed("the writer was aborted", op="close") from error
             self.abort()
             raise
         self._state = "closed"
@@ -157,9 +161,10 @@ class EncodedWriter:
         if self._forks != forks[0]:
             raise WriterClosed("this writer belongs to the process that opened it", op="abort")
         if self._state in ("open", "prepared"):
+            # In this order: whoever is inside ``close`` now finds the sink aborted before it could find blocks missing.
             self._state = "aborted"
-            self._pump.cancel()
             self._sink.abort()
+            self._pump.cancel()
 
     def _drain(self) -> None:
         for block in self._batch.flush():
@@ -176,8 +181,13 @@ class EncodedWriter:
             raise WriterClosed("this writer belongs to the process that opened it", op=op)
         if self._error is not None:
             raise self._error
-        if self._state not in ("open", "prepared"):
+        if self._state != "open" and not (self._state == "prepared" and op != "write"):
             raise WriterClosed(f"the writer is {self._state}", op=op)
+
+    def _go_on(self, op: str) -> None:
+        """Look again after a wait: ``abort`` may have come from another thread."""
+        if self._state == "aborted":
+            raise WriterClosed("the writer was aborted", op=op)
 
     def __enter__(self) -> Self:
         return self
@@ -205,6 +215,7 @@ class DecodedReader:
 
     def __init__(self, source: Reader, decoder: Stage[bytes, bytes] | None = None, *, head: bytes = b"") -> None:
         self._source = source
+        self._forks = forks[0]
         self._closed = False
         self._rest = memoryview(b"")
         self._made = 0
@@ -219,8 +230,7 @@ class DecodedReader:
 
     def next_block(self) -> bytes:
         """The next decoded bytes, as they come: at most 1 MiB; ``b""`` only at the end."""
-        if self._closed:
-            raise ReaderClosed("the reader is closed", path=self.info.path, op="read")
+        self._check()
         if len(self._rest):
             rest, self._rest = self._rest, memoryview(b"")
             return bytes(rest)
@@ -239,6 +249,7 @@ class DecodedReader:
             if isinstance(error, StorageError) and error.path is None:
                 error.path = self.info.path
             raise
+        self._check()  # close may have come from another thread meanwhile: what it cut short is no end
         self._made += len(block)
         if self._ahead is None and self._made >= OVERLAP_AFTER:
             decoded = self._decoded
@@ -253,10 +264,15 @@ class DecodedReader:
             if len(block) <= size:
                 return block  # short, perhaps, but not copied
             self._rest = memoryview(block)
+        self._check()
         taken, self._rest = self._rest[:size], self._rest[size:]
+        return bytes(taken)
+
+    def _check(self) -> None:
         if self._closed:
             raise ReaderClosed("the reader is closed", path=self.info.path, op="read")
-        return bytes(taken)
+        if self._forks != forks[0]:  # the thread that reads ahead is not in this process
+            raise ReaderClosed("this reader belongs to the process that opened it", path=self.info.path, op="read")
 
     def close(self) -> None:
         self._closed = True

@@ -7,6 +7,8 @@ import pytest
 from omnistorage import (
     AlreadyExists,
     BackendUnavailable,
+    CapabilityNotSupported,
+    ConfigError,
     CopyOptions,
     CorruptData,
     LocalBackend,
@@ -65,6 +67,22 @@ def test_go_s8_onto_itself_a_copy_or_move_changes_nothing(tmp_path):
         ops.write_bytes(store, "x", b"precious")
         assert ops.copy(store, "x", store, "x").size == 8
         assert ops.move(store, "x", store, "x").size == 8
+        assert ops.read_bytes(store, "x") == b"precious"
+
+
+def test_conditions_and_metadata_onto_itself_are_honoured_or_refused(tmp_path):
+    for store in stores(tmp_path).values():
+        ops.write_bytes(store, "x", b"precious")
+        with_etag = ops.features_of(store).if_match
+        for call in (ops.copy, ops.move):
+            for options in (CopyOptions(if_match="nope"), CopyOptions(source_if_match="nope")):
+                with pytest.raises(PreconditionFailed if with_etag else CapabilityNotSupported):
+                    call(store, "x", store, "x", options)
+            with pytest.raises(ConfigError, match="set_metadata"):
+                call(store, "x", store, "x", CopyOptions(user_metadata={"k": "v"}))
+            if with_etag:
+                etag = next(iter(store.list())).etag
+                assert call(store, "x", store, "x", CopyOptions(if_match=etag, source_if_match=etag)).etag == etag
         assert ops.read_bytes(store, "x") == b"precious"
 
 

@@ -30,9 +30,10 @@ from ..errors import (
     CapabilityNotSupported,
     ConfigError,
     InvalidPath,
+    PreconditionFailed,
     StorageError,
 )
-from ..paths import check_key, check_new, check_prefix
+from ..paths import check_key, check_new, check_prefix, sort_key
 from ._streams import new_hash
 
 
@@ -115,7 +116,9 @@ class BackendBase:
 
     def list(self, prefix: str = "", options: ListOptions = LIST) -> Iterator[ObjectInfo]:
         self._enter("list", "list", prefix)
-        return self._list(check_prefix(prefix, op="list"), options)
+        if options.start_after is not None:
+            _check_order(options.start_after, "list")
+        return self._list(_check_order(check_prefix(prefix, op="list"), "list"), options)
 
     def stat(self, path: str) -> ObjectInfo:
         self._enter("stat", "stat", path)
@@ -124,7 +127,7 @@ class BackendBase:
 
     def list_dir(self, path: str = "") -> Iterator[ObjectInfo]:
         self._enter("list", "list_dir", path)
-        return self._list_dir(check_prefix(path, op="list_dir"))
+        return self._list_dir(_check_order(check_prefix(path, op="list_dir"), "list_dir"))
 
     def mkdir(self, path: str) -> None:
         self._enter("dirs", "mkdir", path)
@@ -201,10 +204,8 @@ class BackendBase:
     ) -> ObjectInfo:
         self._enter(op, op, src)
         check_key(src, op=op)
-        if options.source is None and src == dst:
-            if options.user_metadata is not None:
-                raise ConfigError("copying an object onto itself changes nothing: use set_metadata", path=src, op=op)
-            return self.stat(src)
+        if src == dst and (options.source is None or options.source is self):
+            return self._onto_itself(op, src, options)
         check_new(dst, op=op)
         if not options.overwrite:
             self._need("create_only", op, dst)
@@ -213,6 +214,27 @@ class BackendBase:
         if options.user_metadata:
             self._need("user_metadata", op, dst)
         return run(src, dst, options)
+
+    def _onto_itself(self, op: str, path: str, options: CopyOptions) -> ObjectInfo:
+        """Nothing changes, but what was required must hold."""
+        if options.user_metadata is not None:
+            raise ConfigError("copying an object onto itself changes nothing: use set_metadata", path=path, op=op)
+        wanted = {options.if_match, options.source_if_match} - {None}
+        if wanted:
+            self._need("if_match", op, path)
+        info = self.stat(path)
+        if wanted - {info.etag}:
+            raise PreconditionFailed("the object is not the one expected", path=path, op=op, backend=self.name)
+        return info
+
+
+def _check_order(path: str, op: str) -> str:
+    """Return ``path`` if it has a place in the order of keys: a lone surrogate that escapes no byte has none."""
+    try:
+        sort_key(path)
+    except UnicodeEncodeError as error:
+        raise InvalidPath("this is neither Unicode nor bytes escaped as surrogates", path=path, op=op) from error
+    return path
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """How the local backend names, finds, lists and reads: what its parts share.
 
-Imports floor 0, ``_os`` and ``_streams``. Nothing here changes an object; ``Root`` makes folders for those who do.
+Imports floor 0, ``_os`` and ``_streams``. Nothing here changes anything.
 """
 
 from __future__ import annotations
@@ -8,12 +8,13 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from stat import S_IFDIR, S_IFLNK, S_IFMT, S_IFREG
 from typing import Self
 
-from .._os import FOLDER_HANDLE, OS, READ_FOLDER
+from .._os import OS, READ_FOLDER
 from ..core import Kind, ListOptions, ObjectInfo, ReadOptions
 from ..errors import (
     AlreadyExists,
@@ -24,7 +25,7 @@ from ..errors import (
     PermissionDenied,
     StorageError,
 )
-from ..paths import parent, sort_key
+from ..paths import sort_key
 from ._streams import READ_BLOCK, ReaderBase
 
 NAME = "local"
@@ -128,17 +129,45 @@ def close_quietly(os_: OS, fd: int) -> None:
 class Folder:
     """An open folder. ``shared``: the root's, which stays open for others until nobody refers to it any more."""
 
-    __slots__ = ("_os", "fd", "ident", "shared")
+    __slots__ = ("_dropped", "_holders", "_os", "fd", "ident", "shared", "unmake")
 
     def __init__(self, os_: OS, fd: int, *, shared: bool = False, ident: tuple[int, int] = (0, 0)) -> None:
         self._os = os_
         self.fd = fd
         self.shared = shared
         self.ident = ident  # device and inode, where somebody compares them
+        self.unmake: Callable[[], None] | None = None  # takes back what was made to open it
+        self._holders: list[None] = []
+        self._dropped = False
+
+    def hold(self) -> None:
+        """Keep the descriptor until ``let_go``, even past the end of this object: among objects that are collected
+        together a writer's finaliser, which needs the folder, may run after the folder's."""
+        self._holders.append(None)
+
+    def let_go(self) -> None:
+        if self._holders:
+            self._holders.pop()
+        if self._dropped and not self._holders:
+            self._release()
 
     def close(self) -> None:
         if not self.shared:
             self._release()
+
+    def undo(self) -> None:
+        """Close it, and remove the folders that were made for it as far as they are empty. Never fails."""
+        self.close()
+        if self.unmake is not None:
+            self.unmake()
+
+    @contextmanager
+    def undone_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.undo()
+            raise
 
     def _release(self) -> None:
         fd, self.fd = self.fd, -1
@@ -151,7 +180,10 @@ class Folder:
         self.close()
 
     def __del__(self) -> None:
-        self._release()
+        if self._holders:
+            self._dropped = True
+        else:
+            self._release()
 
 
 def names_in(os_: OS, fd: int) -> list[str]:
@@ -317,111 +349,6 @@ def folders_under(os_: OS, base: Folder) -> Iterator[tuple[str, Folder, list[str
             names = names_in(os_, fd)
             yield rel, folder, names
         todo.extend(rel + name for name in names if name[-1] == "/")
-
-
-TRIES = 64  # how often a write makes its folders anew when somebody removes them at the same time
-
-
-class Root:
-    """Where a backend lives, and the folders beneath it. Everything here raises OSError."""
-
-    def __init__(self, os_: OS, path: str) -> None:
-        self.os = os_
-        self.path = path
-        self._held: Folder | None = None
-        self._synced: dict[str, tuple[tuple[int, int], tuple[int, int]]] = {}
-
-    def close(self) -> None:
-        self._held = None  # whoever is still at work holds it until done
-
-    def forget_synced(self) -> None:
-        """A folder goes away: another one may get its name and its inode."""
-        self._synced.clear()
-
-    def open(self) -> Folder:
-        """The folder that stands at the root's path now. The descriptor is kept, and dropped when another folder takes
-        its place: a root that was moved away or made anew is not written to or listed by mistake. Raises OSError."""
-        os_, held = self.os, self._held
-        found = os_.stat(self.path)
-        if held is not None and held.ident == (found.st_dev, found.st_ino):
-            return held
-        fd = os_.open(self.path, FOLDER_HANDLE)
-        held = Folder(os_, fd, shared=True)
-        found = os_.fstat(fd)
-        held.ident = (found.st_dev, found.st_ino)
-        self._held = held
-        return held
-
-    def make(self) -> Folder:
-        try:
-            return self.open()
-        except FileNotFoundError:
-            pass
-        missing = []
-        at = self.path
-        while at != os.path.dirname(at) and not self._is_there(at):
-            missing.append(at)
-            at = os.path.dirname(at)
-        for folder in reversed(missing):
-            try:
-                self.os.mkdir(folder)
-            except FileExistsError:
-                pass
-            # Rare enough to be made safe always, so that no durable write has to ask how old the root is.
-            with Folder(self.os, self.os.open(os.path.dirname(folder), READ_FOLDER)) as above:
-                self.os.fsync(above.fd)
-        return self.open()
-
-    def _is_there(self, path: str) -> bool:
-        try:
-            self.os.stat(path)
-        except FileNotFoundError:
-            return False
-        return True
-
-    def folder(self, root: Folder, path: str, flags: int = FOLDER_HANDLE) -> Folder:
-        """The folder ``path``, opened beneath the root. Raises OSError."""
-        if not path and flags == FOLDER_HANDLE:
-            return root
-        return Folder(self.os, self.os.open_beneath(root.fd, path or ".", flags))
-
-    def make_folder(self, path: str, flags: int = FOLDER_HANDLE) -> Folder:
-        """The same, made with the root and all parents where missing."""
-        root = self.make()
-        for _ in range(TRIES):
-            try:
-                return self.folder(root, path, flags)
-            except FileNotFoundError:
-                segments = path.split("/")
-            try:
-                for depth, segment in enumerate(segments):
-                    with self.folder(root, "/".join(segments[:depth])) as above:
-                        try:
-                            self.os.mkdir(segment, 0o777, dir_fd=above.fd)
-                        except FileExistsError:
-                            pass
-            except FileNotFoundError:
-                root = self.make()  # removed by somebody else on the way
-        return self.folder(root, path, flags)
-
-    def sync_above(self, folder: Folder, path: str) -> None:
-        """Make the entry of ``folder`` and of every folder above it durable: a file that is durable in a folder that a
-        power cut takes away is not. Done once per folder, which is known by its inode; our own ``rmdir`` and ``purge``
-        forget it. Raises OSError."""
-        if not path:
-            return
-        root, found = self.open(), self.os.fstat(folder.fd)
-        known = (root.ident, (found.st_dev, found.st_ino))
-        if self._synced.get(path) == known:
-            return
-        at = path
-        while at:
-            at = parent(at)
-            with self.folder(root, at, READ_FOLDER) as above:
-                self.os.fsync(above.fd)
-        if len(self._synced) >= 4096:
-            self._synced.clear()
-        self._synced[path] = known
 
 
 _FAR = 1 << 62  # past the end of every file, and still an offset the system takes

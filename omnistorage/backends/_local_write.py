@@ -1,6 +1,6 @@
 """How the local backend writes: temporaries, their publication, appending, and collecting what dead writers left.
 
-Imports floor 0, ``_os`` and its neighbours ``_base``, ``_streams`` and ``_local_read``.
+Imports floor 0, ``_os`` and its neighbours ``_base``, ``_streams``, ``_local_read`` and ``_local_root``.
 
 A write goes to a hidden temporary in the folder of its destination, 0600 from the first instant and locked with flock
 for as long as its writer lives. Publication is one ``rename`` (or ``link``, when nothing may be replaced), so that a
@@ -33,16 +33,16 @@ from ..errors import AlreadyExists, BackendUnavailable, InvalidPath, OutcomeUnkn
 from ._base import is_folder_error
 from ._local_read import (
     NAME,
-    TRIES,
     Folder,
-    Root,
     close_quietly,
     folders_under,
     info_of,
     is_temporary,
+    names_in,
     new_temporary,
     translate,
 )
+from ._local_root import TRIES, Root
 from ._streams import READ_BLOCK, WriterBase
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -144,6 +144,21 @@ def look(os_: OS, folder: Folder, leaf: str) -> stat_result | None:
         return None
 
 
+def is_same_file(one: stat_result | None, other: stat_result) -> bool:
+    return one is not None and (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
+
+
+def is_one_entry(os_: OS, from_: Folder, leaf: str, to: Folder, name: str) -> bool:
+    """Whether two names of one file are one directory entry, reached through a symlink, another root or another case:
+    removing one then removes the file. Raises OSError."""
+    if not is_same_file(os_.fstat(from_.fd), os_.fstat(to.fd)):
+        return False
+    if leaf == name:
+        return True
+    with Folder(os_, os_.open(".", READ_FOLDER, dir_fd=to.fd)) as folder:
+        return not {leaf, name} <= set(names_in(os_, folder.fd))
+
+
 class LocalWriter(WriterBase):
     """A writer into the locked ``temporary`` (descriptor and name); it owns both, and ``folder``. ``found`` is the file
     that it will replace: its mode is kept, without set-id bits; a new file gets what the umask leaves."""
@@ -164,9 +179,11 @@ class LocalWriter(WriterBase):
         super().__init__(path, options, NAME)
         self._os = os_
         self._folder = folder
+        folder.hold()
         self._leaf = leaf
         self._fd, self._temporary = temporary
         self._op = op
+        self.found = found
         if found is not None and S_ISREG(found.st_mode):
             self._mode = found.st_mode & 0o777
         else:
@@ -231,6 +248,7 @@ class LocalWriter(WriterBase):
                 os_.fsync(at.fd)
         finally:
             at.close()
+            at.let_go()
             fd, self._fd = self._fd, -1
             _unlock(os_, fd)
             os_.close(fd)
@@ -239,7 +257,8 @@ class LocalWriter(WriterBase):
         fd, self._fd = self._fd, -1
         if fd >= 0:
             _forget(self._os, self._folder, fd, self._temporary)
-            self._folder.close()
+            self._folder.undo()
+            self._folder.let_go()
 
     def _drop(self) -> None:
         self._discard()  # local calls only
@@ -255,6 +274,7 @@ class LocalAppender(WriterBase):
         super().__init__(path, options, NAME)
         self._os = os_
         self._folder = folder
+        folder.hold()
         self._leaf = leaf
         self._fd = fd
         self._old_size = old_size  # None: the file is new
@@ -301,10 +321,12 @@ class LocalAppender(WriterBase):
             raise translate(error, "abort", self._path) from error
         finally:
             self._release()
+            self._folder.undo()
 
     def _release(self) -> None:
         fd, self._fd = self._fd, -1
         self._folder.close()
+        self._folder.let_go()
         _unlock(self._os, fd)
         close_quietly(self._os, fd)
 
@@ -409,7 +431,7 @@ def new_writer(root: Root, path: str, options: WriteOptions, op: str) -> LocalWr
             if not left:
                 raise
         except BaseException:
-            folder.close()
+            folder.undo()
             raise
     raise AssertionError("the last try returns or raises")
 
@@ -432,7 +454,7 @@ def new_appender(root: Root, path: str, options: WriteOptions) -> LocalAppender:
             raise FileNotFoundError(errno.ENOENT, "the file was replaced before it was locked")
         except BaseException as error:
             close_quietly(os_, fd)
-            folder.close()
+            folder.undo()
             raced = isinstance(error, (FileNotFoundError, FileExistsError)) and not isinstance(error, StorageError)
             if not raced or not left:  # else the file was made or removed by somebody else at this moment: once more
                 raise

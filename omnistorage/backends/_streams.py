@@ -96,11 +96,12 @@ class ReaderBase:
 
     def read(self, size: int = -1, /) -> bytes:
         if not self._closed:
+            data = b""
             with self._lock:
-                if not self._closed:
-                    data = b"" if size == 0 else self._read(size) if size > 0 else self._read_all()
-                    if not self._closed:
-                        return data
+                if size and not self._closed:
+                    data = self._read(size) if size > 0 else self._read_all()
+            if not self._closed:  # looked at after the lock is free, so that a ``close`` is seen by one of the two
+                return data
         self._finish()
         raise ReaderClosed("the reader is closed", path=self._info.path, op="read")
 
@@ -273,6 +274,8 @@ class WriterBase:
                 self._discard_once()
         finally:
             self._lock.release()
+        if self._abort_asked and self._state in ("open", "prepared"):
+            self.abort()  # it came after the look above and found the lock taken
 
     def _guarded(self, op: str, run: Callable[[], None]) -> None:
         self._begin(op)

@@ -1,9 +1,9 @@
-"""A folder of the local file system as a backend. Imports floor 0, ``_os``, ``_base`` and its own two neighbours.
+"""A folder of the local file system as a backend. Imports floor 0, ``_os``, ``_base`` and its own three neighbours.
 
 Why it is more than ``open(root + path)``: every call starts at a descriptor of the root and resolves beneath it, so
 that no ``..``, absolute path or symlink leads out, even while others move folders and swap symlinks; writes go to a
 hidden temporary and appear whole, with ``durable=True`` also after a power cut; listings come in key order, lazily, and
-are complete or raise. How writes do that stands in ``_local_write``, the walk and the reader in ``_local_read``.
+are complete or raise. The writers stand in ``_local_write``, walk and reader in ``_local_read``, ``Root`` in its own.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from stat import S_ISDIR, S_ISREG
 from typing import TYPE_CHECKING, Any
 
 from .._os import HANDLE, OS, READ_FILE, READ_FOLDER, REAL
-from ..core import WRITE, CopyOptions, Features, ListOptions, ObjectInfo, ReadOptions, WriteOptions
+from ..core import WRITE, CopyOptions, Features, ListOptions, ObjectInfo, ReadOptions, WriteOptions, check_time
 from ..errors import (
     AlreadyExists,
     ConfigError,
@@ -25,7 +25,7 @@ from ..errors import (
     OutcomeUnknown,
     StorageError,
 )
-from ..paths import check_key, check_new, parent, sort_key
+from ..paths import check_key, check_new, parent
 from ._base import BackendBase
 from ._local_read import (
     ABSENT,
@@ -33,7 +33,6 @@ from ._local_read import (
     NOTHING_THERE,
     Folder,
     LocalReader,
-    Root,
     TreeListing,
     close_quietly,
     info_of,
@@ -43,11 +42,14 @@ from ._local_read import (
     translate,
     why_not,
 )
+from ._local_root import Root
 from ._local_write import (
     LocalAppender,
     LocalWriter,
     check_target,
     empty_folder,
+    is_one_entry,
+    is_same_file,
     look,
     new_appender,
     new_writer,
@@ -85,6 +87,10 @@ _FEATURES = Features(
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~/")
 
 
+class _NothingToCopyError(Exception):
+    """Source and destination are one directory entry."""
+
+
 class LocalBackend(BackendBase):
     """The files under the folder ``root``, which need not exist before the first write makes it.
 
@@ -103,11 +109,14 @@ class LocalBackend(BackendBase):
     durable = True
 
     def __init__(self, root: str | os.PathLike[str], *, _os: OS = REAL) -> None:
-        given = os.fspath(root)
+        given = os.fspath(root) if isinstance(root, os.PathLike) else root
         if not isinstance(given, str) or not given or "\0" in given:
             raise ConfigError(f"root is the path of a folder, not {given!r}")
         self.root = os.path.abspath(given)
-        raw = os.fsencode(self.root.rstrip("/") + "/")
+        try:
+            raw = os.fsencode(self.root.rstrip("/") + "/")
+        except UnicodeEncodeError as error:
+            raise ConfigError(f"no file system holds the root {given!r}") from error
         self.url = "file://" + "".join(chr(byte) if byte in _UNRESERVED else f"%{byte:02X}" for byte in raw)
         self._os = _os
         self._at = Root(_os, self.root)
@@ -131,7 +140,7 @@ class LocalBackend(BackendBase):
         from urllib.parse import unquote  # costs milliseconds, and only URLs need it
 
         if parts.netloc not in ("", "localhost"):
-            raise ConfigError(f"a file URL has three slashes before its path: file:///{parts.netloc}{parts.path}")
+            raise ConfigError(f"a file URL has three slashes before its path: file:///...{parts.path}")
         return cls.options_from_path(unquote(parts.path, errors="surrogateescape"), is_object=is_object)
 
     def __repr__(self) -> str:
@@ -233,10 +242,6 @@ class LocalBackend(BackendBase):
     def _list(self, prefix: str, options: ListOptions) -> Iterator[ObjectInfo]:
         if prefix:
             self._key(prefix, "list")
-        try:
-            sort_key(options.start_after or "")
-        except UnicodeEncodeError as error:
-            raise InvalidPath("start_after is no name", path=options.start_after, op="list", backend=NAME) from error
         return self._listing(prefix, options)
 
     def _listing(self, prefix: str, options: ListOptions) -> Iterator[ObjectInfo]:
@@ -299,10 +304,9 @@ class LocalBackend(BackendBase):
         self._key(check_key(path, op="set_metadata"), "set_metadata")
         if user_metadata is not None:
             self._refuse("user_metadata", "set_metadata", path)
+        check_time(modified_at)
         if modified_at is None:
             return self.stat(path)
-        if modified_at.tzinfo is None:
-            raise ConfigError("modified_at needs a time zone: datetime(..., tzinfo=UTC)", path=path, op="set_metadata")
         fd, _ = self._open_file(path, "set_metadata")
         try:
             set_modified(self._os, fd, modified_at)
@@ -341,13 +345,28 @@ class LocalBackend(BackendBase):
         return source
 
     def _copy(self, src: str, dst: str, options: CopyOptions) -> ObjectInfo:
-        fd, _ = self._source(options, src, dst, "copy")._open_file(src, "copy")
+        source = self._source(options, src, dst, "copy")
+        fd, found = source._open_file(src, "copy")
         try:
             with self._writer(dst, WriteOptions(overwrite=options.overwrite), "copy") as writer:
+                if is_same_file(writer.found, found) and self._is_onto_itself(source, src, dst):
+                    raise _NothingToCopyError
                 writer.fill_from(fd)
             return writer.close()
+        except _NothingToCopyError:
+            return info_of(dst, found)
         finally:
             close_quietly(self._os, fd)
+
+    def _is_onto_itself(self, source: LocalBackend, src: str, dst: str) -> bool:
+        try:
+            with (
+                source._at.folder(source._at.open(), parent(src)) as from_,
+                self._at.folder(self._at.open(), parent(dst)) as to,
+            ):
+                return is_one_entry(self._os, from_, src.rpartition("/")[2], to, dst.rpartition("/")[2])
+        except OSError as error:
+            raise translate(error, "copy", dst) from error
 
     def _move(self, src: str, dst: str, options: CopyOptions) -> ObjectInfo:
         source = self._source(options, src, dst, "move")
@@ -364,7 +383,7 @@ class LocalBackend(BackendBase):
             if S_ISDIR(found.st_mode):
                 raise NotFound("this is a folder, not an object", path=src, op="move", backend=NAME)
             try:
-                with self._at.make_folder(parent(dst)) as to:
+                with self._at.make_folder(parent(dst)) as to, to.undone_on_error():
                     self._rename(from_, leaf, found, to, dst, options.overwrite)
             except StorageError:
                 raise
@@ -379,7 +398,7 @@ class LocalBackend(BackendBase):
         try:
             if not overwrite:
                 os_.link(leaf, name, src_dir_fd=from_.fd, dst_dir_fd=to.fd, follow_symlinks=False)
-            elif there is None or (there.st_dev, there.st_ino) != (found.st_dev, found.st_ino):
+            elif not is_same_file(there, found) or is_one_entry(os_, from_, leaf, to, name):
                 os_.rename(leaf, name, src_dir_fd=from_.fd, dst_dir_fd=to.fd)
                 return
         except OSError as error:
@@ -391,7 +410,7 @@ class LocalBackend(BackendBase):
                 op="move",
                 backend=NAME,
             ) from error
-        try:  # both names stand for the one file now, or did so before: rename would do nothing
+        try:  # two names stand for the one file now, or did so before: rename would do nothing
             os_.unlink(leaf, dir_fd=from_.fd)
         except OSError as error:
             raise OutcomeUnknown(

@@ -14,9 +14,20 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, NoReturn
 
-from ..core import WRITE, CopyOptions, Features, ListOptions, ObjectInfo, ReadOptions, WriteOptions
+from ..core import (
+    WRITE,
+    CopyOptions,
+    Features,
+    ListOptions,
+    ObjectInfo,
+    ReadOptions,
+    WriteOptions,
+    check_metadata,
+    check_time,
+)
 from ..errors import (
     AlreadyExists,
+    BackendClosed,
     ConfigError,
     DirectoryNotEmpty,
     InvalidPath,
@@ -106,7 +117,10 @@ class MemoryBackend(BackendBase):
 
     def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         self._enter("range_read", "read_ranges", path)
-        data = self._get(check_key(path, op="read_ranges"), "read_ranges").data
+        check_key(path, op="read_ranges")
+        for offset, length in ranges:
+            ReadOptions(offset, length)  # refuses what counts from below zero
+        data = self._get(path, "read_ranges").data
         return [data[offset : offset + length] for offset, length in ranges]
 
     # -- listing -------------------------------------------------------------------------------------------------------
@@ -185,7 +199,7 @@ class MemoryBackend(BackendBase):
     def _put(self, path: str, data: bytes, options: WriteOptions, op: str) -> ObjectInfo:
         with self._lock:
             if self._closed:
-                raise InvalidPath("the backend was closed", path=path, op=op, backend=self.name)
+                raise BackendClosed("the backend was closed meanwhile", path=path, op=op, backend=self.name)
             self._check_target(path, options.overwrite, options.if_match, op)
             info = ObjectInfo(
                 path=path,
@@ -218,8 +232,11 @@ class MemoryBackend(BackendBase):
         self, path: str, *, modified_at: datetime | None = None, user_metadata: Mapping[str, str] | None = None
     ) -> ObjectInfo:
         self._enter("set_modified", "set_metadata", path)
+        check_key(path, op="set_metadata")
+        check_time(modified_at)
+        check_metadata(user_metadata or {})
         with self._lock:
-            found = self._get(check_key(path, op="set_metadata"), "set_metadata")
+            found = self._get(path, "set_metadata")
             changes: dict[str, Any] = {"etag": str(next(self._etags))}
             if modified_at is not None:
                 changes["modified_at"] = modified_at.astimezone(UTC)
@@ -247,17 +264,22 @@ class MemoryBackend(BackendBase):
         return self._take(src, dst, options, "copy")
 
     def _move(self, src: str, dst: str, options: CopyOptions) -> ObjectInfo:
-        with self._lock:
+        source = self._source(options, "move", src)
+        first, second = sorted((self, source), key=id)  # one order for all: two moves against each other end
+        with first._lock, second._lock:
             info = self._take(src, dst, options, "move")
-            source = options.source or self
-            assert isinstance(source, MemoryBackend)
             source._remove(src)
             return info
 
-    def _take(self, src: str, dst: str, options: CopyOptions, op: str) -> ObjectInfo:
+    def _source(self, options: CopyOptions, op: str, src: str) -> MemoryBackend:
         source = options.source or self
         if not isinstance(source, MemoryBackend):
             self._refuse("source", op, src)
+        source._enter("read", op, src)
+        return source
+
+    def _take(self, src: str, dst: str, options: CopyOptions, op: str) -> ObjectInfo:
+        source = self._source(options, op, src)
         with self._lock:
             found = source._get(src, op)
             if options.source_if_match is not None and found.info.etag != options.source_if_match:

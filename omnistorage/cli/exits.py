@@ -65,9 +65,18 @@ def escape(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+# What errors advise to those who call from Python, and what that is on the command line.
+_ADVICE = {
+    "; allow_partial_tail=True drops it": "; if it is whole, end it with a newline",
+    "; use open_backend(name, options)": "; name it in the configuration file and write NAME:PATH",
+}
+
+
 def explain(error: StorageError) -> str:
     """One line: the path, what is wrong with it, what to do. Secrets in URLs are hidden."""
     what = str(error.args[0]) if error.args else type(error).__name__
+    for python, shell in _ADVICE.items():
+        what = what.replace(python, shell)
     if isinstance(error, RecordError):
         what = str(RecordError(what, number=error.number, offset=error.offset, raw=error.raw))
     elif isinstance(error, CorruptData) and error.offset is not None:

@@ -57,10 +57,10 @@ def rows(app: App, url: str, depth: int | None, *, folders: bool) -> Iterator[Ob
         with naming(folder.text):
             yield from _under(app, folder, depth, folders)
     except NotFound as error:
-        itself = None if app.done or not url.strip("/") or url.endswith("/") else _itself(app, url)
-        if itself is None:
+        found = None if app.done else itself(app, url)
+        if found is None:
             raise error
-        yield itself
+        yield found
 
 
 def _under(app: App, folder: Location, depth: int | None, folders: bool) -> Iterator[ObjectInfo]:
@@ -85,7 +85,10 @@ def _reporter(app: App, folder: Location) -> Any:
     return report
 
 
-def _itself(app: App, url: str) -> ObjectInfo | None:
+def itself(app: App, url: str) -> ObjectInfo | None:
+    """The object that ``url`` names, if it names one."""
+    if not url.strip("/") or url.endswith("/"):
+        return None
     try:
         at = app.locate(url)
         return info_of(at)._replace(path=at.path.rpartition("/")[2])

@@ -66,6 +66,8 @@ def _print(
     limit: int | None,
 ) -> None:
     names = None if fields is None else [name.strip() for name in fields.split(",") if name.strip()]
+    if names == []:
+        raise click.UsageError("--fields names at least one field: --fields id,name")
     inputs = [_input(app, url, form) for url in urls]
     to = "" if names else to_format
     # Chosen fields are a new JSON text, which is a line as it is.

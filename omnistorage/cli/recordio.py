@@ -163,6 +163,12 @@ class Input:
         stream = open_decoded(Counted(source, app), compression)
         return RecordReader(stream, reading(self.format, to), **policy.settings())
 
+    def check(self) -> None:
+        """Raise if the object cannot be opened; for those who must know before they make anything."""
+        if self.location is not None:
+            with naming(self.text):
+                self._object(self.location).close()
+
     def _object(self, at: Location) -> Reader:
         return at.backend.open_reader(at.path)
 
@@ -174,7 +180,9 @@ def find_input(app: App, argument: str, wanted: str | None, default: str | None)
     name = wanted or (found.name if found else default)
     text = "standard input" if location is None else location.text
     if name is None:
-        raise ConfigError(f"{text}: no record format is known by this suffix: name one ({', '.join(format_names())})")
+        option = "--format" if app.verb == "read" else "--from-format"
+        known = ", ".join(format_names())
+        raise ConfigError(f"{text}: no record format is known by this suffix: give {option} ({known})")
     return Input(text, location, name)
 
 

@@ -90,6 +90,13 @@ class Verb(click.Command):
         self.example = example
         self.events = events
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx  # the parser does not say whose option it was
+            raise
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         _options_help(self, ctx, formatter)
 

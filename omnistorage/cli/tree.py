@@ -8,8 +8,9 @@ from __future__ import annotations
 import click
 
 from ..core import ObjectInfo
-from ..errors import StorageError
+from ..errors import NotFound, StorageError
 from .app import App, Location, naming
+from .listing import itself
 from .meter import human
 from .run import Verb
 
@@ -24,8 +25,13 @@ def tree(app: App, /, url: str, depth: int | None, size: bool, dirs_only: bool) 
     """Draw the folder URL (default: here) as a tree."""
     folder = app.locate(url, is_object=False)
     drawing = _Drawing(app, folder, depth, size, dirs_only)
-    with naming(folder.text):
-        children = drawing.children(folder.path)
+    try:
+        with naming(folder.text):
+            children = drawing.children(folder.path)
+    except NotFound as error:
+        if itself(app, url) is not None:
+            error.args = ("is an object; stat or cat it",)
+        raise
     app.out.line(folder.text)
     drawing.draw(children, "", 1)
     objects = "" if dirs_only else f", {drawing.objects:,} object{'s' * (drawing.objects != 1)}"

@@ -120,6 +120,8 @@ class _Job:
             known = ", ".join(format_names())
             raise ConfigError(f"{self.target.text}: no record format is known by this suffix: give --format ({known})")
         self.inputs = [find_input(self.app, one, self.from_format, to) for one in self.arguments]
+        for source in self.inputs:
+            source.check()  # before the folder of the target is made
         self.app.meter.records = 0
         with naming(self.target.text), self._writer(to) as writer:
             self._listen()

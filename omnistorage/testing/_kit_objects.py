@@ -27,6 +27,7 @@ from ..core import (
 from ..errors import (
     AlreadyExists,
     BackendClosed,
+    CapabilityNotSupported,
     ConfigError,
     DirectoryNotEmpty,
     InvalidPath,
@@ -229,6 +230,23 @@ class CopyTests(Kit):
                 with ours(StorageError):
                     call("x", "x", CopyOptions(user_metadata={"k": "v"}))
                 assert self.peek(backend, "x") == b"precious"
+                with contextlib.suppress(CapabilityNotSupported):
+                    assert call("x", "x", CopyOptions(source=backend)).size == 8
+                assert self.peek(backend, "x") == b"precious"
+
+    def test_conditions_hold_onto_itself_too(self, backend: Backend) -> None:
+        with self.each(backend) as calls:
+            for _, call in calls:
+                put(backend, "x", b"precious")
+                for options in (CopyOptions(if_match="something else"), CopyOptions(source_if_match="something else")):
+                    with ours(StorageError) as caught:
+                        call("x", "x", options)
+                    wanted = PreconditionFailed if flags(backend).if_match else CapabilityNotSupported
+                    assert isinstance(caught.value, wanted)
+                    assert self.peek(backend, "x") == b"precious"
+                if flags(backend).if_match:
+                    etag = next(iter(backend.list())).etag
+                    assert call("x", "x", CopyOptions(if_match=etag, source_if_match=etag)).etag == etag
 
     def test_metadata_goes_along_unless_replaced(self, backend: Backend) -> None:
         if not flags(backend).user_metadata:
@@ -298,6 +316,11 @@ class PowerTests(Kit):
         assert self.peek(backend, "x") == b"bytes"
         with ours(NotFound, path="nothing"):
             can.set_metadata("nothing", modified_at=when)
+        with ours(ConfigError):
+            can.set_metadata("x", modified_at=when.replace(tzinfo=None))
+        with ours(StorageError):
+            can.set_metadata("x", user_metadata={"Not a key": "\n"})
+        assert self.peek(backend, "x") == b"bytes"
 
     def test_purge_removes_a_folder_and_nothing_else(self, backend: Backend) -> None:
         if (can := power(backend, Purge)) is None:
@@ -319,6 +342,9 @@ class PowerTests(Kit):
         assert can.read_ranges("x", [(5, 2), (0, 1), (8, 5)]) == [b"56", b"0", b"89"]
         with ours(NotFound, path="nothing"):
             can.read_ranges("nothing", [(0, 1)])
+        for wrong in ((-1, 2), (0, -1)):
+            with ours(ConfigError):
+                can.read_ranges("x", [(0, 1), wrong])
 
     def test_delete_many_answers_for_each_path(self, backend: Backend) -> None:
         if (can := power(backend, BulkDelete)) is None:

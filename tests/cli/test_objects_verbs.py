@@ -235,3 +235,11 @@ def test_a_configured_backend_is_named(cli: Cli, tree: Path, box: Path, monkeypa
     assert "did you mean 'data'" in answer.err
     (box / "x:y").write_text("file")
     assert cli("cat", "./x:y").out == b"file"
+
+
+def test_tree_of_an_object_says_what_it_is(cli: Cli, box: Path) -> None:
+    (box / "ok.ndjson").write_bytes(b"{}\n")
+    answer = cli("tree", "ok.ndjson")
+    assert answer.code == 3
+    assert "ok.ndjson: is an object; stat or cat it" in answer.err
+    assert "is an object" not in cli("tree", "nothing").err

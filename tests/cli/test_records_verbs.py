@@ -224,3 +224,39 @@ def test_json_strings_keep_count_behind_a_line_too_long() -> None:
     found = [r for b in decoder.feed(b"a\n\xff\n" + b"x" * (17 << 20) + b"\nb\n\xfe\n") for r in b]
     assert found == [b'"a"', b'"b"']
     assert [(e.number, e.offset) for e in bad] == [(2, 2), (3, 4), (5, None)]
+
+
+def test_a_write_whose_input_is_missing_makes_no_folder(cli: Cli, box: Path) -> None:
+    (box / "there.ndjson").write_bytes(ROWS)
+    before = sorted(os.listdir(box))
+    for sources in (["none.ndjson"], ["there.ndjson", "none.ndjson"]):
+        assert cli("write", "a/b.ndjson", "--to", "new", "--from", *sources).code == 4
+    assert sorted(os.listdir(box)) == before
+    (box / "bad.ndjson").write_bytes(MIXED)
+    (box / "out").mkdir()
+    assert cli("write", "a/b.ndjson", "--to", "out", "--from", "bad.ndjson").code == 6
+    assert os.listdir(box / "out") == []
+
+
+def test_what_errors_advise_can_be_typed(cli: Cli, box: Path) -> None:
+    (box / "noext").write_bytes(ROWS)
+    assert "give --format (" in cli("read", "noext").err
+    (box / "torn.ndjson").write_bytes(ROWS + b'{"id":')
+    for verb in (["read", "torn.ndjson"], ["convert", "torn.ndjson", "whole.ndjson"]):
+        answer = cli(*verb)
+        assert answer.code == 6
+        assert "allow_partial_tail" not in answer.err
+        assert "end it with a newline" in answer.err
+    answer = cli("ls", "memory://")
+    assert "open_backend" not in answer.err
+    assert "NAME:PATH" in answer.err
+
+
+def test_fields_without_a_name_is_a_usage_error_that_points_to_the_help_of_read(cli: Cli, box: Path) -> None:
+    (box / "a.ndjson").write_bytes(ROWS)
+    for args in (["--fields", ","], ["--fields", ""], ["--fields"]):
+        answer = cli("read", "a.ndjson", *args)
+        assert (answer.code, answer.out) == (2, b"" if isinstance(answer.out, bytes) else "")
+        assert "--fields" in answer.err
+        assert "omnistorage read --help" in answer.err
+    assert "omnistorage write --help" in cli("write", "x.ndjson", "--to").err

@@ -11,7 +11,16 @@ import traceback
 
 import pytest
 
-from omnistorage import BackendConfig, ConfigError, LocalBackend, MemoryBackend, Secret, open_backend, register_backend
+from omnistorage import (
+    BackendConfig,
+    ConfigError,
+    LocalBackend,
+    MemoryBackend,
+    Secret,
+    open_backend,
+    open_records,
+    register_backend,
+)
 from omnistorage import config as config_module
 from omnistorage import secret as secret_module
 from omnistorage.config import backends_from_toml, expand
@@ -98,6 +107,80 @@ def test_goal_41_errors_about_a_configuration_show_no_secret():
         with pytest.raises(ConfigError) as caught:
             call()
         assert CANARY not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"https://user:{CANARY}@host/p",
+        f"https://user:p@{CANARY}@host/p",
+        f"https://user:{CANARY}@ss:w@rd@host/p",
+        f"https://{CANARY}@host/p",
+        f"https://:{CANARY}@host/p",
+        f"s3:///user:{CANARY}@host/p",
+        f"s3:////user:{CANARY}@host/p",
+        f"https://user:{CANARY}?#@host",
+        *(
+            f"https://host/p?x=1{mark}{key}={CANARY}{tail}"
+            for mark in "&;#"
+            for tail in ("", "&y=2", "#f")
+            for key in (
+                "secret_access_key", "access_token", "sas_token", "account_key", "X-Amz-Security-Token", "sig",
+                "X-Amz-Signature", "api_key", "password", "SIGNATURE", "key", "client_secret", "pass%77ord",
+            )
+        ),
+        f"https://host/p?password=a;{CANARY}&x=1",
+        f"https://host/p?password=a#{CANARY}",
+    ],
+)  # fmt: skip
+def test_goal_41_mask_url_leaves_no_secret_in_any_place_of_a_url(url):
+    assert CANARY not in mask_url(url)
+    assert CANARY not in mask_url(f"before {url} after")
+    assert mask_url(f"before {url} after").endswith(" after")
+    assert mask_url(mask_url(url)) == mask_url(url)
+    for call in (open_backend, locate):
+        with pytest.raises(ConfigError) as caught:
+            call(url)
+        assert CANARY not in str(caught.value)
+
+
+@pytest.mark.parametrize("call", [open_backend, locate])
+def test_goal_41_a_wrong_file_url_shows_no_password(call):
+    for url in (f"file://user:{CANARY}@host/p", f"file://{CANARY}@host/p", f"file://user:{CANARY}@h/p?nope=1"):
+        with pytest.raises(ConfigError, match="three slashes") as caught:
+            call(url)
+        assert CANARY not in str(caught.value)
+    with pytest.raises(ConfigError) as caught:
+        call(f"vault-for-tests:///user:{CANARY}@host/p?nope=1")
+    assert CANARY not in str(caught.value)
+
+
+def test_mask_url_leaves_what_is_no_secret():
+    for url in ("https://host/a@b", "file:///home/a@b/c", "https://host/p?x=1&monkey=2&page=3#top", "a@b", "x=1"):
+        assert mask_url(url) == url
+    assert mask_url("?a=b" * 5000 + f"&token={CANARY}") == "?a=b" * 5000 + "&token=***"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: open_backend("local", {"root": 5}),
+        lambda: open_backend("local", {"root": None}),
+        lambda: open_backend("local", 5),
+        lambda: open_backend("local", {"root": "/tmp/\ud800"}),
+        lambda: LocalBackend("/tmp/\ud800"),
+        lambda: LocalBackend(b"/tmp"),
+        lambda: open_backend(None),
+        lambda: open_backend(5),
+        lambda: open_backend(b"local"),
+        lambda: locate(None),
+        lambda: locate(b"x"),
+        lambda: open_records(None),
+    ],
+)
+def test_what_is_no_place_is_a_config_error(call):
+    with pytest.raises(ConfigError):
+        call()
 
 
 def test_a_literal_secret_refuses_to_pickle_and_a_reference_travels_as_itself(monkeypatch, tmp_path):

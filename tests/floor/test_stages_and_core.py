@@ -15,6 +15,7 @@ from omnistorage.core import (
     Append,
     CopyOptions,
     Features,
+    ListOptions,
     ObjectInfo,
     Presign,
     Purge,
@@ -190,3 +191,27 @@ def test_extended_is_the_backend_itself_or_a_view_that_refuses():
     assert view.exists("x")
     assert view.delete("x")
     view.close()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ReadOptions(offset="5"),
+        lambda: ReadOptions(offset=1.5),
+        lambda: ReadOptions(length="5"),
+        lambda: ReadOptions(offset=None),
+        lambda: ListOptions(start_after=5),
+        lambda: ListOptions(start_after=b"a"),
+        lambda: WriteOptions(expect={"md5": 5}),
+        lambda: WriteOptions(expect={"md5": b"00"}),
+        lambda: WriteOptions(expect={"md5": None}),
+        lambda: WriteOptions(expect={"md5": "no hex"}),
+        lambda: WriteOptions(expect={"md5": ""}),
+        lambda: WriteOptions(expect={5: "00"}),
+        lambda: WriteOptions(expect={"shake_128": "00"}),
+        lambda: WriteOptions(expect={"SHAKE256": "00"}),
+    ],
+)
+def test_options_of_a_wrong_kind_are_config_errors(make):
+    with pytest.raises(ConfigError):
+        make()

@@ -7,6 +7,7 @@ import weakref
 
 import pytest
 
+from omnistorage.errors import Cancelled
 from omnistorage.strands import Ahead, Pool, Strand
 
 
@@ -107,10 +108,41 @@ def test_cancel_drops_what_waits():
     assert entered.wait(60)
     strand.cancel()
     gate.set()
-    strand.join()
-    strand.put(9)
-    strand.join()
+    for call in (strand.join, lambda: strand.put(9), strand.join):
+        with pytest.raises(Cancelled):
+            call()
     assert done == [0]
+
+
+def test_a_thread_that_cannot_be_started_costs_nobody_elses_task(monkeypatch):
+    """The first start fails while another task is queued behind it: each task runs once, by whom it was promised."""
+    pool, ran = Pool(2, "t"), []
+    real = threading.Thread.start
+    starts = []
+
+    def start(thread):
+        starts.append(thread)
+        if len(starts) == 1:
+            monkeypatch.setattr(threading.Thread, "start", real)
+            assert pool.spawn(lambda: (ran.append("B"), done.set()))
+            raise RuntimeError("can't start new thread")
+        real(thread)
+
+    done = threading.Event()
+    monkeypatch.setattr(threading.Thread, "start", start)
+    taken = pool.spawn(lambda: ran.append("A"))
+    assert done.wait(60)
+    if not taken:
+        ran.append("A")
+    assert sorted(ran) == ["A", "B"]
+
+
+def test_an_interrupt_in_a_step_that_the_caller_runs_reaches_the_caller():
+    def step(item):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Strand(Pool(0, "t"), step, depth=1).put(1)
 
 
 @pytest.mark.parametrize("threads", [0, 1, 3])

@@ -14,7 +14,7 @@ from dataclasses import replace
 import pytest
 
 from omnistorage.backends.memory import MemoryBackend, _MemoryReader, _MemoryWriter
-from omnistorage.core import ListOptions, ObjectInfo, ReadOptions, WriteOptions
+from omnistorage.core import COPY, ListOptions, ObjectInfo, ReadOptions, WriteOptions
 from omnistorage.errors import AlreadyExists, NotFound
 from omnistorage.testing import BackendTests, failures
 
@@ -692,6 +692,21 @@ class SelfMoveDeletes(MemoryBackend):
         if src == dst:
             self._remove(src)
         return info
+
+
+@must_fail("test_onto_itself_nothing_changes")
+class SelfMoveBySourceDeletes(MemoryBackend):
+    def move(self, src, dst, options=COPY):
+        info = super().move(src, dst, options)
+        if options.source is self:
+            self._remove(src)
+        return info
+
+
+@must_fail("test_conditions_hold_onto_itself_too")
+class SelfCopyIgnoresConditions(MemoryBackend):
+    def _transfer(self, op, run, src, dst, options):
+        return self._stat(src) if src == dst else super()._transfer(op, run, src, dst, options)
 
 
 @must_fail("test_the_target_holds_the_same_bytes")

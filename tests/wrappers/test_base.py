@@ -8,6 +8,17 @@ class Plain(Wrapper):
     """Forwards everything and changes nothing."""
 
 
+class Clears(Wrapper):
+    """Takes away what can be taken away."""
+
+    clears = frozenset({"range_read", "create_only", "user_metadata", "if_match", "purge", "set_modified", "copy"})
+
+
+class TestClearingWrapper(WrapperTests):
+    def wrap(self, inner):
+        return Clears(inner)
+
+
 class TestPlainWrapper(WrapperTests):
     def wrap(self, inner):
         return Plain(inner)

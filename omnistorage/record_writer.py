@@ -1,0 +1,204 @@
+"""Records into a ``Writer``. Floor 2.
+
+A record is encoded on the caller's thread; coding and transport run beside it (see ``streams``).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+from typing import Generic, NoReturn, Self, TypeVar
+
+from .bad_records import BadRecords, OnError
+from .core import Backend, ObjectInfo, Writer
+from .errors import ConfigError, RecordError, StorageError, WriterClosed
+from .stages import BATCH_BYTES, BATCH_RECORDS, Codec, Format, RecordEncoder
+from .strands import forks
+from .streams import EncodedWriter
+
+T = TypeVar("T")
+_ON_EXCEPTION = ("abort", "commit_whole_records")
+
+
+def known_exit(on_exception: str) -> str:
+    if on_exception not in _ON_EXCEPTION:
+        raise ConfigError(f"on_exception={on_exception!r}: use one of {', '.join(_ON_EXCEPTION)}")
+    return on_exception
+
+
+class RecordWriter(Generic[T]):
+    """Writes records into a ``Writer``. A context manager: a clean exit closes, an exception aborts, or with
+    ``on_exception="commit_whole_records"`` publishes the records taken so far.
+
+    A record that cannot be encoded raises ``RecordError`` (or goes where ``on_error`` says) and leaves the writer
+    usable; an error of codec or sink poisons it. ``records`` counts what was taken, ``bad`` the rest.
+    """
+
+    def __init__(
+        self,
+        sink: Writer,
+        format: Format[T],
+        codec: Codec | None = None,
+        *,
+        on_error: OnError = "raise",
+        max_bad: int | None = None,
+        max_bad_ratio: float | None = None,
+        on_exception: str = "abort",
+        owned: Backend | None = None,
+    ) -> None:
+        self.format = format
+        self.codec = codec
+        self.on_exception = known_exit(on_exception)
+        self.bad = BadRecords(on_error, max_bad, max_bad_ratio)
+        self._stream = EncodedWriter(sink, None if codec is None else codec.encoder())
+        self._encoder: RecordEncoder[T] = format.encoder()
+        self._encode: Callable[[T], bytes] = self._encoder.encode
+        self._owned = owned
+        self._forks = forks[0]
+        self._parts: list[bytes] = []
+        self._held = 0
+        self._count = 0
+        self._ended = False
+
+    @property
+    def records(self) -> int:
+        """How many records were taken so far."""
+        return self._count
+
+    @property
+    def result(self) -> ObjectInfo | None:
+        """What ``close`` returned."""
+        return self._stream.result
+
+    def write(self, record: T, /) -> None:
+        """Take one record; it is checked and encoded now, and stored later."""
+        try:
+            data = self._encode(record)
+        except RecordError as error:
+            self._reject(error)
+            return
+        self._parts.append(data)
+        self._held += len(data)
+        self._count += 1
+        if self._held >= BATCH_BYTES or self._forks != forks[0]:
+            self._hand_on()
+
+    def write_many(self, records: Iterable[T], /) -> int:
+        """Take all ``records``; returns how many were good. Those before a record that raises are kept."""
+        before = self._count
+        source = iter(records)
+        batch: list[T] = []
+        try:
+            while True:
+                batch.extend(itertools.islice(source, BATCH_RECORDS))
+                if not batch:
+                    return self._count - before
+                taken, batch = batch, []
+                self._write_batch(taken)
+        except BaseException:
+            if batch and self.on_exception != "abort" and not self._ended:
+                self._write_batch(batch)  # what the caller's iterator gave before it raised
+            raise
+
+    def _write_batch(self, batch: list[T]) -> None:
+        if self._ended:
+            self._encode(batch[0])  # raises
+        try:
+            parts = list(self._encoder.feed(batch))
+        except RecordError:
+            for record in batch:
+                self.write(record)
+            return
+        self._parts += parts
+        self._held += sum(map(len, parts))
+        self._count += len(batch)
+        if self._held >= BATCH_BYTES or self._forks != forks[0]:
+            self._hand_on()
+
+    def flush(self) -> None:
+        """Push every record taken so far through the codec into the sink and flush it: a reader that sees the bytes
+        can decode them all."""
+        if self._ended:
+            self._refuse("flush")
+        self._parts.extend(self._encoder.flush())
+        self._hand_on()
+        self._stream.flush()
+
+    def prepare(self) -> None:
+        """All records at the store, nothing visible; only ``close`` or ``abort`` may follow."""
+        self._end()
+        self._stream.prepare()
+
+    def close(self) -> ObjectInfo:
+        """Publish the object and return its info. Again: the same info."""
+        if self._stream.result is not None:
+            return self._stream.result
+        try:
+            self._end()
+            self.bad.check_ratio(self._count, None, final=True)
+            info = self._stream.close()
+        except BaseException:
+            self.abort()
+            raise
+        self._disown()
+        return info
+
+    def abort(self) -> None:
+        """Discard everything. Idempotent; nothing becomes visible."""
+        self._ended, self._encode = True, self._refuse_record
+        self._parts.clear()
+        try:
+            self._stream.abort()
+        finally:
+            self._disown()
+
+    def _hand_on(self) -> None:
+        parts, self._parts, self._held = self._parts, [], 0
+        if parts:
+            try:
+                self._stream.write(b"".join(parts))
+            except BaseException:
+                self._ended, self._encode = True, self._refuse_record  # poisoned: each later call raises that error
+                raise
+
+    def _end(self) -> None:
+        if self._ended:
+            return
+        # ``write`` is the hot path: instead of asking each time whether the writer is closed, it is given an encoder
+        # that says so.
+        self._ended, self._encode = True, self._refuse_record
+        self._parts.extend(self._encoder.finish())
+        self._hand_on()
+
+    def _reject(self, error: RecordError) -> None:
+        error.number = self._count + self.bad.count + 1
+        self.bad.handle(error)
+        self.bad.check_ratio(self._count, error.path)
+
+    def _refuse_record(self, record: T, /) -> bytes:
+        self._refuse("write")
+
+    def _refuse(self, op: str) -> NoReturn:
+        if self._stream.error is not None:
+            raise self._stream.error
+        raise WriterClosed("the record writer is closed", op=op)
+
+    def _disown(self) -> None:
+        owned, self._owned = self._owned, None
+        if owned is not None:
+            owned.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if not exc or exc[0] is None:
+            self.close()
+            return
+        try:
+            if self.on_exception == "commit_whole_records" and not self._ended:
+                self.close()
+            else:
+                self.abort()
+        except StorageError:
+            pass  # the exception that brought us here is the one to see; a close that failed has aborted
