@@ -5,7 +5,7 @@ import io
 import sqlite3
 
 from omnistorage import open_backend, open_records, register_backend
-from omnistorage.backends._streams import ReaderBase, WriterBase
+from omnistorage.backends import ReaderBase, WriterBase
 from omnistorage.core import LIST, READ, WRITE, ObjectInfo, WriteOptions
 from omnistorage.errors import BackendClosed, CapabilityNotSupported, ConfigError, NotFound
 from omnistorage.paths import check_key, check_new, check_prefix, is_under

@@ -1,1 +1,11 @@
-"""Backends: one file each, behind the door in ``_base``. ``registry`` finds them by name."""
+"""Backends: one file each, behind the door in ``_base``. ``registry`` finds them by name.
+
+Third parties build on ``BackendBase``, ``ReaderBase`` and ``WriterBase``, or implement ``core.Backend`` themselves.
+"""
+
+from __future__ import annotations
+
+from ._base import BackendBase
+from ._streams import ReaderBase, WriterBase
+
+__all__ = ["BackendBase", "ReaderBase", "WriterBase"]

@@ -276,6 +276,10 @@ class WriteTests(Kit):
             put(backend, "x", b"x", WriteOptions(extra={"nobody.knows": 1}))
         assert self.peek(backend, "x") is None
 
+    def test_hints_are_never_a_reason_to_refuse(self, backend: Backend) -> None:
+        put(backend, "x", b"12345", WriteOptions(content_type="text/plain", size=5))
+        assert self.peek(backend, "x") == b"12345"
+
     def test_durable_is_honoured_or_refused(self, backend: Backend) -> None:
         if getattr(backend, "durable", False):
             put(backend, "folder/x", b"kept", WriteOptions(durable=True))

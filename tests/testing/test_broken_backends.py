@@ -197,6 +197,14 @@ class IgnoresExtra(NoCheck):
     pass
 
 
+@must_fail("test_hints_are_never_a_reason_to_refuse")
+class RefusesHints(MemoryBackend):
+    def _check_write(self, path, options, op):
+        if options.content_type:
+            self._refuse("content_type", op, path)
+        super()._check_write(path, options, op)
+
+
 @must_fail("test_durable_is_honoured_or_refused")
 class IgnoresDurable(NoCheck):
     pass
