@@ -62,7 +62,7 @@ class FormatTests:
 
     def record_of_size(self, size: int) -> Any:
         """A record whose size, as ``max_record`` counts it, is exactly ``size``, 2 at least."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} must define record_of_size(self, size)")
 
     # Helpers.
 
