@@ -96,7 +96,7 @@ class RecordWriter(Generic[T]):
                 taken, batch = batch, []
                 self._write_batch(taken)
         except BaseException:
-            if batch and self.on_exception != "abort" and not self._ended:
+            if batch and not self._ended:
                 self._write_batch(batch)  # what the caller's iterator gave before it raised
             raise
 

@@ -200,6 +200,21 @@ def test_what_an_iterator_gave_before_it_raised_is_kept_when_asked():
         assert sum(1 for _ in reader) == 300
 
 
+def test_an_iterator_that_raises_costs_no_record_of_a_writer_that_goes_on():
+    def source():
+        yield from range(300)
+        raise ZeroDivisionError
+
+    store = MemoryBackend()
+    with open_records(store, "x.ndjson", "w") as writer:
+        with pytest.raises(ZeroDivisionError):
+            writer.write_many(source())
+        assert writer.records == 300
+        writer.write(300)
+    with open_records(store, "x.ndjson") as reader:
+        assert list(reader) == list(range(301))
+
+
 def test_after_the_sink_failed_each_later_call_raises_that_error():
     writer = open_records(Flaky(MemoryBackend(), at=2, sticky=True), "x.ndjson", "w")
     with pytest.raises(BackendUnavailable):
