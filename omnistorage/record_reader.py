@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Generic, Self, TypeVar
+from typing import Generic, TypeVar
 
+from ._context import Closes
 from .bad_records import BadRecords, OnError
 from .core import Backend, ObjectInfo
 from .errors import ConfigError, CorruptData, RecordError, StorageError
@@ -18,7 +19,7 @@ from .streams import DecodedReader
 T = TypeVar("T")
 
 
-class RecordReader(Generic[T]):
+class RecordReader(Closes, Generic[T]):
     """Reads records from a decoded stream: iterate over it, or use ``read``, ``read_many`` and ``iter_batches``.
 
     ``records`` counts good records handed out, ``bad`` what ``on_error`` dealt with.
@@ -148,12 +149,6 @@ class RecordReader(Generic[T]):
         owned, self._owned = self._owned, None
         if owned is not None:
             owned.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
 
 def _batches(stream: DecodedReader, decoder: Stage[bytes, list[T]]) -> Iterator[list[T]]:

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable
-from typing import Generic, NoReturn, Self, TypeVar
+from typing import Generic, NoReturn, TypeVar
 
+from ._context import Publishes
 from .bad_records import BadRecords, OnError
 from .core import Backend, ObjectInfo, Writer
-from .errors import ConfigError, RecordError, StorageError, WriterClosed
+from .errors import ConfigError, RecordError, WriterClosed
 from .stages import BATCH_BYTES, BATCH_RECORDS, Codec, Format, RecordEncoder
 from .strands import forks
-from .streams import EncodedWriter
+from .streams import BLOCK, EncodedWriter
 
 T = TypeVar("T")
 _ON_EXCEPTION = ("abort", "commit_whole_records")
@@ -26,7 +27,7 @@ def known_exit(on_exception: str) -> str:
     return on_exception
 
 
-class RecordWriter(Generic[T]):
+class RecordWriter(Publishes, Generic[T]):
     """Writes records into a ``Writer``. A context manager: a clean exit closes, an exception aborts, or with
     ``on_exception="commit_whole_records"`` publishes the records taken so far.
 
@@ -45,18 +46,20 @@ class RecordWriter(Generic[T]):
         max_bad_ratio: float | None = None,
         on_exception: str = "abort",
         owned: Backend | None = None,
+        block: int = BLOCK,
     ) -> None:
         self.format = format
         self.codec = codec
         self.on_exception = known_exit(on_exception)
         self.bad = BadRecords(on_error, max_bad, max_bad_ratio)
-        self._stream = EncodedWriter(sink, None if codec is None else codec.encoder())
-        self._encoder: RecordEncoder[T] = format.encoder()
+        self._encoder: RecordEncoder[T] = format.encoder()  # before there is a stream that would warn of being dropped
+        self._stream = EncodedWriter(sink, None if codec is None else codec.encoder(), block=block)
         self._encode: Callable[[T], bytes] = self._encoder.encode
         self._owned = owned
         self._forks = forks[0]
         self._parts: list[bytes] = []
         self._held = 0
+        self._handed = 0
         self._count = 0
         self._ended = False
 
@@ -64,6 +67,11 @@ class RecordWriter(Generic[T]):
     def records(self) -> int:
         """How many records were taken so far."""
         return self._count
+
+    @property
+    def raw_bytes(self) -> int:
+        """How many bytes the records have made so far, before compression."""
+        return self._handed + self._held
 
     @property
     def result(self) -> ObjectInfo | None:
@@ -109,8 +117,7 @@ class RecordWriter(Generic[T]):
             for record in batch:
                 self.write(record)
             return
-        self._parts += parts
-        self._held += sum(map(len, parts))
+        self._extend(parts)
         self._count += len(batch)
         if self._held >= BATCH_BYTES or self._forks != forks[0]:
             self._hand_on()
@@ -120,7 +127,7 @@ class RecordWriter(Generic[T]):
         can decode them all."""
         if self._ended:
             self._refuse("flush")
-        self._parts.extend(self._encoder.flush())
+        self._extend(self._encoder.flush())
         self._hand_on()
         self._stream.flush()
 
@@ -152,8 +159,14 @@ class RecordWriter(Generic[T]):
         finally:
             self._disown()
 
+    def _extend(self, outputs: Iterable[bytes]) -> None:
+        parts = list(outputs)
+        self._parts += parts
+        self._held += sum(map(len, parts))
+
     def _hand_on(self) -> None:
-        parts, self._parts, self._held = self._parts, [], 0
+        parts, self._parts = self._parts, []
+        self._handed, self._held = self._handed + self._held, 0
         if parts:
             try:
                 self._stream.write(b"".join(parts))
@@ -167,7 +180,7 @@ class RecordWriter(Generic[T]):
         # ``write`` is the hot path: instead of asking each time whether the writer is closed, it is given an encoder
         # that says so.
         self._ended, self._encode = True, self._refuse_record
-        self._parts.extend(self._encoder.finish())
+        self._extend(self._encoder.finish())
         self._hand_on()
 
     def _reject(self, error: RecordError) -> None:
@@ -188,17 +201,8 @@ class RecordWriter(Generic[T]):
         if owned is not None:
             owned.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        if not exc or exc[0] is None:
-            self.close()
-            return
-        try:
-            if self.on_exception == "commit_whole_records" and not self._ended:
-                self.close()
-            else:
-                self.abort()
-        except StorageError:
-            pass  # the exception that brought us here is the one to see; a close that failed has aborted
+    def _on_exception(self) -> None:
+        if self.on_exception == "commit_whole_records" and not self._ended:
+            self.close()  # one that fails has aborted
+        else:
+            self.abort()

@@ -22,7 +22,7 @@ from .record_writer import RecordWriter, known_exit
 from .stages import Codec, Format, Limit, Same, Stage
 from .streams import RAW_BLOCK, DecodedReader
 
-__all__ = ["OpenSettings", "RecordReader", "RecordWriter", "open_decoded", "open_records"]
+__all__ = ["OpenSettings", "RecordReader", "RecordWriter", "layers_for", "open_decoded", "open_records"]
 
 UNTRUSTED_OUTPUT = 16 << 30
 UNTRUSTED_RATIO = 1000.0
@@ -66,7 +66,8 @@ def open_records(target: Any, path: str = "r", mode: str | None = None, /, **s: 
     beat the suffix.
 
     ``max_output`` (bytes) and ``max_ratio`` bound what decoding may make of the input; ``untrusted=True`` sets them to
-    16 GiB and 1,000 unless given.
+    16 GiB and 1,000 unless given, and bounds the memory that a codec may be made to take (a codec given as a value
+    keeps its own bound).
     """
     unknown = sorted(set(s) - set(OpenSettings.__annotations__))
     if unknown:
@@ -129,7 +130,13 @@ def _open_reader(backend: Backend, path: str, s: OpenSettings, owned: Backend | 
     if s.get("compression") is not None:
         _pick_codec(path, s.get("compression"))  # refuses a contradiction
     source = backend.open_reader(path, options)
-    stream = open_decoded(source, s.get("compression"), max_output=max_output, max_ratio=max_ratio)
+    stream = open_decoded(
+        source,
+        s.get("compression"),
+        untrusted=bool(s.get("untrusted")),
+        max_output=max_output,
+        max_ratio=max_ratio,
+    )
     try:
         return RecordReader(stream, form, owned=owned, **policy)
     except BaseException:
@@ -160,11 +167,13 @@ def open_decoded(
     source: Reader,
     compression: str | Codec | None = None,
     *,
+    untrusted: bool = False,
     max_output: int | None = None,
     max_ratio: float | None = None,
 ) -> DecodedReader:
     """The plain bytes of an object. ``compression=None`` takes the codec from the magic bytes, else from the suffix;
-    ``"none"`` takes the bytes as they are. Closes ``source`` if it raises."""
+    ``"none"`` takes the bytes as they are. ``untrusted`` lowers the bound on the memory of a codec that was not given
+    as a value. Closes ``source`` if it raises."""
     try:
         head = b""
         codec = None
@@ -174,6 +183,9 @@ def open_decoded(
             codec = codec_for_magic(head) or codec_for_path(source.info.path)
         elif compression != "none":
             codec = codec_named(compression)
+        bounded = getattr(codec, "untrusted", None)
+        if untrusted and codec is not compression and bounded is not None:
+            codec = bounded()
         decoder: Stage[bytes, bytes] | None = None if codec is None else codec.decoder()
         if max_output is not None or max_ratio is not None:
             decoder = Limit(decoder or Same(), max_output=max_output, max_ratio=max_ratio)
@@ -183,15 +195,26 @@ def open_decoded(
         raise
 
 
+def layers_for(
+    path: str, format: str | Format[Any] | None = None, compression: str | Codec | None = None
+) -> tuple[Format[Any], Codec | None]:
+    """The format and the codec of an object named ``path``, by its suffixes and the arguments, which must agree."""
+    return _pick_format(path, format), _pick_codec(path, compression)
+
+
 def _pick_format(path: str, wanted: str | Format[Any] | None) -> Format[Any]:
     found = format_for_path(path)
     if wanted is None:
         if found is None:
             raise ConfigError("no record format is known by this suffix: give format=", path=path)
         return found
+    if found is not None and found.name == wanted:
+        return found  # the suffix may say more than the name
     form: Format[Any] = record_format(wanted)
     if found is not None and found.name != form.name:
         raise ConfigError(f"the suffix says {found.name}, format= says {form.name}: make them agree", path=path)
+    if found is not None and found.suffixes[0] not in form.suffixes:
+        raise ConfigError(f"the suffix says {found!r}, format= says {form!r}: make them agree", path=path)
     return form
 
 

@@ -1,5 +1,6 @@
 """Hypothesis profiles, and the rule about skips where every program must be there."""
 
+import gc
 import os
 
 import pytest
@@ -13,6 +14,12 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 REQUIRED = os.environ.get("OMNISTORAGE_REQUIRE_SERVERS") == "all"
 ALLOWED_SKIPS: set[str] = set()
 """Test ids that may be skipped in CI, with their reasons beside them. There are none."""
+
+
+def pytest_collection_finish(session):
+    """Thousands of test items and modules stay to the end: tests that collect garbage need not walk through them."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(hookwrapper=True)

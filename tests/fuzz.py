@@ -19,6 +19,10 @@ from omnistorage.stages import MAX_CHUNK
 def sound(kind, name, rng):
     """A stream that decodes."""
     rows = [b'{"n":%d,"text":"%s"}' % (n, b"x" * rng.randrange(40)) for n in range(rng.randrange(1, 30))]
+    if name == "csv":
+        rows = [
+            {"n": n, "text": rng.choice(('x,"y"', "two\nlines", "z" * rng.randrange(40)))} for n in range(len(rows))
+        ]
     encoder = codec(name).encoder() if kind == "codec" else record_format(name).encoder()
     feed = [b"\n".join(rows)] if kind == "codec" else [rows]
     return b"".join([*(out for item in feed for out in encoder.feed(item)), *encoder.finish()])

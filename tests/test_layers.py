@@ -17,6 +17,7 @@ FLOOR_0 = {
     "bad_records",
     "_table",
     "_lookup",
+    "_context",
 }
 FLOOR_1 = {"_os", "secret", "backends", "compression", "formats", "wrappers"}
 FLOOR_2 = {"records", "record_reader", "record_writer", "ops", "probe", "segments", "config", "registry"}
@@ -27,8 +28,11 @@ LOOKUP_TABLES = {"compression", "formats"}
 
 THIRD_PARTIES = {
     "formats/ndjson.py": {"orjson"},
+    "formats/length_prefixed.py": {"google_crc32c"},
     "compression/gzip.py": {"isal", "zlib_ng"},
     "compression/zstd.py": {"zstandard"},
+    "compression/snappy.py": {"snappy", "google_crc32c"},
+    "compression/lz4.py": {"lz4"},
     "backends/_streams.py": {"google_crc32c"},
     "cli/": {"click", "rich", "orjson"},
     "testing/": {"pytest", "hypothesis"},

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn, Self
+from typing import NoReturn
 
+from .._context import Closes
 from ..core import (
     COPY,
     LIST,
@@ -37,7 +38,7 @@ from ..paths import check_key, check_new, check_prefix, sort_key
 from ._streams import new_hash
 
 
-class BackendBase:
+class BackendBase(Closes):
     """An extended backend that checks at its door. A subclass sets ``name``, ``features``, perhaps ``url``, and defines
     the underscored methods of whatever its features claim."""
 
@@ -150,12 +151,6 @@ class BackendBase:
         if not self._closed:
             self._closed = True
             self._close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
     # -- checks --------------------------------------------------------------------------------------------------------
 

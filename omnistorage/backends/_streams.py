@@ -11,8 +11,9 @@ import threading
 import warnings
 from collections.abc import Callable
 from os import getpid
-from typing import Any, Self
+from typing import Any
 
+from .._context import Closes, Publishes
 from ..core import Data, ObjectInfo, ReadOptions, WriteOptions
 from ..errors import (
     CapabilityNotSupported,
@@ -70,7 +71,7 @@ def check_conditions(info: ObjectInfo, options: ReadOptions, backend: str) -> No
             )
 
 
-class ReaderBase:
+class ReaderBase(Closes):
     """A reader around ``_read(size)`` (at most ``size`` > 0 bytes, ``b""`` at the end) and ``_release()``."""
 
     instant = False  # whether a read costs microseconds, so that handing it to another thread would cost more
@@ -124,19 +125,13 @@ class ReaderBase:
         elif not self._released:
             self._interrupt()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
     def __del__(self) -> None:
         if not self._released and hasattr(self, "_lock"):
             self._released = True
             self._release()
 
 
-class WriterBase:
+class WriterBase(Publishes):
     """A writer around the hooks ``_write``, ``_flush``, ``_prepare``, ``_publish``, ``_discard`` and ``_drop``.
 
     The hooks are called under a lock, never twice at once and never after the end. Here are kept: the poison of a
@@ -229,18 +224,6 @@ class WriterBase:
                 self._lock.release()
         else:
             self._interrupt()  # whoever holds the lock discards on the way out
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        if not exc or exc[0] is None:
-            self.close()
-            return
-        try:
-            self.abort()
-        except StorageError:
-            pass  # the exception that brought us here is the one to see
 
     def __del__(self) -> None:
         if self._state not in ("open", "prepared") or self._pid != getpid():

@@ -19,21 +19,39 @@ _TABLE = Table(
     "codec",
     "omnistorage.codecs",
     {
+        "bz2": "omnistorage.compression.bz2:Bz2",
         "gzip": "omnistorage.compression.gzip:Gzip",
+        "lz4": "omnistorage.compression.lz4:Lz4",
+        "snappy": "omnistorage.compression.snappy:Snappy",
+        "xz": "omnistorage.compression.xz:Xz",
         "zstd": "omnistorage.compression.zstd:Zstd",
     },
 )
 
 _SUFFIXES = SuffixIndex(
     _TABLE,
-    {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd"},
+    {
+        ".bz2": "bz2",
+        ".gz": "gzip",
+        ".lz4": "lz4",
+        ".sz": "snappy",
+        ".xz": "xz",
+        ".zst": "zstd",
+        ".zstd": "zstd",
+    },
     foreign=frozenset({".ndjson", ".jsonl", ".json", ".csv", ".tsv", ".lp", ".lpv", ".txt", ".log"}),
 )
 
 _MAGICS = {
     b"\x1f\x8b": "gzip",
     b"\x28\xb5\x2f\xfd": "zstd",
-    # Skippable frames may stand before the first real one (pzstd writes them).
+    b"\x04\x22\x4d\x18": "lz4",
+    b"\xff\x06\x00\x00sNaPpY": "snappy",
+    b"\xfd7zXZ\x00": "xz",
+    # A line of text may well begin with BZh; the first block's or the end's magic behind it tells.
+    **{b"BZh%d%b" % (level, what): "bz2" for level in range(1, 10) for what in (b"1AY&SY", b"\x17rE8P\x90")},
+    # Skippable frames may stand before the first real one (pzstd writes them). LZ4 has the same ones, but nobody is
+    # known to begin a stream of it with them.
     **{bytes((low, 0x2A, 0x4D, 0x18)): "zstd" for low in range(0x50, 0x60)},
 }
 
@@ -61,8 +79,8 @@ def without_codec_suffix(path: str) -> str:
 
 
 def codec_for_magic(head: bytes) -> Codec | None:
-    """The codec whose streams begin like ``head``, or None. 4 bytes are enough for the built-in ones; of third
-    parties those are known that were given to ``register_codec``."""
+    """The codec whose streams begin like ``head``, or None. 10 bytes are enough for the built-in ones; of
+    third parties those are known that were given to ``register_codec``."""
     for magic, name in _MAGICS.items():
         if head.startswith(magic):
             return codec(name)

@@ -8,8 +8,8 @@ garbage, which the library does not.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Self
 
 from ..errors import ConfigError, CorruptData
 from ..stages import MAX_CHUNK, Stage, StageBase
@@ -18,6 +18,8 @@ _MAGIC = b"\x28\xb5\x2f\xfd"
 _HEADER_MAX = 18
 _RAW, _RLE, _RESERVED = 0, 1, 3  # kinds of block; 2 is a compressed one
 _BLOCK_MAX = 1 << 17  # RFC 8878 3.1.1.2.4: no block decodes to more
+_DICTIONARY_MIN = 8  # the library takes less for no dictionary, without a word
+_UNTRUSTED_WINDOW = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,16 @@ class Zstd:
     the caller's. ``checksum`` adds a content checksum to what is written; without it about a third of all damage to
     one bit goes unnoticed, so it is on. ``max_window`` bounds the memory of reading: a frame that needs a larger window
     (in bytes; the ``zstd`` program writes up to 2**27 unless told ``--long=28`` or more) is refused. Eight MiB, which
-    level 19 needs, are a sensible bound for input one does not trust.
+    level 19 needs, are a sensible bound for input one does not trust (``untrusted``).
+
+    ``dictionary`` is what ``zstd --train`` or ``zstandard.train_dictionary(...).as_bytes()`` made, or any other bytes
+    that resemble the data; both sides need the same one. Frames then carry its id, if it has one, and a frame with
+    another id is refused. Frames without an id are decoded with it as well.
 
     Writing makes one frame. Reading takes any number of frames and skippable frames, up to the end: anything else, a
     stream without a frame, and a stream cut anywhere but exactly between two frames is ``CorruptData``, as are frames
-    that need a dictionary. Wrong settings are ``ConfigError``.
+    that need a dictionary which was not given. Wrong settings, among them a dictionary that does not parse, are
+    ``ConfigError``.
     """
 
     name: ClassVar[str] = "zstd"
@@ -44,6 +51,7 @@ class Zstd:
     threads: int = 0
     checksum: bool = True
     max_window: int = 1 << 27
+    dictionary: bytes | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if type(self.level) is not int or not (-7 <= self.level <= -1 or 1 <= self.level <= 22):
@@ -54,6 +62,24 @@ class Zstd:
             raise ConfigError(f"zstd checksum is True or False, not {self.checksum!r}")
         if type(self.max_window) is not int or not 1 << 10 <= self.max_window <= 1 << 31:
             raise ConfigError(f"zstd max_window is a number of bytes from 2**10 to 2**31, not {self.max_window!r}")
+        if self.dictionary is not None:
+            self._check_dictionary(self.dictionary)
+
+    def _check_dictionary(self, raw: bytes) -> None:
+        if type(raw) is not bytes or len(raw) < _DICTIONARY_MIN:
+            what = f"{len(raw)} bytes" if isinstance(raw, bytes) else type(raw).__name__
+            raise ConfigError(f"a zstd dictionary is at least {_DICTIONARY_MIN} bytes, not {what}")
+        import zstandard
+
+        try:  # the library looks at it when it is used, and then says that there is no memory
+            zstandard.ZstdCompressor(dict_data=zstandard.ZstdCompressionDict(raw)).compress(b"")
+        except zstandard.ZstdError as error:
+            raise ConfigError(f"the zstd dictionary of {len(raw)} bytes begins like one but does not parse") from error
+
+    def untrusted(self) -> Self:
+        """This codec with ``max_window`` lowered to 8 MiB, so that reading stays below 32 MiB whoever made the input: a
+        frame may claim a window of any size. Level 19 needs 8 MiB; most frames of levels 20 to 22 are refused."""
+        return replace(self, max_window=min(self.max_window, _UNTRUSTED_WINDOW))
 
     def encoder(self) -> Stage[bytes, bytes]:
         """A stage that makes one frame; ``flush`` ends the current block."""
@@ -61,7 +87,7 @@ class Zstd:
 
     def decoder(self) -> Stage[bytes, bytes]:
         """A stage that reads frames to the end; it takes the frame's window and a few MiB of memory."""
-        return _Decoder(self.max_window)
+        return _Decoder(self.max_window, self.dictionary)
 
 
 class _Encoder(StageBase[bytes, bytes]):
@@ -69,7 +95,10 @@ class _Encoder(StageBase[bytes, bytes]):
         import zstandard
 
         compressor = zstandard.ZstdCompressor(
-            level=settings.level, threads=settings.threads, write_checksum=settings.checksum
+            level=settings.level,
+            threads=settings.threads,
+            write_checksum=settings.checksum,
+            dict_data=None if settings.dictionary is None else zstandard.ZstdCompressionDict(settings.dictionary),
         )
         # A chunker makes its output piece by piece, however much the compressing threads have ready at once.
         self._chunker: Any = compressor.chunker(chunk_size=MAX_CHUNK // 4)  # its stubs are not whole
@@ -87,11 +116,13 @@ class _Encoder(StageBase[bytes, bytes]):
 class _Decoder(StageBase[bytes, bytes]):
     """Hands the library every byte of a frame as it comes, and walks along to know where to cut and where it ends."""
 
-    def __init__(self, max_window: int) -> None:
+    def __init__(self, max_window: int, dictionary: bytes | None) -> None:
         import zstandard
 
         self._error = zstandard.ZstdError
-        self._library = zstandard.ZstdDecompressor(max_window_size=max_window)
+        data = None if dictionary is None else zstandard.ZstdCompressionDict(dictionary)
+        self._library = zstandard.ZstdDecompressor(max_window_size=max_window, dict_data=data)
+        self._dictionary = None if data is None else data.dict_id()
         self._max_window = max_window
         self._frame: Any = None  # the library's decoder of the frame we are in, None between frames
         self._frames = 0
@@ -131,7 +162,7 @@ class _Decoder(StageBase[bytes, bytes]):
         held = len(self._head)
         raw = self._head + bytes(view[at : at + _HEADER_MAX - held])
         try:
-            size, window = _frame_header(raw)
+            size, window, dictionary = _frame_header(raw)
         except ValueError as error:
             where = "behind the last frame there is something else: " if self._frames else ""
             raise self._corrupt(f"{where}{error}", at) from None
@@ -146,6 +177,13 @@ class _Decoder(StageBase[bytes, bytes]):
             raise self._corrupt(
                 f"the frame needs a window of {window} bytes, max_window is {self._max_window}: "
                 f"Zstd(max_window={window}) reads it if you trust it",
+                at,
+            )
+        if dictionary not in (0, self._dictionary):
+            ours = "none was given" if self._dictionary is None else f"the one given has {self._dictionary or 'none'}"
+            raise self._corrupt(
+                f"the frame needs the dictionary with id {dictionary}, {ours}: "
+                "give Zstd(dictionary=...) the one it was written with",
                 at,
             )
         self._checksum = 4 if raw[4] & 4 else 0
@@ -214,26 +252,25 @@ class _Decoder(StageBase[bytes, bytes]):
         return out
 
 
-def _frame_header(raw: bytes) -> tuple[int, int]:
-    """Size and window (-1 for a skippable frame) of the frame header that ``raw`` begins with, RFC 8878 3.1.1.1 and
-    3.1.2. The size is 0 if the header is not whole. ValueError if it is none."""
+def _frame_header(raw: bytes) -> tuple[int, int, int]:
+    """Size, window (-1 for a skippable frame) and dictionary id (0 for none) of the frame header that ``raw`` begins
+    with, RFC 8878 3.1.1.1 and 3.1.2. The size is 0 if the header is not whole. ValueError if it is none."""
     if len(raw) >= 4 and raw[:4] != _MAGIC:
         if raw[0] & 0xF0 != 0x50 or raw[1:4] != b"\x2a\x4d\x18":
             raise ValueError(f"a frame begins with 28 b5 2f fd, not with {raw[:4].hex(' ')}")
-        return (8 if len(raw) >= 8 else 0), -1
+        return (8 if len(raw) >= 8 else 0), -1, 0
     if len(raw) < 5:
-        return 0, 0
+        return 0, 0, 0
     descriptor = raw[4]
     single_segment = bool(descriptor & 0x20)
     dictionary_size = (0, 1, 2, 4)[descriptor & 3]
     content_at = 5 + (not single_segment) + dictionary_size
     size = content_at + (1 if single_segment else 0, 2, 4, 8)[descriptor >> 6]
     if len(raw) < size:
-        return 0, 0
-    if any(raw[content_at - dictionary_size : content_at]):
-        raise ValueError("the frame needs a dictionary")
+        return 0, 0, 0
+    dictionary = int.from_bytes(raw[content_at - dictionary_size : content_at], "little")
     if single_segment:  # then the window is the content
         content = int.from_bytes(raw[content_at:size], "little")
-        return size, content + 256 if size - content_at == 2 else content
+        return size, content + 256 if size - content_at == 2 else content, dictionary
     exponent, mantissa = raw[5] >> 3, raw[5] & 7
-    return size, (1 << 10 + exponent) + (1 << 7 + exponent) * mantissa
+    return size, (1 << 10 + exponent) + (1 << 7 + exponent) * mantissa, dictionary

@@ -20,12 +20,28 @@ _TABLE = Table(
     "format",
     "omnistorage.formats",
     {
+        "csv": "omnistorage.formats.csv:Csv",
+        "length_prefixed": "omnistorage.formats.length_prefixed:LengthPrefixed",
         "lines": "omnistorage.formats.lines:Lines",
         "ndjson": "omnistorage.formats.ndjson:Ndjson",
     },
 )
 
-_SUFFIXES = SuffixIndex(_TABLE, {".ndjson": "ndjson", ".jsonl": "ndjson", ".txt": "lines", ".log": "lines"})
+_SUFFIXES = SuffixIndex(
+    _TABLE,
+    {
+        ".ndjson": "ndjson",
+        ".jsonl": "ndjson",
+        ".csv": "csv",
+        ".tsv": "csv",
+        ".lp": "length_prefixed",
+        ".lpv": "length_prefixed",
+        ".txt": "lines",
+        ".log": "lines",
+    },
+)
+_SAID_BY_SUFFIX: dict[str, dict[str, Any]] = {".lpv": {"prefix": "varint"}, ".tsv": {"delimiter": "\t"}}
+"""Options that a suffix carries."""
 
 
 def record_format(spec: str | Format[Any], **options: Any) -> Format[Any]:
@@ -39,9 +55,10 @@ def record_format(spec: str | Format[Any], **options: Any) -> Format[Any]:
 
 def format_for_path(path: str) -> Format[Any] | None:
     """The format that the suffix of ``path`` names, the one before a codec's suffix if it has one (``a.ndjson.gz``),
-    with default settings, or None. Case does not matter."""
-    name = _SUFFIXES.name_for(suffix_of(without_codec_suffix(path)))
-    return None if name is None else record_format(name)
+    with default settings but for those that the suffix says (``.tsv``, ``.lpv``), or None. Case does not matter."""
+    suffix = suffix_of(without_codec_suffix(path))
+    name = _SUFFIXES.name_for(suffix)
+    return None if name is None else record_format(name, **_SAID_BY_SUFFIX.get(suffix, {}))
 
 
 def register_format(name: str, cls: Any) -> None:

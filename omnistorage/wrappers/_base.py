@@ -11,8 +11,9 @@ import builtins
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any, NoReturn, Self, TypeVar
+from typing import Any, NoReturn, TypeVar
 
+from .._context import Closes
 from ..core import (
     COPY,
     LIST,
@@ -52,7 +53,7 @@ P = TypeVar("P")
 _POWER_FLAGS = {"purge": Purge, "append": Append, "set_modified": SetMetadata}
 
 
-class Wrapper:
+class Wrapper(Closes):
     """All of a backend, forwarded to ``inner``. Closing it closes the inner backend."""
 
     clears: frozenset[str] = frozenset()
@@ -218,9 +219,3 @@ class Wrapper:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.inner!r})"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()

@@ -397,6 +397,22 @@ def test_rs_7_2_create_only_does_not_clobber_what_appeared_meanwhile(backend: Lo
     assert get(backend, "f") == b"first"
     assert temporaries(backend) == []
 
+    class Meanwhile(OS):
+        """Somebody else makes the destination of a move after it was found to be free."""
+
+        def link(self, *args: object, **kwargs: object) -> None:
+            plant(backend, "to")
+            os.link(*args, **kwargs)  # type: ignore[arg-type]
+
+        def rename(self, *args: object, **kwargs: object) -> None:
+            plant(backend, "to")
+            os.rename(*args, **kwargs)  # type: ignore[arg-type]
+
+    with pytest.raises(AlreadyExists):
+        LocalBackend(backend.root, _os=Meanwhile()).move("f", "to", CopyOptions(overwrite=False))
+    assert get(backend, "to") == b"x"
+    assert get(backend, "f") == b"first"
+
 
 # -- reading -----------------------------------------------------------------------------------------------------------
 
@@ -728,6 +744,14 @@ def test_rs_7_2_links_are_listed_as_links_and_never_descended(backend: LocalBack
     for path in ("in", "file", "broken", "out"):
         assert backend.delete(path) is True
     assert keys(backend) == ["d/f", "d/loop"]
+    plant(backend, "a", "e/g")
+    errors: list[StorageError] = []
+    listing = backend.list("", ListOptions(on_error=errors.append))
+    assert next(listing).path == "a"
+    (root / "e").rename(root / "z")
+    (root / "e").symlink_to("d")  # it was a folder when the names around it were read
+    assert [info.path for info in listing] == ["d/f", "d/loop"]
+    assert [error.path for error in errors] == ["e"]
 
 
 # -- folders -----------------------------------------------------------------------------------------------------------
@@ -767,6 +791,24 @@ def test_purge_removes_a_tree_and_follows_no_link(backend: LocalBackend, tmp_pat
     for path in ("d", "keep"):
         with pytest.raises(NotFound):
             backend.purge(path)
+
+
+@pytest.mark.parametrize("walk", [False, True])
+def test_purge_removes_no_folder_through_a_symlink_that_came_in_meanwhile(tmp_path: Path, walk: bool) -> None:
+    class Swapping(OS):
+        def open_beneath(self, root: int, path: str, flags: int, mode: int = 0, links: bool = True) -> int:
+            if path == "a" and not (tmp_path / "root/d/a").is_symlink() and not os.listdir(tmp_path / "root/d/a/b"):
+                os.rename(tmp_path / "root/d/a", tmp_path / "aside")
+                os.symlink("../other", tmp_path / "root/d/a")
+            return super().open_beneath(root, path, flags, mode, links)
+
+    backend = LocalBackend(tmp_path / "root", _os=Swapping(walk=walk))
+    plant(backend, "d/a/b/c", "other/keep")
+    (tmp_path / "root/other/b").mkdir()
+    with pytest.raises(StorageError):
+        backend.purge("d")
+    assert (tmp_path / "root/d/a").is_symlink(), "the swap was made"
+    assert (tmp_path / "root/other/b").is_dir()
 
 
 # -- stale uploads -----------------------------------------------------------------------------------------------------

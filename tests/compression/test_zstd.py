@@ -34,6 +34,23 @@ class TestZstdFast(CodecTests):
     codec = Zstd(level=-5)
 
 
+def trained(seed: int = 1) -> bytes:
+    rng = random.Random(seed)
+    rows = [b'{"id":%d,"text":"streaming, layered %d"}' % (n, rng.randrange(1000)) for n in range(3000)]
+    return zstandard.train_dictionary(4096, rows, dict_id=70_000 + seed).as_bytes()
+
+
+DICTIONARY = trained()
+
+
+class TestZstdDictionary(CodecTests):
+    codec = Zstd(dictionary=DICTIONARY)
+
+
+class TestZstdRawDictionary(CodecTests):
+    codec = Zstd(dictionary=SAMPLE, threads=1)
+
+
 class TestZstdWithoutChecksum(CodecTests):
     codec = Zstd(level=9, checksum=False)
     has_checksum = False
@@ -78,6 +95,13 @@ def frame(*blocks: bytes, window: int = 0x58) -> bytes:
         {"max_window": 1023},
         {"max_window": (1 << 31) + 1},
         {"max_window": None},
+        {"dictionary": "text"},
+        {"dictionary": bytearray(100)},
+        {"dictionary": b""},
+        {"dictionary": b"7 bytes"},
+        {"dictionary": DICTIONARY[:8]},
+        {"dictionary": DICTIONARY[:100]},
+        {"dictionary": b"\x37\xa4\x30\xec" + noise(500)},
     ],
 )
 def test_wrong_settings_are_config_errors(options: dict[str, Any]) -> None:
@@ -90,6 +114,19 @@ def test_go_r4_the_level_is_honoured() -> None:
     sizes = [len(encode(data, level=level)) for level in (-7, 1, 9, 19)]
     assert sizes == sorted(sizes, reverse=True)
     assert len(set(sizes)) == 4
+
+
+def test_levels_are_honoured_with_threads_too_and_what_threads_write_reads_back() -> None:
+    data = bytes(str(random.Random(9).choices("abcdefgh", k=1_000_000)), "ascii")
+    for threads in (1, 2, 4):
+        blobs = [encode(data, level=level, threads=threads) for level in (-7, 1, 9)]
+        sizes = [len(blob) for blob in blobs]
+        assert sizes == sorted(sizes, reverse=True)
+        assert len(set(sizes)) == 3
+        for blob in blobs:
+            assert decode(blob) == data
+    long = data * 5  # cut between threads, which a single one is not
+    assert encode(long, level=1, threads=2) != encode(long, level=1)
 
 
 def test_what_we_write_is_one_frame_with_a_content_checksum() -> None:
@@ -107,6 +144,82 @@ def test_the_library_loads_only_when_it_is_needed() -> None:
     code = "import sys; from omnistorage.compression.zstd import Zstd; Zstd(); print('zstandard' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.split() == ["False"]
+
+
+def test_untrusted_lowers_but_never_raises_the_window() -> None:
+    assert Zstd(level=7).untrusted() == Zstd(level=7, max_window=8 << 20)
+    assert Zstd(max_window=1 << 20).untrusted() == Zstd(max_window=1 << 20)
+    with pytest.raises(CorruptData, match="max_window"):
+        through(Zstd().untrusted().decoder(), [frame(block(0, 1, b"x", last=True), window=14 << 3)])
+    level_19 = zstandard.ZstdCompressor(level=19).compressobj()
+    blob = level_19.compress(SAMPLE) + level_19.flush()
+    assert through(Zstd().untrusted().decoder(), [blob]) == SAMPLE
+
+
+# Dictionaries.
+
+
+def test_a_dictionary_makes_small_streams_smaller_and_its_id_stands_in_the_frame() -> None:
+    data = b'{"id":77,"text":"streaming, layered 5"}'
+    for threads in (0, 2):
+        blob = encode(data, dictionary=DICTIONARY, threads=threads)
+        assert len(blob) < len(encode(data)) - 10
+        assert zstandard.get_frame_parameters(blob).dict_id == 70_001
+        assert decode(blob, 1, dictionary=DICTIONARY) == data
+
+
+def test_the_dictionary_is_not_printed_but_compared() -> None:
+    assert repr(Zstd(dictionary=DICTIONARY)) == repr(Zstd())
+    assert Zstd(dictionary=DICTIONARY) != Zstd()
+    assert Zstd(dictionary=DICTIONARY) == Zstd(dictionary=bytes(DICTIONARY))
+
+
+def test_a_frame_with_another_dictionary_is_refused_with_its_id_and_what_to_do() -> None:
+    blob = encode(SAMPLE, dictionary=DICTIONARY)
+    for options, says in (
+        ({}, "none was given"),
+        ({"dictionary": trained(2)}, "the one given has 70002"),
+        ({"dictionary": SAMPLE}, "the one given has none"),
+    ):
+        for size in (1, 1 << 16):
+            with pytest.raises(CorruptData, match=rf"with id 70001, {says}: give Zstd\(dictionary=") as caught:
+                decode(encode(b"good") + blob, size, **options)
+            assert caught.value.offset is not None
+
+
+def test_frames_with_and_without_the_dictionary_mix() -> None:
+    blob = encode(SAMPLE, dictionary=DICTIONARY) + encode(b"plain") + encode(SAMPLE, dictionary=DICTIONARY)
+    for size in (1, 1 << 16):
+        assert decode(blob, size, dictionary=DICTIONARY) == SAMPLE + b"plain" + SAMPLE
+
+
+def test_a_raw_dictionary_helps_and_without_it_the_damage_is_noticed() -> None:
+    blob = encode(SAMPLE, dictionary=SAMPLE)
+    assert len(blob) < 30
+    assert zstandard.get_frame_parameters(blob).dict_id == 0
+    assert decode(blob, dictionary=SAMPLE) == SAMPLE
+    for options in ({}, {"dictionary": noise(len(SAMPLE))}):
+        with pytest.raises(CorruptData):
+            decode(blob, **options)  # type: ignore[arg-type]
+
+
+def test_the_zstandard_library_reads_dictionary_frames_and_we_read_its_ones() -> None:
+    for raw in (DICTIONARY, SAMPLE):
+        theirs = zstandard.ZstdCompressionDict(raw)
+        blob = encode(SAMPLE, dictionary=raw)
+        assert zstandard.ZstdDecompressor(dict_data=theirs).decompressobj().decompress(blob) == SAMPLE
+        assert decode(zstandard.ZstdCompressor(dict_data=theirs).compress(SAMPLE), 5, dictionary=raw) == SAMPLE
+
+
+@pytest.mark.skipif(shutil.which("zstd") is None, reason="no zstd program")
+def test_the_zstd_program_and_we_read_each_others_dictionary_frames(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    for raw in (DICTIONARY, SAMPLE):
+        (tmp_path / "dictionary").write_bytes(raw)
+        program = ["zstd", "-c", "-D", str(tmp_path / "dictionary")]
+        blob = encode(SAMPLE * 50, dictionary=raw)
+        assert subprocess.run([*program, "-d"], input=blob, capture_output=True, check=True).stdout == SAMPLE * 50
+        theirs = subprocess.run(program, input=SAMPLE * 50, capture_output=True, check=True).stdout
+        assert decode(theirs, 17, dictionary=raw) == SAMPLE * 50
 
 
 # The walk along frames and blocks.
@@ -230,11 +343,15 @@ def test_goal_15_truncation_is_detected_at_every_byte() -> None:
     encoder = Zstd().encoder()
     flushed = b"".join([*encoder.feed(SAMPLE), *encoder.flush(), *encoder.feed(SAMPLE), *encoder.finish()])
     others = zstandard.ZstdCompressor().compress(SAMPLE)  # without a checksum
+    first = encode(b"a whole frame before it")
     for blob in (flushed, encode(b""), encode(noise(500)), encode(bytes(300_000)), others):
         for size in (1, 1 << 16):
             for end in range(len(blob)):
                 with pytest.raises(CorruptData):
                     decode(blob[:end], size)
+                if end:  # nobody can tell a cut exactly between two frames
+                    with pytest.raises(CorruptData):
+                        decode(first + blob[:end], size)
 
 
 def test_goal_16_no_flipped_bit_of_what_we_write_is_silent() -> None:
@@ -268,11 +385,15 @@ print(made, peak() - before)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="VmHWM is Linux")
-@pytest.mark.parametrize("kind", ["level 19", "repeated bytes", "empty frames", "tiny blocks"])
+@pytest.mark.parametrize("kind", ["level 19", "untrusted window", "repeated bytes", "empty frames", "tiny blocks"])
 def test_goal_17_bombs_stay_within_32_mib(tmp_path, kind: str) -> None:  # type: ignore[no-untyped-def]
     size = 0
     if kind == "level 19":
         size, blob = 200_000_000, zstandard.ZstdCompressor(level=19, write_checksum=True).compress(bytes(200_000_000))
+    elif kind == "untrusted window":  # filled with what does not compress; BOMB reads with the default bound
+        parameters = zstandard.ZstdCompressionParameters.from_level(1, window_log=23)
+        compressor = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+        size, blob = 64 << 20, compressor.compress(noise(16 << 20) * 4) + compressor.flush()
     elif kind == "repeated bytes":
         size, blob = 8000 << 17, frame(*[block(1, 1 << 17, b"z")] * 8000, block(0, 0, b"", last=True))
     elif kind == "empty frames":

@@ -8,9 +8,11 @@ from typing import Any, ClassVar
 
 import pytest
 
-from omnistorage import formats
+from omnistorage import MemoryBackend, formats, open_records
 from omnistorage.errors import ConfigError
 from omnistorage.formats import format_for_path, format_names, record_format, register_format
+from omnistorage.formats.csv import Csv
+from omnistorage.formats.length_prefixed import LengthPrefixed
 from omnistorage.formats.lines import Lines
 from omnistorage.formats.ndjson import Ndjson
 from omnistorage.stages import Format
@@ -68,6 +70,12 @@ def test_what_is_wrong_is_a_config_error_that_helps(spec: Any, options: dict[str
         ("x.y/a.jsonl.ZST", Ndjson()),
         ("a.txt", Lines()),
         ("a.log.zst", Lines()),
+        ("a.csv", Csv()),
+        ("a.CSV.gz", Csv()),
+        ("a.tsv", Csv(delimiter="\t")),
+        ("a.Tsv.zst", Csv(delimiter="\t")),
+        ("a.lp", LengthPrefixed()),
+        ("a.lpv.zst", LengthPrefixed(prefix="varint")),
         ("a.gz", None),
         ("a.ndjson.gz.gz", None),
         ("a", None),
@@ -86,7 +94,42 @@ def test_the_table_says_what_the_classes_say(name: str) -> None:
     assert value.name == name
     for suffix in value.suffixes:
         assert format_for_path(f"a{suffix}") == value
-    assert {suffix for suffix, owner in formats._SUFFIXES.known.items() if owner == name} == set(value.suffixes)
+    known = {suffix for suffix, owner in formats._SUFFIXES.known.items() if owner == name}
+    assert set(value.suffixes) == known - set(formats._SAID_BY_SUFFIX)
+    for suffix in known:
+        found = format_for_path(f"a{suffix}")
+        assert found is not None
+        assert found.name == name
+        assert suffix in found.suffixes
+
+
+def test_a_suffix_that_says_more_than_a_format_is_held_against_the_argument() -> None:
+    store = MemoryBackend()
+    for path, says, record in (
+        ("a.tsv", "csv", {"a": "1", "b": "2"}),
+        ("a.tsv.gz", Csv("\t", lineterminator="\r\n"), {"a": "1", "b": "2"}),
+        ("a.csv", Csv("\t"), {"a": "1", "b": "2"}),
+        ("b.csv", Csv(";"), {"a": "1", "b": "2"}),
+        ("a.lpv", "length_prefixed", b"x" * 300),
+        ("b.lpv", LengthPrefixed("varint", crc32c=True), b"x" * 300),
+        ("a.lp", LengthPrefixed("le32"), b"x" * 300),
+    ):
+        with open_records(store, path, "w", format=says) as writer:
+            writer.write(record)
+        assert list(open_records(store, path, "r", format=says)) == [record]
+    assert list(open_records(store, "a.tsv", "r")) == [{"a": "1", "b": "2"}]
+    assert list(open_records(store, "a.lpv", "r")) == [b"x" * 300]
+    for path, wrong in (
+        ("a.tsv", Csv()),
+        ("a.tsv", Csv(";")),
+        ("a.lpv", LengthPrefixed()),
+        ("a.lpv", LengthPrefixed("be32", max_record=7)),
+        ("a.lp", LengthPrefixed("varint")),
+        ("a.lp", "csv"),
+    ):
+        for mode in ("r", "w"):
+            with pytest.raises(ConfigError, match="make them agree"):
+                open_records(store, path, mode, format=wrong)
 
 
 @pytest.mark.usefixtures("clean_tables")

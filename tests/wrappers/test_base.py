@@ -1,5 +1,8 @@
 """Wrappers keep every promise of what they wrap, over an extended and over a basic-only backend."""
 
+import pytest
+
+from omnistorage import CapabilityNotSupported, MemoryBackend
 from omnistorage.testing import Chunky, Flaky, Full, Slow, WrapperTests
 from omnistorage.wrappers._base import Wrapper
 
@@ -42,3 +45,9 @@ class TestFullWithRoom(WrapperTests):
 class TestSlowThatDoesNotWait(WrapperTests):
     def wrap(self, inner):
         return Slow(inner, wait=lambda op: None)
+
+
+def test_a_refusal_names_the_wrapper_that_refuses_and_not_the_backend_that_could():
+    with pytest.raises(CapabilityNotSupported, match=r"Clears\(.*MemoryBackend.*\) does not support purge") as caught:
+        Plain(Clears(MemoryBackend())).purge("folder")
+    assert (caught.value.capability, caught.value.backend) == ("purge", "memory")

@@ -1,0 +1,73 @@
+"""CSV (RFC 4180) and its relatives, on top of Python's ``csv`` module. Imports floor 0.
+
+The fields stand in ``_csv_settings``, the encoder in ``_csv_write``, the decoder in ``_csv_read``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from ..stages import OnBad, RecordEncoder, Stage
+from ._csv_read import Decoder
+from ._csv_settings import CsvSettings
+from ._csv_write import Encoder
+
+
+@dataclass(frozen=True)
+class Csv(CsvSettings):
+    """Rows of text fields. A record is a dict (``rows="dict"``) or a list (``rows="list"``; a tuple is written too).
+
+    **Dialect.** ``delimiter``, ``quotechar``, ``escapechar`` (one ASCII character each), ``doublequote``, and for
+    writing ``quoting`` (``minimal``, ``all``, ``nonnumeric``; with ``none`` quotes mean nothing on reading as well) and
+    ``lineterminator`` (``\\n`` or ``\\r\\n``). What they do is what they do in Python's ``csv``, read strictly: a
+    quoted field followed by anything but a delimiter is a bad record, and so is a ``\\r`` outside of quotes that stands
+    before no ``\\n``. (With ``doublequote=False`` the module lets the former pass.) A quote within an unquoted field is
+    text. Both line ends are read; within quotes they belong to the field and come back as they were. ``encoding`` is
+    utf-8 or one with a byte per character that extends ASCII.
+
+    **Header.** ``first_row``: the keys of the first record are written, and what is read names the columns. Names: the
+    columns, in that order; the header is written even if no record is, and one that reads otherwise is ``CorruptData``;
+    with ``header_row=False`` the file has none. ``none``: lists only, of any length. A name that comes twice is
+    ``CorruptData``.
+
+    **Columns.** A row with another number of fields than the header is a bad record, on writing one with other keys.
+    ``extra="drop"`` drops what is too much, ``missing="null"`` takes what is missing for None.
+
+    **Values.** Read are strings. ``types`` names columns and what they are: int, float, bool (``true false 1 0``), str,
+    date, datetime (ISO 8601), or a callable; there an empty field and ``null`` are None, and what does not parse makes
+    a bad record. Written is the ``str`` of a value, for None ``null``; bytes and containers are refused.
+
+    **Blank lines** are no records on reading. So a row without fields is refused on writing; ``[""]`` is ``""``.
+
+    **Odd characters.** A BOM at the start is skipped, and written with ``bom=True``. NUL makes a bad record, both ways,
+    unless ``nul="keep"``. A row is at most ``max_record`` bytes without its line break: a larger one is a
+    ``RecordError`` on writing, and one bad record on reading. Python's ``csv.field_size_limit()``, one for the process,
+    is raised when a row is met that may need it, and never lowered.
+
+    **Torn ends.** A last row without a line break is a record (RFC 4180, 2.2) if it is a sound one: a cut within the
+    last field goes unnoticed. One that is not, with a quote left open or too few fields, raises ``CorruptData``, or is
+    dropped when ``allow_partial_tail`` is set. A quote that opens where none was meant takes the following rows along
+    up to the next quote, in one bad record; up to the end of the stream, it is a torn end.
+    """
+
+    name: ClassVar[str] = "csv"
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """``.tsv`` says tabs; ``.csv`` says nothing about the delimiter."""
+        return (".tsv", ".csv") if self.delimiter == "\t" else (".csv",)
+
+    @property
+    def content_type(self) -> str:
+        return "text/tab-separated-values" if self.delimiter == "\t" else "text/csv"
+
+    def encoder(self) -> RecordEncoder[Any]:
+        """See ``stages.Format``. Raises ``ConfigError`` where lists are to be written and the header is ``first_row``:
+        there are no names to take."""
+        return Encoder(self)
+
+    def decoder(self, on_bad: OnBad | None = None) -> Stage[bytes, list[Any]]:
+        """See ``stages.Format``. ``raw`` of a bad record is its row without the last ``\\n``, ``number`` counts neither
+        the header nor blank lines, ``offset`` is where the row starts."""
+        return Decoder(self, on_bad)
