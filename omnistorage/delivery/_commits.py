@@ -1,0 +1,123 @@
+"""Rolled objects on their way to publication: off the caller's thread, several at a time."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from ..core import Backend
+from ..strands import forks
+from ._object import Committed, OpenObject
+from .manifest import Manifest
+
+THREADS = 4
+"""How many objects of all writers of a process are published at once."""
+MAX_CLOSING = 16
+"""How many rolled objects of one writer wait before it takes no new one."""
+
+_pool: tuple[int, concurrent.futures.ThreadPoolExecutor] | None = None
+_pool_lock = threading.Lock()
+
+
+def _executor() -> concurrent.futures.ThreadPoolExecutor:
+    global _pool
+    with _pool_lock:
+        if _pool is None or _pool[0] != forks[0]:
+            _pool = forks[0], concurrent.futures.ThreadPoolExecutor(THREADS, "omnistorage-commit")
+        return _pool[1]
+
+
+class Commits:
+    """Publishes the objects of one writer. Knows nothing of the writer, which can be collected meanwhile."""
+
+    def __init__(self, published: Callable[[Committed], None]) -> None:
+        self._published = published
+        self._changed = threading.Condition()
+        self._noting = threading.Lock()
+        self._closing: set[OpenObject] = set()
+        self._running = 0
+        self._later: deque[list[OpenObject]] = deque()
+        self._given_up = False
+        self._lost: int | None = None  # the first sequence number that was not delivered and will not be
+        self.error: BaseException | None = None
+        self.objects = self.records = self.bytes = self.raw_bytes = 0
+
+    def add(self, objects: list[OpenObject], *, in_order: bool) -> None:
+        """Publish ``objects`` soon; ``in_order``: once all that came before is published. Never blocks."""
+        with self._changed:
+            self._closing.update(objects)
+            if in_order and self._running:
+                self._later.append(objects)
+                return
+            self._running += len(objects)
+        self._start(objects)
+
+    def _start(self, objects: list[OpenObject]) -> None:
+        for opened in objects:
+            _executor().submit(self._run, opened)
+
+    def _run(self, opened: OpenObject) -> None:
+        done = False
+        try:
+            if self._given_up or self.error is not None:
+                opened.writer.abort()
+            else:
+                self._commit(opened)
+                done = True
+        except BaseException as error:  # handed to whoever uses the writer next
+            self.error = self.error or error
+        finally:
+            with self._changed:
+                self._closing.remove(opened)
+                if not done:
+                    self._lost = opened.since if self._lost is None else min(self._lost, opened.since)
+                self._running -= 1
+                following = self._later.popleft() if self._later and not self._running else []
+                self._running += len(following)
+                self._changed.notify_all()
+            self._start(following)
+
+    def _commit(self, opened: OpenObject) -> None:
+        entry = opened.commit()
+        with self._noting:  # one at a time, so that a manifest stays whole
+            self.objects += 1
+            self.records += entry.records
+            self.bytes += entry.bytes
+            self.raw_bytes += entry.raw_bytes
+            self._published(entry)
+
+    def wait(self, at_most: int = 0) -> None:
+        """Until no more than ``at_most`` objects wait to be published."""
+        with self._changed:
+            while len(self._closing) > at_most:
+                self._changed.wait()
+
+    def pending(self) -> list[int]:
+        """From where each of the objects that are not published would have to be replayed."""
+        with self._changed:
+            return [opened.since for opened in self._closing] + ([] if self._lost is None else [self._lost])
+
+    def give_up(self) -> None:
+        """Publish nothing more, and discard what waits."""
+        self._given_up = True
+        with self._changed:
+            waiting = list(self._closing)
+        for opened in waiting:
+            opened.writer.abort()
+
+
+def publisher(
+    backend: Backend, manifest: str | None, on_commit: Callable[[Committed], None] | None
+) -> Callable[[Committed], None]:
+    """What happens with each published object: first the manifest knows it, then the caller."""
+    noted = None if manifest is None else Manifest(backend, manifest)
+
+    def publish(entry: Committed) -> None:
+        if noted is not None:
+            noted.add(entry)
+        if on_commit is not None:
+            on_commit(entry)
+
+    return publish

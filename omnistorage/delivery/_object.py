@@ -1,0 +1,146 @@
+"""One object on its way: the records of one partition between two rolls."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, NamedTuple
+
+from .._context import Publishes
+from ..core import Data, ObjectInfo, Writer
+from ..errors import StorageError
+from ..record_writer import RecordWriter
+from ..stages import Codec, Format
+
+
+class Committed(NamedTuple):
+    """An object that was published. ``sha256`` is the digest of its ``bytes`` bytes as stored, ``raw_bytes`` counts
+    them before compression; ``first`` and ``last`` are the sequence numbers of its first and last record."""
+
+    path: str
+    records: int
+    bytes: int
+    raw_bytes: int
+    sha256: str
+    first: int
+    last: int
+
+
+class Progress(NamedTuple):
+    """Counters. ``taken`` records came in, of which ``bad`` and ``late`` ones were dealt with apart; ``records`` of
+    them are published in ``objects``, which are ``bytes`` as stored and ``raw_bytes`` before compression; ``open`` and
+    ``closing`` objects are on their way. Every record up to sequence number ``durable`` is published or dealt with."""
+
+    taken: int
+    records: int
+    objects: int
+    bytes: int
+    raw_bytes: int
+    bad: int
+    late: int
+    open: int
+    closing: int
+    durable: int
+
+
+class Metered(Publishes):
+    """A sink that counts and digests what passes."""
+
+    def __init__(self, sink: Writer) -> None:
+        self._sink = sink
+        self.instant = bool(getattr(sink, "instant", False))
+        self.bytes = 0
+        self._digest = hashlib.sha256()
+
+    @property
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
+
+    @property
+    def result(self) -> ObjectInfo | None:
+        return self._sink.result
+
+    def write(self, data: Data, /) -> int:
+        size = self._sink.write(data)
+        self._digest.update(data)
+        self.bytes += size
+        return size
+
+    def flush(self) -> None:
+        self._sink.flush()
+
+    def prepare(self) -> None:
+        self._sink.prepare()
+
+    def close(self) -> ObjectInfo:
+        return self._sink.close()
+
+    def abort(self) -> None:
+        self._sink.abort()
+
+
+class OpenObject:
+    """The writer of one object, and what decides when it is rolled."""
+
+    __slots__ = (
+        "_known",
+        "_ratio",
+        "_stored",
+        "compressed",
+        "first",
+        "last",
+        "opened",
+        "path",
+        "records",
+        "since",
+        "sink",
+        "touched",
+        "writer",
+    )
+
+    def __init__(
+        self, path: str, sink: Writer, form: Format[Any], codec: Codec | None, since: int, now: float, block: int
+    ) -> None:
+        self.path = path
+        self.since = since  # until the object is published, a replay must begin here or before
+        self.sink = Metered(sink)
+        try:
+            self.writer: RecordWriter[Any] = RecordWriter(self.sink, form, codec, block=block)
+        except BaseException:
+            sink.abort()
+            raise
+        self.compressed = codec is not None
+        self.first = self.last = since
+        self.records = 0
+        self.opened = self.touched = now
+        self._known = self._stored = 0  # raw bytes whose size as stored was known for sure, and that size
+        self._ratio = 1.0
+
+    def holds(self, limit: int) -> bool:
+        """Whether ``limit`` bytes are in the object, as stored. A codec holds bytes back: where they may make up what
+        is missing, they are pushed out to be counted, and a 64th below the limit is near enough."""
+        if not self.compressed:
+            return self.writer.raw_bytes >= limit
+        raw = self.writer.raw_bytes
+        if self._stored + (raw - self._known) * self._ratio < limit:
+            return self.sink.bytes >= limit
+        self.writer.flush()
+        self._known, self._stored = raw, self.sink.bytes
+        self._ratio = self._stored / raw if raw else 1.0
+        return self._stored >= limit - limit // 64
+
+    def commit(self) -> Committed:
+        """Publish the object."""
+        try:
+            self.writer.close()
+        except StorageError as error:
+            error.path = error.path or self.path
+            raise
+        return Committed(
+            self.path,
+            self.records,
+            self.sink.bytes,
+            self.writer.raw_bytes,
+            self.sink.sha256,
+            self.first,
+            self.last,
+        )

@@ -1,0 +1,136 @@
+"""The open objects of one writer, by partition: which one a record goes to, and when each is full. No locks."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+from ..core import WriteOptions
+from ..errors import RecordError
+from ..records import open_records
+from ..stages import BATCH_BYTES, Codec, Format
+from ..streams import BLOCK
+from ._commits import Commits
+from ._names import Names, Partition
+from ._object import OpenObject
+from ._settings import Rolls
+from ._timer import Timer
+
+_BLOCKS = 16 << 20
+"""What all open objects of one writer hold before their codecs, in bytes; at least 64 KiB each."""
+
+
+class Partitions:
+    """``open`` holds them, the least recently used first."""
+
+    def __init__(
+        self,
+        names: Names,
+        commits: Commits,
+        rolls: Rolls,
+        form: Format[Any],
+        codec: Codec | None,
+        options: WriteOptions,
+        *,
+        max_open: int,
+        deterministic: bool,
+        timer: Timer,
+    ) -> None:
+        self.open: OrderedDict[Partition, OpenObject] = OrderedDict()
+        self._names = names
+        self._commits = commits
+        self._rolls = rolls
+        self._format = form
+        self._codec = codec
+        self._options = options
+        self._max_open = max_open
+        self._block = min(max(_BLOCKS // max_open, BATCH_BYTES), BLOCK)
+        self._deterministic = deterministic
+        self._timer = timer
+        self._checker = form.encoder()
+        self._skips: dict[Partition, int] = {}
+        self._epoch: int | None = None
+
+    @property
+    def pending(self) -> list[int]:
+        """From where each open object would have to be replayed."""
+        epoch = [] if self._epoch is None or not (self.open or self._skips) else [self._epoch]
+        return [one.since for one in self.open.values() if one.records] + epoch
+
+    def start(self, partition: Partition, record: Any, number: int) -> OpenObject | None:
+        """A new object for ``record``, or None where an earlier run has published the record already."""
+        since = number
+        if self._deterministic:
+            # Objects of one epoch interleave, with each other and with those that an earlier run left: nobody may
+            # replay from within it. A new one begins where nothing is open and nothing is left to be skipped.
+            if self._epoch is None or not (self.open or self._skips):
+                self._epoch = number
+            since = self._epoch
+            if self._published_before(partition, record, number):
+                return None
+        if len(self.open) >= self._max_open:
+            self.roll(next(iter(self.open)))
+        path, sink = self._names.create(partition, number, self._options)
+        opened = OpenObject(path, sink, self._format, self._codec, since, self._timer.now(), self._block)
+        self.open[partition] = opened
+        return opened
+
+    def _published_before(self, partition: Partition, record: Any, number: int) -> bool:
+        left = self._skips.pop(partition, 0)
+        if not left:
+            path = self._names.path(partition, start=number)
+            if not self._names.backend.exists(path):
+                return False
+            codec = self._codec or "none"
+            with open_records(self._names.backend, path, "r", format=self._format, compression=codec) as reader:
+                left = sum(map(len, reader.iter_batches()))
+        try:
+            self._checker.encode(record)  # a bad record is none of those that were published
+        except RecordError:
+            self._skips[partition] = left
+            raise
+        if left > 1:
+            self._skips[partition] = left - 1
+        return True
+
+    def after(self, partition: Partition, opened: OpenObject) -> None:
+        """A record went in: publish the object if that filled it."""
+        limits = self._rolls
+        if limits.idle is not None:
+            opened.touched = self._timer.now()
+        if self._max_open > 1:
+            self.open.move_to_end(partition)
+        if (
+            (limits.records is not None and opened.records >= limits.records)
+            or (limits.raw_bytes is not None and opened.writer.raw_bytes >= limits.raw_bytes)
+            or (limits.bytes is not None and opened.holds(limits.bytes))
+        ):
+            self.roll(partition)
+
+    def roll(self, partition: Partition) -> None:
+        """Publish the object of ``partition``; with deterministic names those of all partitions, and not before those
+        of the last time are published: else a replay could meet a later object where an earlier one is missing."""
+        rolled = [self.open.pop(one) for one in (list(self.open) if self._deterministic else [partition])]
+        for opened in rolled:
+            if not opened.records:
+                opened.writer.abort()  # its only record was a bad one
+        full = [opened for opened in rolled if opened.records]
+        if full:
+            self._commits.add(full, in_order=self._deterministic)
+
+    def roll_due(self) -> None:
+        """Publish what has become too old."""
+        now = self._timer.now()
+        for partition in [p for p, one in self.open.items() if self._rolls.due(one.opened, one.touched) <= now]:
+            if partition in self.open:
+                self.roll(partition)
+
+    @property
+    def next_due(self) -> float:
+        """When the next object becomes too old."""
+        return min((self._rolls.due(one.opened, one.touched) for one in self.open.values()), default=float("inf"))
+
+    def abort(self) -> None:
+        """Discard all of them."""
+        while self.open:
+            self.open.popitem()[1].writer.abort()

@@ -1,0 +1,82 @@
+"""What was published, as NDJSON beside it: one line per object, in the order of publication.
+
+{"path": "logs/a/000000.ndjson.zst", "records": 3, "bytes": 99, "raw_bytes": 310, "sha256": "...",
+ "first": 0, "last": 7}
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from ..core import Append, Backend, WriteOptions, power
+from ..errors import CorruptData, NotFound
+from ..ops import BLOCK, read_bytes, write_bytes
+from ._object import Committed
+
+
+class Manifest:
+    """The manifest at ``path`` of ``backend``, to which one writer at a time adds; an existing one is continued.
+
+    Where the store can append, an entry costs a line. Elsewhere the whole manifest is written again with each entry:
+    some 250 bytes for every object so far.
+    """
+
+    def __init__(self, backend: Backend, path: str) -> None:
+        self._backend = backend
+        self._path = path
+        self._appender = power(backend, Append)
+        self._text: bytes | None = None  # all of it; unless it is appended to
+
+    def add(self, entry: Committed) -> None:
+        """Note ``entry``. When this returns it is there for every reader."""
+        line = json.dumps(entry._asdict()).encode() + b"\n"
+        if self._text is None:
+            self._text = self._whole_lines()
+        if self._appender is not None:
+            self._text = b""
+            with self._appender.open_appender(self._path) as writer:
+                writer.write(line)
+        else:
+            self._text += line
+            self._put(self._text)
+
+    def _whole_lines(self) -> bytes:
+        try:
+            text = read_bytes(self._backend, self._path)
+        except NotFound:
+            return b""
+        whole = text[: text.rfind(b"\n") + 1]
+        if whole != text:  # a kill cut the last line short; its object was not acknowledged
+            self._put(whole)
+        return whole
+
+    def _put(self, text: bytes) -> None:
+        write_bytes(self._backend, self._path, text, WriteOptions(content_type="application/x-ndjson"))
+
+
+def read_manifest(backend: Backend, path: str) -> Iterator[Committed]:
+    """The entries of a manifest. A torn last line, which a kill may leave, is not one. Raises ``CorruptData`` for what
+    is no manifest."""
+    number, rest = 0, b""
+    with backend.open_reader(path) as reader:
+        while block := reader.read(BLOCK):
+            *lines, rest = (rest + block).split(b"\n")
+            for line in lines:
+                number += 1
+                yield _entry(line, number, path)
+
+
+_KINDS = {"path": str, "sha256": str, "records": int, "bytes": int, "raw_bytes": int, "first": int, "last": int}
+
+
+def _entry(line: bytes, number: int, path: str) -> Committed:
+    try:
+        row = json.loads(line)
+        found = {name: row[name] for name in Committed._fields}
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CorruptData(f"line {number} is no entry of a manifest: {line[:80]!r}", path=path) from error
+    for name, kind in _KINDS.items():
+        if type(found[name]) is not kind:
+            raise CorruptData(f"line {number} of the manifest: {name} is {found[name]!r:.80}", path=path)
+    return Committed(**found)

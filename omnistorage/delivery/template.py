@@ -1,0 +1,247 @@
+"""Object names made from records: ``logs/{service}/{time:%Y/%m/%d/%H}/{seq:06d}.ndjson.zst``. Pure.
+
+A template tells two things apart: what puts a record into a partition (``{time:...}`` and the record's own fields), and
+what names the objects of one partition (``{seq}``, ``{id}``, ``{source}``, ``{start}``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta, tzinfo
+from math import isfinite
+from string import Formatter
+from typing import Any, NamedTuple
+
+from .._table import nearest
+from ..errors import ConfigError, InvalidPath, RecordError
+from ..paths import check_new
+
+OBJECT_FIELDS = ("seq", "id", "source", "start")
+MAX_VALUE_BYTES = 200
+"""The longest field value in a name, in UTF-8 bytes once escaped: file systems end at 255 for a whole segment."""
+
+_UNSAFE = re.compile("[/\\\\%\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_CACHED = 4096
+_FINE = re.compile(r"%[fSTXcrs+]|%-S")  # directives that say more than the minute
+
+
+class Piece(NamedTuple):
+    literal: str
+    name: str | None
+    spec: str
+
+
+class Template:
+    """A parsed template. Raises ``ConfigError`` for one that makes no valid names.
+
+    ``suffix`` is put behind it. ``time_of`` finds a record's time, ``zone`` is the zone in which ``{time:...}`` is
+    written and in which times that name none are read. ``missing`` stands in for fields that a record lacks; without
+    it such a record is a bad one.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        *,
+        suffix: str = "",
+        time_of: Callable[[Any], Any] | None = None,
+        zone: tzinfo = UTC,
+        missing: str | None = None,
+    ) -> None:
+        self.text = text
+        self.pieces = _parse(text, suffix)
+        self.zone = zone
+        self._time_of = time_of
+        self._missing = missing
+        names = [piece.name for piece in self.pieces if piece.name is not None]
+        self.object_fields = frozenset(name for name in names if name in OBJECT_FIELDS)
+        self._times = tuple(p.spec for p in self.pieces if p.name == "time")
+        fields = dict.fromkeys(n for n in names if n not in OBJECT_FIELDS and n != "time")
+        self._lookups = tuple((field, tuple(field.split("."))) for field in fields)
+        self._step = 60 if not _FINE.search("".join(self._times)) else 1
+        self._cached_times: dict[float, tuple[str, ...]] = {}
+        self._check()
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether every record goes to the same partition."""
+        return not self._times and not self._lookups
+
+    def _check(self) -> None:
+        times = tuple(datetime(2000, 12, 31, 23, 59, 59, tzinfo=UTC).strftime(spec) for spec in self._times)
+        key = (*times, *("x" for _ in self._lookups))
+        try:
+            check_new(self.path(key, seq=0, id="0", source="s", start=0))
+        except InvalidPath as error:
+            raise ConfigError(f"the template {self.text!r} makes no valid name: {error.args[0]}") from error
+        except ValueError as error:
+            raise ConfigError(f"the template {self.text!r}: {error}") from error
+
+    # -- from a record to its partition --------------------------------------------------------------------------------
+
+    def seconds(self, record: Any, now: Callable[[], datetime]) -> float:
+        """The record's time in seconds since 1970. Raises ``RecordError`` for one that has none."""
+        if self._time_of is None:
+            return now().timestamp()
+        try:
+            return _seconds(self._time_of(record), self.zone)
+        except (RecordError, KeyError, TypeError, IndexError, AttributeError, ValueError, OverflowError) as error:
+            raise RecordError(f"the record has no usable time: {error}", raw=_shown(record)) from error
+
+    @property
+    def needs_time(self) -> bool:
+        return bool(self._times)
+
+    @property
+    def has_record_time(self) -> bool:
+        return self._time_of is not None
+
+    def key(self, record: Any, seconds: float) -> tuple[str, ...]:
+        """What the record's partition is known by: its times as text, then its field values as they are."""
+        key = self._time_key(seconds) if self._times else ()
+        for field, steps in self._lookups:
+            key += (self._value(record, field, steps),)
+        return key
+
+    def _time_key(self, seconds: float) -> tuple[str, ...]:
+        # Zones change their offset on the minute, so that within one the text is the same.
+        bucket = seconds // self._step if self._step == 60 else seconds
+        found = self._cached_times.get(bucket)
+        if found is None:
+            if len(self._cached_times) >= _CACHED:
+                self._cached_times.clear()
+            try:
+                moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
+            except OverflowError as error:
+                raise RecordError("the record's time is beyond the calendar") from error
+            local = moment.astimezone(self.zone)
+            found = self._cached_times[bucket] = tuple(local.strftime(spec) for spec in self._times)
+        return found
+
+    def _value(self, record: Any, field: str, steps: tuple[str, ...]) -> str:
+        value = record
+        for step in steps:
+            try:
+                value = value[step]
+            except (KeyError, TypeError, IndexError):
+                value = None
+                if not isinstance(record, Mapping):
+                    raise RecordError(
+                        f"the template needs the field {field!r}, and this record has no fields", raw=_shown(record)
+                    ) from None
+                break
+        if type(value) is str and value:
+            return value
+        if value is None or value == "":
+            if self._missing is None:
+                raise RecordError(
+                    f"the template needs the field {field!r}, which this record lacks; missing= names a stand-in",
+                    raw=_shown(record),
+                )
+            return self._missing
+        return _text(value, field, record)
+
+    # -- from a partition to a name ------------------------------------------------------------------------------------
+
+    def path(self, key: tuple[str, ...], *, seq: int, id: str, source: str, start: int) -> str:
+        """The name of an object of the partition ``key``. Raises ``RecordError`` for a value too long for a name."""
+        own: dict[str, Any] = {"seq": seq, "id": id, "source": source, "start": start}
+        times = iter(key[: len(self._times)])
+        values = dict(zip((field for field, _ in self._lookups), key[len(self._times) :], strict=True))
+        out: list[str] = []
+        for piece in self.pieces:
+            out.append(piece.literal)
+            if piece.name is None:
+                continue
+            if piece.name == "time":
+                out.append(next(times))
+            elif piece.name in own:
+                out.append(format(own[piece.name], piece.spec))
+            else:
+                out.append(_escape(values[piece.name], piece.name))
+        return "".join(out)
+
+
+def _parse(text: str, suffix: str) -> list[Piece]:
+    if not isinstance(text, str) or not text:
+        raise ConfigError(f"a template is the text of a name, not {text!r}")
+    pieces: list[Piece] = []
+    try:
+        for literal, name, spec, conversion in Formatter().parse(text):
+            if name == "":
+                raise ConfigError(f"the template {text!r} has a {{}} without a name in it")
+            if conversion is not None or (spec and "{" in spec):
+                raise ConfigError(f"the template {text!r}: {{{name}}} takes no conversion and no nested field")
+            _check_piece(text, name, spec or "")
+            pieces.append(Piece(literal, name, spec or ""))
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"the template {text!r}: {error}") from error
+    pieces.append(Piece(suffix, None, ""))
+    return pieces
+
+
+def _check_piece(text: str, name: str | None, spec: str) -> None:
+    if name is None:
+        return
+    if name == "time" and "%" not in spec:
+        raise ConfigError(f"the template {text!r}: {{time}} says how, as in {{time:%Y/%m/%d}}")
+    if name in ("id", "source") and spec:
+        raise ConfigError(f"the template {text!r}: {{{name}}} takes no format")
+    if name not in (*OBJECT_FIELDS, "time") and spec:
+        hint = nearest(name, (*OBJECT_FIELDS, "time"))
+        raise ConfigError(f"the template {text!r}: the record's field {name!r} takes no format{hint}")
+    if name != "time" and re.search(r"[\[\]]", name):
+        raise ConfigError(f"the template {text!r}: nested fields are written with dots, as in {{user.id}}")
+
+
+def _seconds(value: Any, zone: tzinfo) -> float:
+    """Seconds since 1970 of a datetime, an ISO 8601 text, or a number: of seconds, or of milli-, micro- or nanoseconds
+    where it would otherwise lie beyond the year 5138."""
+    if isinstance(value, str):
+        value = datetime.fromisoformat(value)
+    if isinstance(value, datetime):
+        return (value if value.tzinfo is not None else value.replace(tzinfo=zone)).timestamp()
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise RecordError(f"a time is a datetime, an ISO 8601 text or a number of seconds, not {value!r:.80}")
+    seconds = float(value)
+    if not isfinite(seconds):
+        raise RecordError("a time is a finite number")
+    while abs(seconds) >= 1e11:
+        seconds /= 1000
+    return seconds
+
+
+def _text(value: Any, field: str, record: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str | int):
+        return str(value)
+    if isinstance(value, float):
+        return repr(value)
+    if hasattr(value, "isoformat"):
+        return str(value.isoformat())
+    raise RecordError(
+        f"the field {field!r} is {type(value).__name__}, which names nothing; text, numbers and dates do",
+        raw=_shown(record),
+    )
+
+
+def _escape(value: str, field: str = "") -> str:
+    """``value`` as part of one path segment, percent-encoded (RFC 3986) where it would be more than that. Different
+    values stay different."""
+    if value in (".", ".."):
+        return value.replace(".", "%2E")
+    safe = _UNSAFE.sub(lambda m: "".join(f"%{b:02X}" for b in m[0].encode("utf-8", "surrogatepass")), value)
+    if len(safe.encode()) > MAX_VALUE_BYTES:
+        raise RecordError(
+            f"the value of the field {field!r} is too long for a name ({len(safe.encode())} bytes, at most "
+            f"{MAX_VALUE_BYTES}): {safe[:60]!r}..."
+        )
+    return safe
+
+
+def _shown(record: Any) -> bytes:
+    return bytes(record) if isinstance(record, bytes | bytearray | memoryview) else repr(record).encode()[:65536]

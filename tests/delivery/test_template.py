@@ -1,0 +1,141 @@
+"""Object names made from records: what a template may say, and that no value ever becomes more than a name."""
+
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from omnistorage import ConfigError, RecordError
+from omnistorage.delivery import Template
+from omnistorage.paths import check_new
+
+
+def name(text, record, *, seq=0, now=None, **options):
+    template = Template(text, **options)
+    moment = template.seconds(record, now or (lambda: datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)))
+    return template.path(template.key(record, moment), seq=seq, id="ID", source="src", start=7)
+
+
+def by(field):
+    return {"time_of": lambda record: record[field]}
+
+
+@pytest.mark.parametrize(
+    ("text", "record", "options", "expected"),
+    [
+        ("{seq}", {}, {}, "0"),
+        ("a/{seq:06d}.log", {}, {}, "a/000000.log"),
+        ("{source}-{start:05d}-{id}", {}, {}, "src-00007-ID"),
+        ("{a}/{b.c}/{seq}", {"a": "x", "b": {"c": 3}}, {}, "x/3/0"),
+        ("{{{a}}}/{seq}", {"a": "x"}, {}, "{x}/0"),
+        ("day={time:%Y-%m-%d}/{seq}", {}, {}, "day=2026-01-02/0"),
+        ("{time:%H}{time:%M}/{seq}", {"t": 3600}, by("t"), "0100/0"),
+        ("{time:%Y/%m}/{seq}", {"t": "2025-12-31T23:30:00Z"}, by("t"), "2025/12/0"),
+        (
+            "{time:%Y/%m}/{seq}",
+            {"t": "2025-12-31T23:30:00Z"},
+            {**by("t"), "zone": ZoneInfo("Europe/Zurich")},
+            "2026/01/0",
+        ),
+        ("{time:%H}/{seq}", {"t": "2026-07-01T12:00"}, {**by("t"), "zone": ZoneInfo("Asia/Tokyo")}, "12/0"),
+        ("{time:%Y}/{seq}", {"t": datetime(2024, 1, 1, tzinfo=UTC)}, by("t"), "2024/0"),
+        ("{time:%Y%m%d%H%M%S}/{seq}", {"t": 1_700_000_000}, by("t"), "20231114221320/0"),
+        ("{time:%Y%m%d%H%M%S}/{seq}", {"t": 1_700_000_000_000}, by("t"), "20231114221320/0"),
+        ("{time:%Y%m%d%H%M%S}/{seq}", {"t": 1_700_000_000_000_000}, by("t"), "20231114221320/0"),
+        ("{time:%Y%m%d%H%M%S}/{seq}", {"t": 1_700_000_000_000_000_000}, by("t"), "20231114221320/0"),
+        ("{time:%Y}/{seq}", {"t": -1}, by("t"), "1969/0"),
+        ("{a}/{seq}", {}, {"missing": "none"}, "none/0"),
+        ("{a}/{seq}", {"a": None}, {"missing": "none"}, "none/0"),
+        ("{a}/{seq}", {"a": ""}, {"missing": "a/b"}, "a%2Fb/0"),
+        ("{a}/{seq}", {"a": True}, {}, "true/0"),
+        ("{a}/{seq}", {"a": 1.5}, {}, "1.5/0"),
+        ("{a}/{seq}", {"a": date(2026, 1, 2)}, {}, "2026-01-02/0"),
+        ("{a}", {"a": "x"}, {"suffix": ".ndjson.gz"}, "x.ndjson.gz"),
+    ],
+)
+def test_a_name_is_made_of_the_record(text, record, options, expected):
+    assert name(text, record, **options) == expected
+
+
+HOSTILE = [
+    "..", ".", "../..", "a/b", "/", "/etc/passwd", "..\\..", "a\\b", "\0", "a\0b", "\n", "a\r\nb", "\x1b[31m", "\x7f",
+    "\x85", "\u2028", "\ud800", "%2F", "%2e%2e", "%", "a%", "...", " ", "..%2f", "\uff0e\uff0e", "\u2215", "a" * 200,
+    "\u00e9" * 100, "con", "aux.txt", "~", "$HOME", "*", "?", "a:b", '"', "|", "<>", "&", ";", "`id`", "{seq}", "{0}",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+@pytest.mark.parametrize("text", ["{a}", "{a}/x", "x/{a}", "x/{a}/y", ".{a}", "{a}.", "{a}{a}", "p={a}/{b}"])
+def test_goal_40_a_value_never_leaves_its_place_in_the_name(text, value):
+    path = name(text + "/{seq}", {"a": value, "b": value})
+    assert check_new(path) == path
+    assert path.count("/") == text.count("/") + 1
+    assert ".." not in path.split("/")
+
+
+def test_a_value_too_long_for_a_name_is_a_bad_record():
+    with pytest.raises(RecordError, match="too long for a name"):
+        name("{a}/{seq}", {"a": "x" * 201})
+    with pytest.raises(RecordError, match="too long for a name"):
+        name("{a}/{seq}", {"a": "\x01" * 70})
+
+
+@given(st.text(min_size=1, max_size=40), st.text(min_size=1, max_size=40))
+def test_different_values_have_different_names(one, two):
+    assert (name("{a}/{seq}", {"a": one}) == name("{a}/{seq}", {"a": two})) == (one == two)
+
+
+def test_values_of_different_types_that_are_equal_in_python_stay_apart():
+    assert len({name("{a}/{seq}", {"a": value}) for value in (1, True, 1.0)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "says"),
+    [
+        ("", {}, "text of a name"),
+        ("a/{}/b", {}, "without a name"),
+        ("{a!r}", {}, "no conversion"),
+        ("{seq:{a}}", {}, "nested"),
+        ("{seq", {}, "template"),
+        ("{time}", {}, "says how"),
+        ("{id:x}", {}, "takes no format"),
+        ("{tme:%Y}", {}, "did you mean 'time'"),
+        ("{seqno:06d}", {}, "did you mean 'seq'"),
+        ("{a[b]}", {}, "with dots"),
+        ("/{seq}", {}, "no valid name"),
+        ("a//{seq}", {}, "no valid name"),
+        ("../{seq}", {}, "no valid name"),
+        ("a/./{seq}", {}, "no valid name"),
+        ("a\0{seq}", {}, "no valid name"),
+        ("{seq:zz}", {}, "nknown format|nvalid format"),
+    ],
+)
+def test_a_template_that_makes_no_names_is_refused_at_once(text, options, says):
+    with pytest.raises(ConfigError, match=says):
+        Template(text, **options)
+
+
+@pytest.mark.parametrize(
+    "record", [{}, {"a": None}, {"a": ""}, {"a": []}, {"a": {}}, {"a": Decimal(1)}, b"{}", [1], "x", 3]
+)
+def test_a_record_that_cannot_be_named_is_a_bad_record(record):
+    with pytest.raises(RecordError):
+        name("{a}/{seq}", record)
+
+
+@pytest.mark.parametrize("value", [None, "soon", "", [], True, float("nan"), float("inf"), 10**400, {}])
+def test_a_time_that_is_none_is_a_bad_record(value):
+    with pytest.raises(RecordError):
+        name("{time:%Y}/{seq}", {"t": value}, **by("t"))
+    with pytest.raises(RecordError):
+        name("{time:%Y}/{seq}", {}, **by("t"))
+
+
+def test_the_time_of_a_partition_follows_the_zone_through_a_change_of_offset():
+    zone = ZoneInfo("Europe/Zurich")  # clocks went back at 01:00 UTC on 2025-10-26
+    for hour, expected in [(0, "02"), (1, "02"), (2, "03")]:
+        moment = datetime(2025, 10, 26, hour, 59, 59, tzinfo=UTC)
+        assert name("{time:%H}/{seq}", {"t": moment}, **by("t"), zone=zone) == f"{expected}/0"
