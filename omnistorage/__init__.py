@@ -25,11 +25,19 @@ _NAMES = {
     ),
     "backends.local": ("LocalBackend",),
     "backends.memory": ("MemoryBackend",),
+    "compression.bz2": ("Bz2",),
     "compression.gzip": ("Gzip",),
+    "compression.lz4": ("Lz4",),
+    "compression.snappy": ("Snappy",),
+    "compression.xz": ("Xz",),
     "compression.zstd": ("Zstd",),
+    "formats.csv": ("Csv",),
+    "formats.length_prefixed": ("LengthPrefixed",),
     "formats.lines": ("Lines",),
     "formats.ndjson": ("Ndjson",),
+    "wrappers": ("Observe", "Prefix", "ReadOnly", "Retry"),
     "config": ("BackendConfig",),
+    "delivery": ("RollingRecordWriter",),
     "records": ("RecordReader", "RecordWriter", "open_records"),
     "registry": ("open_backend", "register_backend"),
     "secret": ("Secret",),
@@ -41,11 +49,18 @@ __all__ = sorted([*_WHERE, "__version__"])
 if TYPE_CHECKING:
     from .backends.local import LocalBackend as LocalBackend
     from .backends.memory import MemoryBackend as MemoryBackend
+    from .compression.bz2 import Bz2 as Bz2
     from .compression.gzip import Gzip as Gzip
+    from .compression.lz4 import Lz4 as Lz4
+    from .compression.snappy import Snappy as Snappy
+    from .compression.xz import Xz as Xz
     from .compression.zstd import Zstd as Zstd
     from .config import BackendConfig as BackendConfig
     from .core import *  # noqa: F403
+    from .delivery import RollingRecordWriter as RollingRecordWriter
     from .errors import *  # noqa: F403
+    from .formats.csv import Csv as Csv
+    from .formats.length_prefixed import LengthPrefixed as LengthPrefixed
     from .formats.lines import Lines as Lines
     from .formats.ndjson import Ndjson as Ndjson
     from .records import RecordReader as RecordReader
@@ -55,6 +70,10 @@ if TYPE_CHECKING:
     from .registry import register_backend as register_backend
     from .secret import Secret as Secret
     from .streams import as_file as as_file
+    from .wrappers import Observe as Observe
+    from .wrappers import Prefix as Prefix
+    from .wrappers import ReadOnly as ReadOnly
+    from .wrappers import Retry as Retry
 
 
 def __getattr__(name: str) -> Any:

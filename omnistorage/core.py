@@ -383,10 +383,13 @@ class ResumableWrite(Protocol):
 
 @runtime_checkable
 class StaleUploads(Protocol):
-    """What writers that died left behind, invisible to ``list``. Live writers' uploads are never yielded or touched."""
+    """What writers that died left behind under ``prefix``, invisible to ``list``; ``remove_stale_uploads`` returns how
+    many it removed. Live writers' uploads are never yielded or touched."""
 
-    def stale_uploads(self, *, older_than: timedelta = timedelta(hours=1)) -> Iterator[ObjectInfo]: ...
-    def remove_stale_uploads(self, *, older_than: timedelta = timedelta(hours=1)) -> int: ...
+    def stale_uploads(
+        self, prefix: str = "", *, older_than: timedelta = timedelta(hours=1)
+    ) -> Iterator[ObjectInfo]: ...
+    def remove_stale_uploads(self, prefix: str = "", *, older_than: timedelta = timedelta(hours=1)) -> int: ...
 
 
 @runtime_checkable

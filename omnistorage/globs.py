@@ -43,6 +43,11 @@ def has_magic(pattern: str) -> bool:
     return _MAGIC.search(pattern) is not None
 
 
+def escape(path: str) -> str:
+    """A pattern that matches ``path`` and nothing else."""
+    return _MAGIC.sub(r"\\\g<0>", path)
+
+
 @lru_cache(maxsize=1024)
 def compile_glob(pattern: str, *, anchored: bool = False, ignore_case: bool = False) -> re.Pattern[str]:
     """The regular expression of ``pattern``, for ``fullmatch`` on whole keys. Raises ``ConfigError`` naming the pattern

@@ -22,7 +22,7 @@ from omnistorage import (
     WriteOptions,
     ops,
 )
-from omnistorage.testing import BasicBackend, Chunky, Flaky
+from omnistorage.testing import BasicBackend, Chunky, Faulty, Flaky
 from omnistorage.testing._kit import TREE_WITH_FOLDERS, payload
 from omnistorage.wrappers._base import Wrapper
 
@@ -63,11 +63,16 @@ def test_metadata_type_and_time_are_kept_where_both_can():
 
 
 def test_go_s8_onto_itself_a_copy_or_move_changes_nothing(tmp_path):
-    for store in stores(tmp_path).values():
+    for inner in stores(tmp_path).values():
+        store = Faulty(inner)
         ops.write_bytes(store, "x", b"precious")
+        before = list(store.list())
+        store.log.clear()
         assert ops.copy(store, "x", store, "x").size == 8
         assert ops.move(store, "x", store, "x").size == 8
         assert ops.read_bytes(store, "x") == b"precious"
+        assert list(store.list()) == before, "not even the time"
+        assert not {"open_writer", "copy", "move", "delete"} & set(store.log)
 
 
 def test_conditions_and_metadata_onto_itself_are_honoured_or_refused(tmp_path):
@@ -157,11 +162,14 @@ def test_a_wrong_digest_publishes_nothing():
     assert not target.exists("x")
 
 
-def test_a_source_that_changed_while_it_was_moved_is_kept():
+@pytest.mark.parametrize("conditions", [True, False])
+def test_a_source_that_changed_while_it_was_moved_is_kept(conditions):
     class Changing(Chunky):
-        def _wrap_reader(self, reader):
+        clears = frozenset() if conditions else frozenset({"if_match"})
+
+        def _reader(self, reader, path):
             self.inner.put_raw("x", b"newer")
-            return super()._wrap_reader(reader)
+            return super()._reader(reader, path)
 
     inner, target = MemoryBackend(), MemoryBackend()
     inner.put_raw("x", b"older")

@@ -337,15 +337,18 @@ class LocalAppender(WriterBase):
             pass
 
 
-def stale_temporaries(os_: OS, base: Folder, older_than: timedelta, *, remove: bool) -> Iterator[ObjectInfo]:
-    """The temporaries under ``base`` whose writers are dead, removed if asked for. Raises OSError."""
+def stale_temporaries(
+    os_: OS, base: Folder, prefix: str, older_than: timedelta, *, remove: bool
+) -> Iterator[ObjectInfo]:
+    """The temporaries under ``base`` (its path is ``prefix``) whose writers are dead, removed if asked for. Raises
+    OSError."""
     newest = None if older_than <= timedelta(0) else time.time() - older_than.total_seconds()
     for rel, folder, names in folders_under(os_, base):
         for name in names:
             if is_temporary(name):
                 found = _take_stale(os_, folder, name, newest, remove)
                 if found is not None:
-                    yield info_of(rel + name, found)
+                    yield info_of(prefix + rel + name, found)
 
 
 def remove_temporaries(os_: OS, folder: Folder, names: list[str]) -> None:

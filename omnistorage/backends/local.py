@@ -25,7 +25,7 @@ from ..errors import (
     OutcomeUnknown,
     StorageError,
 )
-from ..paths import check_key, check_new, parent
+from ..paths import check_key, check_new, check_prefix, parent
 from ._base import BackendBase
 from ._local_read import (
     ABSENT,
@@ -479,20 +479,21 @@ class LocalBackend(BackendBase):
         except OSError as error:
             raise translate(error, "check_health", "") from error
 
-    def stale_uploads(self, *, older_than: timedelta = timedelta(hours=1)) -> Iterator[ObjectInfo]:
+    def stale_uploads(self, prefix: str = "", *, older_than: timedelta = timedelta(hours=1)) -> Iterator[ObjectInfo]:
         """The temporaries of writers that died, by the path of the temporary. A live writer holds a lock, so that its
         temporary is never among them, whatever ``older_than``."""
-        self._enter("list", "stale_uploads", "")
-        return self._stale(older_than, remove=False)
+        self._enter("list", "stale_uploads", prefix)
+        return self._stale(check_prefix(prefix, op="stale_uploads"), older_than, remove=False)
 
-    def remove_stale_uploads(self, *, older_than: timedelta = timedelta(hours=1)) -> int:
+    def remove_stale_uploads(self, prefix: str = "", *, older_than: timedelta = timedelta(hours=1)) -> int:
         """Remove what ``stale_uploads`` yields; the number of files removed."""
-        self._enter("delete", "remove_stale_uploads", "")
-        return sum(1 for _ in self._stale(older_than, remove=True))
+        self._enter("delete", "remove_stale_uploads", prefix)
+        return sum(1 for _ in self._stale(check_prefix(prefix), older_than, remove=True))
 
-    def _stale(self, older_than: timedelta, *, remove: bool) -> Iterator[ObjectInfo]:
+    def _stale(self, prefix: str, older_than: timedelta, *, remove: bool) -> Iterator[ObjectInfo]:
         try:
-            root = self._at.open()
-            yield from stale_temporaries(self._os, root, older_than, remove=remove)
+            with self._at.folder(self._at.open(), prefix, READ_FOLDER) as base:
+                yield from stale_temporaries(self._os, base, prefix and prefix + "/", older_than, remove=remove)
         except OSError as error:
-            raise translate(error, "stale_uploads", "", reading=True) from error
+            if not prefix or not isinstance(error, FileNotFoundError):
+                raise translate(error, "stale_uploads", prefix, reading=True) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -28,6 +28,8 @@ class Kit:
     without using the methods under test: with the raw client, the file system, the dict behind it.
     """
 
+    read_only = False
+
     def make(self) -> Backend:
         raise TypeError(f"{type(self).__name__} must define make(self) -> Backend")
 
@@ -43,13 +45,26 @@ class Kit:
 
     @pytest.fixture
     def backend(self) -> Iterator[Backend]:
-        made = self.make()
-        yield made
-        self.dispose(made)
+        yield from self.made(self.make())
+
+    def made(self, backend: Backend) -> Iterator[Backend]:
+        """``backend`` for one test. Where it cannot write, what the tests put is planted from behind."""
+        assert features_of(backend).write is not self.read_only, "read_only is for backends that cannot write"
+        if self.read_only:
+            _PLANTED[id(backend)] = lambda path, data: self.plant(backend, path, data)
+        yield backend
+        _PLANTED.pop(id(backend), None)
+        self.dispose(backend)
+
+
+_PLANTED: dict[int, Callable[[str, bytes], None]] = {}
 
 
 def put(backend: Backend, path: str, data: bytes = b"data", options: WriteOptions = WRITE) -> Any:
-    """Write one object through the methods under test."""
+    """Write one object through the methods under test, or plant it where the backend cannot write."""
+    if id(backend) in _PLANTED and options is WRITE:
+        _PLANTED[id(backend)](path, data)
+        return None
     with backend.open_writer(path, options) as writer:
         writer.write(data)
         return writer.close()

@@ -34,9 +34,33 @@ from ._kit_read import ReadTests
 from ._kit_write import WriteTests
 from .basic import BasicBackend
 
+_CHANGING = frozenset(
+    {
+        *(name for part in (WriteTests, CopyTests, FolderTests) for name in vars(part) if name.startswith("test_")),
+        "test_close_is_idempotent_and_final",
+        "test_delete_of_a_folder_deletes_nothing",
+        "test_delete_says_what_it_did",
+        "test_delete_touches_no_neighbour",
+        "test_every_listed_path_is_accepted_back",
+        "test_list_forgets_what_is_deleted",
+        "test_no_method_lets_a_path_escape",
+        "test_stable_keys_appear_exactly_once_while_others_come_and_go",
+    }
+)
+
 
 class BackendTests(ReadTests, WriteTests, ListTests, ObjectTests, FolderTests, CopyTests, PowerTests, ShapeTests):
-    """The whole backend suite. Define ``make``, and ``peek`` and ``plant`` unless the backend has such methods."""
+    """The whole backend suite. Define ``make``, and ``peek`` and ``plant`` unless the backend has such methods.
+
+    A backend that can only read says ``read_only = True``: what the other tests write is planted, those about changing
+    something are left out, and that every changing method refuses is still asked.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.read_only:
+            for name in _CHANGING:
+                setattr(cls, name, None)
 
 
 class WrapperTests(BackendTests):
@@ -73,9 +97,7 @@ class WrapperTests(BackendTests):
     @pytest.fixture(params=["extended", "basic"])
     def backend(self, request: pytest.FixtureRequest) -> Iterator[Backend]:
         self.inner = request.param
-        made = self.make()
-        yield made
-        self.dispose(made)
+        yield from self.made(self.make())
 
     def test_a_wrapper_is_extended_exactly_if_its_inner_backend_is(self, backend: Any) -> None:
         assert (as_extended(backend) is None) == (as_extended(backend.inner) is None)

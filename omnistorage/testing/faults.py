@@ -11,24 +11,17 @@ from collections.abc import Callable, Iterator
 from typing import Any, Self, TypeVar
 
 from ..core import (
-    COPY,
-    LIST,
-    READ,
-    WRITE,
     Backend,
-    CopyOptions,
     Data,
-    ListOptions,
     ObjectInfo,
     Reader,
-    ReadOptions,
-    WriteOptions,
     Writer,
 )
 from ..errors import BackendUnavailable, ConfigError, StorageError
 from ..wrappers._base import Wrapper
 
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 class Faulty(Wrapper):
@@ -54,53 +47,18 @@ class Faulty(Wrapper):
         self._before(op, number)
         return run()
 
-    def open_reader(self, path: str, options: ReadOptions = READ) -> Reader:
-        return self._wrap_reader(self._call("open_reader", lambda: Wrapper.open_reader(self, path, options)))
+    def _forward(self, op: str, path: str, run: Callable[[str], R]) -> R:
+        return self._call(op, lambda: run(path))
 
-    def open_writer(self, path: str, options: WriteOptions = WRITE) -> Writer:
-        return self._wrap_writer(self._call("open_writer", lambda: Wrapper.open_writer(self, path, options)))
+    def _items(self, op: str, path: str, run: Callable[[str], Iterator[T]]) -> Iterator[T]:
+        end: Any = object()
+        items = run(path)
+        return iter(lambda: self._call(op, lambda: next(items, end)), end)
 
-    def open_appender(self, path: str, options: WriteOptions = WRITE) -> Writer:
-        return self._wrap_writer(self._call("open_appender", lambda: Wrapper.open_appender(self, path, options)))
-
-    def exists(self, path: str) -> bool:
-        return self._call("exists", lambda: Wrapper.exists(self, path))
-
-    def delete(self, path: str, *, if_match: str | None = None) -> bool | None:
-        return self._call("delete", lambda: Wrapper.delete(self, path, if_match=if_match))
-
-    def list(self, prefix: str = "", options: ListOptions = LIST) -> Iterator[ObjectInfo]:
-        return self._items("list", Wrapper.list(self, prefix, options))
-
-    def stat(self, path: str) -> ObjectInfo:
-        return self._call("stat", lambda: Wrapper.stat(self, path))
-
-    def list_dir(self, path: str = "") -> Iterator[ObjectInfo]:
-        return self._items("list_dir", Wrapper.list_dir(self, path))
-
-    def mkdir(self, path: str) -> None:
-        self._call("mkdir", lambda: Wrapper.mkdir(self, path))
-
-    def rmdir(self, path: str) -> None:
-        self._call("rmdir", lambda: Wrapper.rmdir(self, path))
-
-    def copy(self, src: str, dst: str, options: CopyOptions = COPY) -> ObjectInfo:
-        return self._call("copy", lambda: Wrapper.copy(self, src, dst, options))
-
-    def move(self, src: str, dst: str, options: CopyOptions = COPY) -> ObjectInfo:
-        return self._call("move", lambda: Wrapper.move(self, src, dst, options))
-
-    def _items(self, op: str, items: Iterator[ObjectInfo]) -> Iterator[ObjectInfo]:
-        while True:
-            info = self._call(op, lambda: next(items, None))
-            if info is None:
-                return
-            yield info
-
-    def _wrap_reader(self, reader: Reader) -> Reader:
+    def _reader(self, reader: Reader, path: str) -> Reader:
         return FaultyReader(self, reader)
 
-    def _wrap_writer(self, writer: Writer) -> Writer:
+    def _writer(self, writer: Writer, path: str) -> Writer:
         return FaultyWriter(self, writer)
 
 
@@ -222,10 +180,10 @@ class Chunky(Faulty):
         super().__init__(inner)
         self.size = size
 
-    def _wrap_reader(self, reader: Reader) -> Reader:
+    def _reader(self, reader: Reader, path: str) -> Reader:
         return _ChunkyReader(self, reader)
 
-    def _wrap_writer(self, writer: Writer) -> Writer:
+    def _writer(self, writer: Writer, path: str) -> Writer:
         return _ChunkyWriter(self, writer)
 
 
@@ -255,7 +213,7 @@ class Full(Faulty):
         super().__init__(inner)
         self.left = capacity
 
-    def _wrap_writer(self, writer: Writer) -> Writer:
+    def _writer(self, writer: Writer, path: str) -> Writer:
         return _FullWriter(self, writer)
 
 

@@ -1,5 +1,32 @@
-"""Wrappers: backends made from a backend. Nesting is the API.
+"""Wrappers: backends made from a backend. Nesting is the API: ``ReadOnly(Prefix(Observe(backend), "logs"))``.
 
-The base all of them share is ``_base.Wrapper``. The order in which several are nested matters: what is outermost sees
-the caller's paths and counts the caller's calls, what is innermost sees what the store sees.
+The order matters, from the outside in:
+
+- ``ReadOnly`` outermost: what it refuses, nothing below is asked.
+- ``Prefix`` next: what stands outside of it speaks the caller's paths, what stands inside the store's.
+- ``Observe`` inside of both counts what really goes to the store; outside, what the caller asked for.
+- ``Retry`` innermost, around the backend that fails: what stands outside sees one call, however often it was tried.
+
+Imports floor 0 only; each wrapper loads when it is first asked for.
 """
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .observe import Event as Event
+    from .observe import Observe as Observe
+    from .prefix import Prefix as Prefix
+    from .readonly import ReadOnly as ReadOnly
+    from .retry import Retry as Retry
+
+_NAMES = {"Event": "observe", "Observe": "observe", "Prefix": "prefix", "ReadOnly": "readonly", "Retry": "retry"}
+__all__ = sorted(_NAMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _NAMES:
+        return getattr(import_module(f"{__name__}.{_NAMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

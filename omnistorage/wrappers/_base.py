@@ -50,6 +50,8 @@ from ..core import (
 from ..errors import CapabilityNotSupported, StorageError
 
 P = TypeVar("P")
+R = TypeVar("R")
+T = TypeVar("T")
 _POWER_FLAGS = {"purge": Purge, "append": Append, "set_modified": SetMetadata}
 
 
@@ -81,105 +83,138 @@ class Wrapper(Closes):
         cleared = any(_POWER_FLAGS.get(flag) is kind for flag in self.clears)
         return power(self.inner, kind) if kind in self.adapts and not cleared else None
 
+    # -- hooks: what a wrapper changes about every call ----------------------------------------------------------------
+
+    def _forward(self, op: str, path: str, run: Callable[[str], R]) -> R:
+        """Make one call on the inner backend: ``run(path)``."""
+        return run(path)
+
+    def _items(self, op: str, path: str, run: Callable[[str], Iterator[T]]) -> Iterator[T]:
+        """Make a call whose answer is lazy. The call itself is made at once."""
+        return self._forward(op, path, run)
+
+    def _reader(self, reader: Reader, path: str) -> Reader:
+        """What ``open_reader`` returns."""
+        return reader
+
+    def _writer(self, writer: Writer, path: str) -> Writer:
+        """What ``open_writer`` and its like return."""
+        return writer
+
     # -- the twelve ----------------------------------------------------------------------------------------------------
 
     def open_reader(self, path: str, options: ReadOptions = READ) -> Reader:
         self._need("read", "open_reader", path)
         if options.offset or options.length is not None:
             self._need("range_read", "open_reader", path)
-        return self.inner.open_reader(path, options)
+        return self._reader(self._forward("open_reader", path, lambda p: self.inner.open_reader(p, options)), path)
 
     def open_writer(self, path: str, options: WriteOptions = WRITE) -> Writer:
         self._need("write", "open_writer", path)
         self._need_all(options, "open_writer", path)
-        return self.inner.open_writer(path, options)
+        return self._writer(self._forward("open_writer", path, lambda p: self.inner.open_writer(p, options)), path)
 
     def exists(self, path: str) -> bool:
         self._need("read", "exists", path)
-        return self.inner.exists(path)
+        return self._forward("exists", path, self.inner.exists)
 
     def delete(self, path: str, *, if_match: str | None = None) -> bool | None:
         self._need("delete", "delete", path)
-        if if_match is not None:
-            self._need("if_match", "delete", path)
-        return self.inner.delete(path) if if_match is None else self.inner.delete(path, if_match=if_match)
+        if if_match is None:
+            return self._forward("delete", path, self.inner.delete)
+        self._need("if_match", "delete", path)
+        return self._forward("delete", path, lambda p: self.inner.delete(p, if_match=if_match))
 
     def list(self, prefix: str = "", options: ListOptions = LIST) -> Iterator[ObjectInfo]:
         self._need("list", "list", prefix)
-        return self.inner.list(prefix, options)
+        return self._items("list", prefix, lambda p: self.inner.list(p, options))
 
     def close(self) -> None:
         self.inner.close()
 
     def stat(self, path: str) -> ObjectInfo:
-        return self._whole("stat", "stat", path).stat(path)
+        return self._forward("stat", path, self._whole("stat", "stat", path).stat)
 
     def list_dir(self, path: str = "") -> Iterator[ObjectInfo]:
-        return self._whole("list", "list_dir", path).list_dir(path)
+        return self._items("list_dir", path, self._whole("list", "list_dir", path).list_dir)
 
     def mkdir(self, path: str) -> None:
-        self._whole("dirs", "mkdir", path).mkdir(path)
+        self._forward("mkdir", path, self._whole("dirs", "mkdir", path).mkdir)
 
     def rmdir(self, path: str) -> None:
-        self._whole("dirs", "rmdir", path).rmdir(path)
+        self._forward("rmdir", path, self._whole("dirs", "rmdir", path).rmdir)
 
     def copy(self, src: str, dst: str, options: CopyOptions = COPY) -> ObjectInfo:
         inner = self._whole("copy", "copy", src)
         self._need_all(options, "copy", src)
-        return inner.copy(src, dst, options)
+        return self._forward("copy", src, lambda p: inner.copy(p, dst, options))
 
     def move(self, src: str, dst: str, options: CopyOptions = COPY) -> ObjectInfo:
         inner = self._whole("move", "move", src)
         self._need_all(options, "move", src)
-        return inner.move(src, dst, options)
+        return self._forward("move", src, lambda p: inner.move(p, dst, options))
 
     # -- powers --------------------------------------------------------------------------------------------------------
 
     def open_appender(self, path: str, options: WriteOptions = WRITE) -> Writer:
-        return self._power(Append, "open_appender", path).open_appender(path, options)
+        inner = self._power(Append, "open_appender", path)
+        return self._writer(self._forward("open_appender", path, lambda p: inner.open_appender(p, options)), path)
 
     def set_metadata(
         self, path: str, *, modified_at: datetime | None = None, user_metadata: Mapping[str, str] | None = None
     ) -> ObjectInfo:
-        return self._power(SetMetadata, "set_metadata", path).set_metadata(
-            path, modified_at=modified_at, user_metadata=user_metadata
+        inner = self._power(SetMetadata, "set_metadata", path)
+        return self._forward(
+            "set_metadata",
+            path,
+            lambda p: inner.set_metadata(p, modified_at=modified_at, user_metadata=user_metadata),
         )
 
     def delete_many(self, paths: Iterable[str]) -> Iterator[tuple[str, StorageError | None]]:
-        return self._power(BulkDelete, "delete_many", "").delete_many(paths)
+        inner = self._power(BulkDelete, "delete_many", "")
+        return self._items("delete_many", "", lambda _: inner.delete_many(paths))
 
     def purge(self, path: str) -> None:
-        self._power(Purge, "purge", path).purge(path)
+        self._forward("purge", path, self._power(Purge, "purge", path).purge)
 
     def presign(self, path: str, method: str, expires: timedelta) -> str:
-        return self._power(Presign, "presign", path).presign(path, method, expires)
+        inner = self._power(Presign, "presign", path)
+        return self._forward("presign", path, lambda p: inner.presign(p, method, expires))
 
     def versions(self, path: str) -> Iterator[ObjectInfo]:
-        return self._power(Versions, "versions", path).versions(path)
+        return self._items("versions", path, self._power(Versions, "versions", path).versions)
 
     def glob(self, pattern: str) -> Iterator[ObjectInfo]:
-        return self._power(Glob, "glob", pattern).glob(pattern)
+        return self._items("glob", pattern, self._power(Glob, "glob", pattern).glob)
 
     def resolve(self, key: str) -> ResolutionPlan:
-        return self._power(Resolve, "resolve", key).resolve(key)
+        return self._forward("resolve", key, self._power(Resolve, "resolve", key).resolve)
 
     def check_health(self) -> None:
-        self._power(HealthCheck, "check_health", "").check_health()
+        inner = self._power(HealthCheck, "check_health", "")
+        self._forward("check_health", "", lambda _: inner.check_health())
 
     def suspend(self, writer: Writer) -> Mapping[str, Any]:
-        return self._power(ResumableWrite, "suspend", "").suspend(writer)
+        inner = self._power(ResumableWrite, "suspend", "")
+        return self._forward("suspend", "", lambda _: inner.suspend(writer))
 
     def resume_writer(self, path: str, token: Mapping[str, Any]) -> Writer:
-        return self._power(ResumableWrite, "resume_writer", path).resume_writer(path, token)
+        inner = self._power(ResumableWrite, "resume_writer", path)
+        return self._writer(self._forward("resume_writer", path, lambda p: inner.resume_writer(p, token)), path)
 
-    def stale_uploads(self, *, older_than: timedelta = timedelta(hours=1)) -> Iterator[ObjectInfo]:
-        return self._power(StaleUploads, "stale_uploads", "").stale_uploads(older_than=older_than)
+    def stale_uploads(self, prefix: str = "", *, older_than: timedelta = timedelta(hours=1)) -> Iterator[ObjectInfo]:
+        inner = self._power(StaleUploads, "stale_uploads", prefix)
+        return self._items("stale_uploads", prefix, lambda p: inner.stale_uploads(p, older_than=older_than))
 
-    def remove_stale_uploads(self, *, older_than: timedelta = timedelta(hours=1)) -> int:
-        return self._power(StaleUploads, "remove_stale_uploads", "").remove_stale_uploads(older_than=older_than)
+    def remove_stale_uploads(self, prefix: str = "", *, older_than: timedelta = timedelta(hours=1)) -> int:
+        inner = self._power(StaleUploads, "remove_stale_uploads", prefix)
+        return self._forward(
+            "remove_stale_uploads", prefix, lambda p: inner.remove_stale_uploads(p, older_than=older_than)
+        )
 
     def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> builtins.list[bytes]:
-        return self._power(ReadRanges, "read_ranges", path).read_ranges(path, ranges)
+        inner = self._power(ReadRanges, "read_ranges", path)
+        return self._forward("read_ranges", path, lambda p: inner.read_ranges(p, ranges))
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
