@@ -6,6 +6,7 @@ except ``read_bytes`` and ``write_bytes``, whose purpose that is.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
@@ -19,6 +20,7 @@ from .core import (
     Data,
     ExtendedBackend,
     Features,
+    Glob,
     ListOptions,
     ObjectInfo,
     Reader,
@@ -27,8 +29,10 @@ from .core import (
     Writer,
     as_extended,
     features_of,
+    power,
 )
 from .errors import CapabilityNotSupported, ConfigError, CorruptData, NotFound, PreconditionFailed, StorageError
+from .globs import compile_glob, literal_folder
 from .paths import is_under, parent
 
 BLOCK = 1 << 20
@@ -314,4 +318,35 @@ def _folders_between(prefix: str, path: str) -> list[str]:
     return found[::-1]
 
 
-__all__ = ["copy", "extended", "move", "read_bytes", "same_place", "walk", "write_bytes"]
+def glob(
+    backend: Backend, pattern: str, *, on_error: Callable[[StorageError], None] | None = None
+) -> Iterator[ObjectInfo]:
+    """Every object whose whole key matches ``pattern`` (see ``globs``; it binds to the root), in the listing's order.
+
+    The store does the matching if it can; else as little is listed as the pattern allows. Raises ``ConfigError`` for a
+    pattern that is none.
+    """
+    store = extended(backend)
+    matching = compile_glob(pattern, anchored=True)
+    power_of_store = power(store, Glob)
+    if power_of_store is not None:
+        return power_of_store.glob(pattern)
+    return _glob(store, pattern.removeprefix("/"), matching, on_error)
+
+
+def _glob(
+    store: ExtendedBackend,
+    pattern: str,
+    matching: re.Pattern[str],
+    on_error: Callable[[StorageError], None] | None,
+) -> Iterator[ObjectInfo]:
+    deepest = pattern.count("/")
+    # Where no part of the pattern reaches over a "/", folders deeper than it cannot hold a match.
+    flat = "**" not in pattern and "{" not in pattern and store.features.dirs
+    descend = (lambda folder: folder.count("/") < deepest) if flat else None
+    for info in walk(store, literal_folder(pattern), descend=descend, on_error=on_error):
+        if matching.fullmatch(info.path):
+            yield info
+
+
+__all__ = ["copy", "extended", "glob", "move", "read_bytes", "same_place", "walk", "write_bytes"]

@@ -22,6 +22,7 @@ from omnistorage import (
     WriteOptions,
     ops,
 )
+from omnistorage.globs import escape
 from omnistorage.testing import BasicBackend, Chunky, Faulty, Flaky
 from omnistorage.testing._kit import TREE_WITH_FOLDERS, payload
 from omnistorage.wrappers._base import Wrapper
@@ -269,3 +270,51 @@ def test_a_folder_that_vanishes_while_walking_is_an_error_never_silence():
     ops.write_bytes(store, "a/x", b"")
     with pytest.raises(NotFound):
         list(ops.walk(store, folders=True))
+
+
+# -- glob --------------------------------------------------------------------------------------------------------------
+
+TREE = ("a.csv", "b.txt", "x/a.csv", "x/y/a.csv", "x/y/z/a.csv", "x/y/z/b[1].csv", "xy/a.csv", "x/{b}.csv")
+
+
+@pytest.mark.parametrize("make", [lambda tmp: MemoryBackend(), lambda tmp: MemoryBackend(dirs=False), LocalBackend])
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("*.csv", ["a.csv"]),
+        ("/*.csv", ["a.csv"]),
+        ("**/*.csv", ["a.csv", "x/a.csv", "x/y/a.csv", "x/y/z/a.csv", "x/y/z/b[1].csv", "x/{b}.csv", "xy/a.csv"]),
+        ("x/*.csv", ["x/a.csv", "x/{b}.csv"]),
+        ("x/*/*.csv", ["x/y/a.csv"]),
+        ("x/**", ["x/a.csv", "x/y/a.csv", "x/y/z/a.csv", "x/y/z/b[1].csv", "x/{b}.csv"]),
+        ("x*/a.csv", ["x/a.csv", "xy/a.csv"]),
+        ("{a.csv,xy/*}", ["a.csv", "xy/a.csv"]),
+        ("?.txt", ["b.txt"]),
+        (escape("x/y/z/b[1].csv"), ["x/y/z/b[1].csv"]),
+        ("x/y/a.csv", ["x/y/a.csv"]),
+        ("x/y", []),
+        ("nothing/*", []),
+    ],
+)
+def test_glob_finds_what_matches_whole_keys(make, pattern, expected, tmp_path):
+    store = make(tmp_path)
+    for path in TREE:
+        ops.write_bytes(store, path, b"")
+    assert sorted(info.path for info in ops.glob(store, pattern)) == expected
+
+
+def test_glob_looks_only_where_a_match_can_be():
+    inner = MemoryBackend()
+    for path in ("logs/a/x.csv", "logs/a/deep/er/x.csv", "other/a/x.csv"):
+        ops.write_bytes(inner, path, b"")
+    seen = []
+
+    class Counting(Wrapper):
+        def list_dir(self, path=""):
+            seen.append(path)
+            return super().list_dir(path)
+
+    assert [info.path for info in ops.glob(Counting(inner), "logs/*/x.csv")] == ["logs/a/x.csv"]
+    assert seen == ["logs", "logs/a"]
+    with pytest.raises(ConfigError):
+        ops.glob(inner, "a/***")
