@@ -23,6 +23,7 @@ _NAMES = {
         "MultiError", "NotFound", "OutcomeUnknown", "PermissionDenied", "PreconditionFailed", "ReaderClosed",
         "RecordError", "StorageError", "SyncError", "WriterClosed",
     ),
+    "backends.channel": ("ChannelBackend",),
     "backends.local": ("LocalBackend",),
     "backends.memory": ("MemoryBackend",),
     "compression.bz2": ("Bz2",),
@@ -47,6 +48,7 @@ _WHERE = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = sorted([*_WHERE, "__version__"])
 
 if TYPE_CHECKING:
+    from .backends.channel import ChannelBackend as ChannelBackend
     from .backends.local import LocalBackend as LocalBackend
     from .backends.memory import MemoryBackend as MemoryBackend
     from .compression.bz2 import Bz2 as Bz2

@@ -28,7 +28,7 @@ class Clock:
         """Seconds from an arbitrary start, never going back."""
         return time.monotonic()
 
-    def wait(self, seconds: float, wake: threading.Event) -> None:
+    def wait(self, seconds: float, wake: Waiter) -> None:
         """Return after ``seconds``, or sooner once ``wake`` is set."""
         wake.wait(seconds)
 
@@ -47,7 +47,7 @@ class CancelScope:
         self._event = threading.Event()
         self._outer: CancelScope | None = None
         self._token: Any = None
-        self._wakes: list[threading.Event] = []
+        self._wakes: list[Waiter] = []
 
     @property
     def cancelled(self) -> bool:
@@ -102,26 +102,59 @@ def check(op: str | None = None, path: str | None = None) -> None:
         raise DeadlineExceeded("the deadline has passed", op=op, path=path)
 
 
+class Waiter:
+    """What a thread waits on until another, a finaliser or a signal handler calls ``set``. Unlike a
+    ``threading.Event`` it can be set by the very thread that is inside one of its methods."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition(threading.RLock())
+        self._set = False
+
+    def is_set(self) -> bool:
+        return self._set
+
+    def set(self) -> None:
+        with self._changed:
+            self._set = True
+            self._changed.notify_all()
+
+    def clear(self) -> None:
+        self._set = False
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until it is set, at most ``seconds``; whether it is."""
+        with self._changed:
+            return self._changed.wait_for(self.is_set, seconds)
+
+
+def wait(
+    wake: Waiter, seconds: float | None = None, clock: Clock = CLOCK, op: str | None = None, path: str | None = None
+) -> bool:
+    """Wait until ``wake`` is set, at most ``seconds``; whether it was. Cancellation and the deadline end it sooner."""
+    scope, scopes = _SCOPE.get(), list[CancelScope]()
+    while scope is not None:
+        scope._wakes.append(wake)
+        scopes.append(scope)
+        scope = scope._outer
+    try:
+        check(op, path)
+        limits = [limit for limit in (seconds, remaining()) if limit is not None]
+        clock.wait(min(limits, default=threading.TIMEOUT_MAX), wake)
+    finally:
+        for scope in scopes:
+            scope._wakes.remove(wake)
+    check(op, path)
+    return wake.is_set()
+
+
 def pause(seconds: float, clock: Clock = CLOCK, op: str | None = None, path: str | None = None) -> None:
     """Wait, cancellably. Raises at once, without waiting, if the deadline would pass meanwhile."""
     left = remaining()
     if left is not None and left < seconds:
         raise DeadlineExceeded(f"waiting {seconds:.3g} s would pass the deadline", op=op, path=path)
     check(op, path)
-    wake = threading.Event()
-    scopes: list[CancelScope] = []
-    scope = _SCOPE.get()
-    while scope is not None:
-        scope._wakes.append(wake)
-        scopes.append(scope)
-        scope = scope._outer
-    try:
-        if seconds > 0 and not any(s.cancelled for s in scopes):
-            clock.wait(seconds, wake)
-    finally:
-        for scope in scopes:
-            scope._wakes.remove(wake)
-    check(op, path)
+    if seconds > 0:
+        wait(Waiter(), seconds, clock, op, path)
 
 
 # --- rates ------------------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ _TABLE = Table(
     "backend",
     "omnistorage.backends",
     {
+        "channel": "omnistorage.backends.channel:ChannelBackend",
         "file": "omnistorage.backends.local:LocalBackend",
         "local": "omnistorage.backends.local:LocalBackend",
         "memory": "omnistorage.backends.memory:MemoryBackend",

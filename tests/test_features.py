@@ -9,6 +9,7 @@ from datetime import timedelta
 import pytest
 
 from omnistorage import LocalBackend, MemoryBackend
+from omnistorage.backends.channel import ChannelBackend
 from omnistorage.core import POWERS, Features, features_of, power
 from omnistorage.testing import BasicBackend
 
@@ -17,6 +18,7 @@ MAKE = {
     "memory": lambda tmp: MemoryBackend(),
     "memory_flat": lambda tmp: MemoryBackend(dirs=False),
     "local": LocalBackend,
+    "channel": lambda tmp: ChannelBackend(),
     "basic": lambda tmp: BasicBackend(),
 }
 

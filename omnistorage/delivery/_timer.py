@@ -7,7 +7,7 @@ import itertools
 import threading
 from collections.abc import Callable
 
-from ..policies import CLOCK, Clock
+from ..policies import CLOCK, Clock, Waiter
 from ..strands import forks
 
 
@@ -24,7 +24,7 @@ class Timer:
         self._forks = forks[0]
         self._lock = threading.Lock()
         self._waiting: list[tuple[float, int, Callable[[], None]]] = []
-        self._wake = threading.Event()
+        self._wake = Waiter()
         self._running = False
 
     def now(self) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ..core import READ, WRITE, Backend, ExtendedBackend, Features, ReadOptions, WriteOptions, as_extended, features_of
-from ..errors import CapabilityNotSupported, StorageError
+from ..errors import CapabilityNotSupported, CorruptData, NotFound, StorageError
 
 TREE = (
     "a", "a!x", "a-b", "a.b", "a/b", "a/b.txt", "a/c/d", "a/c/e/f", "a0", "ab/c", "b", "data/x", "database/x",
@@ -39,6 +39,15 @@ class Kit:
 
     def plant(self, backend: Any, path: str, data: bytes) -> None:
         backend.put_raw(path, data)
+
+    def is_kept(self, backend: Any, path: str, old: bytes) -> None:
+        """After a write that failed the old object is there. Where readers see a write live it is gone already, but
+        what there is of the new one never ends cleanly."""
+        if not is_live(backend):
+            assert self.peek(backend, path) == old
+        else:
+            with ours(NotFound, CorruptData):
+                get(backend, path)
 
     def dispose(self, backend: Any) -> None:
         backend.close()
@@ -92,6 +101,11 @@ def payload(size: int, seed: str = "omnistorage") -> bytes:
 
 def flags(backend: Backend) -> Features:
     return features_of(backend)
+
+
+def is_live(backend: Backend) -> bool:
+    """Whether readers see what is written before it is closed: an extended backend that says so."""
+    return as_extended(backend) is not None and not features_of(backend).atomic_write
 
 
 def whole(backend: Backend) -> ExtendedBackend | None:
