@@ -331,13 +331,15 @@ def test_a_writer_that_gives_up_is_an_error_in_every_reader_never_a_clean_end(mo
 
 
 def test_go_f8_a_channel_ends_with_its_last_writer_not_with_the_first():
-    channel = ChannelBackend()
+    channel = ChannelBackend(timeout=0.01)
     one, two = channel.open_writer("x"), channel.open_writer("x")
     one.write(b"1")
     one.close()
     two.write(b"2")
     reader = channel.open_reader("x")
     assert reader.read(1) + reader.read(1) == b"12"
+    with pytest.raises(BackendUnavailable, match="nobody wrote"):
+        reader.read(1)
     two.write(b"3")
     two.close()
     assert reader.read(10) == b"3"

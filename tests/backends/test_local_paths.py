@@ -303,7 +303,7 @@ def test_goal_40_a_race_of_symlink_swaps_never_leads_out(tmp_path: Path, walk: b
     elsewhere.mkdir()
     trap = elsewhere / "swap" if deep else elsewhere
     (trap / "deep").mkdir(parents=True)
-    for name in ("f", "moved", "copied", "log", ".omnistorage-0123456789abcdef.tmp", "deep/x"):
+    for name in ("f", "moved", "copied", "log", ".omnistorage-0123456789abcdef.tmp", "deep/x", "only-outside"):
         (trap / name).write_bytes(SECRET)
     before = {str(p): p.read_bytes() if p.is_file() else b"" for p in elsewhere.rglob("*")}
     stats = {str(p): p.stat().st_mtime_ns for p in elsewhere.rglob("*")}
@@ -332,6 +332,7 @@ def test_goal_40_a_race_of_symlink_swaps_never_leads_out(tmp_path: Path, walk: b
                     result = job()
                     good += 1
                     assert not (isinstance(result, bytes) and SECRET in result)
+                    assert "only-outside" not in repr(result)
                 except StorageError:
                     bad += 1
     assert good > 50

@@ -80,11 +80,15 @@ def test_codec_concatenated_streams_are_read_and_garbage_or_zero_bytes_behind_th
 
 
 def test_goal_15_truncation_is_detected_at_every_byte() -> None:
+    before = encode(b"a whole member before it")
     for blob in (encode(b""), encode(noise(500)), encode(bytes(300_000)), bz2.compress(SAMPLE, 1)):
         for size in (1, 1 << 16):
             for end in range(len(blob)):
                 with pytest.raises(CorruptData):
                     decode(blob[:end], size)
+                if end:  # nobody can tell a cut exactly between two
+                    with pytest.raises(CorruptData):
+                        decode(before + blob[:end], size)
 
 
 def test_goal_16_no_flipped_bit_of_what_we_write_is_silent() -> None:

@@ -172,6 +172,7 @@ def test_content_sizes_and_block_checksums_of_others_are_verified() -> None:
 
 
 def test_goal_15_truncation_is_detected_at_every_byte() -> None:
+    before = encode(b"a whole frame before it")
     encoder = Lz4().encoder()
     flushed = b"".join([*encoder.feed(SAMPLE), *encoder.flush(), *encoder.feed(SAMPLE), *encoder.finish()])
     others = lz4.frame.compress(SAMPLE, store_size=False)  # without a checksum
@@ -180,6 +181,9 @@ def test_goal_15_truncation_is_detected_at_every_byte() -> None:
             for end in range(len(blob)):
                 with pytest.raises(CorruptData):
                     decode(blob[:end], size)
+                if end:  # nobody can tell a cut exactly between two
+                    with pytest.raises(CorruptData):
+                        decode(before + blob[:end], size)
 
 
 def test_goal_16_no_flipped_bit_of_what_we_write_is_silent() -> None:

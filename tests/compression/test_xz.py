@@ -174,12 +174,16 @@ def test_untrusted_reads_up_to_level_7_and_lowers_but_never_raises_the_bound() -
 
 
 def test_goal_15_truncation_is_detected_at_every_byte() -> None:
+    before = encode(b"a whole member before it")
     none = lzma.compress(SAMPLE, check=lzma.CHECK_NONE, preset=0)
     for blob in (encode(b""), encode(noise(500)), encode(bytes(300_000), level=0), none):
         for size in (1, 1 << 16):
             for end in range(len(blob)):
                 with pytest.raises(CorruptData):
                     decode(blob[:end], size)
+                if end:  # nobody can tell a cut exactly between two
+                    with pytest.raises(CorruptData):
+                        decode(before + blob[:end], size)
 
 
 def test_goal_16_no_flipped_bit_of_what_we_write_is_silent() -> None:

@@ -646,6 +646,28 @@ def test_goal_10_kill_9_and_replay_from_what_was_acknowledged_delivers_each_reco
     assert {entry.path for entry in read_manifest(store, "_m.ndjson")} <= set(objects)
 
 
+def test_goal_10_no_object_is_published_before_those_of_the_roll_before_it():
+    """Else a replay that misses the earlier one would write its records and go on into the later one's."""
+    inner, go_on, done = MemoryBackend(), threading.Event(), []
+
+    class Waits(Wrapper):
+        def open_writer(self, path, options=WriteOptions()):  # noqa: B008
+            writer = self.inner.open_writer(path, options)
+            close = writer.close
+            if path.startswith("0/"):
+                writer.close = lambda: go_on.wait(60) and close()
+            return writer
+
+    with RollingRecordWriter(
+        Waits(inner), "{k}/{start}.ndjson", names="deterministic", roll_records=1, on_commit=done.append
+    ) as writer:
+        for n in range(5):
+            writer.write({"k": n})
+        assert (done, writer.durable) == ([], -1)
+        go_on.set()
+    assert [entry.path for entry in done] == [f"{n}/{n}.ndjson" for n in range(5)]
+
+
 def test_the_clock_of_arrival_names_the_partition_without_a_time_field():
     store = MemoryBackend()
     with RollingRecordWriter(

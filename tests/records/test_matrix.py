@@ -103,10 +103,13 @@ def test_goal_8_no_end_of_any_stack_leaves_anything_visible(tmp_path, backend, c
         writer.write({"old": 1} if form == "csv" else b'"old"')
     before = [(info.path, info.size) for info in store.list()]
     for path in (kept, new):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
             end(store, path, how, count)
             settle()
+        if how not in ("collected", "sink fails"):
+            left = [str(each.message) for each in seen if issubclass(each.category, ResourceWarning)]
+            assert left == [], "an abort leaves nothing to the garbage collector"
     assert [(info.path, info.size) for info in store.list()] == before
     stale = power(store, StaleUploads)
     if stale is not None:
