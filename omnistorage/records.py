@@ -13,7 +13,7 @@ from typing import Any, Literal, TypedDict, Unpack, overload
 from ._table import nearest
 from .bad_records import BadRecords, OnError
 from .compression import codec as codec_named
-from .compression import codec_for_magic, codec_for_path
+from .compression import codec_for_magic, codec_for_path, magic_may_follow
 from .core import READ, WRITE, Backend, Reader, ReadOptions, WriteOptions
 from .errors import ConfigError
 from .formats import format_for_path, record_format
@@ -178,7 +178,8 @@ def open_decoded(
         head = b""
         codec = None
         if compression is None:
-            while len(head) < 16 and (more := source.read(RAW_BLOCK)):
+            # A live source may give a few bytes at a time: no more are waited for than tell what they are.
+            while magic_may_follow(head) and (more := source.read(RAW_BLOCK)):
                 head += more
             codec = codec_for_magic(head) or codec_for_path(source.info.path)
         elif compression != "none":

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ..config import BackendConfig
     from ..core import ExtendedBackend
 
+MAX_OPENED = 100
 _NAMED = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.-]*):(?!//)(.*)", re.DOTALL)
 
 
@@ -40,7 +41,11 @@ class Location:
     def child(self, path: str) -> Location:
         """What lies at ``path`` below."""
         joined = f"{self.path}/{path}" if self.path else path
-        return Location(self.backend, joined, f"{self.text.rstrip('/')}/{path}")
+        text, query = self.text, ""
+        if "://" in text:
+            text, sign, options = text.partition("?")
+            query = sign + options
+        return Location(self.backend, joined, f"{text}{'' if text.endswith(('/', ':')) else '/'}{path}{query}")
 
 
 @contextmanager
@@ -75,6 +80,7 @@ class App:
     _opened: list[ExtendedBackend] = field(default_factory=list)
     _configured: dict[str, BackendConfig] | None = None
     _named: dict[str, ExtendedBackend] = field(default_factory=dict)
+    _places: dict[str, ExtendedBackend] = field(default_factory=dict)  # by URL
 
     # -- speaking ------------------------------------------------------------------------------------------------------
 
@@ -102,6 +108,11 @@ class App:
         self._failures.append(code)
         self._speak("ERROR", f"omnistorage: error: {text}", shown=True)
         self.event("error", message=escape(mask_url(text)), exit_code=code)
+
+    @property
+    def failures(self) -> int:
+        """How many errors were printed so far."""
+        return len(self._failures)
 
     def failed(self, error: StorageError) -> None:
         """Report one error among others and go on."""
@@ -150,9 +161,28 @@ class App:
                 name, path = named.groups()
                 return Location(self._backend(name), path if is_object else path.rstrip("/"), argument)
             backend, path = locate(argument, is_object=is_object)
-        self._opened.append(backend)
+        backend = self._shared(argument, backend)
         self.detail(f"{argument}: {path!r} in {backend.url or backend.name}")
         return Location(extended(backend), path, mask_url(argument))
+
+    def _shared(self, argument: str, backend: ExtendedBackend) -> ExtendedBackend:
+        """``backend``, or the one that is open for the same place already: each holds a folder or a connection open,
+        and a shell names thousands of files."""
+        url = backend.url if "://" not in argument or not {"?", "@"} & set(argument) else None
+        known = None if url is None else self._places.get(url)
+        if known is not None and type(known) is type(backend):
+            if known is not backend:
+                backend.close()
+            return known
+        self._opened.append(backend)
+        if url is not None:
+            self._places[url] = backend
+        return backend
+
+    def between(self) -> None:
+        """Called between two arguments, when no backend is in use: release them if they have become many."""
+        if len(self._opened) > MAX_OPENED:
+            self._close_all()
 
     def _backend(self, name: str) -> ExtendedBackend:
         from .._table import nearest
@@ -161,7 +191,7 @@ class App:
         from ..registry import open_backend
 
         if self._configured is None:
-            file = self.config or os.environ.get("OMNISTORAGE_CONFIG") or default_config()
+            file = self.config_file()[0]
             try:
                 self._configured = backends_from_toml(file, env=True)
             except ConfigError as error:
@@ -176,11 +206,23 @@ class App:
             self._named[name] = extended(backend)
         return self._named[name]
 
+    def config_file(self) -> tuple[str, str]:
+        """The configuration file, and who says that it is the one."""
+        named = os.environ.get("OMNISTORAGE_CONFIG")
+        if self.config or named:
+            return (self.config, "--config") if self.config else (str(named), "$OMNISTORAGE_CONFIG")
+        return default_config(), "the default"
+
     # -- the end -------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Take down the display and release every backend."""
         self.meter.stop()
+        self._close_all()
+
+    def _close_all(self) -> None:
+        self._places.clear()
+        self._named.clear()
         while self._opened:
             try:
                 self._opened.pop().close()

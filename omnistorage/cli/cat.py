@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from itertools import islice
+from base64 import b64encode
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import chain, islice
+from typing import Any
 
 import click
 
@@ -10,8 +14,9 @@ from ..core import Reader, ReadOptions
 from ..formats import record_format
 from ..records import RecordReader, open_decoded
 from .app import App, naming
-from .recordio import Counted, compression
+from .recordio import Counted
 from .run import Verb
+from .specs import Compression, FormatChoice, compression, format_name, format_of
 from .stdio import Stdin
 
 _BLOCK = 1 << 20
@@ -52,6 +57,7 @@ def cat(app: App, /, urls: tuple[str, ...], decompress: bool, offset: int, count
     decompressed bytes.
     """
     for url in urls:
+        app.between()
         ranged = not decompress and url != "-"
         source = _open(app, url, ReadOptions(offset=offset, length=count) if ranged else ReadOptions())
         with naming("standard input" if url == "-" else url):
@@ -62,14 +68,56 @@ def cat(app: App, /, urls: tuple[str, ...], decompress: bool, offset: int, count
 
 @click.command(cls=Verb, example="omnistorage head -n 2 events.ndjson", short_help="Print the first records.")
 @click.argument("url")
-@click.option("-n", "number", type=click.IntRange(0), default=10, show_default=True, metavar="N", help="How many.")
+@click.option(
+    "-n", "--count", "number", type=click.IntRange(0), default=10, show_default=True, metavar="N", help="How many."
+)
+@click.option("--offset", type=click.IntRange(0), default=0, metavar="N", help="Leave out the first N.")
+@click.option("--format", "form", callback=format_name, metavar="NAME[:...]", help="Default: by suffix, else lines.")
 @click.option("--compression", callback=compression, metavar="NAME", help="Default: recognised.")
 @click.pass_obj
-def head(app: App, /, url: str, number: int, compression: str | None) -> None:
-    """Print the first records or lines of an object, decompressed and as they are. Reads no more than that needs."""
+def head(app: App, /, url: str, number: int, offset: int, form: FormatChoice, compression: Compression) -> None:
+    """Print the first records of an object, decompressed. Reads no more than that needs.
+
+    A record of ndjson or lines is its line, as it is. Of csv the header comes first and is not counted; a row with line
+    breaks within quotes is one record. A length_prefixed record is printed on a line of its own: as it is where it is
+    printable text, else as base64 behind "base64:". Any other object counts by lines.
+    """
     source = _open(app, url, ReadOptions())
     with naming("standard input" if url == "-" else url):
+        to = format_of("" if url == "-" else source.info.path, form)
+        kind = to.name if to is not None else "lines"
         stream = open_decoded(Counted(source, app), compression)
-        with RecordReader(stream, record_format("lines")) as reader:
-            for line in islice(reader, number):
-                app.out.write(line + b"\n")
+        if to is None or kind in ("ndjson", "lines"):
+            reading = record_format("lines")
+        else:
+            reading = _any_rows(to) if kind == "csv" else to
+        with RecordReader(stream, reading) as reader:
+            records = iter(reader)
+            if kind == "csv":
+                _rows(app, reading, records, number, offset)
+                return
+            for record in islice(records, offset, offset + number):
+                app.out.write(record if isinstance(record, bytes) and kind != "length_prefixed" else _shown(record))
+                app.out.write(b"\n")
+
+
+def _any_rows(form: Any) -> Any:
+    """The dialect of ``form`` for rows of any length: head shows what is there."""
+    return replace(form, header="none", header_row=True, rows="list", types=())
+
+
+def _rows(app: App, form: Any, records: Iterator[Any], number: int, offset: int) -> None:
+    encoder = form.encoder()
+    for row in chain(islice(records, 1), islice(records, offset, offset + number)):
+        app.out.write(encoder.encode(row))
+
+
+def _shown(record: Any) -> bytes:
+    if not isinstance(record, bytes):
+        return repr(record).encode("utf-8", "backslashreplace")
+    try:
+        if record.decode().isprintable():
+            return record
+    except UnicodeDecodeError:
+        pass
+    return b"base64:" + b64encode(record)

@@ -9,26 +9,42 @@ import click
 
 from ..core import WriteOptions
 from ..errors import ConfigError
-from ..formats import format_for_path
 from ..records import RecordWriter, open_records
 from ..stages import Format
 from .app import App, Location, naming
 from .meter import human
-from .recordio import BadRecordPolicy, Compression, bad_record_options, compression, find_input, format_name, opened
+from .recordio import BadRecordPolicy, bad_record_options, find_input, opened
 from .run import Verb
-from .verbatim import writing
+from .specs import Compression, FormatChoice, compression, format_name, format_of
+from .transcode import RULE, writing
 
 
 @click.command(
     cls=Verb,
-    example="omnistorage convert events.ndjson events.ndjson.gz",
+    example="omnistorage convert events.ndjson events.csv.gz",
     events=True,
     short_help="Turn one record object into another format or compression.",
+    help=f"""Turn the record object SRC into DST; formats and compression follow the suffixes. - is standard input or
+    output. DST appears whole or not at all.
+
+    {RULE}
+
+    With --from-format ndjson lines are taken for JSON records whatever the suffix of SRC. A format is NAME or
+    NAME:OPTION=VALUE,... as in csv:delimiter=; or csv:types=id=int|price=float or length_prefixed:prefix=varint; a
+    compression is NAME, NAME:LEVEL or NAME:OPTION=VALUE,... as in zstd:level=19,threads=2.
+    """,
 )
 @click.argument("src")
 @click.argument("dst")
-@click.option("--from-format", callback=format_name, help="What SRC holds (default: by suffix).")
-@click.option("--format", "--to-format", "form", callback=format_name, help="What DST gets (default: by suffix).")
+@click.option("--from-format", callback=format_name, metavar="NAME[:...]", help="What SRC holds (default: by suffix).")
+@click.option(
+    "--format",
+    "--to-format",
+    "form",
+    callback=format_name,
+    metavar="NAME[:...]",
+    help="What DST gets (default: by suffix).",
+)
 @click.option("--from-compression", callback=compression, metavar="NAME", help="Of SRC (default: recognised).")
 @click.option(
     "--compression", callback=compression, metavar="NAME[:LEVEL]", help="gzip, zstd:9, none (default: by suffix)."
@@ -38,12 +54,6 @@ from .verbatim import writing
 @click.option("--durable", is_flag=True, help="Return only when it survives a power cut.")
 @click.pass_obj
 def convert(app: App, /, src: str, dst: str, **options: Any) -> None:
-    """Turn the record object SRC into DST; formats and compression follow the suffixes. - is standard input or output.
-
-    The rule between ndjson and lines: a JSON record becomes a line holding its own text, and a line becomes a JSON
-    string; with --from-format ndjson the lines are taken for JSON records whatever the suffix of SRC. DST appears whole
-    or not at all.
-    """
     if dst == "-" and app.json:
         raise click.UsageError("standard output cannot hold both the records and --json")
     policy = {key: options.pop(key) for key in ("on_error", "max_bad", "max_bad_ratio", "dead_letter")}
@@ -56,8 +66,8 @@ def convert(app: App, /, src: str, dst: str, **options: Any) -> None:
 class _Conversion:
     app: App
     policy: BadRecordPolicy
-    from_format: str | None
-    form: str | None
+    from_format: FormatChoice
+    form: FormatChoice
     from_compression: Compression
     compression: Compression
     no_clobber: bool
@@ -68,16 +78,15 @@ class _Conversion:
         app = self.app
         target = None if dst == "-" else app.locate(dst)
         text = "standard output" if target is None else target.text
-        found = format_for_path(target.path) if target else None
-        to = self.form or (found.name if found else None)
+        to = format_of("" if target is None else target.path, self.form)
         if target is not None and to is None:
             raise ConfigError(f"{text}: no record format is known by this suffix: give --format")
         source = find_input(app, src, self.from_format, to)
         to = to or source.format
         app.meter.records = 0
-        with naming(text), self._writer(target, writing({source.format}, to)) as writer:
+        with naming(text), self._writer(target, to) as writer:
             app.draw(f"convert {source.text}")
-            with opened(app, source, to, self.from_compression, self.policy) as batches:
+            with opened(app, source, to.name, self.from_compression, self.policy) as batches:
                 for batch in batches:
                     writer.write_many(batch)
                     app.meter.records = writer.records
@@ -87,8 +96,8 @@ class _Conversion:
             info = writer.close()
         self._report(source.text, text, writer.records, info.size)
 
-    def _writer(self, target: Location | None, form: Format[Any]) -> RecordWriter[Any]:
-        settings = self.policy.settings()
+    def _writer(self, target: Location | None, to: Format[Any]) -> RecordWriter[Any]:
+        settings, form = self.policy.settings(), writing(to)
         if target is None:
             codec = None if isinstance(self.compression, str) else self.compression
             return RecordWriter(self.app.out, form, codec, **settings)

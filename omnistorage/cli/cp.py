@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 
@@ -17,6 +17,7 @@ from ..core import CopyOptions, ObjectInfo, Reader, WriteOptions
 from ..errors import CorruptData, NotFound, StorageError
 from ..paths import is_under, name
 from .app import App, Location, naming
+from .listing import is_folder, reporter
 from .meter import human
 from .run import Verb
 from .stdio import Stdin
@@ -38,28 +39,19 @@ def cp(app: App, /, sources: tuple[str, ...], dst: str, **options: Any) -> None:
     """Copy objects, byte by byte, to the object DST; a / at the end of DST means a folder to put them into.
 
     Several SRC need a folder. - is standard input or output. With -R a folder's content becomes DST, or DST/NAME where
-    DST ends with /. Empty folders are not copied; symbolic links in a folder are not followed, and said.
+    DST ends with /. Empty folders are made where the target has folders; symbolic links in a folder are not followed,
+    and said. A copy that --checksum finds different is removed.
     """
-    metadata = _metadata(options.pop("metadata"))
-    job = _Copies(app, dst, metadata=metadata, **options)
+    metadata = metadata_of(options.pop("metadata"))
+    job = Copies(app, dst, metadata=metadata, **options)
     if dst == "-":
         job.to_stdout(sources)
         return
-    if len(sources) > 1 and not job.into_folder:
-        raise click.UsageError(f"several SRC need a folder as DST: write {dst}/")
-    app.draw(f"cp to {dst}")
-    for source in sources:
-        try:
-            job.one(source)
-        except StorageError as error:
-            app.failed(error)
-    app.meter.stop()
-    if app.done > 1:
-        verb = "would copy" if job.dry_run else "copied"
-        app.say(f"{verb} {app.done:,} objects, {human(app.meter.bytes)}, {app.meter.seconds:.1f} s")
+    job.all(sources)
 
 
-def _metadata(pairs: tuple[str, ...]) -> dict[str, str] | None:
+def metadata_of(pairs: tuple[str, ...]) -> dict[str, str] | None:
+    """The values of ``--metadata``."""
     found: dict[str, str] = {}
     for pair in pairs:
         key, sign, value = pair.partition("=")
@@ -70,7 +62,9 @@ def _metadata(pairs: tuple[str, ...]) -> dict[str, str] | None:
 
 
 @dataclass
-class _Copies:
+class Copies:
+    """One run of ``cp``; ``mv`` is one with another way to treat an object."""
+
     app: App
     dst: str
     recursive: bool
@@ -80,11 +74,33 @@ class _Copies:
     content_type: str | None
     metadata: dict[str, str] | None
 
+    event: ClassVar[str] = "copy"
+    would: ClassVar[str] = "would copy"
+    did: ClassVar[str] = "copied"
+    removes: ClassVar[bool] = False  # whether the source goes away
+
     def __post_init__(self) -> None:
         self.into_folder = self.dst.endswith("/") or self.dst.rpartition("/")[2] in (".", "..")
         self._taken: set[str] = set()
 
     # -- what to copy --------------------------------------------------------------------------------------------------
+
+    def all(self, arguments: tuple[str, ...]) -> None:
+        """Copy what each argument names; one that fails does not stop the others."""
+        if len(arguments) > 1 and not self.into_folder:
+            raise click.UsageError(f"several SRC need a folder as DST: write {self.dst}/")
+        app = self.app
+        app.draw(f"{app.verb} to {self.dst}")
+        for argument in arguments:
+            app.between()
+            try:
+                self.one(argument)
+            except StorageError as error:
+                app.failed(error)
+        app.meter.stop()
+        if app.done > 1:
+            did = self.would if self.dry_run else self.did
+            app.say(f"{did} {app.done:,} objects, {human(app.meter.bytes)}, {app.meter.seconds:.1f} s")
 
     def one(self, argument: str) -> None:
         """Copy what one argument names."""
@@ -121,28 +137,54 @@ class _Copies:
         target = self._target(name(argument), is_object=False)
         if _inside(source, target):
             raise click.UsageError(f"{target.text} is {source.text} or lies inside it: the copy would never end")
+        keeps = source.backend.features.dirs and target.backend.features.dirs
+        empty = target if keeps else None  # as long as nothing was found in it
+        folders = [source]
         with naming(source.text):
-            for info in self._listed(source):
+            for info in self._listed(source, keeps or (self.removes and source.backend.features.dirs)):
                 path = info.path[len(source.path) :].lstrip("/")
-                self._member(info, source.child(path), target.child(path))
+                member = target.child(path)
+                if empty is not None and not is_under(member.path, empty.path):
+                    self._empty(empty)
+                if info.is_dir:
+                    folders += [source.child(path)] if self.removes else []
+                    empty = member if keeps else None
+                else:
+                    empty = None
+                    self._member(info, source.child(path), member)
+            if empty is not None:
+                self._empty(empty)
+        self._emptied(folders)
 
-    def _listed(self, source: Location) -> Iterator[ObjectInfo]:
-        def report(error: StorageError) -> None:
-            if not error.path or error.path == source.path:
-                raise error
-            error.shown = source.child(error.path[len(source.path) :].lstrip("/")).text  # type: ignore[attr-defined]
+    def _emptied(self, folders: list[Location]) -> None:
+        """What becomes of the source's folders."""
+
+    def _empty(self, folder: Location) -> None:
+        """Make a folder that nothing is put into."""
+        try:
+            with naming(folder.text):
+                at = folder if folder.path else self.app.locate(self.dst.rstrip("/") or "/")
+                if not self.dry_run:
+                    at.backend.mkdir(at.path)
+        except StorageError as error:
             self.app.failed(error)
+            return
+        self.app.event("mkdir", path=folder.text, dry_run=self.dry_run or None)
+        self.app.say(f"{'would make' if self.dry_run else 'made'} {folder.text.rstrip('/')}/")
 
+    def _listed(self, source: Location, folders: bool) -> Iterator[ObjectInfo]:
         seen = False
-        for info in ops.walk(source.backend, source.path, on_error=report):
+        for info in ops.walk(source.backend, source.path, folders=folders, on_error=reporter(self.app, source)):
             seen = True
             yield info
-        if not seen and source.path and not _is_folder(source):
+        if not seen and not is_folder(source):
             raise NotFound("no such object or folder", path=source.path, op="list")
 
     def _member(self, info: ObjectInfo, source: Location, target: Location) -> None:
         if info.kind not in ("file", "dir"):
-            self.app.warn(f"{source.text}: not copied, it is a {'symbolic link' if info.kind == 'link' else 'special'}")
+            self.app.warn(
+                f"{source.text}: not {self.did}, it is a {'symbolic link' if info.kind == 'link' else 'special'}"
+            )
             self.app.event("skip", src=source.text, reason=info.kind)
             return
         try:
@@ -160,11 +202,16 @@ class _Copies:
             self._done(source.text, target.text, size)
             return
         with naming(f"{source.text} -> {target.text}"):
-            info = self._content_typed(source, target) if self.content_type else self._plain(source, target)
-            if self.checksum:
-                with source.backend.open_reader(source.path) as reader:
-                    self._compare(_digest(reader), target)
+            info = self._transfer(source, target)
         self._done(source.text, target.text, info.size)
+
+    def _transfer(self, source: Location, target: Location) -> ObjectInfo:
+        info = self._content_typed(source, target) if self.content_type else self._plain(source, target)
+        if self.checksum:
+            with source.backend.open_reader(source.path) as reader:
+                expected = _digest(reader)
+            self._compare(expected, target, info, onto_itself=same_object(source, target))
+        return info
 
     def _plain(self, source: Location, target: Location) -> ObjectInfo:
         options = CopyOptions(overwrite=not self.no_clobber, user_metadata=self.metadata)
@@ -194,7 +241,7 @@ class _Copies:
         with naming(f"standard input -> {target.text}"):
             info, digest = self._stream(Stdin(self.app.stops), target, options)
             if self.checksum:
-                self._compare(digest, target)
+                self._compare(digest, target, info)
         self._done("standard input", target.text, info.size)
 
     def _stream(self, reader: Reader, target: Location, options: WriteOptions) -> tuple[ObjectInfo, str]:
@@ -207,16 +254,26 @@ class _Copies:
                     digest.update(block)
             return writer.close(), digest.hexdigest()
 
-    def _compare(self, expected: str, target: Location) -> None:
+    def _compare(self, expected: str, target: Location, made: ObjectInfo, *, onto_itself: bool = False) -> None:
+        """Read the copy back; a bad one is removed, unless somebody has replaced it meanwhile."""
         with target.backend.open_reader(target.path) as reader:
             found = _digest(reader)
-        if found != expected:
-            raise CorruptData("the copy reads back differently: its SHA-256 is another one", path=target.path)
+        if found == expected:
+            return
+        left = "it stays"
+        if not onto_itself:
+            try:
+                etag = made.etag if target.backend.features.if_match else None
+                target.backend.delete(target.path, if_match=etag)
+                left = "it was removed"
+            except StorageError as error:
+                left = f"it could not be removed ({error.args[0] if error.args else type(error).__name__})"
+        raise CorruptData(f"the copy reads back differently, its SHA-256 is another one: {left}", path=target.path)
 
     def _done(self, src: str, dst: str, size: int | None) -> None:
         self.app.done += 1
-        self.app.event("copy", src=src, dst=dst, size=size, dry_run=self.dry_run or None)
-        self.app.say(f"{'would copy' if self.dry_run else 'copied'} {src} -> {dst}")
+        self.app.event(self.event, src=src, dst=dst, size=size, dry_run=self.dry_run or None)
+        self.app.say(f"{self.would if self.dry_run else self.did} {src} -> {dst}")
 
     def to_stdout(self, sources: tuple[str, ...]) -> None:
         """Print the objects' bytes."""
@@ -232,6 +289,13 @@ class _Copies:
                     self.app.out.flush()
 
 
+def same_object(source: Location, target: Location) -> bool:
+    """Whether both are known to be one object."""
+    if source.backend.url is None or target.backend.url is None:
+        return source.backend is target.backend and source.path == target.path
+    return source.backend.url + source.path == target.backend.url + target.path
+
+
 def _inside(source: Location, target: Location) -> bool:
     """Whether the target is the folder that is copied, or lies in it, as far as the backends' places tell."""
     if source.backend.url is None or target.backend.url is None:
@@ -239,14 +303,6 @@ def _inside(source: Location, target: Location) -> bool:
         return same and (target.path == source.path or is_under(target.path, source.path))
     folder = (source.backend.url + source.path).rstrip("/") + "/"
     return ((target.backend.url + target.path).rstrip("/") + "/").startswith(folder)
-
-
-def _is_folder(at: Location) -> bool:
-    try:
-        next(iter(at.backend.list_dir(at.path)), None)
-    except NotFound:
-        return False
-    return True
 
 
 def _digest(reader: Reader) -> str:

@@ -67,6 +67,10 @@ def escape(text: str) -> str:
 
 # What errors advise to those who call from Python, and what that is on the command line.
 _ADVICE = {
+    "; missing= names a stand-in": "; --missing VALUE names a stand-in",
+    ": give time_field": ": give --time-field",
+    "; missing='null' writes null": "; csv:missing=null writes it empty",
+    "; extra='drop' drops it": "; csv:extra=drop drops it",
     "; allow_partial_tail=True drops it": "; if it is whole, end it with a newline",
     "; use open_backend(name, options)": "; name it in the configuration file and write NAME:PATH",
 }

@@ -19,7 +19,7 @@ from .meter import human
 from .run import Verb
 
 
-@click.command(cls=Verb, example="omnistorage ls -l -h logs", short_help="List a folder.")
+@click.command(cls=Verb, rows=True, example="omnistorage ls -l -h logs", short_help="List a folder.")
 @click.argument("url", default=".")
 @click.option("-R", "--recursive", is_flag=True, help="What is in folders too, by its path.")
 @click.option("-l", "--long", is_flag=True, help="Size, time (UTC) and name.")
@@ -43,7 +43,7 @@ def ls(
             continue
         app.done += 1
         if app.json:
-            app.out.json(_row(info))
+            app.out.json(row(info))
         else:
             name = info.path + "/" * info.is_dir
             app.out.line(f"{_long(info, human_sizes)} {name}" if long or human_sizes else name)
@@ -69,13 +69,15 @@ def _under(app: App, folder: Location, depth: int | None, folders: bool) -> Iter
         found = folder.backend.list_dir(folder.path)
     else:
         descend = None if depth is None else lambda path: path[len(prefix) :].count("/") + 1 < depth
-        found = walk(folder.backend, folder.path, descend=descend, folders=folders, on_error=_reporter(app, folder))
+        found = walk(folder.backend, folder.path, descend=descend, folders=folders, on_error=reporter(app, folder))
     for info in found:
         if folders or not info.is_dir:
             yield info._replace(path=info.path[len(prefix) :])
 
 
-def _reporter(app: App, folder: Location) -> Any:
+def reporter(app: App, folder: Location) -> Any:
+    """For ``on_error`` of a listing: what cannot be read is said and the rest goes on."""
+
     def report(error: StorageError) -> None:
         if not error.path or error.path == folder.path:
             raise error  # the folder itself: nothing was listed
@@ -104,6 +106,20 @@ def info_of(at: Location) -> ObjectInfo:
         return reader.info
 
 
+def is_folder(at: Location) -> bool:
+    """Whether there is such a folder, or anything below that prefix. False where nothing can be listed."""
+    backend = at.backend
+    if not backend.features.list:
+        return False
+    try:
+        if not backend.features.stat:  # a basic one lists flat only
+            return next(iter(backend.list(at.path)), None) is not None
+        next(iter(backend.list_dir(at.path)), None)
+    except NotFound:
+        return False
+    return True
+
+
 def _long(info: ObjectInfo, human_sizes: bool) -> str:
     size = "-" if info.size is None or info.is_dir else human(info.size) if human_sizes else str(info.size)
     return f"{size:>{10 if human_sizes else 14}} {_time(info.modified_at) or '-':20}"
@@ -113,7 +129,8 @@ def _time(when: datetime | None) -> str | None:
     return None if when is None else f"{when.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
-def _row(info: ObjectInfo) -> dict[str, Any]:
+def row(info: ObjectInfo) -> dict[str, Any]:
+    """An object or a folder with the keys of rclone."""
     return {
         "Path": info.path,
         "Name": info.name,
@@ -123,7 +140,9 @@ def _row(info: ObjectInfo) -> dict[str, Any]:
     }
 
 
-@click.command(cls=Verb, example="omnistorage stat events.ndjson", short_help="What the store knows of an object.")
+@click.command(
+    cls=Verb, rows=True, example="omnistorage stat events.ndjson", short_help="What the store knows of an object."
+)
 @click.argument("url")
 @click.pass_obj
 def stat(app: App, /, url: str) -> None:
@@ -134,7 +153,7 @@ def stat(app: App, /, url: str) -> None:
     if app.json:
         more = {"ETag": info.etag, "Version": info.version, "ContentType": info.content_type}
         maps = {"Hashes": dict(info.hashes or {}), "Metadata": dict(info.metadata or {})}
-        app.out.json({**_row(info), "Kind": info.kind, **{k: v for k, v in {**more, **maps}.items() if v}})
+        app.out.json({**row(info), "Kind": info.kind, **{k: v for k, v in {**more, **maps}.items() if v}})
         return
     size = None if info.size is None else f"{info.size} ({human(info.size)})" if info.size > 1023 else str(info.size)
     facts = {

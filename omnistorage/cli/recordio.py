@@ -5,46 +5,31 @@ Imports records, core, errors and the lookup tables.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 import click
 
-from ..compression import codec, codec_names
+from ..bad_records import BadRecords
 from ..core import ObjectInfo, Reader
-from ..errors import ConfigError, RecordError
+from ..errors import ConfigError, CorruptData, RecordError
 from ..formats import format_for_path, format_names
-from ..records import RecordReader, RecordWriter, open_decoded, open_records
-from ..stages import Codec
+from ..records import RecordReader, RecordWriter, layers_for, open_decoded, open_records
+from ..stages import Format
 from .app import App, Location, naming
 from .exits import NO_RETRY, exit_code, explain
+from .specs import Compression, FormatChoice, format_of
 from .stdio import Stdin
-from .verbatim import reading
+from .transcode import reading
+
+if TYPE_CHECKING:
+    from ..delivery import Committed
 
 F = TypeVar("F", bound=Callable[..., Any])
-Compression = str | Codec | None
-
-
-def format_name(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """Callback of an option that takes the name of a record format."""
-    if value is not None and value not in format_names():
-        raise click.BadParameter(f"{value!r} is no record format; use {', '.join(format_names())}", ctx, param)
-    return value
-
-
-def compression(ctx: click.Context, param: click.Parameter, value: str | None) -> Compression:
-    """Callback of an option that takes ``none``, a codec's name, or its name and level: ``zstd:9``."""
-    if value is None or value == "none":
-        return value
-    name, colon, level = value.partition(":")
-    try:
-        return codec(name, level=int(level)) if colon else codec(name)
-    except ConfigError as error:
-        raise click.BadParameter(f"{error.args[0]} (none, {', '.join(codec_names())})", ctx, param) from None
-    except ValueError:
-        raise click.BadParameter(f"the level {level!r} is no number", ctx, param) from None
+LETTERS = ("ndjson", "lines")
 
 
 def bad_record_options(command: F) -> F:
@@ -63,6 +48,44 @@ def bad_record_options(command: F) -> F:
     return command
 
 
+class _Letters:
+    """The dead-letter object, opened with the first bad record: a run without one touches nothing."""
+
+    def __init__(self, place: Location) -> None:
+        self.place = place
+        self._form = None if format_for_path(place.path) else "ndjson"
+        with naming(place.text):
+            self.format = layers_for(place.path, self._form)[0]
+        if self.format.name not in LETTERS:
+            raise click.UsageError(f"--dead-letter takes {' or '.join(LETTERS)}, {place.text} is {self.format.name}")
+        self._writer: RecordWriter[Any] | None = None
+
+    def write(self, letter: Any) -> None:
+        with naming(self.place.text):
+            if self._writer is None:
+                self._writer = open_records(self.place.backend, self.place.path, "w", format=self._form)
+            self._writer.write(letter)
+
+    def write_many(self, letters: Any) -> None:
+        for letter in letters:
+            self.write(letter)
+
+    def close(self) -> None:
+        if self._writer is not None:
+            with naming(self.place.text):
+                self._writer.close()
+
+    def abort(self) -> None:
+        if self._writer is not None:
+            self._writer.abort()  # after close it does nothing
+
+
+class Judged(Protocol):
+    """What met bad records: a reader or a writer."""
+
+    bad: BadRecords
+
+
 @dataclass
 class BadRecordPolicy:
     """What the bad-record options ask for, and what came of it. A context manager around the whole job: what went to
@@ -75,37 +98,33 @@ class BadRecordPolicy:
     dead_letter: str | None = None
     count: int = 0
     collected: list[tuple[str, RecordError]] = field(default_factory=list)
-    _letters: RecordWriter[Any] | None = None
+    _letters: _Letters | None = None
 
     def __enter__(self) -> Self:
         if self.dead_letter is not None:
             if self.on_error is not None:
                 raise click.UsageError("--dead-letter says what to do with bad records: leave out --on-error")
-            place = self.app.locate(self.dead_letter)
-            with naming(place.text):
-                form = None if format_for_path(place.path) else "ndjson"
-                self._letters = open_records(place.backend, place.path, "w", format=form)
+            self._letters = _Letters(self.app.locate(self.dead_letter))
         return self
 
     def __exit__(self, *exc: object) -> None:
         if self._letters is not None:
-            self._letters.abort()  # after close it does nothing
+            self._letters.abort()
 
     def settings(self) -> dict[str, Any]:
         """Keyword arguments for readers and writers of records."""
         handler = self._letters if self._letters is not None else self.on_error or "raise"
         return {"on_error": handler, "max_bad": self.max_bad, "max_bad_ratio": self.max_bad_ratio}
 
-    def take(self, handle: RecordReader[Any] | RecordWriter[Any], text: str) -> None:
+    def take(self, handle: Judged, text: str) -> None:
         """Note what a finished reader or writer met."""
         self.count += handle.bad.count
         self.collected += [(text, error) for error in handle.bad.errors]
 
     def publish(self) -> None:
         """Make the dead letters visible, if there are any."""
-        if self._letters is not None and self._letters.records:
-            with naming(str(self.dead_letter)):
-                self._letters.close()
+        if self._letters is not None:
+            self._letters.close()
 
     def report(self) -> None:
         """Say what was left out; with ``collect`` that is an error each."""
@@ -149,19 +168,87 @@ class Counted:
         self.close()
 
 
+# What a JSON text begins with, and no compressed stream. A codec is looked for in 16 bytes: somebody who sends a record
+# of 8 and then waits would not see it go through, nor find it after a signal.
+_TEXT = frozenset(bytes((byte,)) for byte in b'{["-0123456789tfn')
+
+
+class _Peeked:
+    """A Reader whose first block has been seen."""
+
+    def __init__(self, source: Reader) -> None:
+        self._source = source
+        self.instant = getattr(source, "instant", False)
+        self.first = self._held = source.read(1 << 16)
+
+    @property
+    def info(self) -> ObjectInfo:
+        return self._source.info
+
+    def read(self, size: int = -1, /) -> bytes:
+        if not self._held:
+            return b"" if not self.first else self._source.read(size)
+        if size < 0:
+            return self._held + self._source.read()
+        block, self._held = self._held[:size], self._held[size:]
+        return block
+
+    def close(self) -> None:
+        self._source.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class _Verified(Counted):
+    """A Reader that holds an object against its manifest's entry."""
+
+    def __init__(self, source: Reader, app: App, entry: Committed) -> None:
+        super().__init__(source, app)
+        self._entry, self._seen, self._digest = entry, 0, hashlib.sha256()
+        if source.info.size not in (None, entry.bytes):
+            source.close()
+            raise self._wrong(f"it has {source.info.size} bytes where the manifest says {entry.bytes}")
+
+    def read(self, size: int = -1, /) -> bytes:
+        block = super().read(size)
+        if block:
+            self._seen += len(block)
+            self._digest.update(block)
+        if not block or size < 0:
+            if self._seen != self._entry.bytes:
+                raise self._wrong(f"it ends after {self._seen} bytes where the manifest says {self._entry.bytes}")
+            if self._digest.hexdigest() != self._entry.sha256:
+                raise self._wrong("its SHA-256 is another one than the manifest says")
+        return block
+
+    def _wrong(self, text: str) -> CorruptData:
+        return CorruptData(f"not the object of the manifest: {text}", path=self._entry.path, op="read")
+
+
 @dataclass(frozen=True)
 class Input:
-    """One place records come from, ``-`` for standard input, and the name of its format."""
+    """One place records come from, ``-`` for standard input, its format, and what its manifest says of it."""
 
     text: str
     location: Location | None
-    format: str
+    format: Format[Any]
+    entry: Committed | None = None
 
-    def open(self, app: App, to: str, compression: Compression, policy: BadRecordPolicy) -> RecordReader[Any]:
-        """A reader whose records a writer of the format ``to`` takes (see ``verbatim``); ``to=""`` gives values."""
+    def open(
+        self, app: App, form: Format[Any], compression: Compression, settings: dict[str, Any]
+    ) -> RecordReader[Any]:
+        """A reader of records as ``form`` decodes them."""
         source: Reader = Stdin(app.stops) if self.location is None else self._object(self.location)
-        stream = open_decoded(Counted(source, app), compression)
-        return RecordReader(stream, reading(self.format, to), **policy.settings())
+        counted: Reader = Counted(source, app) if self.entry is None else _Verified(source, app, self.entry)
+        if self.location is None and compression is None:
+            counted = _Peeked(counted)
+            if counted.first[:1] in _TEXT:
+                compression = "none"
+        return RecordReader(open_decoded(counted, compression), form, **settings)
 
     def check(self) -> None:
         """Raise if the object cannot be opened; for those who must know before they make anything."""
@@ -173,26 +260,33 @@ class Input:
         return at.backend.open_reader(at.path)
 
 
-def find_input(app: App, argument: str, wanted: str | None, default: str | None) -> Input:
+def find_input(app: App, argument: str, wanted: FormatChoice, default: Format[Any] | None) -> Input:
     """Look an argument up. Its format is ``wanted``, else what its suffix says, else ``default``."""
-    location = None if argument == "-" else app.locate(argument)
-    found = None if location is None else format_for_path(location.path)
-    name = wanted or (found.name if found else default)
-    text = "standard input" if location is None else location.text
-    if name is None:
-        option = "--format" if app.verb == "read" else "--from-format"
+    return input_at(app, None if argument == "-" else app.locate(argument), wanted, default)
+
+
+def input_at(
+    app: App, at: Location | None, wanted: FormatChoice, default: Format[Any] | None, entry: Committed | None = None
+) -> Input:
+    """The same for what was looked up already; None is standard input."""
+    form = format_of(at.path if at is not None else "", wanted) or default
+    text = "standard input" if at is None else at.text
+    if form is None:
+        option = "--format" if app.verb in ("read", "head") else "--from-format"
         known = ", ".join(format_names())
         raise ConfigError(f"{text}: no record format is known by this suffix: give {option} ({known})")
-    return Input(text, location, name)
+    return Input(text, at, form, entry)
 
 
 @contextmanager
 def opened(
-    app: App, source: Input, to: str, compression: Compression, policy: BadRecordPolicy
+    app: App, source: Input, form: Format[Any] | str, compression: Compression, policy: BadRecordPolicy
 ) -> Iterator[Iterator[list[Any]]]:
-    """The batches of records of ``source``; its errors carry its name, and its bad records go to ``policy``."""
+    """The batches of records of ``source``, as ``form`` decodes them, or as a writer of the format named so takes them
+    (see ``transcode``). Its errors carry its name, and its bad records go to ``policy``."""
     with naming(source.text):
-        reader = source.open(app, to, compression, policy)
+        how = reading(source.format, form) if isinstance(form, str) else form
+        reader = source.open(app, how, compression, policy.settings())
     with reader:
         try:
             yield _named(reader, source.text)
@@ -207,12 +301,10 @@ def _named(reader: RecordReader[Any], text: str) -> Iterator[list[Any]]:
 
 __all__ = [
     "BadRecordPolicy",
-    "Compression",
     "Counted",
     "Input",
     "bad_record_options",
-    "compression",
     "find_input",
-    "format_name",
+    "input_at",
     "opened",
 ]

@@ -13,6 +13,7 @@ from .. import ops
 from ..errors import DirectoryNotEmpty, NotFound, StorageError
 from ..paths import name
 from .app import App, Location, naming
+from .listing import is_folder
 from .run import Verb
 
 
@@ -26,6 +27,7 @@ def rm(app: App, /, urls: tuple[str, ...], recursive: bool, force: bool, dry_run
     """Remove objects. What is not there is an error (exit code 4) unless -f is given."""
     job = _Removal(app, recursive, force, dry_run)
     for url in urls:
+        app.between()
         try:
             job.one(url)
         except StorageError as error:
@@ -54,7 +56,7 @@ class _Removal:
                 return
             if self.recursive and self._folder(at):
                 return
-            if not self.recursive and _is_folder(at):
+            if not self.recursive and is_folder(at):
                 raise NotFound("this is a folder, not an object", path=at.path, op="delete")
             if not self.force:
                 raise NotFound("no such object" + " or folder" * self.recursive, path=at.path, op="delete")
@@ -62,14 +64,14 @@ class _Removal:
     def _object(self, at: Location) -> bool:
         """Whether there was such an object (or the store does not say)."""
         there: bool | None = at.backend.exists(at.path) if self.dry_run else at.backend.delete(at.path)
-        if there is None and self.recursive and _is_folder(at):
+        if there is None and self.recursive and is_folder(at):
             return False
         if there is not False:
             self._done(at.text)
         return there is not False
 
     def _folder(self, at: Location) -> bool:
-        if not _is_folder(at):
+        if not is_folder(at):
             return False
         folders = [at]
         for info in ops.walk(at.backend, at.path, folders=True, on_error=self.app.failed):
@@ -106,11 +108,3 @@ class _Removal:
         self.app.done += 1
         self.app.event("remove", path=text, dry_run=self.dry_run or None)
         self.app.say(f"{'would remove' if self.dry_run else 'removed'} {text}")
-
-
-def _is_folder(at: Location) -> bool:
-    try:
-        next(iter(at.backend.list_dir(at.path)), None)
-    except NotFound:
-        return False
-    return True

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
@@ -19,23 +20,35 @@ from .exits import OK, OTHER, USAGE
 from .stdio import OutputClosed, silence
 from .stops import Interrupted
 
+COMPLETE = "_OMNISTORAGE_COMPLETE"
 PIPE = 141  # 128 + SIGPIPE: what the shell says of every other program whose reader went away
 
 # Where a verb lives and what it is for, so that --help loads none of them.
 VERBS = {
     "Records": {
-        "write": ("write:write", "Write records into one object, all or nothing."),
+        "write": ("write:write", "Write records into objects, each all or nothing."),
         "read": ("read:read", "Print the records of objects."),
         "convert": ("convert:convert", "Turn one record object into another format or compression."),
         "head": ("cat:head", "Print the first records of an object."),
     },
     "Objects": {
         "ls": ("listing:ls", "List a folder."),
+        "lsjson": ("lsjson:lsjson", "List a folder as JSON, as rclone does."),
         "tree": ("tree:tree", "Draw a folder as a tree."),
         "stat": ("listing:stat", "Say what the store knows about an object."),
+        "size": ("lsjson:size", "Count objects and bytes."),
+        "hash": ("digests:hash_", "Print digests as sha256sum does."),
         "cat": ("cat:cat", "Print the bytes of objects."),
         "cp": ("cp:cp", "Copy objects and folders."),
+        "mv": ("mv:mv", "Move objects and folders."),
         "rm": ("rm:rm", "Remove objects and folders."),
+        "mkdir": ("folders:mkdir", "Make folders."),
+        "rmdir": ("folders:rmdir", "Remove empty folders."),
+    },
+    "This command": {
+        "backends": ("about:backends", "Say which backends there are and what they can do."),
+        "config": ("configuring:config", "Show or check the configuration file."),
+        "completion": ("about:completion", "Print what makes a shell complete this command."),
     },
 }
 _WHERE = {name: where for verbs in VERBS.values() for name, (where, _) in verbs.items()}
@@ -43,6 +56,8 @@ _WHERE = {name: where for verbs in VERBS.values() for name, (where, _) in verbs.
 
 def _set(ctx: click.Context, param: click.Parameter, value: Any) -> None:
     app: App = ctx.obj
+    if ctx.resilient_parsing:  # a shell asks what could come next
+        return
     if param.name == "verbose":
         app.verbose += value
     elif param.name == "log_file" and value is not None:
@@ -61,7 +76,11 @@ def global_options() -> list[click.Option]:
         option("--config", metavar="FILE", help="Backends for NAME:PATH arguments."),
         option("-v", "--verbose", count=True, help="Say more; -vv adds tracebacks."),
         option("-q", "--quiet", is_flag=True, help="Only warnings and errors."),
-        option("--json", is_flag=True, help="NDJSON on standard output: rows of ls and stat, events of the others."),
+        option(
+            "--json",
+            is_flag=True,
+            help="NDJSON on standard output: answers (ls, stat, size, ...) or events (write, cp, ...).",
+        ),
         option("--progress/--no-progress", default=None, help="Live display (on a terminal only)."),
         option("--log-file", metavar="FILE", help="Append all that is said to FILE."),
     ]
@@ -72,7 +91,7 @@ def _options_help(command: click.Command, ctx: click.Context, formatter: click.H
     own: list[tuple[str, str]] = []
     everywhere: list[tuple[str, str]] = []
     for param in command.get_params(ctx):
-        record = param.get_help_record(ctx)
+        record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
         if record is not None:
             (everywhere if param.name in shared else own).append(record)
     for title, rows in (("Options", own), ("Global options", everywhere)):
@@ -84,11 +103,12 @@ def _options_help(command: click.Command, ctx: click.Context, formatter: click.H
 class Verb(click.Command):
     """A verb: its own options, the global ones, and an example that works."""
 
-    def __init__(self, *args: Any, example: str, events: bool = False, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, example: str, events: bool = False, rows: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.params += global_options()
         self.example = example
-        self.events = events
+        self.events = events  # --json is a stream of events
+        self.rows = rows  # --json is the answer itself
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         try:
@@ -107,7 +127,7 @@ class Verb(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         app: App = ctx.obj
         app.verb, app.events = str(self.name), self.events
-        if app.json and not self.events and self.name not in ("ls", "stat"):
+        if app.json and not self.events and not self.rows:
             raise click.UsageError(f"the standard output of {self.name} is data: --json has no place there", ctx)
         return super().invoke(ctx)
 
@@ -126,7 +146,7 @@ class _Verbs(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args[0] not in _WHERE and not args[0].startswith("-"):
+        if args[0] not in _WHERE and not args[0].startswith("-") and not ctx.resilient_parsing:
             near = difflib.get_close_matches(args[0], _WHERE, n=1, cutoff=0.4)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise click.UsageError(f"no such verb {args[0]!r}{hint}", ctx)
@@ -145,7 +165,8 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
         ctx.exit()
 
 
-def _root() -> _Verbs:
+def root() -> click.Group:
+    """The whole command. Loads no verb."""
     version = click.Option(
         ["--version"], is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Print the version."
     )
@@ -163,9 +184,25 @@ def _root() -> _Verbs:
     )
 
 
+def _complete(app: App) -> int | None:
+    """Answer a shell that asks for completions, as ``completion`` told it to."""
+    asked = os.environ.get(COMPLETE)
+    if not asked:
+        return None
+    from click.shell_completion import shell_complete
+
+    try:
+        return shell_complete(root(), {"obj": app}, "omnistorage", COMPLETE, asked)
+    except Exception:
+        return OTHER  # a prompt is no place for a message
+
+
 def run(args: Sequence[str]) -> int:
     """Run one command line; returns the exit code, raises nothing."""
     app = App()
+    completed = _complete(app)
+    if completed is not None:
+        return completed
     with app.stops:
         code = _attempt(app, lambda: _call(app, args))
         code = _attempt(app, app.close) or code
@@ -178,12 +215,12 @@ def run(args: Sequence[str]) -> int:
 
 
 def _call(app: App, args: Sequence[str]) -> None:
-    root = _root()
-    with root.make_context("omnistorage", list(args), obj=app) as ctx:
+    top = root()
+    with top.make_context("omnistorage", list(args), obj=app) as ctx:
         if not args:
             click.echo(ctx.get_help(), err=True)
             ctx.exit(USAGE)
-        root.invoke(ctx)
+        top.invoke(ctx)
 
 
 def _attempt(app: App, step: Any) -> int:
@@ -218,4 +255,4 @@ def _usage(app: App, error: click.ClickException) -> int:
     return USAGE
 
 
-__all__ = ["Verb", "run"]
+__all__ = ["COMPLETE", "Verb", "root", "run"]

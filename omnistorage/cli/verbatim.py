@@ -8,6 +8,7 @@ format runs beside them over the same bytes as the judge: numbers, offsets and l
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ..errors import RecordError
@@ -18,49 +19,43 @@ _BOM = b"\xef\xbb\xbf"
 _LONGEST = 16 << 20  # what every line format takes by default, so no longer line can be good
 
 
+@dataclass(frozen=True)
 class Verbatim:
-    """NDJSON; a record is one line's bytes, a valid JSON text."""
+    """NDJSON; a record is one line's bytes, a valid JSON text. ``base`` has the settings."""
 
+    base: Format[Any] = field(default_factory=lambda: record_format("ndjson"))
     name: ClassVar[str] = "ndjson"
     suffixes: ClassVar[tuple[str, ...]] = (".ndjson", ".jsonl")
+    content_type: ClassVar[str] = "application/x-ndjson"
 
     def encoder(self) -> RecordEncoder[Any]:
-        return record_format("lines").encoder()
+        return record_format("lines", max_record=getattr(self.base, "max_record", _LONGEST)).encoder()
 
     def decoder(self, on_bad: OnBad | None = None) -> Stage[bytes, list[bytes]]:
-        return _VerbatimDecoder(on_bad)
+        return _VerbatimDecoder(self.base, on_bad)
 
 
+@dataclass(frozen=True)
 class JsonStrings:
     """Lines; a record is the line as an encoded JSON string. A line that is not UTF-8 is a bad record."""
 
+    base: Format[Any] = field(default_factory=lambda: record_format("lines"))
     name: ClassVar[str] = "lines"
     suffixes: ClassVar[tuple[str, ...]] = (".txt", ".log")
 
     def encoder(self) -> RecordEncoder[Any]:
-        return record_format("lines").encoder()
+        return self.base.encoder()
 
     def decoder(self, on_bad: OnBad | None = None) -> Stage[bytes, list[bytes]]:
-        return _StringsDecoder(on_bad)
-
-
-def reading(name: str, to: str) -> Format[Any]:
-    """The format that reads ``name`` for a writer of ``to``."""
-    if name == "ndjson" and to in ("ndjson", "lines"):
-        return Verbatim()
-    return JsonStrings() if (name, to) == ("lines", "ndjson") else record_format(name)
-
-
-def writing(names: set[str], to: str) -> Format[Any]:
-    """The format that writes ``to`` from readers of ``names``."""
-    return Verbatim() if to == "ndjson" and names <= {"ndjson", "lines"} else record_format(to)
+        return _StringsDecoder(self.base, on_bad)
 
 
 class _VerbatimDecoder(StageBase[bytes, list[bytes]]):
-    def __init__(self, on_bad: OnBad | None) -> None:
+    def __init__(self, base: Format[Any], on_bad: OnBad | None) -> None:
         self._on_bad = on_bad
         self._bad: list[RecordError] = []
-        self._judge = record_format("ndjson").decoder(self._bad.append)
+        self._judge = base.decoder(self._bad.append)
+        self._longest = getattr(base, "max_record", _LONGEST)
         self._start = 0  # where what is held begins
         self._held = bytearray()
         self._skipped = 0  # bytes thrown away of a line that is longer than any good one
@@ -88,7 +83,7 @@ class _VerbatimDecoder(StageBase[bytes, list[bytes]]):
 
     def _hold(self, data: bytes) -> None:
         self._held += data
-        if len(self._held) > _LONGEST + 4:  # a BOM and a "\r" are no part of the record
+        if len(self._held) > self._longest + 4:  # a BOM and a "\r" are no part of the record
             self._skipped += len(self._held)
             self._held = bytearray()
 
@@ -134,11 +129,11 @@ class _VerbatimDecoder(StageBase[bytes, list[bytes]]):
 
 
 class _StringsDecoder(StageBase[bytes, list[bytes]]):
-    def __init__(self, on_bad: OnBad | None) -> None:
+    def __init__(self, base: Format[Any], on_bad: OnBad | None) -> None:
         self._on_bad = on_bad
         self._number = 0
         self._offset: int | None = 0  # not known any more behind a line too long to be kept
-        self._lines = record_format("lines").decoder(self._too_long)
+        self._lines = base.decoder(self._too_long)
         self._strings = record_format("ndjson").encoder()
 
     def _feed(self, item: bytes) -> Iterator[list[bytes]]:

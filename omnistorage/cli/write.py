@@ -1,37 +1,25 @@
-"""``omnistorage write``: records from standard input or files into one object, which appears whole or not at all.
+"""``omnistorage write``: records from standard input or files into one object, or into many that are rolled.
 
 The first signal is the one way to end it early and keep what was read: it is what a log shipper's service manager
-sends. Imports records, core and the lookup tables.
+sends. Imports core and what stands beside it; ``rolls`` loads when something is rolled.
 """
 
 from __future__ import annotations
 
-import sys
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any
 
 import click
 
-from ..core import ObjectInfo, WriteOptions
-from ..errors import ConfigError
-from ..formats import format_for_path, format_names
-from ..paths import join
-from ..records import RecordWriter, open_records
-from .app import App, Location, naming
-from .meter import human
-from .recordio import (
-    BadRecordPolicy,
-    Compression,
-    Input,
-    bad_record_options,
-    compression,
-    find_input,
-    format_name,
-    opened,
-)
+from .app import App
+from .recordio import BadRecordPolicy, bad_record_options
 from .run import Verb
-from .stops import Drained, Interrupted
-from .verbatim import writing
+from .specs import DURATION, SIZE, compression, format_name, zone
+from .stops import Interrupted
+from .transcode import RULE
+from .writing import Filling, OneObject
+
+_POLICY = ("on_error", "max_bad", "max_bad_ratio", "dead_letter")
 
 
 class _Write(Verb):
@@ -55,126 +43,109 @@ def _spread(args: list[str]) -> list[str]:
     return [*out, name] if name and args[-1] == name else out
 
 
+def _rolling(command: Any) -> Any:
+    """The options of ``RollingRecordWriter``, under its names."""
+    for option in reversed(
+        (
+            click.option("--roll-bytes", type=SIZE, metavar="SIZE", help="Publish at this size as stored [128MiB]."),
+            click.option("--roll-raw-bytes", type=SIZE, metavar="SIZE", help="... before compression."),
+            click.option("--roll-records", type=click.IntRange(1), metavar="N", help="... at N records."),
+            click.option("--roll-age", type=DURATION, metavar="TIME", help="... after 5m, whatever comes."),
+            click.option("--roll-idle", type=DURATION, metavar="TIME", help="... when nothing came for 30s."),
+            click.option("--time-field", metavar="FIELD", help="The record's time (default: when it arrives)."),
+            click.option("--zone", callback=zone, metavar="NAME", help="Of {time} and times without one [UTC]."),
+            click.option("--partition", multiple=True, metavar="FIELD", help="Folders FIELD={FIELD}/ before the name."),
+            click.option("--missing", metavar="VALUE", help="Stands in for a field that a record lacks."),
+            click.option("--late-after", type=DURATION, metavar="TIME", help="Older than the newest by this: late."),
+            click.option("--late", type=click.Choice(["partition", "prefix"]), help="Where late ones go [partition]."),
+            click.option("--max-open", type=click.IntRange(1), metavar="N", help="Objects open at once [128]."),
+            click.option("--names", type=click.Choice(["unique", "deterministic"]), help="As told above [unique]."),
+            click.option("--source", metavar="NAME", help="{source} in names."),
+            click.option("--start-sequence", type=click.IntRange(0), metavar="N", help="Number of the first record."),
+            click.option("--manifest", metavar="PATH", help="Note what was published at PATH in --to."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+ROLLING = [
+    "roll_bytes",
+    "roll_raw_bytes",
+    "roll_records",
+    "roll_age",
+    "roll_idle",
+    "time_field",
+    "zone",
+    "partition",
+    "missing",
+    "late_after",
+    "late",
+    "max_open",
+    "names",
+    "source",
+    "start_sequence",
+    "manifest",
+]
+
+
 @click.command(
     cls=_Write,
-    example="omnistorage write logs/today.ndjson.zst --to archive < events.ndjson",
+    example="omnistorage write 'logs/{time:%Y}/{seq}.ndjson.zst' --to archive --roll-bytes 128MiB < events.ndjson",
     events=True,
-    short_help="Write records into one object, all or nothing.",
+    short_help="Write records into objects, each all or nothing.",
+    help=f"""Write records into the one object TEMPLATE inside --to, or into many of them.
+
+    TEMPLATE with {{...}}, or any of the options --roll-... to --manifest, makes many: {{time:%Y/%m/%d}}, {{field}} and
+    {{a.b}} of the record make folders or names; {{seq}} (or {{seq:06d}}), {{id}}, {{start}} and {{source}} tell the
+    objects of one folder apart. An object is published when it is full or old enough, and nothing is ever replaced.
+    --names deterministic (with {{start}}) makes a replay of the same input from --start-sequence on write nothing
+    twice.
+
+    Records come from standard input or from the files of --from, one after the other; compressed input is recognised.
+    Format and compression come from the suffixes (.ndjson .csv .log .lp, .gz .zst). JSON records are checked and
+    written as they are, byte by byte.
+
+    {RULE}
+
+    Nothing is visible before all of an object is there. The first Ctrl-C (or SIGTERM) publishes the whole records that
+    were read and ends with 130 (143); the second one discards what is not published.
+    """,
 )
-@click.argument("template", metavar="PATH")
-@click.option("--to", default=".", metavar="URL", help="The folder that PATH lies in (default: here).")
+@click.argument("template", metavar="TEMPLATE")
+@click.option("--to", default=".", metavar="URL", help="The folder that TEMPLATE lies in (default: here).")
 @click.option("--from", "sources", multiple=True, metavar="FILE...", help="What to read (default: standard input).")
-@click.option("--from-format", callback=format_name, help="ndjson or lines (default: by suffix, else that of PATH).")
-@click.option("--format", "form", callback=format_name, help="ndjson or lines (default: by the suffix of PATH).")
+@click.option("--from-format", callback=format_name, metavar="NAME[:...]", help="Default: by suffix, else as TEMPLATE.")
+@click.option(
+    "--format", "form", callback=format_name, metavar="NAME[:...]", help="ndjson, csv:delimiter=; (default: by suffix)."
+)
 @click.option(
     "--compression", callback=compression, metavar="NAME[:LEVEL]", help="gzip, zstd:9, none (default: by suffix)."
 )
+@_rolling
 @bad_record_options
 @click.option("--no-clobber", is_flag=True, help="Refuse to replace an existing object.")
 @click.option("--durable", is_flag=True, help="Return only when it survives a power cut.")
 @click.pass_obj
 def write(app: App, /, template: str, to: str, sources: tuple[str, ...], **options: Any) -> None:
-    """Write records into the one object PATH inside --to, all or nothing.
-
-    Records come from standard input or from the files of --from, one after the other; compressed input is recognised.
-    JSON records are checked and written as they are, byte by byte; a line of text becomes a JSON string where PATH is
-    NDJSON, and a JSON record its own text where PATH is lines. Format and compression of PATH come from its suffixes
-    (.ndjson .jsonl .log .txt, .gz .zst).
-
-    Nothing is visible before all of it is there. The first Ctrl-C (or SIGTERM) publishes the whole records that were
-    read and ends with 130 (143); the second one discards everything.
-    """
-    if "{" in template:
-        raise click.UsageError("placeholders ({...}) in PATH are not supported yet: give a plain path")
     if "://" in template or template.startswith("/"):
-        raise click.UsageError(f"PATH lies inside --to: write --to FOLDER {template.rpartition('/')[2]}")
-    policy = {key: options.pop(key) for key in ("on_error", "max_bad", "max_bad_ratio", "dead_letter")}
+        raise click.UsageError(f"TEMPLATE lies inside --to: write --to FOLDER {template.rpartition('/')[2]}")
+    policy = BadRecordPolicy(app, **{key: options.pop(key) for key in _POLICY})
+    rolls = {key: options.pop(key) for key in ROLLING}
+    given = {key: value for key, value in rolls.items() if value not in (None, ())}
     folder = app.locate(to, is_object=False)
-    text = template if to == "." else f"{folder.text.rstrip('/')}/{template}"
-    target = Location(folder.backend, join(folder.path, template), text)
-    job = _Job(app, target, sources or ("-",), BadRecordPolicy(app, **policy), **options)
-    with app.stops.draining(), job.policy:
+    filling = Filling(app, sources or ("-",), policy, from_format=options.pop("from_format"))
+    job: Any
+    if given or "{" in template:
+        from .rolls import Rolling
+
+        shown = template if to == "." else folder.child(template).text
+        job = Rolling(filling, folder, to, shown, template, given, **options)
+    else:
+        target = folder.child(template)
+        target = replace(target, text=template) if to == "." else target
+        job = OneObject(filling, target, **options)
+    with app.stops.draining(), policy:
         job.run()
     if app.stops.signum is not None:
         raise Interrupted
-
-
-@dataclass
-class _Job:
-    app: App
-    target: Location
-    arguments: tuple[str, ...]
-    policy: BadRecordPolicy
-    from_format: str | None
-    form: str | None
-    compression: Compression
-    no_clobber: bool
-    durable: bool
-    inputs: list[Input] = field(default_factory=list)
-    stopped: str = ""
-
-    def run(self) -> None:
-        found = format_for_path(self.target.path)
-        to = self.form or (found.name if found else None)
-        if to is None:
-            known = ", ".join(format_names())
-            raise ConfigError(f"{self.target.text}: no record format is known by this suffix: give --format ({known})")
-        self.inputs = [find_input(self.app, one, self.from_format, to) for one in self.arguments]
-        for source in self.inputs:
-            source.check()  # before the folder of the target is made
-        self.app.meter.records = 0
-        with naming(self.target.text), self._writer(to) as writer:
-            self._listen()
-            self._fill(writer, to)
-            self.policy.take(writer, self.target.text)
-            writer.prepare()
-            self.policy.publish()
-            info = writer.close()
-        self._report(writer, info)
-
-    def _listen(self) -> None:
-        if self.arguments == ("-",) and sys.stdin is not None and sys.stdin.isatty():
-            self.app.say("reading records from the terminal; Ctrl-D ends them")
-        self.app.draw(f"write {self.target.text}")
-
-    def _writer(self, to: str) -> RecordWriter[Any]:
-        return open_records(
-            self.target.backend,
-            self.target.path,
-            "w",
-            format=writing({one.format for one in self.inputs}, to),
-            compression=self.compression,
-            options=WriteOptions(overwrite=not self.no_clobber, durable=self.durable),
-            **self.policy.settings(),
-        )
-
-    def _fill(self, writer: RecordWriter[Any], to: str) -> None:
-        meter, write_many = self.app.meter, writer.write_many
-        for source in self.inputs:
-            try:
-                with opened(self.app, source, to, None, self.policy) as batches:
-                    for batch in batches:
-                        write_many(batch)
-                        meter.records = writer.records
-            except Drained:
-                self.stopped = source.text
-                return
-
-    def _report(self, writer: RecordWriter[Any], info: ObjectInfo) -> None:
-        app, size = self.app, info.size
-        app.meter.stop()
-        app.done += 1
-        app.event("write", path=self.target.text, records=writer.records, bad=self.policy.count, size=size)
-        note = " (the input was empty)" if not writer.records and not app.meter.bytes else ""
-        into = "" if size is None else f" -> {human(size)}"
-        app.say(
-            f"wrote {self.target.text}: {writer.records:,} record{'s' * (writer.records != 1)}{note}, "
-            f"{human(app.meter.bytes)}{into}, {app.meter.seconds:.1f} s"
-        )
-        self.policy.report()
-        if app.stops.signum is not None:
-            app.interrupted = (
-                f"the whole records read from {self.stopped} so far are published"
-                if self.stopped
-                else "everything had been read, and is published"
-            )

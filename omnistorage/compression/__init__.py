@@ -13,7 +13,15 @@ from .._lookup import SuffixIndex, make, suffix_of
 from .._table import Table
 from ..stages import Codec
 
-__all__ = ["codec", "codec_for_magic", "codec_for_path", "codec_names", "register_codec", "without_codec_suffix"]
+__all__ = [
+    "codec",
+    "codec_for_magic",
+    "codec_for_path",
+    "codec_names",
+    "magic_may_follow",
+    "register_codec",
+    "without_codec_suffix",
+]
 
 _TABLE = Table(
     "codec",
@@ -85,6 +93,11 @@ def codec_for_magic(head: bytes) -> Codec | None:
         if head.startswith(magic):
             return codec(name)
     return None
+
+
+def magic_may_follow(head: bytes) -> bool:
+    """Whether ``head`` is the beginning of some codec's magic bytes, so that more of it would tell."""
+    return any(magic.startswith(head) for magic in _MAGICS)
 
 
 def register_codec(name: str, cls: Any) -> None:

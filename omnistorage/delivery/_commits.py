@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 
 from ..core import Backend
+from ..paths import join
 from ..strands import forks
 from ._object import Committed, OpenObject
 from .manifest import Manifest
@@ -109,12 +110,14 @@ class Commits:
 
 
 def publisher(
-    backend: Backend, manifest: str | None, on_commit: Callable[[Committed], None] | None
+    backend: Backend, prefix: str, manifest: str | None, on_commit: Callable[[Committed], None] | None
 ) -> Callable[[Committed], None]:
-    """What happens with each published object: first the manifest knows it, then the caller."""
-    noted = None if manifest is None else Manifest(backend, manifest)
+    """What happens with each published object: first the manifest knows it, then the caller. Both know it by its path
+    below ``prefix``, the place that was given as the target."""
+    noted = None if manifest is None else Manifest(backend, join(prefix, manifest))
 
     def publish(entry: Committed) -> None:
+        entry = entry._replace(path=entry.path[len(prefix) + 1 :] if prefix else entry.path)
         if noted is not None:
             noted.add(entry)
         if on_commit is not None:

@@ -19,7 +19,7 @@ from .._context import Publishes
 from ..bad_records import BadRecords, OnError
 from ..core import WRITE, Backend, WriteOptions
 from ..errors import ConfigError, RecordError, WriterClosed
-from ..paths import check_new, join
+from ..paths import check_new
 from ..record_writer import known_exit
 from ..stages import BATCH_BYTES, BATCH_RECORDS, Codec, Format
 from ..strands import forks
@@ -141,9 +141,7 @@ class RollingRecordWriter(Publishes):
             overwrite=not self._backend.features.create_only,
             content_type=options.content_type or getattr(self.codec or self.format, "content_type", None),
         )
-        self._commits = Commits(
-            publisher(self._backend, None if manifest is None else join(prefix, manifest), on_commit)
-        )
+        self._commits = Commits(publisher(self._backend, prefix, manifest, on_commit))
         self._objects = Partitions(
             Names(self._backend, self._template, prefix=prefix, late_prefix=late_prefix, source=source, now=now),
             self._commits,
@@ -308,7 +306,7 @@ class RollingRecordWriter(Publishes):
 
     def _reject(self, error: RecordError, number: int) -> None:
         self._skip_over(number)
-        error.number = number
+        error.number = self._taken
         self.bad.handle(error)
         self.bad.check_ratio(self._taken - self.bad.count, error.path)
 

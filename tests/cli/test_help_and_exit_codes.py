@@ -142,8 +142,9 @@ def test_the_example_in_the_help_works(cli: Cli, box: Path, verb: str) -> None:
     text = cli(verb, "--help").out.decode()
     example = re.search(r"^Example:\n  (omnistorage .*)$", text, re.MULTILINE)
     assert example is not None
-    assert VERBS["Records" if verb in VERBS["Records"] else "Objects"][verb][1]
+    assert next(verbs[verb][1] for verbs in VERBS.values() if verb in verbs)
     (box / "events.ndjson").write_bytes(b'{"id":1,"name":"a"}\n' * 5)
+    (box / "empty").mkdir()
     for name in ("logs/app.log", "old/thing"):
         (box / name).parent.mkdir()
         (box / name).write_bytes(b"one\ntwo\n")

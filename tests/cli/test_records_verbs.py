@@ -103,12 +103,6 @@ def test_too_many_bad_records_publish_neither_object_nor_letters(cli: Cli, box: 
     assert not (box / "bad.log").exists()  # no bad record, no object
 
 
-def test_a_template_is_refused(cli: Cli) -> None:
-    answer = cli("write", "logs/{seq}.ndjson")
-    assert answer.code == 2
-    assert "placeholders" in answer.err
-
-
 def test_read_prints_records_in_the_format_asked_for(cli: Cli, box: Path) -> None:
     (box / "a.ndjson").write_bytes(ROWS)
     (box / "b.log").write_bytes(b"x\xc3\xa9\ny")
@@ -118,14 +112,6 @@ def test_read_prints_records_in_the_format_asked_for(cli: Cli, box: Path) -> Non
     assert cli("read", "a.ndjson", "-n", "0").out == b""
     assert cli("read", "a.ndjson", "--fields", "nope,id").out == b'{"id":1}\n{"id":3}\n'
     assert cli("read", "-", stdin=b" [1]\n").out == b" [1]\n"
-
-
-def test_read_refuses_wildcards_but_reads_a_name_that_has_one(cli: Cli, box: Path) -> None:
-    (box / "a[1].ndjson").write_bytes(b"1\n")
-    assert cli("read", "a[1].ndjson").out == b"1\n"
-    answer = cli("read", "*.ndjson")
-    assert answer.code == 2
-    assert "wildcards" in answer.err
 
 
 def test_read_prints_the_good_records_before_a_bad_one(cli: Cli, box: Path) -> None:

@@ -26,6 +26,7 @@ from omnistorage import (
     Zstd,
     open_records,
 )
+from omnistorage.backends.channel import ChannelBackend
 from omnistorage.testing import BasicBackend, Flaky
 
 SUFFIXES = [".ndjson", ".ndjson.gz", ".ndjson.zst", ".jsonl.zst"]
@@ -547,3 +548,18 @@ def test_a_forked_child_cannot_write_records():
     assert os.waitpid(child, 0)[1] == 0
     writer.close()
     assert store.peek("x.ndjson") == b'{"parent":1}\n'
+
+
+def test_a_live_source_is_not_waited_for_longer_than_it_takes_to_tell_its_codec():
+    """A short first line is decoded before the second one comes."""
+    channel = ChannelBackend(timeout=0.01)
+    with channel.open_writer("x.log") as writer:
+        writer.write(b"hi\n")
+        with open_records(channel, "x.log", "r") as reader:
+            assert reader.read() == b"hi"
+    channel = ChannelBackend(timeout=0.01)
+    with channel.open_writer("x.log") as writer:
+        for part in (b"\x1f", b"\x8b rest of what is no gzip\n"):
+            writer.write(part)
+        with pytest.raises(CorruptData), open_records(channel, "x.log", "r") as reader:
+            reader.read()

@@ -15,6 +15,7 @@ from omnistorage.compression.zstd import Zstd
 from omnistorage.core import ReadOptions
 from omnistorage.errors import BackendUnavailable, CorruptData, ReaderClosed, StorageError, WriterClosed
 from omnistorage.records import open_decoded
+from omnistorage.strands import CPU, IO
 from omnistorage.streams import DecodedReader, EncodedWriter, as_file
 from omnistorage.testing import BasicBackend, Chunky, Flaky, Slow
 from omnistorage.testing._kit import payload
@@ -108,11 +109,11 @@ def test_pain_1_an_exception_in_any_stack_of_layers_leaves_nothing(codec, size):
     assert backend.peek("new") is None
 
 
-def collect_until(done):
-    """A step under way in another thread may hold the last reference for a moment."""
-    for _ in range(100):
+def settle():
+    """Wait for the step that a pool thread may still be in: it holds the sink of a writer that was dropped."""
+    for _ in range(10_000):
         gc.collect()
-        if done():
+        if all(pool._idle == pool.threads for pool in (CPU, IO)):
             return
 
 
@@ -125,11 +126,11 @@ def test_pain_2_garbage_collection_never_publishes(codec, size):
         writer = EncodedWriter(backend.open_writer("x"), encoder(CODECS[codec]))
         writer.write(payload(size))
         del writer
-        collect_until(lambda: seen)
+        settle()
         file = as_file(EncodedWriter(backend.open_writer("y"), encoder(CODECS[codec])))
         file.write(payload(size))
         del file
-        collect_until(lambda: len(seen) >= 2)
+        settle()
     assert sum(issubclass(w.category, ResourceWarning) for w in seen) >= 2
     assert list(backend.list()) == []
 

@@ -1,0 +1,103 @@
+"""``omnistorage backends`` and ``completion``: the command about itself. Imports core, errors and the registry."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import click
+
+from ..core import ExtendedBackend, Features
+from ..errors import StorageError
+from .app import App
+from .run import COMPLETE, Verb, root
+
+
+@click.command(cls=Verb, rows=True, example="omnistorage backends", short_help="What backends there are.")
+@click.pass_obj
+def backends(app: App, /) -> None:
+    """Say which backends there are and what each can do, as it is configured by default; nothing is connected to.
+
+    Those of the configuration file stand beside them as NAME:, with their own settings. --json has one object each.
+    """
+    found = [_registered(name) for name in _names()] + _configured(app)
+    app.done = len(found)
+    if app.json:
+        for one in found:
+            app.out.json(one)
+        return
+    shown = [one for one in found if "features" in one]
+    heads = [one["name"] for one in shown]
+    label = max(map(len, Features.flags()))
+    app.out.line(" " * label + "".join(f"  {head}" for head in heads))
+    for flag in Features.flags():
+        cells = "".join(f"  {'yes' if one['features'][flag] else '-':{len(one['name'])}}" for one in shown)
+        app.out.line(f"{flag:{label}}{cells}".rstrip())
+    for one in found:
+        if "error" in one:
+            app.out.line(f"{one['name']}: {one['error']}")
+
+
+def _names() -> list[str]:
+    """Every type once: of two names for one, the one that ``url`` begins with."""
+    from ..registry import backend_names
+
+    return [name for name in backend_names() if name != "local"]
+
+
+def _registered(name: str) -> dict[str, Any]:
+    from ..registry import backend_class, open_backend
+
+    try:
+        parameters = inspect.signature(backend_class(name)).parameters.values()
+        needed = [p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+        backend = open_backend(name, dict.fromkeys(needed, "."))
+    except StorageError as error:
+        return {"name": name, "type": name, "error": str(error.args[0]) if error.args else type(error).__name__}
+    except Exception as error:  # a value that only stands for one may be refused in any way
+        return {"name": name, "type": name, "error": f"it depends on its options ({error})"}
+    return {"name": name, "type": name, "features": _features(backend)}
+
+
+def _features(backend: ExtendedBackend) -> dict[str, Any]:
+    try:
+        features = backend.features
+        facts = {"hashes": sorted(features.hashes), "case_sensitive": features.case_sensitive}
+        return {**{flag: getattr(features, flag) for flag in Features.flags()}, **facts}
+    finally:
+        backend.close()
+
+
+def _configured(app: App) -> list[dict[str, Any]]:
+    from ..registry import open_backend
+    from .configuring import read_config
+
+    found: list[dict[str, Any]] = []
+    path, why = app.config_file()
+    loaded = read_config(path, missing_is_empty=why == "the default")
+    for error in loaded.mistakes:
+        app.failed(error)
+    for name, one in loaded.backends.items():
+        row = {"name": f"{name}:", "type": one.type}
+        try:
+            found.append({**row, "features": _features(open_backend(one))})
+        except StorageError as error:
+            found.append({**row, "error": str(error.args[0]) if error.args else type(error).__name__})
+    return found
+
+
+@click.command(cls=Verb, example="omnistorage completion bash", short_help="Make a shell complete this command.")
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_obj
+def completion(app: App, /, shell: str) -> None:
+    """Print the script that makes a shell complete verbs and options.
+
+    bash: eval "$(omnistorage completion bash)" in ~/.bashrc; zsh: the same in ~/.zshrc; fish: write it to
+    ~/.config/fish/completions/omnistorage.fish.
+    """
+    from click.shell_completion import get_completion_class
+
+    made = get_completion_class(shell)
+    assert made is not None
+    script = made(root(), {}, "omnistorage", COMPLETE).source()
+    app.out.write(script.encode().rstrip() + b"\n")

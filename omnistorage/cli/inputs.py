@@ -1,0 +1,149 @@
+"""Which objects the arguments of ``read`` stand for: one, those of a folder, of a pattern, of a manifest.
+
+Imports core, errors, globs, ops, delivery and the lookup tables. Objects come as the listing gives them, in the order
+of their keys; only where a store lists in another order are the names held to be sorted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from .. import ops
+from ..core import ObjectInfo
+from ..errors import NotFound, StorageError
+from ..formats import record_format
+from ..globs import has_magic
+from ..paths import is_under, join
+from .app import App, Location, naming
+from .listing import is_folder
+from .recordio import Input, input_at
+from .specs import FormatChoice
+
+_MAGIC = re.compile(r"[*?\[\]{}\\]")
+_WHOLE = re.compile(r".*/|(.*/)?\.\.?|[A-Za-z0-9_][A-Za-z0-9_.-]*:|[a-z0-9+.-]+://[^/?]*(\?.*)?", re.DOTALL)
+"""What can only be a folder: ``a/``, ``..``, ``name:``, ``s3://bucket``."""
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+
+
+def find_inputs(app: App, arguments: Iterable[str], wanted: FormatChoice) -> Iterator[Input]:
+    """The inputs that ``arguments`` name, one after the other. Raises ``NotFound`` for one that stands for nothing."""
+    for argument in arguments:
+        app.between()
+        if argument == "-":
+            yield input_at(app, None, wanted, record_format("ndjson"))
+            continue
+        for at in _places(app, argument):
+            yield input_at(app, at, wanted, None)
+
+
+def listed_inputs(app: App, target: str, manifest: str, wanted: FormatChoice) -> Iterator[Input]:
+    """The objects of the folder ``target`` that ``manifest`` lists, each to be verified as it is read."""
+    from ..delivery import read_manifest
+
+    folder, at = app.locate(target, is_object=False), app.locate(manifest)
+    with naming(at.text):
+        for entry in read_manifest(at.backend, at.path):
+            below = is_under(entry.path, folder.path) if folder.path else True
+            path = entry.path if below else join(folder.path, entry.path)  # written through another root
+            relative = path[len(folder.path) :].lstrip("/")
+            place = replace(folder.child(relative), path=path)
+            yield input_at(app, place, wanted, None, entry)
+
+
+def _places(app: App, argument: str) -> Iterator[Location]:
+    if _WHOLE.fullmatch(argument):
+        yield from _of_folder(app, app.locate(argument, is_object=False))
+        return
+    pattern = _split(argument)
+    if pattern is not None and not _is_object(app, argument):
+        yield from _of_pattern(app, *pattern, argument)
+        return
+    at = app.locate(argument)
+    with naming(at.text):
+        folder = not at.backend.exists(at.path) and is_folder(at)
+    if folder:
+        yield from _of_folder(app, at)
+    else:
+        yield at
+
+
+def _is_object(app: App, argument: str) -> bool:
+    """Whether an object has this very name, wildcards and all."""
+    try:
+        at = app.locate(argument)
+        return at.backend.exists(at.path)
+    except StorageError:
+        return False
+
+
+def _of_folder(app: App, folder: Location) -> Iterator[Location]:
+    found = False
+    with naming(folder.text):
+        for info in _ordered(folder, folder.backend.list(folder.path)):
+            found = True
+            path = info.path[len(folder.path) :].lstrip("/")
+            at = folder.child(path)
+            if path.startswith(("_", ".")) or "/_" in path or "/." in path:
+                app.detail(f"{at.text}: left out, a name in it starts with _ or .")
+            elif info.kind == "file":
+                yield at
+        if not found and not is_folder(folder):
+            raise NotFound("no such folder", path=folder.path, op="list")
+
+
+def _of_pattern(app: App, head: str, pattern: str, query: str, argument: str) -> Iterator[Location]:
+    folder = app.locate(head + query, is_object=False)
+    found = False
+    with naming(argument):
+        for info in _ordered(folder, ops.glob(folder.backend, join(_literal(folder.path), pattern))):
+            if info.kind == "file":
+                found = True
+                yield folder.child(info.path[len(folder.path) :].lstrip("/"))
+        if not found:
+            raise NotFound("no object matches", path=argument, op="read")
+
+
+def _ordered(folder: Location, infos: Iterable[ObjectInfo]) -> Iterable[ObjectInfo]:
+    if folder.backend.features.sorted_list:
+        return infos
+    return sorted(infos, key=lambda info: info.path.encode("utf-8", "surrogatepass"))
+
+
+def _split(argument: str) -> tuple[str, str, str] | None:
+    """The literal folder in front of a pattern, the pattern below it, and a URL's query; None without wildcards.
+
+    In a URL ``?`` is a wildcard unless ``OPTION=`` follows it."""
+    scheme = _SCHEME.match(argument)
+    text, query = argument, ""
+    if scheme is not None:
+        before, sign, after = argument.rpartition("?")
+        if sign and "=" in after:
+            text, query = before, f"?{after}"
+    start = 0 if scheme is None else (text.find("/", scheme.end()) + 1 or len(text))
+    named = re.match(r"[A-Za-z0-9_][A-Za-z0-9_.-]*:", text) if scheme is None else None
+    start = named.end() if named is not None else start
+    path = text[start:]
+    match = _MAGIC.search(path)
+    if match is None or not has_magic(path):
+        return None
+    cut = path.rfind("/", 0, match.start()) + 1
+    head, pattern = text[:start] + path[:cut], path[cut:]
+    return head or ".", pattern if scheme is None else _decoded(pattern), query
+
+
+def _decoded(pattern: str) -> str:
+    """A pattern out of a URL: what is percent-encoded means itself."""
+
+    def literal(match: re.Match[str]) -> str:
+        return _literal(bytes.fromhex(match[0].replace("%", "")).decode("utf-8", "surrogateescape"))
+
+    return re.sub("(?:%[0-9A-Fa-f]{2})+", literal, pattern)
+
+
+def _literal(text: str) -> str:
+    return "".join(f"\\{char}" if _MAGIC.match(char) else char for char in text)
+
+
+__all__ = ["find_inputs", "listed_inputs"]

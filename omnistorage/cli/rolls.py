@@ -1,0 +1,160 @@
+"""``omnistorage write`` where records are rolled into many objects. Imports delivery, core, errors and paths.
+
+Where no field of the records is needed they go through as the bytes they were; else each is parsed beside its bytes,
+which are what is written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from ..core import WriteOptions
+from ..delivery import Committed, RollingRecordWriter, Template
+from ..errors import RecordError, StorageError
+from ..paths import join
+from ..stages import Format
+from .app import Location
+from .meter import human
+from .specs import Compression, FormatChoice
+from .transcode import parsing, reading, unparsing, writing
+from .writing import Filling, How, target_format
+
+
+def partitioned(template: str, fields: tuple[str, ...]) -> str:
+    """``template`` with ``FIELD={FIELD}/`` folders in front of its name."""
+    depth, cut = 0, 0
+    for at, char in enumerate(template):
+        depth += (char == "{") - (char == "}")
+        if char == "/" and depth == 0:
+            cut = at + 1
+    return template[:cut] + "".join(f"{one}={{{one}}}/" for one in fields) + template[cut:]
+
+
+@dataclass
+class Rolling:
+    """Records into objects that a ``RollingRecordWriter`` names and publishes."""
+
+    filling: Filling
+    folder: Location
+    to: str
+    text: str
+    template: str
+    rolls: dict[str, Any]
+    form: FormatChoice
+    compression: Compression
+    no_clobber: bool  # nothing that is rolled ever replaces
+    durable: bool
+
+    def run(self) -> None:
+        filling = self.filling
+        if "late" in self.rolls and "late_after" not in self.rolls:
+            raise click.UsageError("--late says where late records go: --late-after TIME says which are late")
+        template = partitioned(self.template, self.rolls.pop("partition", ()))
+        to = target_format(self.text, f"x{template.rpartition('}')[2]}", self.form)
+        parsed = self._needs_fields(template)
+        filling.find(to)
+        writer = self._open(template, unparsing(to) if parsed else writing(to))
+        filling.listen(self.text)
+        self._fill(writer, (lambda form: parsing(form, to)) if parsed else (lambda form: reading(form, to.name)))
+        self._report(writer)
+
+    def _needs_fields(self, template: str) -> bool:
+        pieces = Template(template).pieces
+        own = {piece.name for piece in pieces} - {None, "time", "seq", "id", "source", "start"}
+        return bool(own) or "time_field" in self.rolls
+
+    def _open(self, template: str, form: Format[Any]) -> RollingRecordWriter:
+        """The writer. A path inside the backend goes in front of the template, its braces doubled."""
+        folder, settings = self.folder, dict(self.rolls)
+        for name in ("roll_bytes", "roll_raw_bytes"):
+            if settings.get(name) == 0:
+                settings[name] = None
+        target: Any = folder.backend
+        if folder.path and settings.get("late") == "prefix":
+            if "://" not in self.to:
+                raise click.UsageError("--late prefix needs --to NAME: without a path behind the colon")
+            target = self.to  # opened once more, this time with the path as its prefix
+        elif folder.path:
+            template = join(folder.path.replace("{", "{{").replace("}", "}}"), template)
+            if "manifest" in settings:
+                settings["manifest"] = join(folder.path, settings["manifest"])
+        return RollingRecordWriter(
+            target,
+            template,
+            format=form,
+            compression=self.compression,
+            options=WriteOptions(durable=self.durable),
+            on_commit=self._published,
+            **self.filling.policy.settings(),
+            **settings,
+        )
+
+    def _fill(self, writer: RollingRecordWriter, how: How) -> None:
+        taken, policy = 0, self.filling.policy
+
+        def put(batch: list[Any]) -> int:
+            nonlocal taken
+            taken += writer.write_many(batch)
+            return taken
+
+        try:
+            with writer:
+                self.filling.fill(how, put)
+                policy.take(writer, self.text)
+                policy.publish()  # first: a record is in one place or in the other
+                writer.close()
+        except BaseException as error:
+            done = writer.progress.objects
+            if done:
+                if isinstance(error, StorageError):
+                    policy.publish()  # what is left out of the objects that stay
+                    self.filling.app.warn(f"{_count(done, 'object')} published before the error stay")
+                else:
+                    self.filling.app.interrupted = f"{_count(done, 'object')} published before stay, the rest is gone"
+            if isinstance(error, StorageError):
+                self._name(error)
+            raise
+
+    def _name(self, error: StorageError) -> None:
+        if not hasattr(error, "shown"):
+            inside = not isinstance(error, RecordError) and error.path
+            error.shown = self._shown(error.path or "") if inside else self.text  # type: ignore[attr-defined]
+
+    def _relative(self, path: str) -> str:
+        return path.removeprefix(f"{self.folder.path}/") if self.folder.path else path
+
+    def _shown(self, path: str) -> str:
+        relative = self._relative(path)
+        return relative if self.to == "." else self.folder.child(relative).text
+
+    def _published(self, entry: Committed) -> None:
+        """Called from other threads, one at a time."""
+        app = self.filling.app
+        app.done += 1
+        app.detail(f"published {self._shown(entry.path)}: {_count(entry.records, 'record')}, {human(entry.bytes)}")
+        app.event("commit", **{**entry._asdict(), "path": self._relative(entry.path)})
+
+    def _report(self, writer: RollingRecordWriter) -> None:
+        app, done, policy = self.filling.app, writer.progress, self.filling.policy
+        app.meter.stop()
+        fields = {"objects": done.objects, "records": done.records, "bad": policy.count, "late": done.late}
+        ratio = round(done.raw_bytes / done.bytes, 2) if done.bytes else None
+        app.event("write", path=self.text, **fields, raw_bytes=done.raw_bytes, size=done.bytes, ratio=ratio)
+        skipped = done.taken - done.records - done.bad
+        notes = [
+            f"{_count(done.objects, 'object')}, {_count(done.records, 'record')}",
+            f"{human(done.raw_bytes)} -> {human(done.bytes)}" + (f" (ratio {ratio:.1f})" if ratio else ""),
+            *([f"{done.late:,} late"] if done.late else []),
+            *([f"{skipped:,} published by an earlier run"] if skipped > 0 else []),
+            f"{app.meter.seconds:.1f} s",
+        ]
+        app.say(f"wrote {self.text}: {', '.join(notes)}")
+        policy.report()
+        self.filling.drained()
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
