@@ -58,6 +58,8 @@ def main(folder: str) -> None:
         ops.write_bytes(backend, "report.txt", b"what arrived", WriteOptions(expect=expect))
     except CorruptData as error:
         print("digest:", str(error)[:40], "...; still", ops.read_bytes(backend, "report.txt"))
+    assert ops.read_bytes(backend, "report.txt") == b"old"
+    assert [found.path for found in backend.list()] == ["a.bin", "b.bin", "ledger.bin", "report.txt"]
 
 
 if __name__ == "__main__":

@@ -75,6 +75,8 @@ if __name__ == "__main__":
     with open_records(backend, "logs/events.ndjson.zst", "w") as records:
         records.write_many({"n": n} for n in range(1000))
     with open_records(backend, "logs/events.ndjson.zst", "r") as records:
-        print("sum:", sum(record["n"] for record in records))
+        total = sum(record["n"] for record in records)
+    print("sum:", total)
+    assert total == 499500
     print("listed:", [found.path for found in backend.list("logs")])
     backend.close()

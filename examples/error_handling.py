@@ -49,7 +49,9 @@ def main(folder: str) -> None:
     ):
         print("good ones:", len(list(reader)))
     with open_records(backend, "dead.ndjson", "r") as letters:
-        print("dead letters:", [letter["raw"] for letter in letters])
+        raw = [letter["raw"] for letter in letters]
+    print("dead letters:", raw)
+    assert raw == ['{"n":', "nonsense"]
 
     # Damage: a cut or a flipped bit in what was written is an error, never a shorter file.
     memory = MemoryBackend()
@@ -61,6 +63,8 @@ def main(folder: str) -> None:
             list(reader)
     except CorruptData as error:
         print("cut:", error)
+    else:
+        raise AssertionError("a cut went unnoticed")
     print("all of them:", all(issubclass(kind, StorageError) for kind in (NotFound, RecordError, CorruptData)))
 
 

@@ -38,6 +38,7 @@ def main(folder: str) -> None:
         purge.purge("2024")
     print("left:", [found.path for found in backend.list()])
     assert isinstance(backend, LocalBackend)
+    assert [found.path for found in backend.list()] == ["archive/notes.txt"]
 
 
 if __name__ == "__main__":

@@ -31,7 +31,9 @@ def main(folder: Path) -> None:
     with open_records(backend, "logs/app.log", "w") as writer:
         writer.write_many(["started", "ready"])
     with open_records(backend, "logs/app.log", "r") as reader:
-        print("lines:", list(reader))
+        lines = list(reader)
+    print("lines:", lines)
+    assert (len(warnings), total, lines) == (100, sum(event["ms"] for event in events), [b"started", b"ready"])
 
 
 if __name__ == "__main__":

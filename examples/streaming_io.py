@@ -5,7 +5,7 @@ import hashlib
 import io
 import tempfile
 
-from omnistorage import LocalBackend, MemoryBackend, ReadOptions, as_file, open_records
+from omnistorage import LocalBackend, MemoryBackend, ReadOptions, as_file, open_records, ops
 from omnistorage.records import open_decoded
 
 
@@ -25,6 +25,7 @@ def main(folder: str) -> None:
             digest.update(block)
             writer.write(block)
     print(f"streamed {writer.result.size} bytes, sha256 {digest.hexdigest()[:12]}")
+    assert ops.read_bytes(local, "big.bin") == ops.read_bytes(memory, "big.bin")
 
     with memory.open_reader("big.bin", ReadOptions(offset=65535, length=2)) as reader:
         print("two bytes across a border:", reader.read())
@@ -46,7 +47,9 @@ def main(folder: str) -> None:
         text.flush()
         text.detach()
     with io.TextIOWrapper(io.BufferedReader(as_file(memory.open_reader("table.csv"))), newline="") as text:
-        print("csv:", list(csv.DictReader(text)))
+        rows = list(csv.DictReader(text))
+    print("csv:", rows)
+    assert rows == [{"id": "1", "name": "one"}, {"id": "2", "name": "two"}]
 
 
 if __name__ == "__main__":

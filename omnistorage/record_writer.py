@@ -57,6 +57,8 @@ class RecordWriter(Publishes, Generic[T]):
         self._encode: Callable[[T], bytes] = self._encoder.encode
         self._owned = owned
         self._forks = forks[0]
+        # One of many writers joins its records soon: thousands of small objects for each would not fit the caches.
+        self._batch = BATCH_BYTES if block == BLOCK else block // 8
         self._parts: list[bytes] = []
         self._held = 0
         self._handed = 0
@@ -88,7 +90,7 @@ class RecordWriter(Publishes, Generic[T]):
         self._parts.append(data)
         self._held += len(data)
         self._count += 1
-        if self._held >= BATCH_BYTES or self._forks != forks[0]:
+        if self._held >= self._batch or self._forks != forks[0]:
             self._hand_on()
 
     def write_many(self, records: Iterable[T], /) -> int:
@@ -119,7 +121,7 @@ class RecordWriter(Publishes, Generic[T]):
             return
         self._extend(parts)
         self._count += len(batch)
-        if self._held >= BATCH_BYTES or self._forks != forks[0]:
+        if self._held >= self._batch or self._forks != forks[0]:
             self._hand_on()
 
     def flush(self) -> None:

@@ -30,9 +30,11 @@ class _Pump:
     """What runs in the background of an ``EncodedWriter``. The strands know the stages and the sink, never the handle
     nor this object: without a cycle, a writer that is dropped takes its sink with it at once."""
 
-    def __init__(self, sink: Writer, encoder: Stage[bytes, bytes] | None, depth: int) -> None:
+    def __init__(self, sink: Writer, encoder: Stage[bytes, bytes] | None, block: int) -> None:
         self.encoder = encoder
-        self._depth = depth
+        # Many small streams take turns on the caller's thread: only beside it do they use more than one core.
+        self._depth = DEPTH if block == BLOCK else 1
+        self._overlap_after = min(OVERLAP_AFTER, block)
         self._sink = sink
         self._taken = 0
         self._front: Strand[bytes] | None = None
@@ -40,7 +42,7 @@ class _Pump:
 
     def push(self, block: bytes) -> None:
         self._taken += len(block)
-        if self._front is None and self._taken >= OVERLAP_AFTER:
+        if self._front is None and self._taken >= self._overlap_after:
             self._overlap()
         if self._front is not None:
             self._front.put(block)
@@ -90,7 +92,7 @@ class EncodedWriter(Publishes):
 
     def __init__(self, sink: Writer, encoder: Stage[bytes, bytes] | None = None, *, block: int = BLOCK) -> None:
         self._sink = sink
-        self._pump = _Pump(sink, encoder, DEPTH if block == BLOCK else 1)
+        self._pump = _Pump(sink, encoder, block)
         self._batch = Batch(block)
         self._forks = forks[0]
         self._error: BaseException | None = None

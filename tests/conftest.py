@@ -12,8 +12,24 @@ settings.register_profile("soak", settings.get_profile("default"), max_examples=
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 REQUIRED = os.environ.get("OMNISTORAGE_REQUIRE_SERVERS") == "all"
-ALLOWED_SKIPS: set[str] = set()
-"""Test ids that may be skipped in CI, with their reasons beside them. There are none."""
+_LIMITED = (
+    "test_what_it_writes_its_own_reader_accepts",
+    "test_an_oversized_record_is_one_bad_record_and_the_rest_goes_on",
+    "test_an_oversized_record_is_not_held_in_memory",
+)
+_TORN = "test_a_torn_tail_is_dropped_when_that_is_asked_for"
+_CSV = ("Lists", "TabsAndCrLf", "AllQuoted", "Escapes", "NothingQuoted", "Dicts", "TypedDicts")
+ALLOWED_SKIPS: set[str] = {
+    # The toy format of the examples has no max_record and no allow_partial_tail.
+    *(f"tests/examples/test_examples.py::TestLtsv::{test}" for test in (*_LIMITED, _TORN)),
+    # What is left of a cut row is a sound row, most of the time: test_csv.py says when it is not. The kit's small
+    # limit leaves no room for two quotes and a record.
+    *(f"tests/formats/test_csv.py::Test{name}::{_TORN}" for name in _CSV),
+    *(f"tests/formats/test_csv.py::TestAllQuoted::{test}" for test in _LIMITED),
+    # Cut records of 65 KB each at every byte: the other subclasses do that with small ones.
+    f"tests/formats/test_length_prefixed.py::TestLargeRecordsWithCrc::{_TORN}",
+}
+"""Test ids that may be skipped in CI."""
 
 
 def pytest_collection_finish(session):

@@ -73,7 +73,7 @@ class Commits:
             with self._changed:
                 self._closing.remove(opened)
                 if not done:
-                    self._lost = opened.since if self._lost is None else min(self._lost, opened.since)
+                    self.lose([opened.since])
                 self._running -= 1
                 following = self._later.popleft() if self._later and not self._running else []
                 self._running += len(following)
@@ -88,6 +88,11 @@ class Commits:
             self.bytes += entry.bytes
             self.raw_bytes += entry.raw_bytes
             self._published(entry)
+
+    def lose(self, numbers: list[int]) -> None:
+        """What begins at ``numbers`` will not be delivered: nothing from there on is durable, whatever else is."""
+        with self._changed:
+            self._lost = min([*numbers, *([] if self._lost is None else [self._lost])], default=None)
 
     def wait(self, at_most: int = 0) -> None:
         """Until no more than ``at_most`` objects wait to be published."""

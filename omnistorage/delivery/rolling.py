@@ -76,9 +76,10 @@ class RollingRecordWriter(Publishes):
     records out (effectively once).
 
     *Failures.* Nothing stands under its final name before it is published whole. An exception in the ``with`` block,
-    ``abort``, garbage collection or a kill discards what is open (``on_exception="commit_whole_records"`` publishes it
-    on an exception). A record that cannot be encoded or named goes where ``on_error`` says; one that cannot be stored
-    poisons the writer. ``write`` may be called by many threads; a forked child must make its own writer.
+    ``abort`` or garbage collection discards what is open, and publishes what was rolled before
+    (``on_exception="commit_whole_records"`` publishes both on an exception); a kill discards both. A record that cannot
+    be encoded or named goes where ``on_error`` says; one that cannot be stored poisons the writer. ``write`` may be
+    called by many threads; a forked child must make its own writer.
 
     ``manifest`` is a path in the target: one NDJSON line for each published object (see ``delivery.manifest``).
     ``on_commit`` gets the same as a ``Committed``, from another thread, one at a time. ``timer`` and ``now`` are the
@@ -408,21 +409,29 @@ class RollingRecordWriter(Publishes):
                     finally:
                         self._leave()
                 except BaseException:
+                    self._commits.give_up()
                     self.abort()
                     raise
         self._disown()
         return self.progress
 
     def abort(self) -> None:
-        """Discard what is not published. Idempotent, from any thread."""
+        """Discard what is open. What was rolled before is whole: it is still published, and waited for. Idempotent,
+        from any thread; while another thread is inside, and so perhaps stuck, what was rolled is discarded too."""
         if self._forks != forks[0]:
             raise WriterClosed("this writer belongs to the process that opened it", op="abort")
         if self._state != "open":
             return
         self._state = "aborted"
-        self._commits.give_up()
-        with self._lock:
+        free = self._lock.acquire(blocking=False)
+        if not free:
+            self._commits.give_up()
+            self._lock.acquire()
+        try:
+            self._commits.lose(self._objects.pending)
             self._objects.abort()
+        finally:
+            self._lock.release()
         self._commits.wait()
         self._disown()
 

@@ -22,6 +22,7 @@ from omnistorage import (
     LocalBackend,
     MemoryBackend,
     RecordError,
+    StorageError,
     WriterClosed,
     open_records,
 )
@@ -339,6 +340,63 @@ def test_goal_8_what_is_not_rolled_leaves_nothing_visible(tmp_path, end, count):
                 assert any("dropped without close" in str(w.message) for w in seen)
     assert paths(store) == []
     assert list(store.stale_uploads(older_than=timedelta(0))) == []
+
+
+@pytest.mark.parametrize("end", ["abort", "exception"])
+def test_what_was_rolled_before_is_published_whatever_comes_then(end):
+    store, slow = MemoryBackend(), threading.Event()
+
+    class Slow(Wrapper):
+        def open_writer(self, path, options=WriteOptions()):  # noqa: B008
+            writer = self.inner.open_writer(path, options)
+            close = writer.close
+            writer.close = lambda: slow.wait(0.01) or close()
+            return writer
+
+    writer = RollingRecordWriter(Slow(store), "{seq}.log", roll_records=10)
+    if end == "exception":
+        with pytest.raises(KeyError), writer:
+            writer.write_many(b"%d" % n for n in range(25))
+            raise KeyError
+    else:
+        writer.write_many(b"%d" % n for n in range(25))
+        writer.abort()
+    assert sorted(contents(store)) == ["0.log", "1.log"]
+    assert writer.progress.durable == 19
+
+
+def test_an_abort_while_another_thread_is_stuck_discards_what_waits():
+    store, stuck, inside = MemoryBackend(), threading.Event(), threading.Event()
+
+    class Stuck(Wrapper):
+        def open_writer(self, path, options=WriteOptions()):  # noqa: B008
+            writer = self.inner.open_writer(path, options)
+            close, abort = writer.close, writer.abort
+
+            def hang():
+                inside.set()
+                stuck.wait(60)
+                return close()
+
+            writer.close, writer.abort = hang, lambda: (abort(), stuck.set())
+            return writer
+
+    writer, raised = RollingRecordWriter(Stuck(store), "{seq}.log"), []
+
+    def close():
+        try:
+            writer.write(b"x")
+            writer.close()
+        except StorageError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=close)
+    thread.start()
+    assert inside.wait(60)
+    writer.abort()
+    thread.join(60)
+    assert len(raised) == 1
+    assert paths(store) == []
 
 
 def test_pain_3_an_exception_can_publish_the_whole_records_instead():

@@ -1,4 +1,4 @@
-"""The examples run, say what they promise, and the toy backend passes the whole conformance suite."""
+"""The examples run, say what they promise, and the toy members pass the whole conformance suites."""
 
 import pathlib
 import re
@@ -11,6 +11,7 @@ EXAMPLES = pathlib.Path(__file__).parent.parent.parent / "examples"
 sys.path.insert(0, str(EXAMPLES))
 
 from test_custom_backend import TestTable  # noqa: E402  (collected here: the kit over the toy backend)
+from test_custom_format import TestLtsv  # noqa: E402  (and over the toy format)
 
 SAYS = {
     "quickstart": ["read 1000 records, 100 warnings", "the gzip file holds 1000 records", "[b'started', b'ready']"],
@@ -22,31 +23,52 @@ SAYS = {
     "error_handling": ["not found: True logs/none.txt", "did you mean 'file'?", "collected: [1, 3, 5] [2, 4]",
                        "dead letters: ['{\"n\":', 'nonsense']", "cut: zstd: the stream is cut off"],
     "custom_backend": ["sum: 499500", "listed: ['logs/events.ndjson.zst']"],
+    "custom_format": ["'msg': 'disk 1: full'", "good: ['one', 'three'] bad: record 2, byte 8: no label:value"],
+    "rolling_logs": ["6 objects are open", "rolled: 6000 records, 10 objects", "'web/2025-03-01/11/0000.ndjson.zst']",
+                     "by age: 1 object", "there is ['0.ndjson']", "read back: 6001 records from 11 objects"],
+    "etl_csv_to_ndjson": ["in: 5004 rows, out: 5001 records, bad: 3", "'price': None, 'paid': False",
+                          "row 5001 at byte", "2 fields where the header has 5", "published: False"],
+    "channel_pipeline": ["produced 20000 tasks", "the channel is gone: True", "had [0, 1, 2], then: the stream broke"],
 }  # fmt: skip
+TESTS = {"test_custom_backend": (TestTable, "BackendTests", 80), "test_custom_format": (TestLtsv, "FormatTests", 20)}
+LONGEST = {"custom_format": 100, "custom_backend": 85}  # whole members; the others show one thing each
 
 
 @pytest.mark.parametrize("name", SAYS)
 def test_an_example_runs_and_says_what_it_promises(name, tmp_path):
     command = [sys.executable, "-W", "error", EXAMPLES / f"{name}.py"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    done = subprocess.run(
+        command, cwd=tmp_path, env={"TMPDIR": str(temporary)}, capture_output=True, text=True, timeout=120
+    )
     assert (done.returncode, done.stderr) == (0, "")
     for text in SAYS[name]:
         assert text in done.stdout
-    assert list(tmp_path.iterdir()) == [], "an example leaves nothing behind"
+    assert list(tmp_path.rglob("*")) == [temporary], "an example leaves nothing behind"
+
+
+@pytest.mark.parametrize("name", SAYS)
+def test_an_example_asserts_its_own_result_and_says_what_it_is_about(name):
+    text = (EXAMPLES / f"{name}.py").read_text()
+    assert text.startswith('"""')
+    assert re.search(r"^ +assert ", text, re.MULTILINE)
 
 
 def test_every_example_is_run_and_short():
     files = {path.stem: path.read_text().count("\n") for path in EXAMPLES.glob("*.py")}
-    assert set(files) == {*SAYS, "demo", "test_custom_backend"}
-    assert all(lines <= 80 for name, lines in files.items() if name != "demo"), files
+    assert set(files) == {*SAYS, *TESTS, "demo"}
+    assert {name for name, lines in files.items() if name != "demo" and lines > LONGEST.get(name, 75)} == set(), files
 
 
-def test_goal_50_third_parties_inherit_the_suite_with_one_import_and_ten_lines():
-    text = (EXAMPLES / "test_custom_backend.py").read_text()
+@pytest.mark.parametrize("name", TESTS)
+def test_goal_50_third_parties_inherit_the_suite_with_one_import_and_ten_lines(name):
+    cls, kit, least = TESTS[name]
+    text = (EXAMPLES / f"{name}.py").read_text()
     lines = [line for line in text.splitlines() if line.strip()]
     assert len(lines) <= 10
     assert re.findall(r"^(?:from|import) omnistorage.*", text, re.MULTILINE) == [
-        "from omnistorage.testing import BackendTests"
+        f"from omnistorage.testing import {kit}"
     ]
-    tests = [name for name in dir(TestTable) if name.startswith("test_")]
-    assert len(tests) > 80, "the suite was inherited"
+    tests = [test for test in dir(cls) if test.startswith("test_")]
+    assert len(tests) > least, "the suite was inherited"
