@@ -6,9 +6,11 @@ which is printed with the seed that makes it again.
 """
 
 import argparse
+import concurrent.futures
 import random
 import sys
 import time
+import traceback
 
 from omnistorage.compression import codec, codec_names
 from omnistorage.errors import StorageError
@@ -76,22 +78,30 @@ def decoders():
     return [("codec", name) for name in codec_names()] + [("format", name) for name in format_names()]
 
 
+def many(kind, name, seconds, first):
+    """Run inputs for ``seconds``; what to print, and whether it is a finding."""
+    ends, seed, good = time.monotonic() + seconds, first, 0
+    while time.monotonic() < ends:
+        try:
+            good += one(kind, name, seed)
+        except BaseException:
+            return f"finding: {kind} {name} with seed {seed}\n{traceback.format_exc()}", True
+        seed += 1
+    return f"{kind} {name}: {seed - first} inputs, {good} decoded, 0 findings (from seed {first})", False
+
+
 def main():
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--seconds", type=float, default=60.0)
     arguments.add_argument("--seed", type=int, default=random.randrange(1 << 40))
     given = arguments.parse_args()
-    for kind, name in decoders():
-        ends, seed, good = time.monotonic() + given.seconds, given.seed, 0
-        while time.monotonic() < ends:
-            try:
-                good += one(kind, name, seed)
-            except BaseException:
-                print(f"finding: {kind} {name} with seed {seed}", file=sys.stderr)
-                raise
-            seed += 1
-        print(f"{kind} {name}: {seed - given.seed} inputs, {good} decoded, 0 findings (from seed {given.seed})")
+    found = False
+    with concurrent.futures.ProcessPoolExecutor() as pool:
+        for text, bad in pool.map(many, *zip(*((*one, given.seconds, given.seed) for one in decoders()), strict=True)):
+            print(text, flush=True)
+            found |= bad
+    return int(found)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
