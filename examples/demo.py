@@ -256,7 +256,9 @@ def run(names, folder):
 def main(names):
     try:
         with tempfile.TemporaryDirectory() as folder:
-            return min(run(names, folder), 1)
+            code = min(run(names, folder), 1)
+            sys.stdout.flush()
+            return code
     except BrokenPipeError:  # of whoever reads our output
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, NoReturn
 
+from ._sorted_list import sorted_entries
+from ._transfer import ResumingReader, pump
+from ._transfer import verify as check_copy
 from .core import (
     COPY,
     LIST,
@@ -34,6 +38,7 @@ from .core import (
 from .errors import CapabilityNotSupported, ConfigError, CorruptData, NotFound, PreconditionFailed, StorageError
 from .globs import compile_glob, literal_folder
 from .paths import is_under, parent
+from .policies import RequestPolicy
 
 BLOCK = 1 << 20
 
@@ -170,8 +175,9 @@ def move(
     from_, to = extended(source), extended(target)
     if src == dst and same_place(from_, to):
         return _onto_itself(to, src, options, "move")
-    if to.features.move and same_place(from_, to):
-        return to.move(src, dst, options)
+    moved = _moved(from_, to, src, dst, options)
+    if moved is not None:
+        return moved
     before = _info(from_, src)
     info = copy(from_, src, to, dst, options, progress=progress)
     if info.size is not None and before.size is not None and info.size != before.size:
@@ -184,6 +190,76 @@ def move(
         raise PreconditionFailed("the source changed while it was moved; it is kept", path=src, op="move")
     from_.delete(src)
     return info
+
+
+def _moved(from_: ExtendedBackend, to: ExtendedBackend, src: str, dst: str, options: CopyOptions) -> ObjectInfo | None:
+    """What the target moved by itself, or None where it cannot: it has no such power, or does not reach the source."""
+    if not to.features.move:
+        return None
+    if same_place(from_, to):
+        return to.move(src, dst, options)
+    if type(from_) is not type(to) or hasattr(from_, "inner"):  # what wraps another backend wants to see the bytes
+        return None
+    try:
+        return to.move(src, dst, replace(options, source=from_))
+    except CapabilityNotSupported as error:
+        if error.capability != "source":
+            raise
+        return None
+
+
+def transfer(
+    source: Backend,
+    src: str,
+    target: Backend,
+    dst: str,
+    options: CopyOptions = COPY,
+    *,
+    verify: bool = True,
+    policy: RequestPolicy | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> ObjectInfo:
+    """Copy one object through this process, verified end to end and resumed where reading breaks off.
+
+    A transient error while reading is tried again within ``policy``, from where it broke off, if the source can read
+    ranges and tells versions apart (by etag, or by size and time); a source that changed meanwhile is
+    ``PreconditionFailed``. Nothing appears unless every byte arrived and is what the source states. ``verify`` then
+    holds what the target stored against it, by the digest that the target states or by reading the copy back: a copy
+    that differs is removed, and ``CorruptData`` raised. Content type, user metadata and time are kept where both sides
+    can. Onto itself nothing changes.
+    """
+    from_, to = extended(source), extended(target)
+    if src == dst and same_place(from_, to):
+        return _onto_itself(to, src, options, "copy")
+    read = READ if options.source_if_match is None else ReadOptions(if_match=options.source_if_match)
+    reader = ResumingReader(from_, src, read, policy or RequestPolicy())
+    try:
+        with to.open_writer(dst, _write_options(reader.info, to.features, options)) as writer:
+            digests = pump(reader, writer.write, progress)
+            info = writer.close()
+    finally:
+        reader.close()
+    if verify:
+        try:
+            check_copy(to, dst, info, digests)
+        except CorruptData:
+            to.delete(dst)
+            raise
+    return info
+
+
+def sorted_list(
+    backend: Backend,
+    prefix: str = "",
+    *,
+    start_after: str | None = None,
+    on_error: Callable[[StorageError], None] | None = None,
+) -> Iterator[ObjectInfo]:
+    """Every object under ``prefix`` in the order of the keys' UTF-8 bytes: the store's own listing where it is sorted,
+    else sorted in temporary files, with bounded memory and at most some 130 of them open."""
+    store = extended(backend)
+    options = ListOptions(start_after=start_after, on_error=on_error)
+    return store.list(prefix, options) if store.features.sorted_list else sorted_entries(store, prefix, options)
 
 
 def _onto_itself(backend: ExtendedBackend, path: str, options: CopyOptions, op: str) -> ObjectInfo:
@@ -349,4 +425,15 @@ def _glob(
             yield info
 
 
-__all__ = ["copy", "extended", "glob", "move", "read_bytes", "same_place", "walk", "write_bytes"]
+__all__ = [
+    "copy",
+    "extended",
+    "glob",
+    "move",
+    "read_bytes",
+    "same_place",
+    "sorted_list",
+    "transfer",
+    "walk",
+    "write_bytes",
+]

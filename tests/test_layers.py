@@ -20,7 +20,10 @@ FLOOR_0 = {
     "_context",
 }
 FLOOR_1 = {"_os", "secret", "backends", "compression", "formats", "wrappers"}
-FLOOR_2 = {"records", "record_reader", "record_writer", "ops", "probe", "segments", "config", "registry"}
+FLOOR_2 = {
+    "records", "record_reader", "record_writer", "ops", "_sorted_list", "_transfer", "probe", "segments", "config",
+    "registry",
+}  # fmt: skip
 FLOOR_3 = {"multi", "store", "sync", "delivery"}
 WINGS = {"cli": FLOOR_0 | FLOOR_2 | FLOOR_3 | {"secret", "compression", "formats", "cli"}, "testing": None}
 FLOORS = [FLOOR_0, FLOOR_1, FLOOR_2, FLOOR_3]
