@@ -230,7 +230,7 @@ def transfer(
     """
     from_, to = extended(source), extended(target)
     if src == dst and same_place(from_, to):
-        return _onto_itself(to, src, options, "copy")
+        return _onto_itself(to, src, options, "transfer")
     read = READ if options.source_if_match is None else ReadOptions(if_match=options.source_if_match)
     reader = ResumingReader(from_, src, read, policy or RequestPolicy())
     try:
