@@ -137,10 +137,15 @@ class ChannelBackend(BackendBase):
             channel = self._find(path)
             if channel is not None and not options.overwrite:
                 raise AlreadyExists("there is such a channel", path=path, op="open_writer", backend=self.name)
-            if channel is None or channel.ended or channel.broken is not None:
-                channel = self._channels[path] = _Channel(self, path, options.content_type)
-            writer = _ChannelWriter(channel, options)
-            channel.writers += 1
+            if channel is None or not channel.enter():
+                channel = _Channel(self, path, options.content_type)
+                channel.enter()
+            try:
+                writer = _ChannelWriter(channel, options)
+            except BaseException:
+                channel.leave_unwritten()
+                raise
+            self._channels[path] = channel
         for waiter in list(self._opened):
             waiter.set()
         return writer
@@ -289,6 +294,18 @@ class _Channel:
         while self.blocks and self.first < needed and self.held > self.backend.replay:
             self.held -= len(self.blocks.popleft())
             self.first += 1
+
+    def enter(self) -> bool:
+        """Count one more writer, unless it is too late for that."""
+        with self.lock:
+            if self.ended or self.broken is not None:
+                return False
+            self.writers += 1
+            return True
+
+    def leave_unwritten(self) -> None:
+        with self.lock:
+            self.writers -= 1
 
     def end(self) -> None:
         with self.lock:

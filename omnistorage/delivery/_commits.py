@@ -57,7 +57,10 @@ class Commits:
 
     def _start(self, objects: list[OpenObject]) -> None:
         for opened in objects:
-            _executor().submit(self._run, opened)
+            try:
+                _executor().submit(self._run, opened)
+            except RuntimeError:  # a dying interpreter starts no threads
+                self._run(opened)
 
     def _run(self, opened: OpenObject) -> None:
         done = False
@@ -100,6 +103,11 @@ class Commits:
             while len(self._closing) > at_most:
                 self._changed.wait()
 
+    @property
+    def waiting(self) -> int:
+        """How many objects are not published yet."""
+        return len(self._closing)
+
     def pending(self) -> list[int]:
         """From where each of the objects that are not published would have to be replayed."""
         with self._changed:
@@ -115,11 +123,16 @@ class Commits:
 
 
 def publisher(
-    backend: Backend, prefix: str, manifest: str | None, on_commit: Callable[[Committed], None] | None
+    backend: Backend,
+    prefix: str,
+    manifest: str | None,
+    on_commit: Callable[[Committed], None] | None,
+    *,
+    durable: bool,
 ) -> Callable[[Committed], None]:
     """What happens with each published object: first the manifest knows it, then the caller. Both know it by its path
     below ``prefix``, the place that was given as the target."""
-    noted = None if manifest is None else Manifest(backend, join(prefix, manifest))
+    noted = None if manifest is None else Manifest(backend, join(prefix, manifest), durable=durable)
 
     def publish(entry: Committed) -> None:
         entry = entry._replace(path=entry.path[len(prefix) + 1 :] if prefix else entry.path)

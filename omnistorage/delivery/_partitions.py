@@ -6,9 +6,9 @@ from collections import OrderedDict
 from typing import Any
 
 from ..core import WriteOptions
-from ..errors import RecordError
+from ..errors import InvalidPath, RecordError
 from ..records import open_records
-from ..stages import BATCH_BYTES, Codec, Format
+from ..stages import BATCH_BYTES, Codec, Format, RecordEncoder
 from ..streams import BLOCK
 from ._commits import Commits
 from ._names import Names, Partition
@@ -47,18 +47,21 @@ class Partitions:
         self._block = min(max(_BLOCKS // max_open, BATCH_BYTES), BLOCK)
         self._deterministic = deterministic
         self._timer = timer
-        self._checker = form.encoder()
-        self._skips: dict[Partition, int] = {}
+        # How many records of a partition an earlier run has published that are to come yet, and what tells the bad ones
+        # among them, which it has not.
+        self._skips: dict[Partition, tuple[int, RecordEncoder[Any]]] = {}
         self._epoch: int | None = None
 
     @property
     def pending(self) -> list[int]:
         """From where each open object would have to be replayed."""
         epoch = [] if self._epoch is None or not (self.open or self._skips) else [self._epoch]
-        return [one.since for one in self.open.values() if one.records] + epoch
+        return [one.since for one in list(self.open.values()) if one.records] + epoch
 
     def start(self, partition: Partition, record: Any, number: int) -> OpenObject | None:
         """A new object for ``record``, or None where an earlier run has published the record already."""
+        if len(self.open) >= self._max_open and partition not in self._skips:
+            self.roll(next(iter(self.open)))
         since = number
         if self._deterministic:
             # Objects of one epoch interleave, with each other and with those that an earlier run left: nobody may
@@ -68,15 +71,16 @@ class Partitions:
             since = self._epoch
             if self._published_before(partition, record, number):
                 return None
-        if len(self.open) >= self._max_open:
-            self.roll(next(iter(self.open)))
-        path, sink = self._names.create(partition, number, self._options)
+        try:
+            path, sink = self._names.create(partition, number, self._options)
+        except InvalidPath as error:
+            raise RecordError(f"no object can have the name {error.path!r}: {error.args[0]}") from error
         opened = OpenObject(path, sink, self._format, self._codec, since, self._timer.now(), self._block)
         self.open[partition] = opened
         return opened
 
     def _published_before(self, partition: Partition, record: Any, number: int) -> bool:
-        left = self._skips.pop(partition, 0)
+        left, checker = self._skips.get(partition) or (0, self._format.encoder())
         if not left:
             path = self._names.path(partition, start=number)
             if not self._names.backend.exists(path):
@@ -84,13 +88,12 @@ class Partitions:
             codec = self._codec or "none"
             with open_records(self._names.backend, path, "r", format=self._format, compression=codec) as reader:
                 left = sum(map(len, reader.iter_batches()))
-        try:
-            self._checker.encode(record)  # a bad record is none of those that were published
-        except RecordError:
-            self._skips[partition] = left
-            raise
+            self._skips[partition] = left, checker
+        checker.encode(record)  # a bad record is none of those that were published
         if left > 1:
-            self._skips[partition] = left - 1
+            self._skips[partition] = left - 1, checker
+        else:
+            del self._skips[partition]
         return True
 
     def after(self, partition: Partition, opened: OpenObject) -> None:
@@ -110,13 +113,14 @@ class Partitions:
     def roll(self, partition: Partition) -> None:
         """Publish the object of ``partition``; with deterministic names those of all partitions, and not before those
         of the last time are published: else a replay could meet a later object where an earlier one is missing."""
-        rolled = [self.open.pop(one) for one in (list(self.open) if self._deterministic else [partition])]
-        for opened in rolled:
-            if not opened.records:
-                opened.writer.abort()  # its only record was a bad one
-        full = [opened for opened in rolled if opened.records]
+        rolled = list(self.open) if self._deterministic else [partition]
+        full = [self.open[one] for one in rolled if self.open[one].records]
         if full:
             self._commits.add(full, in_order=self._deterministic)
+        for one in rolled:  # only now: each is in one of the two places at any time
+            opened = self.open.pop(one)
+            if not opened.records:
+                opened.writer.abort()  # its only record was a bad one
 
     def roll_due(self) -> None:
         """Publish what has become too old."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import logging
 import threading
 from collections.abc import Callable
 
@@ -56,7 +57,10 @@ class Timer:
             if left > 0:
                 self._clock.wait(left, self._wake)
             else:
-                call()
+                try:
+                    call()
+                except Exception:  # one caller's trouble is not the others'
+                    logging.getLogger(__name__).exception("a timed call failed")
             del call  # or a waiting thread would keep what it called alive
 
 

@@ -22,8 +22,9 @@ class Manifest:
     some 250 bytes for every object so far.
     """
 
-    def __init__(self, backend: Backend, path: str) -> None:
+    def __init__(self, backend: Backend, path: str, *, durable: bool = False) -> None:
         self._backend = backend
+        self._options = WriteOptions(durable=durable, content_type="application/x-ndjson")
         self._path = path
         self._appender = power(backend, Append)
         self._text: bytes | None = None  # all of it; unless it is appended to
@@ -35,7 +36,7 @@ class Manifest:
             self._text = self._whole_lines()
         if self._appender is not None:
             self._text = b""
-            with self._appender.open_appender(self._path) as writer:
+            with self._appender.open_appender(self._path, self._options) as writer:
                 writer.write(line)
         else:
             self._text += line
@@ -52,7 +53,7 @@ class Manifest:
         return whole
 
     def _put(self, text: bytes) -> None:
-        write_bytes(self._backend, self._path, text, WriteOptions(content_type="application/x-ndjson"))
+        write_bytes(self._backend, self._path, text, self._options)
 
 
 def read_manifest(backend: Backend, path: str) -> Iterator[Committed]:

@@ -82,8 +82,9 @@ class RollingRecordWriter(Publishes):
     called by many threads; a forked child must make its own writer.
 
     ``manifest`` is a path in the target: one NDJSON line for each published object (see ``delivery.manifest``).
-    ``on_commit`` gets the same as a ``Committed``, from another thread, one at a time. ``timer`` and ``now`` are the
-    clocks of rolls and of arrival.
+    ``on_commit`` gets the same as a ``Committed``, from another thread, one at a time; of the writer it may ask
+    ``durable`` and ``progress``, no more. An object that a kill left between its publication and its line is not in the
+    manifest. ``timer`` and ``now`` are the clocks of rolls and of arrival.
     """
 
     def __init__(
@@ -142,7 +143,7 @@ class RollingRecordWriter(Publishes):
             overwrite=not self._backend.features.create_only,
             content_type=options.content_type or getattr(self.codec or self.format, "content_type", None),
         )
-        self._commits = Commits(publisher(self._backend, prefix, manifest, on_commit))
+        self._commits = Commits(publisher(self._backend, prefix, manifest, on_commit, durable=options.durable))
         self._objects = Partitions(
             Names(self._backend, self._template, prefix=prefix, late_prefix=late_prefix, source=source, now=now),
             self._commits,
@@ -342,26 +343,24 @@ class RollingRecordWriter(Publishes):
     @property
     def durable(self) -> int:
         """Every record up to this sequence number is published or dealt with; one below the first one if none is."""
-        with self._lock:
-            return min([*self._commits.pending(), *self._objects.pending, self._next]) - 1
+        return min([*self._objects.pending, *self._commits.pending(), self._next]) - 1  # no lock: see ``on_commit``
 
     @property
     def progress(self) -> Progress:
         """The counters, now."""
-        with self._lock:
-            done = self._commits
-            return Progress(
-                taken=self._taken,
-                records=done.records,
-                objects=done.objects,
-                bytes=done.bytes,
-                raw_bytes=done.raw_bytes,
-                bad=self.bad.count,
-                late=self._late_count,
-                open=len(self._objects.open),
-                closing=len(done.pending()),
-                durable=self.durable,
-            )
+        done = self._commits
+        return Progress(
+            taken=self._taken,
+            records=done.records,
+            objects=done.objects,
+            bytes=done.bytes,
+            raw_bytes=done.raw_bytes,
+            bad=self.bad.count,
+            late=self._late_count,
+            open=len(self._objects.open),
+            closing=done.waiting,
+            durable=self.durable,
+        )
 
     def flush(self) -> int:
         """Push every record into the store as far as it goes without publishing, wait for what is being published, and
@@ -398,6 +397,8 @@ class RollingRecordWriter(Publishes):
     def close(self) -> Progress:
         """Publish everything and return the final counters. Again: the same. If something cannot be published the rest
         is still discarded or published whole, and the error is raised."""
+        if self._forks != forks[0]:
+            raise WriterClosed("this writer belongs to the process that opened it: make one here", op="close")
         with self._lock:
             if self._state != "closed":
                 try:
@@ -426,6 +427,8 @@ class RollingRecordWriter(Publishes):
         free = self._lock.acquire(blocking=False)
         if not free:
             self._commits.give_up()
+            for opened in list(self._objects.open.values()):
+                opened.writer.abort()
             self._lock.acquire()
         try:
             self._commits.lose(self._objects.pending)

@@ -74,7 +74,10 @@ class Prefix(Wrapper):
         return info._replace(path=self._out(info.path))
 
     def _error(self, error: StorageError) -> StorageError:
-        if isinstance(error.path, str):
+        # A poisoned writer raises the same error again and again: it is rebased once.
+        seen: set[int] = error.__dict__.setdefault("_rebased", set())
+        if isinstance(error.path, str) and id(self) not in seen:
+            seen.add(id(self))
             error.path = self._out(error.path)
         return error
 
@@ -142,8 +145,11 @@ class Prefix(Wrapper):
 
     def delete_many(self, paths: Iterable[str]) -> Iterator[tuple[str, StorageError | None]]:
         inner = self._power(BulkDelete, "delete_many", "")
-        for path, error in inner.delete_many(self._in(path, "delete") for path in paths):
-            yield self._out(path), None if error is None else self._error(error)
+        try:
+            for path, error in inner.delete_many(self._in(path, "delete") for path in paths):
+                yield self._out(path), None if error is None else self._error(error)
+        except StorageError as error:
+            raise self._error(error) from error.__cause__
 
     def glob(self, pattern: str) -> Iterator[ObjectInfo]:
         inner = self._power(Glob, "glob", pattern)

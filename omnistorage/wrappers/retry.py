@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from ..core import Backend, ObjectInfo, Reader, ReadOptions, Writer, as_extended
+from ..core import READ, Backend, ObjectInfo, Reader, ReadOptions, Writer, as_extended
 from ..errors import ConfigError, CorruptData, StorageError
 from ..policies import RequestPolicy
 from ._base import Wrapper
@@ -61,8 +61,8 @@ class Retry(Wrapper):
 
         return _chained(lambda: self.policy.run(op, start, path=path))
 
-    def _reader(self, reader: Reader, path: str) -> Reader:
-        return _Reader(reader, path, self)
+    def open_reader(self, path: str, options: ReadOptions = READ) -> Reader:
+        return _Reader(super().open_reader(path, options), path, options, self)
 
     def _writer(self, writer: Writer, path: str) -> Writer:
         return _Writer(writer, path, self.policy)
@@ -75,8 +75,9 @@ def _chained(start: Callable[[], tuple[list[T], Iterator[T]]]) -> Iterator[T]:
 
 
 class _Reader(WrappedReader):
-    def __init__(self, inner: Reader, path: str, backend: Retry) -> None:
+    def __init__(self, inner: Reader, path: str, options: ReadOptions, backend: Retry) -> None:
         super().__init__(inner)
+        self._options = options
         self._path = path
         self._backend = backend
         self._at = 0
@@ -101,7 +102,7 @@ class _Reader(WrappedReader):
             raise
 
     def _reopen(self) -> None:
-        reader = self._backend.inner.open_reader(self._path, ReadOptions())
+        reader = self._backend.inner.open_reader(self._path, self._options)
         try:
             same = reader.info.etag == self.inner.info.etag
             digest, left = hashlib.sha256(), self._at

@@ -26,6 +26,7 @@ from omnistorage import (
     open_backend,
     open_records,
 )
+from omnistorage.backends import channel as channel_module
 from omnistorage.backends.channel import ChannelBackend
 from omnistorage.core import ReadOptions, WriteOptions
 from omnistorage.errors import DeadlineExceeded
@@ -380,6 +381,25 @@ def test_a_new_writer_after_the_end_makes_a_new_channel():
     send(channel, "x", [b"new"])
     assert drain(channel.open_reader("x")) == b"new"
     assert drain(reader) == b"old"
+
+
+def test_a_writer_never_joins_a_channel_that_ends_at_that_very_moment(monkeypatch):
+    channel = ChannelBackend()
+    first = channel.open_writer("x")
+    first.write(b"1")
+    made = channel_module._ChannelWriter.__init__
+
+    def late(self, *args):
+        if first.result is None:
+            first.close()
+        made(self, *args)
+
+    monkeypatch.setattr(channel_module._ChannelWriter, "__init__", late)
+    second = channel.open_writer("x")
+    reader = channel.open_reader("x")
+    second.write(b"2")
+    second.close()
+    assert drain(reader) == b"12"
 
 
 def test_overwrite_false_joins_nobody():

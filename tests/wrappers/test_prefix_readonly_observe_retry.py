@@ -21,7 +21,7 @@ from omnistorage import (
     StorageError,
     ops,
 )
-from omnistorage.core import LIST, READ, WRITE, CopyOptions, ListOptions, WriteOptions, power
+from omnistorage.core import LIST, READ, WRITE, CopyOptions, Features, ListOptions, ReadOptions, WriteOptions, power
 from omnistorage.core import StaleUploads as Stale
 from omnistorage.policies import Backoff, Clock, RequestPolicy, RetryBudget
 from omnistorage.testing import BasicBackend, Faulty, Flaky
@@ -108,19 +108,24 @@ def test_errors_of_calls_streams_and_listings_carry_the_callers_path():
     assert [error.path for error in seen] == ["folder"]
 
     class Fails(Faulty):
+        def __init__(self, inner, path):
+            super().__init__(inner)
+            self.path = path
+
         def _before(self, op, number):
             if op in ("read", "write"):
-                raise BackendUnavailable("no", path="a/y")
+                raise BackendUnavailable("no", path=self.path)
 
-    view = Prefix(Fails(inner), "a")
+    view = Prefix(Fails(inner, "a/y"), "a")
     with view.open_reader("y") as reader, pytest.raises(BackendUnavailable) as caught:
         reader.read()
     assert caught.value.path == "y"
-    writer = view.open_writer("y")
-    for call in (lambda: writer.write(b"x"), writer.close):
+    put(inner, "a/a/z")
+    writer = Prefix(Fails(inner, path="a/a/z"), "a").open_writer("a/z")
+    for call in (lambda: writer.write(b"x"), lambda: writer.write(b"x"), writer.close):
         with pytest.raises(BackendUnavailable) as caught:
             call()
-        assert caught.value.path == "y"
+        assert caught.value.path == "a/z", "rebased once, however often it is raised"
 
 
 def test_copies_between_prefixes_of_one_backend_stay_in_it():
@@ -370,6 +375,32 @@ def test_a_read_that_fails_on_the_way_is_continued(times):
     inner.put_raw("x", b"0123456789")
     with Retry(inner, policy()).open_reader("x") as reader:
         assert reader.read(4) + reader.read(-1) == b"0123456789"
+
+
+def test_a_range_that_breaks_off_is_continued_within_it():
+    class Ranges(BreaksAt):
+        features = Features(read=True, write=True, delete=True, list=True, range_read=True)
+
+        def open_reader(self, path, options=READ):
+            data = self.peek(path)[options.offset :][: options.length]
+            part = BasicBackend()
+            part.put_raw(path, data)
+            reader = part.open_reader(path)
+            read = reader.read
+
+            def once(size=-1):
+                if self.times:
+                    self.times -= 1
+                    raise BackendUnavailable("dropped")
+                return read(size)
+
+            reader.read = once
+            return reader
+
+    inner = Ranges()
+    inner.put_raw("x", b"0123456789")
+    with Retry(inner, policy()).open_reader("x", ReadOptions(offset=4, length=3)) as reader:
+        assert reader.read(-1) == b"456"
 
 
 def test_a_read_is_never_continued_in_another_object():

@@ -1,0 +1,161 @@
+"""Corners of the rolling writer that a reading found: handlers, exits, polling, headers, stuck sinks."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+
+from omnistorage import LocalBackend, MemoryBackend, StorageError, open_records
+from omnistorage.core import WRITE, WriteOptions
+from omnistorage.delivery import RollingRecordWriter, Timer, read_manifest
+from omnistorage.wrappers._base import Wrapper
+
+
+def rows(store, path):
+    with open_records(store, path, "r") as reader:
+        return list(reader)
+
+
+def within_a_minute(call):
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive(), "it hangs"
+
+
+def test_a_handler_may_ask_what_is_durable():
+    seen = []
+
+    def work():
+        with RollingRecordWriter(MemoryBackend(), "{seq}.log", roll_records=1, on_commit=note) as writer:
+            holder.append(writer)
+            for n in range(50):
+                writer.write(b"%d" % n)
+            writer.roll()
+
+    def note(entry):
+        seen.append((holder[0].durable, holder[0].progress.objects))
+
+    holder = []
+    within_a_minute(work)
+    assert len(seen) == 50
+    assert all(durable < 50 for durable, _ in seen)
+
+
+AT_EXIT = """
+import atexit, sys
+from omnistorage.delivery import RollingRecordWriter
+writer = RollingRecordWriter(sys.argv[1], "{seq}.ndjson")
+atexit.register(writer.close)
+writer.write({"n": 1})
+"""
+
+
+def test_a_writer_closed_at_exit_publishes_its_records(tmp_path):
+    done = subprocess.run([sys.executable, "-c", AT_EXIT, str(tmp_path)], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert rows(LocalBackend(tmp_path), "0.ndjson") == [{"n": 1}]
+
+
+def test_who_polls_the_counters_holds_no_roll_up(timer):
+    store, stop = MemoryBackend(), threading.Event()
+    writer = RollingRecordWriter(store, "{seq}.log", roll_age=1, timer=timer)
+
+    def poll():
+        while not stop.is_set():
+            writer.progress  # noqa: B018
+
+    poller = threading.Thread(target=poll)
+    poller.start()
+    try:
+        for n in range(50):
+            writer.write(b"x")
+            timer.advance(1)
+            assert writer.progress.open == 0, n
+    finally:
+        stop.set()
+        poller.join(60)
+    writer.close()
+
+
+def test_a_replay_of_partitions_with_columns_of_their_own_leaves_out_each_ones_records():
+    store = MemoryBackend()
+    records = [{"k": "x", "a": "1"}, {"k": "y", "b": "2"}] * 3
+    for _ in range(2):
+        with RollingRecordWriter(store, "{k}/{start}.csv", names="deterministic") as writer:
+            assert writer.write_many(records) == 6
+        assert (writer.bad.count, writer.progress.durable) == (0, 5)
+    assert [info.path for info in store.list()] == ["x/0.csv", "y/1.csv"]
+    assert rows(store, "y/1.csv") == [{"k": "y", "b": "2"}] * 3
+
+
+def test_durable_moves_on_although_partitions_push_each_other_out():
+    with RollingRecordWriter(MemoryBackend(), "{k}/{start}.ndjson", names="deterministic", max_open=2) as writer:
+        for n in range(300):
+            writer.write({"k": n % 3})
+        assert writer.flush() >= 290
+
+
+def test_a_record_whose_whole_name_is_too_long_is_a_bad_record():
+    store = MemoryBackend()
+    fields = "abcdef"
+    with RollingRecordWriter(
+        store, "/".join(f"{{{f}}}" for f in fields) + "/{seq}.ndjson", on_error="collect"
+    ) as writer:
+        writer.write(dict.fromkeys(fields, "x" * 200))
+        assert writer.write(dict.fromkeys(fields, "x")) == 1
+    assert [error.number for error in writer.bad.errors] == [1]
+    assert [info.path for info in store.list()] == ["x/x/x/x/x/x/0.ndjson"]
+
+
+def test_an_abort_frees_a_write_that_is_stuck():
+    inside, freed, raised = threading.Event(), threading.Event(), []
+
+    class Stuck(Wrapper):
+        def open_writer(self, path, options=WRITE):
+            writer = self.inner.open_writer(path, options)
+            abort = writer.abort
+
+            def hang(data):
+                inside.set()
+                freed.wait(60)
+                raise StorageError("given up")
+
+            writer.write, writer.abort = hang, lambda: (abort(), freed.set())
+            return writer
+
+    writer = RollingRecordWriter(Stuck(MemoryBackend()), "{seq}.ndjson")
+
+    def work():
+        try:
+            for n in range(10_000_000):
+                writer.write({"n": n})
+        except StorageError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    assert inside.wait(60)
+    within_a_minute(writer.abort)
+    thread.join(60)
+    assert len(raised) == 1
+
+
+def test_a_timed_call_that_fails_ends_nobody_elses(caplog):
+    timer, done = Timer(), threading.Event()
+
+    def fail():
+        raise KeyError("mine")
+
+    timer.at(timer.now(), fail)
+    timer.at(timer.now() + 0.01, done.set)
+    assert done.wait(60)
+    assert "KeyError" in caplog.text
+
+
+def test_a_durable_delivery_has_a_durable_manifest(tmp_path):
+    store = LocalBackend(tmp_path)
+    with RollingRecordWriter(store, "{id}.log", manifest="m", options=WriteOptions(durable=True)) as writer:
+        writer.write(b"x")
+    assert len(list(read_manifest(store, "m"))) == 1
