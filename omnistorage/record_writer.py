@@ -94,7 +94,8 @@ class RecordWriter(Publishes, Generic[T]):
             self._hand_on()
 
     def write_many(self, records: Iterable[T], /) -> int:
-        """Take all ``records``; returns how many were good. Those before a record that raises are kept."""
+        """Take all ``records``; returns how many were good. Those before a record that raises are kept; of those behind
+        it up to 255 may have been read already, and are not."""
         before = self._count
         source = iter(records)
         batch: list[T] = []

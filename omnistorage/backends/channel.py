@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -214,7 +215,7 @@ class _Channel:
         self.held = 0  # bytes in blocks
         self.total = 0  # bytes ever written
         self.writers = 0
-        self.readers: set[_ChannelReader] = set()
+        self.readers: weakref.WeakSet[_ChannelReader] = weakref.WeakSet()  # one that is dropped holds nobody up
         self.ended = False
         self.seen = False  # whether a reader came to the end
         self.broken: str | None = None
@@ -318,8 +319,13 @@ class _Channel:
 
     def join(self, reader: _ChannelReader) -> None:
         with self.lock:
-            reader.next, reader.skipped = self.first, self.total - self.held
-            reader.position = reader.skipped
+            reader.next, shown = self.first, self.held
+            if self.readers:  # what is held beyond ``replay`` is for them
+                for block in self.blocks:
+                    if not self.broadcast or shown <= self.backend.replay:
+                        break
+                    reader.next, shown = reader.next + 1, shown - len(block)
+            reader.position = reader.skipped = self.total - shown
             self.readers.add(reader)
         self.changed()
 

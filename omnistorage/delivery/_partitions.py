@@ -59,7 +59,14 @@ class Partitions:
         return [one.since for one in list(self.open.values()) if one.records] + epoch
 
     def start(self, partition: Partition, record: Any, number: int) -> OpenObject | None:
-        """A new object for ``record``, or None where an earlier run has published the record already."""
+        """A new object for ``record``, or None where an earlier run has published the record already. Raises
+        ``RecordError`` where no object can have the record's name."""
+        try:
+            return self._start(partition, record, number)
+        except InvalidPath as error:
+            raise RecordError(f"no object can have the name {error.path!r}: {error.args[0]}") from error
+
+    def _start(self, partition: Partition, record: Any, number: int) -> OpenObject | None:
         if len(self.open) >= self._max_open and partition not in self._skips:
             self.roll(next(iter(self.open)))
         since = number
@@ -71,10 +78,7 @@ class Partitions:
             since = self._epoch
             if self._published_before(partition, record, number):
                 return None
-        try:
-            path, sink = self._names.create(partition, number, self._options)
-        except InvalidPath as error:
-            raise RecordError(f"no object can have the name {error.path!r}: {error.args[0]}") from error
+        path, sink = self._names.create(partition, number, self._options)
         opened = OpenObject(path, sink, self._format, self._codec, since, self._timer.now(), self._block)
         self.open[partition] = opened
         return opened

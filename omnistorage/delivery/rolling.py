@@ -184,7 +184,8 @@ class RollingRecordWriter(Publishes):
             self._leave()
 
     def write_many(self, records: Iterable[Any], /) -> int:
-        """Take all ``records``; returns how many were good. Those before a record that raises are kept."""
+        """Take all ``records``; returns how many were good. Those before a record that raises are kept; of those behind
+        it up to 255 may have been read already, and are not."""
         source, good = iter(records), 0
         batch: list[Any] = []
         try:
@@ -283,8 +284,8 @@ class RollingRecordWriter(Publishes):
         self._commits.wait(MAX_CLOSING - 1)
         self._check_commits()
         opened = self._objects.start(partition, record, number)
-        if self._rolls.timed:
-            self._schedule()
+        if opened is not None and self._rolls.timed:
+            self._schedule(self._rolls.due(opened.opened, opened.touched))
         return opened
 
     def _after(self, partition: Partition, opened: OpenObject) -> None:
@@ -314,9 +315,8 @@ class RollingRecordWriter(Publishes):
 
     # -- time ----------------------------------------------------------------------------------------------------------
 
-    def _schedule(self) -> None:
-        """Have the timer wake us for the next object that grows too old."""
-        due = self._objects.next_due
+    def _schedule(self, due: float) -> None:
+        """Have the timer wake us when an object grows too old."""
         if due < self._due:
             self._due = due
             ref = weakref.ref(self)
@@ -325,7 +325,7 @@ class RollingRecordWriter(Publishes):
     def _roll_due(self) -> None:
         self._due = float("inf")
         self._objects.roll_due()
-        self._schedule()
+        self._schedule(self._objects.next_due)
 
     def _help(self) -> None:
         """Roll what is due, unless somebody is inside, who will do it on the way out."""

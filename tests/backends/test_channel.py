@@ -170,6 +170,33 @@ def test_what_one_reader_does_to_its_bytes_or_the_writer_to_its_buffer_harms_no_
     assert drain(one) == drain(two) == b"abc"
 
 
+def test_a_reader_that_was_dropped_no_longer_holds_the_writer_up():
+    channel = ChannelBackend(mode="broadcast", buffer=10, timeout=0.01)
+    writer = channel.open_writer("x")
+    dropped, kept = channel.open_reader("x"), channel.open_reader("x")
+    writer.write(b"0123456789")
+    assert kept.read(10) == b"0123456789"
+    del dropped
+    gc.collect()
+    writer.write(b"more")
+    writer.close()
+    assert drain(kept) == b"more"
+
+
+@pytest.mark.parametrize(("replay", "shown"), [(0, b""), (2, b"cc"), (3, b"cc"), (100, b"aabbcc")])
+def test_a_late_reader_is_shown_no_more_than_replay_although_a_slow_one_holds_more(replay, shown):
+    channel = ChannelBackend(mode="broadcast", replay=replay)
+    with channel.open_writer("x") as writer:
+        slow = channel.open_reader("x")
+        for block in (b"aa", b"bb", b"cc"):
+            writer.write(block)
+        late = channel.open_reader("x")
+        assert late.skipped == 6 - len(shown)
+        writer.write(b"dd")
+    assert drain(slow) == b"aabbccdd"
+    assert drain(late) == shown + b"dd"
+
+
 def test_a_reader_that_leaves_no_longer_holds_the_writer_up():
     channel = ChannelBackend(mode="broadcast", buffer=10)
     writer = channel.open_writer("x")

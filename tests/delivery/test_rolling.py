@@ -52,7 +52,7 @@ def test_pain_6_a_stream_becomes_full_objects_and_exactly_one_tail():
     store = MemoryBackend()
     with RollingRecordWriter(store, "{seq}.log", roll_records=100) as writer:
         assert writer.write_many(b"%d" % n for n in range(1050)) == 1050
-    assert [len(found) for found in contents(store).values()] == [100] * 10 + [50] or len(paths(store)) == 11
+    assert len(paths(store)) == 11
     sizes = sorted(len(found) for found in contents(store).values())
     assert sizes == [50] + [100] * 10
     store = MemoryBackend()

@@ -6,6 +6,8 @@ import subprocess
 import sys
 import threading
 
+import pytest
+
 from omnistorage import LocalBackend, MemoryBackend, StorageError, open_records
 from omnistorage.core import WRITE, WriteOptions
 from omnistorage.delivery import RollingRecordWriter, Timer, read_manifest
@@ -97,16 +99,17 @@ def test_durable_moves_on_although_partitions_push_each_other_out():
         assert writer.flush() >= 290
 
 
-def test_a_record_whose_whole_name_is_too_long_is_a_bad_record():
-    store = MemoryBackend()
+@pytest.mark.parametrize(("last", "names"), [("{seq}", "unique"), ("{start}", "deterministic")])
+def test_a_record_whose_whole_name_is_too_long_is_a_bad_record(last, names, tmp_path):
+    store = LocalBackend(tmp_path)
     fields = "abcdef"
     with RollingRecordWriter(
-        store, "/".join(f"{{{f}}}" for f in fields) + "/{seq}.ndjson", on_error="collect"
+        store, "/".join(f"{{{f}}}" for f in fields) + f"/{last}.ndjson", on_error="collect", names=names
     ) as writer:
         writer.write(dict.fromkeys(fields, "x" * 200))
         assert writer.write(dict.fromkeys(fields, "x")) == 1
     assert [error.number for error in writer.bad.errors] == [1]
-    assert [info.path for info in store.list()] == ["x/x/x/x/x/x/0.ndjson"]
+    assert [info.path for info in store.list()] == [f"x/x/x/x/x/x/{int(last != '{seq}')}.ndjson"]
 
 
 def test_an_abort_frees_a_write_that_is_stuck():
