@@ -25,7 +25,7 @@ FLOOR_2 = {
     "registry",
 }  # fmt: skip
 FLOOR_3 = {"multi", "store", "sync", "delivery"}
-WINGS = {"cli": FLOOR_0 | FLOOR_2 | FLOOR_3 | {"secret", "compression", "formats", "cli"}, "testing": None}
+WINGS = {"cli": FLOOR_0 | FLOOR_2 | FLOOR_3 | {"secret", "compression", "formats", "wrappers", "cli"}, "testing": None}
 FLOORS = [FLOOR_0, FLOOR_1, FLOOR_2, FLOOR_3]
 LOOKUP_TABLES = {"compression", "formats"}
 

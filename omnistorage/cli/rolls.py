@@ -1,4 +1,4 @@
-"""``omnistorage write`` where records are rolled into many objects. Imports delivery, core, errors and paths.
+"""``omnistorage write`` where records are rolled into many objects. Imports delivery, core, errors and wrappers.
 
 Where no field of the records is needed they go through as the bytes they were; else each is parsed beside its bytes,
 which are what is written.
@@ -14,8 +14,8 @@ import click
 from ..core import WriteOptions
 from ..delivery import Committed, RollingRecordWriter, Template
 from ..errors import RecordError, StorageError
-from ..paths import join
 from ..stages import Format
+from ..wrappers import Prefix
 from .app import Location
 from .meter import human
 from .specs import Compression, FormatChoice
@@ -67,20 +67,12 @@ class Rolling:
         return bool(own) or "time_field" in self.rolls
 
     def _open(self, template: str, form: Format[Any]) -> RollingRecordWriter:
-        """The writer. A path inside the backend goes in front of the template, its braces doubled."""
-        folder, settings = self.folder, dict(self.rolls)
+        settings = dict(self.rolls)
         for name in ("roll_bytes", "roll_raw_bytes"):
             if settings.get(name) == 0:
                 settings[name] = None
-        target: Any = folder.backend
-        if folder.path and settings.get("late") == "prefix":
-            if "://" not in self.to:
-                raise click.UsageError("--late prefix needs --to NAME: without a path behind the colon")
-            target = self.to  # opened once more, this time with the path as its prefix
-        elif folder.path:
-            template = join(folder.path.replace("{", "{{").replace("}", "}}"), template)
-            if "manifest" in settings:
-                settings["manifest"] = join(folder.path, settings["manifest"])
+        folder = self.folder
+        target = Prefix(folder.backend, folder.path) if folder.path else folder.backend
         return RollingRecordWriter(
             target,
             template,
@@ -123,19 +115,15 @@ class Rolling:
             inside = not isinstance(error, RecordError) and error.path
             error.shown = self._shown(error.path or "") if inside else self.text  # type: ignore[attr-defined]
 
-    def _relative(self, path: str) -> str:
-        return path.removeprefix(f"{self.folder.path}/") if self.folder.path else path
-
     def _shown(self, path: str) -> str:
-        relative = self._relative(path)
-        return relative if self.to == "." else self.folder.child(relative).text
+        return path if self.to == "." else self.folder.child(path).text
 
     def _published(self, entry: Committed) -> None:
         """Called from other threads, one at a time."""
         app = self.filling.app
         app.done += 1
         app.detail(f"published {self._shown(entry.path)}: {_count(entry.records, 'record')}, {human(entry.bytes)}")
-        app.event("commit", **{**entry._asdict(), "path": self._relative(entry.path)})
+        app.event("commit", **entry._asdict())
 
     def _report(self, writer: RollingRecordWriter) -> None:
         app, done, policy = self.filling.app, writer.progress, self.filling.policy

@@ -8,6 +8,7 @@ import errno
 import itertools
 import os
 import random
+import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -182,6 +183,17 @@ def answer(layer: OS, root: int, path: str, flags: int, links: bool) -> object:
         return found.st_dev, found.st_ino, found.st_mode
     finally:
         os.close(fd)
+
+
+def test_without_a_libc_to_ask_the_walk_takes_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ctypes", None)
+    layer = OS()
+    backend = LocalBackend(tmp_path, _os=layer)
+    with backend.open_writer("d/f") as writer:
+        writer.write(b"x")
+    assert layer._opener == layer._walk
+    with pytest.raises(InvalidPath):
+        backend.open_reader("d/../../f")
 
 
 def needs_openat2() -> OS:

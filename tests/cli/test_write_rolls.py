@@ -176,7 +176,10 @@ def test_a_configured_backend_with_a_path_and_braces_in_it_is_a_target(cli: Cli,
     assert {json.loads(line).get("path") for line in answer.lines[:2]} == {"a/0.ndjson", "b/0.ndjson"}
     found = cli("--config", "c.toml", "read", "d:in/{x}", "--manifest", "d:in/{x}/m.ndjson")
     assert sorted(found.out.splitlines()) == sorted(ROWS)
-    assert cli(*args, "--late-after", "5m", "--late", "prefix", stdin=INPUT).code == 2
+    late = ["--time-field", "ts", "--late-after", "5m", "--late", "prefix"]
+    assert cli(*args, *late, stdin=INPUT).code == 0
+    new = sorted(set(files(box / "root")) - {"in/{x}/a/0.ndjson", "in/{x}/b/0.ndjson", "in/{x}/m.ndjson"})
+    assert new == ["in/{x}/a/1.ndjson", "in/{x}/b/1.ndjson", "in/{x}/late/a/0.ndjson"]
 
 
 def test_sizes_and_durations_read_as_people_write_them() -> None:
