@@ -16,8 +16,8 @@ from pathlib import Path
 from common import REPOSITORY, Bench, as_rows, machine, version
 
 THEMES = (
-    "records_write", "records_read", "formats", "codec_streams", "rolling", "local_small", "local_stream", "memory",
-    "startup",
+    "records_write", "records_read", "formats", "codec_streams", "rolling", "sorting", "local_small", "local_stream",
+    "memory", "startup",
 )  # fmt: skip
 RESULTS = REPOSITORY / "benchmarks" / "results.json"
 

@@ -3,6 +3,7 @@ keep the promises of streams. Its tests are ``test_custom_backend.py``. (A toy: 
 
 import io
 import sqlite3
+import threading
 
 from omnistorage import open_backend, open_records, register_backend
 from omnistorage.backends import ReaderBase, WriterBase
@@ -15,14 +16,16 @@ class TableBackend:
     def __init__(self, file):
         self.db = sqlite3.connect(file, check_same_thread=False, isolation_level=None)
         self.db.execute("CREATE TABLE IF NOT EXISTS objects (path TEXT PRIMARY KEY, data BLOB)")
+        self.lock = threading.Lock()  # threads that run one statement on one connection disturb each other
 
     def __reduce__(self):
         raise ConfigError("this toy cannot be pickled")
 
     def run(self, sql, *values):
-        if self.db is None:
-            raise BackendClosed("the backend is closed")
-        return self.db.execute(sql, values).fetchall()
+        with self.lock:
+            if self.db is None:
+                raise BackendClosed("the backend is closed")
+            return self.db.execute(sql, values).fetchall()
 
     def open_reader(self, path, options=READ):
         for (data,) in self.run("SELECT data FROM objects WHERE path = ?", check_key(path)):

@@ -33,8 +33,8 @@ def _executor() -> concurrent.futures.ThreadPoolExecutor:
 class Commits:
     """Publishes the objects of one writer. Knows nothing of the writer, which can be collected meanwhile."""
 
-    def __init__(self, published: Callable[[Committed], None]) -> None:
-        self._published = published
+    def __init__(self, publications: Publications) -> None:
+        self._publications = publications
         self._changed = threading.Condition()
         self._noting = threading.Lock()
         self._closing: set[OpenObject] = set()
@@ -90,7 +90,13 @@ class Commits:
             self.records += entry.records
             self.bytes += entry.bytes
             self.raw_bytes += entry.raw_bytes
-            self._published(entry)
+            self._publications.note(entry)
+
+    def found(self, path: str, entry: Callable[[], Committed]) -> None:
+        """An earlier run has published ``path``; a kill may have kept it from noting so, which is done now."""
+        with self._noting:
+            if self._publications.missed(path):
+                self._publications.note(entry())
 
     def lose(self, numbers: list[int]) -> None:
         """What begins at ``numbers`` will not be delivered: nothing from there on is durable, whatever else is."""
@@ -122,23 +128,30 @@ class Commits:
             opened.writer.abort()
 
 
-def publisher(
-    backend: Backend,
-    prefix: str,
-    manifest: str | None,
-    on_commit: Callable[[Committed], None] | None,
-    *,
-    durable: bool,
-) -> Callable[[Committed], None]:
+class Publications:
     """What happens with each published object: first the manifest knows it, then the caller. Both know it by its path
     below ``prefix``, the place that was given as the target."""
-    noted = None if manifest is None else Manifest(backend, join(prefix, manifest), durable=durable)
 
-    def publish(entry: Committed) -> None:
-        entry = entry._replace(path=entry.path[len(prefix) + 1 :] if prefix else entry.path)
-        if noted is not None:
-            noted.add(entry)
-        if on_commit is not None:
-            on_commit(entry)
+    def __init__(
+        self,
+        backend: Backend,
+        prefix: str,
+        manifest: str | None,
+        on_commit: Callable[[Committed], None] | None,
+        *,
+        durable: bool,
+    ) -> None:
+        self._below = len(prefix) + 1 if prefix else 0
+        self._manifest = None if manifest is None else Manifest(backend, join(prefix, manifest), durable=durable)
+        self._on_commit = on_commit
 
-    return publish
+    def note(self, entry: Committed) -> None:
+        entry = entry._replace(path=entry.path[self._below :])
+        if self._manifest is not None:
+            self._manifest.add(entry)
+        if self._on_commit is not None:
+            self._on_commit(entry)
+
+    def missed(self, path: str) -> bool:
+        """Whether the object at ``path``, which an earlier run has published, is not in the manifest."""
+        return self._manifest is not None and path[self._below :] not in self._manifest.paths

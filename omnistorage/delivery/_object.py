@@ -6,10 +6,12 @@ import hashlib
 from typing import Any, NamedTuple
 
 from .._context import Publishes
-from ..core import Data, ObjectInfo, Writer
+from ..core import Backend, Data, ObjectInfo, Writer
 from ..errors import StorageError
 from ..record_writer import RecordWriter
+from ..records import open_decoded
 from ..stages import Codec, Format
+from ..streams import BLOCK
 
 
 class Committed(NamedTuple):
@@ -76,6 +78,19 @@ class Metered(Publishes):
 
     def abort(self) -> None:
         self._sink.abort()
+
+
+def measured(backend: Backend, path: str, codec: Codec | None, *, records: int, first: int, last: int) -> Committed:
+    """The entry of an object that an earlier run has published."""
+    digest, size, raw = hashlib.sha256(), 0, 0
+    with backend.open_reader(path) as reader:
+        while block := reader.read(BLOCK):
+            digest.update(block)
+            size += len(block)
+    with open_decoded(backend.open_reader(path), codec or "none") as decoded:
+        while block := decoded.next_block():
+            raw += len(block)
+    return Committed(path, records, size, raw, digest.hexdigest(), first, last)
 
 
 class OpenObject:

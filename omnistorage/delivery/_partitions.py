@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import Any
 
 from ..core import WriteOptions
@@ -12,12 +13,24 @@ from ..stages import BATCH_BYTES, Codec, Format, RecordEncoder
 from ..streams import BLOCK
 from ._commits import Commits
 from ._names import Names, Partition
-from ._object import OpenObject
+from ._object import OpenObject, measured
 from ._settings import Rolls
 from ._timer import Timer
 
 _BLOCKS = 16 << 20
 """What all open objects of one writer hold before their codecs, in bytes; at least 64 KiB each."""
+
+
+@dataclass
+class _Skip:
+    """An object that an earlier run has published, whose records come again: ``left`` of them are still to come, and
+    ``checker`` tells the bad ones among them, which are not in it."""
+
+    path: str
+    records: int
+    first: int
+    left: int
+    checker: RecordEncoder[Any]
 
 
 class Partitions:
@@ -47,9 +60,7 @@ class Partitions:
         self._block = min(max(_BLOCKS // max_open, BATCH_BYTES), BLOCK)
         self._deterministic = deterministic
         self._timer = timer
-        # How many records of a partition an earlier run has published that are to come yet, and what tells the bad ones
-        # among them, which it has not.
-        self._skips: dict[Partition, tuple[int, RecordEncoder[Any]]] = {}
+        self._skips: dict[Partition, _Skip] = {}
         self._epoch: int | None = None
 
     @property
@@ -84,20 +95,25 @@ class Partitions:
         return opened
 
     def _published_before(self, partition: Partition, record: Any, number: int) -> bool:
-        left, checker = self._skips.get(partition) or (0, self._format.encoder())
-        if not left:
+        skip = self._skips.get(partition)
+        if skip is None:
             path = self._names.path(partition, start=number)
             if not self._names.backend.exists(path):
                 return False
             codec = self._codec or "none"
             with open_records(self._names.backend, path, "r", format=self._format, compression=codec) as reader:
-                left = sum(map(len, reader.iter_batches()))
-            self._skips[partition] = left, checker
-        checker.encode(record)  # a bad record is none of those that were published
-        if left > 1:
-            self._skips[partition] = left - 1, checker
-        else:
+                records = sum(map(len, reader.iter_batches()))
+            skip = self._skips[partition] = _Skip(path, records, number, records, self._format.encoder())
+        skip.checker.encode(record)  # a bad record is none of those that were published
+        skip.left -= 1
+        if skip.left <= 0:
             del self._skips[partition]
+            self._commits.found(
+                skip.path,
+                lambda: measured(
+                    self._names.backend, skip.path, self._codec, records=skip.records, first=skip.first, last=number
+                ),
+            )
         return True
 
     def after(self, partition: Partition, opened: OpenObject) -> None:

@@ -28,6 +28,17 @@ class Manifest:
         self._path = path
         self._appender = power(backend, Append)
         self._text: bytes | None = None  # all of it; unless it is appended to
+        self._paths: set[str] | None = None
+
+    @property
+    def paths(self) -> set[str]:
+        """The objects it names."""
+        if self._paths is None:
+            try:
+                self._paths = {entry.path for entry in read_manifest(self._backend, self._path)}
+            except NotFound:
+                self._paths = set()
+        return self._paths
 
     def add(self, entry: Committed) -> None:
         """Note ``entry``. When this returns it is there for every reader."""
@@ -41,6 +52,8 @@ class Manifest:
         else:
             self._text += line
             self._put(self._text)
+        if self._paths is not None:
+            self._paths.add(entry.path)
 
     def _whole_lines(self) -> bytes:
         try:

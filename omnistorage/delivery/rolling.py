@@ -23,7 +23,7 @@ from ..paths import check_new
 from ..record_writer import known_exit
 from ..stages import BATCH_BYTES, BATCH_RECORDS, Codec, Format
 from ..strands import forks
-from ._commits import MAX_CLOSING, Commits, publisher
+from ._commits import MAX_CLOSING, Commits, Publications
 from ._names import Names, Partition
 from ._object import Committed, OpenObject, Progress
 from ._partitions import Partitions
@@ -83,8 +83,9 @@ class RollingRecordWriter(Publishes):
 
     ``manifest`` is a path in the target: one NDJSON line for each published object (see ``delivery.manifest``).
     ``on_commit`` gets the same as a ``Committed``, from another thread, one at a time; of the writer it may ask
-    ``durable`` and ``progress``, no more. An object that a kill left between its publication and its line is not in the
-    manifest. ``timer`` and ``now`` are the clocks of rolls and of arrival.
+    ``durable`` and ``progress``, no more. An object that a kill left between its publication and its line gets the line
+    from a replay with deterministic names; without one it has none. ``timer`` and ``now`` are the clocks of rolls and
+    of arrival.
     """
 
     def __init__(
@@ -143,7 +144,7 @@ class RollingRecordWriter(Publishes):
             overwrite=not self._backend.features.create_only,
             content_type=options.content_type or getattr(self.codec or self.format, "content_type", None),
         )
-        self._commits = Commits(publisher(self._backend, prefix, manifest, on_commit, durable=options.durable))
+        self._commits = Commits(Publications(self._backend, prefix, manifest, on_commit, durable=options.durable))
         self._objects = Partitions(
             Names(self._backend, self._template, prefix=prefix, late_prefix=late_prefix, source=source, now=now),
             self._commits,

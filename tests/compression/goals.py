@@ -1,0 +1,83 @@
+"""What every codec is asked for the goals 15 to 18, beside the kit: at every byte, every bit, and with bombs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from omnistorage.errors import CorruptData
+from omnistorage.stages import MAX_CHUNK, Codec, Limit
+from omnistorage.testing.codecs import SAMPLE, noise, pieces
+
+on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="VmHWM is Linux")
+
+
+def cut_everywhere(decode: Callable[[bytes, int], Any], blobs: Iterable[bytes], before: bytes) -> None:
+    """Each of ``blobs`` cut at every byte is an error, alone and behind the whole stream ``before``."""
+    for blob in blobs:
+        for size in (1, 1 << 16):
+            for end in range(len(blob)):
+                with pytest.raises(CorruptData):
+                    decode(blob[:end], size)
+                if end:  # nobody can tell a cut exactly between two
+                    with pytest.raises(CorruptData):
+                        decode(before + blob[:end], size)
+
+
+def flip_every_bit(encode: Callable[[bytes], bytes], decode: Callable[[bytes], bytes]) -> None:
+    """A flipped bit is an error, or it changes nothing."""
+    for data in (b"", SAMPLE, bytes(2000), noise(400), b"short"):
+        blob = encode(data)
+        for bit in range(len(blob) * 8):
+            damaged = bytearray(blob)
+            damaged[bit // 8] ^= 1 << bit % 8
+            try:
+                assert decode(bytes(damaged)) == data, f"bit {bit}"
+            except CorruptData:
+                pass
+
+
+_BOMB = """
+import sys
+from omnistorage.compression import codec
+def peak():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
+value = codec(sys.argv[1])
+value = value.untrusted() if hasattr(value, "untrusted") else value
+value.decoder()
+blob = open(sys.argv[2], "rb").read()
+before, made, d = peak(), 0, value.decoder()
+for at in range(0, len(blob), 1 << 20):
+    for out in d.feed(blob[at : at + (1 << 20)]):
+        made += len(out)
+for out in d.finish():
+    made += len(out)
+print(made, peak() - before)
+"""
+
+
+def stays_within_32_mib(tmp_path: Path, name: str, size: int, blob: bytes) -> None:
+    """In a process of its own ``blob`` decodes to ``size`` bytes and takes no more memory than that."""
+    (tmp_path / "bomb").write_bytes(blob)
+    run = subprocess.run(
+        [sys.executable, "-c", _BOMB, name, str(tmp_path / "bomb")], capture_output=True, text=True, check=True
+    )
+    made, grown = map(int, run.stdout.split())
+    assert made == size
+    assert grown <= 32 * 1024, f"{grown} KiB"
+
+
+def stops_at_a_limit(codec: Codec, blob: bytes, max_ratio: float) -> None:
+    """``max_output`` and ``max_ratio`` end a bomb at most one chunk behind the limit."""
+    for limit, bound in (({"max_output": 1 << 20}, 1 << 20), ({"max_ratio": max_ratio}, 16 << 20)):
+        decoder, made = Limit(codec.decoder(), **limit), 0  # type: ignore[arg-type]
+        with pytest.raises(CorruptData, match="raise the limit"):
+            for piece in pieces(blob, [1 << 16]):
+                for out in decoder.feed(piece):
+                    made += len(out)
+        assert made <= bound + MAX_CHUNK
