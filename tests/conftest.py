@@ -6,6 +6,8 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 
+from . import servers
+
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", settings.get_profile("default"), max_examples=300)
 settings.register_profile("soak", settings.get_profile("default"), max_examples=10_000)
@@ -30,6 +32,16 @@ ALLOWED_SKIPS: set[str] = {
     f"tests/formats/test_length_prefixed.py::TestLargeRecordsWithCrc::{_TORN}",
 }
 """Test ids that may be skipped in CI."""
+
+
+def pytest_configure(config):
+    if not hasattr(config, "workerinput"):  # workers inherit the run of the process that started them
+        servers.begin()
+
+
+def pytest_unconfigure(config):
+    if not hasattr(config, "workerinput"):
+        servers.end()
 
 
 def pytest_collection_finish(session):

@@ -32,7 +32,7 @@ class Manifest:
 
     @property
     def paths(self) -> set[str]:
-        """The objects it names."""
+        """The objects it named when this was asked first."""
         if self._paths is None:
             try:
                 self._paths = {entry.path for entry in read_manifest(self._backend, self._path)}
@@ -52,8 +52,6 @@ class Manifest:
         else:
             self._text += line
             self._put(self._text)
-        if self._paths is not None:
-            self._paths.add(entry.path)
 
     def _whole_lines(self) -> bytes:
         try:

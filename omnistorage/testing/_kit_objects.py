@@ -193,7 +193,8 @@ class CopyTests(Kit):
                 data = payload(100_000, op)
                 put(backend, f"{op}/src", data)
                 info = call(f"{op}/src", f"{op}/new/dst")
-                assert (info.path, info.size) == (f"{op}/new/dst", len(data))
+                assert info.path == f"{op}/new/dst"
+                assert info.size in (len(data), None)
                 assert self.peek(backend, f"{op}/new/dst") == data
                 assert self.peek(backend, f"{op}/src") == (data if op == "copy" else None)
 

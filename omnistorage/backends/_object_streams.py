@@ -1,0 +1,376 @@
+"""Readers and writers of object stores, over an ``ObjectClient``. Imports floor 0 and shared bases only.
+
+A body that fits one part is one request; a longer one is a multipart upload, whose parts travel side by side on the I/O
+pool. Nothing is visible before the last request, which ``close`` sends.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable, Mapping
+from contextvars import Context
+from typing import Any, Protocol, TypeVar
+
+from ..core import ObjectInfo, ReadOptions, WriteOptions
+from ..errors import (
+    AlreadyExists,
+    CorruptData,
+    NotFound,
+    OutcomeUnknown,
+    PreconditionFailed,
+    StorageError,
+    WriterClosed,
+)
+from ..strands import IO
+from ._object_client import Body, Get, ObjectClient, Put, Upload
+from ._streams import ReaderBase, WriterBase, new_hash
+
+T = TypeVar("T")
+MAX_PARTS = 10_000
+DOUBLING = 1000
+"""After so many parts of one size the next ones are twice as long, so that 10,000 parts hold 5 TiB and more."""
+WASTE = 256 * 1024
+"""What is rather read and thrown away than left in a connection, which is closed then."""
+
+
+class Store(Protocol):
+    """What a stream asks of its backend."""
+
+    name: str
+    part_size: int
+    concurrency: int
+
+    @property
+    def client(self) -> ObjectClient: ...
+    def run(self, op: str, path: str, call: Callable[[], T], *, idempotent: bool = True) -> T: ...
+    def throttle(self, size: int) -> None: ...
+    def abandon(self, upload: Upload) -> None: ...
+    def live(self, upload: Upload, alive: bool) -> None: ...
+
+
+class ObjectReader(ReaderBase):
+    """Reads one body. When the connection breaks, the rest is asked for again, of the same version of the object."""
+
+    def __init__(self, store: Store, path: str, key: str, options: ReadOptions, body: Body, at: int) -> None:
+        super().__init__(body.info)
+        self._store = store
+        self._key = key
+        self._options = options
+        self._body: Body | None = body
+        self._at = at  # in the object
+        self._ends = None if body.length is None else at + body.length
+        whole = body.digest is not None and at == 0 and self._ends == body.info.size
+        self._digest = new_hash(body.digest[0]) if whole and body.digest is not None else None
+        self._wanted = body.digest[1] if body.digest is not None else ""
+
+    _damage: CorruptData | None = None
+
+    def _read(self, size: int) -> bytes:
+        if self._damage is not None:
+            raise self._damage
+        if self._ends is not None:
+            size = min(size, self._ends - self._at)
+            if size <= 0:
+                return b""
+        data = self._store.run("read", self._info.path, lambda: self._attempt(size))
+        self._store.throttle(len(data))
+        self._at += len(data)
+        if self._digest is not None:
+            self._digest.update(data)
+            if self._at == self._ends and self._digest.hexdigest() != self._wanted:
+                self._damage = CorruptData(
+                    "what arrived is not what is stored: its checksum is another",
+                    path=self._info.path, backend=self._store.name, op="read",
+                )  # fmt: skip
+                raise self._damage
+        return data
+
+    def _attempt(self, size: int) -> bytes:
+        body = self._reopened() if self._body is None else self._body
+        try:
+            data = body.read(size)
+            if not data and self._ends is not None:
+                raise ConnectionError(f"the body ended {self._ends - self._at} bytes too early")
+            return data
+        except BaseException:
+            self._body = None
+            body.close()
+            raise
+
+    def _reopened(self) -> Body:
+        if self._info.etag is None:
+            raise CorruptData("the connection broke, and without an etag the rest could be another version's")
+        try:
+            body = self._store.client.get(
+                self._key,
+                Get(self._at, self._ends, if_match=self._info.etag, version=self._options.version),
+            )
+        except Exception as error:
+            ours = self._store.client.translate(error)
+            if isinstance(ours, PreconditionFailed | NotFound):
+                raise CorruptData(
+                    "the object changed while it was read, after the connection broke: what was read is of a version "
+                    "that is gone",
+                    offset=self._at,
+                ) from error
+            raise
+        self._body = body
+        return body
+
+    def _interrupt(self) -> None:
+        body = self._body
+        if body is not None:
+            body.interrupt()
+
+    def _release(self) -> None:
+        body, self._body = self._body, None
+        if body is None:
+            return
+        try:
+            if self._ends is not None and 0 < self._ends - self._at <= WASTE:
+                while body.read(WASTE):  # the connection can serve the next request
+                    pass
+        except Exception:  # noqa: S110  the bytes are wanted by nobody
+            pass
+        body.close()
+
+
+class NothingReader(ReaderBase):
+    """A range that holds nothing."""
+
+    def _read(self, size: int) -> bytes:
+        return b""
+
+
+class Parts:
+    """The parts of one upload on their way. Knows nothing of the writer, which can be collected meanwhile."""
+
+    def __init__(self, store: Store, upload: Upload, path: str) -> None:
+        self.upload = upload
+        self.tags: dict[int, str] = {}
+        self.sent = 0
+        self._store = store
+        self._path = path
+        self._changed = threading.Condition()
+        self._flying = 0
+        self._stopped = False
+        self._error: BaseException | None = None
+
+    def put(self, data: bytes) -> None:
+        """Send the next part, in the background; waits while too many are on their way."""
+        self.sent += 1
+        number = self.sent
+        if number > MAX_PARTS:
+            raise StorageError(f"an upload has at most {MAX_PARTS} parts: give size= or a larger part_size")
+        with self._changed:
+            while self._flying >= self._store.concurrency and not self._stopped and self._error is None:
+                self._changed.wait()
+            self._check()
+            self._flying += 1
+        if not IO.spawn(lambda: self._send(number, data)):
+            self._send(number, data)
+
+    def _send(self, number: int, data: bytes) -> None:
+        try:
+            if self._stopped or self._error is not None:
+                return
+            self._store.throttle(len(data))
+            client = self._store.client
+            self.tags[number] = self._store.run("write", self._path, lambda: client.put_part(self.upload, number, data))
+        except BaseException as error:
+            self._error = self._error or error
+        finally:
+            with self._changed:
+                self._flying -= 1
+                self._changed.notify_all()
+
+    def join(self) -> None:
+        """Wait until all parts have arrived; raises what kept one from it."""
+        with self._changed:
+            while self._flying and not self._stopped:
+                self._changed.wait()
+            self._check()
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise self._error
+        if self._stopped:
+            raise WriterClosed("the writer was aborted", path=self._path, op="write")
+
+    def stop(self) -> None:
+        """Send no more, and free whoever waits."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+    def settle(self) -> None:
+        """Wait for what is on its way: a part that arrives after the upload was aborted would stay at the store."""
+        with self._changed:
+            while self._flying:
+                self._changed.wait()
+
+
+class ObjectWriter(WriterBase):
+    """Writes one object: nothing is sent before a part is full or ``close`` comes."""
+
+    def __init__(self, store: Store, path: str, key: str, options: WriteOptions, put: Put) -> None:
+        self._store = store
+        self._key = key
+        self._put = put
+        self._parts: Parts | None = None
+        self._held: list[bytes] = []
+        self._size = 0
+        self._staged = False
+        self._part_size = max(store.part_size, -(-(options.size or 0) // (MAX_PARTS - 1)))
+        super().__init__(path, options, store.name)
+
+    def _write(self, data: bytes | memoryview) -> None:
+        view = data if type(data) is bytes and self._size + len(data) <= self._part_size else memoryview(data)
+        while len(view):
+            if self._size == self._part_size:
+                self._push()
+            piece = bytes(view[: self._part_size - self._size])
+            self._held.append(piece)
+            self._size += len(piece)
+            view = view[len(piece) :]
+
+    def _push(self) -> None:
+        """Send what is held as a part."""
+        data = b"".join(self._held)
+        self._held, self._size = [], 0
+        if self._parts is None:
+            upload = self._store.run("write", self._path, lambda: self._store.client.start_upload(self._key, self._put))
+            self._store.live(upload, True)
+            self._parts = Parts(self._store, upload, self._path)
+        self._parts.put(data)
+        if self._parts.sent % DOUBLING == 0 and self._options.size is None:
+            self._part_size *= 2
+
+    def prepare(self) -> None:
+        self._staged = True
+        super().prepare()
+
+    def _prepare(self) -> None:
+        if self._parts is None and not self._staged:
+            return  # one request will do
+        if self._size or self._parts is None:
+            self._push()
+        assert self._parts is not None
+        self._parts.join()
+
+    def _publish(self) -> ObjectInfo:
+        parts, client = self._parts, self._store.client
+        if parts is None:
+            data = b"".join(self._held)
+            self._store.throttle(len(data))
+            info = self._conclude(lambda: client.put(self._key, data, self._put), None)._replace(size=len(data))
+            self._held = []
+            return info
+        info = self._conclude(lambda: client.finish_upload(parts.upload, parts.tags), parts.tags)
+        self._store.live(parts.upload, False)
+        return info._replace(size=self._written)
+
+    def _conclude(self, request: Callable[[], ObjectInfo], tags: Mapping[int, str] | None) -> ObjectInfo:
+        return conclude(self._store, "close", self._path, self._key, self._put, request, tags)
+
+    def _interrupt(self) -> None:
+        if self._parts is not None:
+            self._parts.stop()
+
+    def _discard(self) -> None:
+        self._held = []
+        parts = self._parts
+        if parts is None:
+            return
+        parts.stop()
+        parts.settle()
+        try:
+            # In a context of its own: what was cancelled or came too late must still be taken back.
+            Context().run(self._store.run, "abort", self._path, lambda: self._store.client.abort_upload(parts.upload))
+        except NotFound:
+            pass
+        finally:
+            self._store.live(parts.upload, False)
+
+    def _drop(self) -> None:
+        if self._parts is not None:
+            self._parts.stop()
+            self._store.abandon(self._parts.upload)
+
+
+def conclude(
+    store: Store,
+    op: str,
+    path: str,
+    key: str,
+    put: Put,
+    request: Callable[[], ObjectInfo],
+    tags: Mapping[int, str] | None = None,
+) -> ObjectInfo:
+    """Send the request that publishes ``key``; ``tags`` are those of an upload's parts. Should its answer be lost, look
+    whose object stands there before anything is said: a second try may meet the first one's success."""
+    lost: list[StorageError] = []
+
+    def attempt() -> ObjectInfo:
+        try:
+            return request()
+        except Exception as error:
+            ours = error if isinstance(error, StorageError) else store.client.translate(error)
+            if ours is not None and ours.transient and ours.retry_after is None:
+                lost.append(ours)
+            elif lost and isinstance(ours, PreconditionFailed | NotFound):
+                found = _resolved(store.client, key, put, tags)
+                if found is None:
+                    raise _unknown(lost[0]) from error
+                return found
+            raise
+
+    try:
+        return store.run(op, path, attempt)
+    except PreconditionFailed as error:
+        if put.create:
+            raise AlreadyExists(
+                "the object exists, and overwrite=False keeps it", path=path, backend=store.name, op=op
+            ) from error
+        raise
+    except NotFound as error:
+        if put.if_match is not None and tags is None and "bucket" not in str(error.args[0]):
+            raise PreconditionFailed("there is no object to replace", path=path, backend=store.name, op=op) from error
+        raise
+    except StorageError as error:
+        if lost and error.transient:
+            raise _unknown(lost[0], path=path, backend=store.name, op=op) from error
+        raise
+
+
+def _resolved(client: ObjectClient, key: str, put: Put, tags: Mapping[int, str] | None) -> ObjectInfo | None:
+    """The object at ``key`` if it is known to be the one that was to be published."""
+    try:
+        if put.write_id is not None:
+            owner, info = client.written_by(key)
+            return info if owner == put.write_id else None
+        info = client.head(key)
+    except Exception as error:
+        if isinstance(client.translate(error), NotFound):
+            return None
+        raise
+    return info if tags and info.etag is not None and info.etag == client.etag_of(tags) else None
+
+
+def _unknown(lost: StorageError, **where: Any) -> OutcomeUnknown:
+    return OutcomeUnknown(
+        f"the answer to the publication was lost ({lost.args[0]}), and what stands there now does not tell", **where
+    )
+
+
+def new_put(options: WriteOptions, content_type: str) -> Put:
+    """What a writer with ``options`` sends along."""
+    return Put(
+        content_type=options.content_type or content_type,
+        metadata=options.user_metadata or {},
+        extra=options.extra or {},
+        create=not options.overwrite,
+        if_match=options.if_match,
+        write_id=None if options.overwrite and options.if_match is None else uuid.uuid4().hex,
+    )

@@ -1,0 +1,387 @@
+"""``ObjectBackend``: what S3, GCS and Azure share, over an ``ObjectClient``. Imports floor 0 and shared bases only.
+
+Paths become keys below the root's prefix; every request goes through one ``RequestPolicy``; the client is made when it
+is needed, and again in a forked child. A flat key space: a folder is there while an object is under it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import mimetypes
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextvars import Context
+from os import getpid
+from typing import Any, TypeVar
+
+from ..core import CopyOptions, ListOptions, ObjectInfo, Reader, ReadOptions, WriteOptions
+from ..errors import (
+    ConfigError,
+    InvalidPath,
+    NotFound,
+    PreconditionFailed,
+    StorageError,
+)
+from ..paths import check_key, sort_key
+from ..policies import RequestPolicy
+from ..strands import IO
+from ._base import BackendBase, translating
+from ._object_client import Get, ObjectClient, Page, Put, Upload
+from ._object_streams import MAX_PARTS, NothingReader, ObjectReader, ObjectWriter, Parts, new_put
+
+T = TypeVar("T")
+PAGE = 1000
+CONTENT_TYPE = "application/octet-stream"
+MAX_COPY = 5 << 30
+"""The longest object that one request copies, and the longest part."""
+
+
+class ObjectBackend(BackendBase):
+    """A subclass sets ``name``, ``url``, ``features``, and says how to make a client."""
+
+    durable = True  # the store's answer means that it keeps the object
+
+    def __init__(
+        self, prefix: str, policy: RequestPolicy | None, *, part_size: int, concurrency: int, least_part: int
+    ) -> None:
+        if type(part_size) is not int or not least_part <= part_size <= MAX_COPY:
+            raise ConfigError(f"part_size counts bytes, from {least_part} to {MAX_COPY}: not {part_size!r}")
+        if type(concurrency) is not int or concurrency < 1:
+            raise ConfigError(f"concurrency is a number of requests from 1 up, not {concurrency!r}")
+        self.part_size = part_size
+        self.concurrency = concurrency
+        self._policy = policy or RequestPolicy()
+        self._prefix = prefix + "/" if prefix else ""
+        self._made: tuple[int, ObjectClient] | None = None
+        self._making = threading.Lock()
+        self._abandoned: deque[Upload] = deque()
+        self._live: set[str] = set()
+
+    def _make_client(self) -> ObjectClient:
+        raise TypeError(f"{type(self).__name__} does not define _make_client")
+
+    # -- requests ------------------------------------------------------------------------------------------------------
+
+    @property
+    def client(self) -> ObjectClient:
+        """The client of this process."""
+        made = self._made
+        if made is not None and made[0] == getpid():
+            return made[1]
+        if made is not None:  # a forked child: its parent's connections and locks are not its own
+            self._made, self._making, self._abandoned, self._live = None, threading.Lock(), deque(), set()
+        with self._making:
+            if self._made is None:
+                self._made = getpid(), self._make_client()
+            return self._made[1]
+
+    def run(self, op: str, path: str, call: Callable[[], T], *, idempotent: bool = True) -> T:
+        """Send a request through the policy; native errors become ours, with ``path``."""
+        client = self.client
+        if self._abandoned and op != "abort":
+            self._abort_abandoned()
+
+        def attempt() -> T:
+            with translating(op, path, client.translate):
+                return call()
+
+        return self._policy.run(op, attempt, path=path, idempotent=idempotent)
+
+    def throttle(self, size: int) -> None:
+        self._policy.throttle(size)
+
+    def live(self, upload: Upload, alive: bool) -> None:
+        (self._live.add if alive else self._live.discard)(upload.id)
+
+    def abandon(self, upload: Upload) -> None:
+        """A writer was dropped: its upload is aborted with the next request, or when the backend is closed."""
+        self._abandoned.append(upload)
+
+    def _abort_abandoned(self) -> None:
+        while self._abandoned:
+            try:
+                upload = self._abandoned.popleft()
+            except IndexError:  # another thread took the last one
+                return
+            try:
+                Context().run(self.run, "abort", upload.key, lambda upload=upload: self.client.abort_upload(upload))
+            except StorageError:
+                pass  # StaleUploads finds it
+            self._live.discard(upload.id)
+
+    def _close(self) -> None:
+        made = self._made
+        if made is not None and made[0] == getpid():
+            self._abort_abandoned()
+            made[1].close()
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    def _open_reader(self, path: str, options: ReadOptions) -> Reader:
+        key = self._prefix + path
+        end = None if options.length is None else options.offset + options.length
+        get = Get(options.offset, end, options.if_match, options.if_none_match, options.version)
+        if options.length == 0:
+            return self._nothing(path, key, options)
+        try:
+            body = self.run("open_reader", path, lambda: self.client.get(key, get))
+        except StorageError as error:
+            if not self._is_past_end(error):
+                raise
+            return self._nothing(path, key, options)
+        return ObjectReader(self, path, key, options, body, options.offset)
+
+    def _nothing(self, path: str, key: str, options: ReadOptions) -> Reader:
+        """A range without a byte, which no request can ask for: the conditions still hold."""
+        info = self.run("open_reader", path, lambda: self.client.head(key, options.version))
+        for wanted, fails in ((options.if_match, False), (options.if_none_match, True)):
+            if wanted is not None and (info.etag == wanted) is fails:
+                raise PreconditionFailed(
+                    f"the object's etag is {info.etag!r}", path=path, backend=self.name, op="open_reader"
+                )
+        return NothingReader(info)
+
+    def _is_past_end(self, error: StorageError) -> bool:
+        """Whether the store refused a range because it begins behind the end."""
+        return "InvalidRange" in str(error.args[0]) or "416" in str(error.args[0])
+
+    def _exists(self, path: str) -> bool:
+        try:
+            self.run("exists", path, lambda: self.client.head(self._prefix + path))
+        except NotFound:
+            return False
+        return True
+
+    def _stat(self, path: str) -> ObjectInfo:
+        return self.run("stat", path, lambda: self.client.head(self._prefix + path))
+
+    def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        self._enter("range_read", "read_ranges", path)
+        check_key(path, op="read_ranges")
+        wanted = [ReadOptions(offset, length) for offset, length in ranges]
+        if not wanted:
+            return []
+        found: list[bytes | None] = [None] * len(wanted)
+        with self._open_reader(path, wanted[0]) as reader:
+            etag = reader.info.etag
+            found[0] = reader.read(-1)
+
+        def fetch(at: int) -> None:
+            with self._open_reader(path, ReadOptions(wanted[at].offset, wanted[at].length, if_match=etag)) as reader:
+                found[at] = reader.read(-1)
+
+        _side_by_side(fetch, range(1, len(wanted)), self.concurrency)
+        return [data for data in found if data is not None]
+
+    # -- listing -------------------------------------------------------------------------------------------------------
+
+    def _list(self, prefix: str, options: ListOptions) -> Iterator[ObjectInfo]:
+        head = self._prefix + prefix + "/" if prefix else self._prefix
+        after = options.start_after
+        seek = None if after is None or not self.features.list_seek else self._prefix + after
+        if after is not None and seek is not None and not seek.startswith(head):
+            # Nothing of the folder is before it, or all of it is.
+            if sort_key(seek) > sort_key(head):
+                return
+            seek = None
+        low = None if after is None else sort_key(after)
+        for page in self._pages("list", prefix, head, folders=False, after=seek):
+            for info in page.objects:
+                path = info.path
+                if path.endswith("/") or not path:
+                    continue  # the marker of a folder
+                if low is not None and sort_key(path) <= low:
+                    continue
+                if ".." in path and not self._nameable(path, options):
+                    continue
+                yield info
+
+    def _nameable(self, path: str, options: ListOptions) -> bool:
+        """Whether a key can be a path here; one that others have made and that cannot is reported, or raises."""
+        try:
+            check_key(path, op="list")
+        except InvalidPath as error:
+            error.backend = self.name
+            if options.on_error is None:
+                raise
+            options.on_error(error)
+            return False
+        return True
+
+    def _pages(self, op: str, path: str, head: str, *, folders: bool, after: str | None = None) -> Iterator[Page]:
+        token: Any = None
+        seen = set[Any]()
+
+        def request() -> Page:
+            return self.client.page(head, folders=folders, after=after, token=token, limit=None)
+
+        while True:
+            page = self.run(op, path, request)
+            yield page
+            token = page.token
+            if token is None:
+                return
+            if token in seen:
+                raise StorageError("the store repeats a page of its listing", path=path, op=op, backend=self.name)
+            seen.add(token)
+
+    def _list_dir(self, path: str) -> Iterator[ObjectInfo]:
+        head = self._prefix + path + "/" if path else self._prefix
+        skip, empty, rest = len(self._prefix), True, []
+        for page in self._pages("list_dir", path, head, folders=True):
+            children = [(info.path, info) for info in page.objects if self._prefix + info.path != head]
+            for key in page.folders:
+                # A folder without a name keeps its slash: without it, it would be its own parent.
+                folder = key[skip:] if key.endswith("//") or key == "/" else key[skip:-1]
+                children.append((key[skip:], ObjectInfo(folder, kind="dir")))
+            empty = empty and not (page.objects or page.folders)
+            if self.features.sorted_list:
+                for _, info in sorted(children, key=_by_key):
+                    yield info
+            else:
+                rest += children
+        for _, info in sorted(rest, key=_by_key):
+            yield info
+        if empty and path:
+            raise NotFound("no such folder", path=path, backend=self.name, op="list_dir")
+
+    # -- writing -------------------------------------------------------------------------------------------------------
+
+    def _open_writer(self, path: str, options: WriteOptions) -> ObjectWriter:
+        self.client  # noqa: B018  a configuration that cannot work is an error here, not in the first write
+        return ObjectWriter(self, path, self._prefix + path, options, new_put(options, content_type(path)))
+
+    def _delete(self, path: str, if_match: str | None) -> bool | None:
+        return self.run("delete", path, lambda: self.client.delete(self._prefix + path, if_match))
+
+    def delete_many(self, paths: Iterable[str]) -> Iterator[tuple[str, StorageError | None]]:
+        """``PAGE`` objects with each request."""
+        self._enter("delete", "delete_many", "")
+        source = iter(paths)
+        while batch := list(itertools.islice(source, PAGE)):
+            keys: dict[str, str] = {}
+            refused: dict[str, StorageError] = {}
+            for path in batch:
+                try:
+                    keys[path] = self._prefix + check_key(path, op="delete_many")
+                except InvalidPath as error:
+                    refused[path] = error
+            answers = self._delete_keys(list(keys.values()))
+            errors = dict(zip(keys, answers, strict=True)) | refused
+            for path in batch:
+                failed = errors[path]
+                if failed is not None:
+                    failed.path, failed.op = path, "delete_many"
+                yield path, failed
+
+    def _delete_keys(self, keys: list[str]) -> list[StorageError | None]:
+        return self.run("delete_many", "", lambda: self.client.delete_many(keys)) if keys else []
+
+    def purge(self, path: str) -> None:
+        self._enter("purge", "purge", path)
+        check_key(path, op="purge")
+        found = False
+        for page in self._pages("purge", path, self._prefix + path + "/", folders=False):
+            found = True if page.objects else found
+            keys = [self._prefix + info.path for info in page.objects]
+            for error in filter(None, self._delete_keys(keys)):
+                error.path, error.op = path, "purge"
+                raise error
+        if not found:
+            raise NotFound("no such folder", path=path, backend=self.name, op="purge")
+
+    def check_health(self) -> None:
+        self._enter("list", "check_health", "")
+        self.run(
+            "check_health",
+            "",
+            lambda: self.client.page(self._prefix, folders=False, after=None, token=None, limit=1),
+        )
+
+    # -- copy and move -------------------------------------------------------------------------------------------------
+
+    def _source(self, options: CopyOptions, src: str, op: str) -> tuple[str, str]:
+        """Container and key of a source that the store itself can reach."""
+        raise TypeError(f"{type(self).__name__} does not define _source")
+
+    def _move(self, src: str, dst: str, options: CopyOptions) -> ObjectInfo:
+        info = self._copy(src, dst, options)
+        source = options.source or self
+        try:
+            source.delete(src)
+        except StorageError as error:
+            error.args = (f"the copy is made, but the source could not be deleted: {error.args[0]}",)
+            raise
+        return info
+
+    def _copy_in_parts(
+        self, source: tuple[str, str], head: ObjectInfo, src: str, dst: str, put: Put, etag: str | None
+    ) -> ObjectInfo:
+        """A copy as an upload whose parts the store copies: for conditions on the target, and for long objects."""
+        size = head.size or 0
+        writer = ObjectWriter(self, dst, self._prefix + dst, WriteOptions(), put)
+        client = self.client
+        try:
+            if size:
+                upload = self.run("copy", dst, lambda: client.start_upload(self._prefix + dst, put))
+                writer._parts = parts = Parts(self, upload, dst)
+                self.live(upload, True)
+                step = max(self.part_size * 8, -(-size // MAX_PARTS))
+                starts = range(0, size, step)
+                parts.sent = len(starts)
+
+                def copy_part(at: int) -> None:
+                    start = starts[at]
+                    parts.tags[at + 1] = self.run(
+                        "copy",
+                        src,
+                        lambda: client.copy_part(upload, at + 1, source, start, min(start + step, size), etag),
+                    )
+
+                _side_by_side(copy_part, range(len(starts)), self.concurrency)
+                writer._written = size
+            return writer.close()._replace(size=size)
+        except BaseException:
+            writer.abort()
+            raise
+
+
+def content_type(path: str) -> str:
+    """What the suffix says, for stores that would otherwise call everything binary."""
+    kind, encoding = mimetypes.guess_type(path)
+    return CONTENT_TYPE if kind is None or encoding is not None else kind
+
+
+def _by_key(child: tuple[str, ObjectInfo]) -> bytes:
+    return sort_key(child[0])
+
+
+def _side_by_side(work: Callable[[int], None], numbers: range, most: int) -> None:
+    """``work`` for all ``numbers``, up to ``most`` at once; the first error is raised when all have ended."""
+    waiting, errors, changed = deque(numbers), list[BaseException](), threading.Condition()
+    running = 0
+
+    def drain() -> None:
+        nonlocal running
+        while waiting and not errors:
+            try:
+                work(waiting.popleft())
+            except IndexError:
+                break
+            except BaseException as error:
+                errors.append(error)
+        with changed:
+            running -= 1
+            changed.notify_all()
+
+    for _ in range(min(most, len(numbers))):
+        with changed:
+            running += 1
+        if not IO.spawn(drain):
+            drain()
+    with changed:
+        while running:
+            changed.wait()
+    if errors:
+        raise errors[0]

@@ -1,0 +1,412 @@
+"""S3, and what speaks its API, through boto3. Imports floor 0, ``secret`` and shared bases; boto3 when it is needed.
+
+Every request is sent once by the SDK and tried again by our ``RequestPolicy`` alone. A body of up to ``part_size``
+bytes is one PUT; a longer one is a multipart upload with ``concurrency`` parts on their way at once, so that a stream
+takes ``part_size * (concurrency + 2)`` bytes. After 1,000 parts they double (10,000 hold 8 TiB), unless
+``WriteOptions(size=)`` tells the size beforehand; where all parts must be equally long (R2) give ``size`` or a
+``part_size`` that suffices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from ..core import CopyOptions, Features, ObjectInfo, WriteOptions
+from ..errors import (
+    CapabilityNotSupported,
+    ConfigError,
+    InvalidPath,
+    MissingExtra,
+    NotFound,
+    PreconditionFailed,
+    StorageError,
+)
+from ..paths import check_key
+from ..policies import RequestPolicy
+from ..secret import Secret
+from ._object_client import Put
+from ._object_streams import ObjectWriter, conclude, new_put
+from ._objects import CONTENT_TYPE, MAX_COPY, ObjectBackend
+from ._s3_client import EXTRA, NAME, S3Client, translate
+
+PART_SIZE = 8 << 20
+LEAST_PART = 5 << 20
+
+
+@dataclass(frozen=True)
+class Vendor:
+    """What a server is known to keep: conditions on writes (exactly one winner), those on copies and deletes too,
+    listings in the order of the keys' bytes, that the ETag of a simple object is its MD5, that a backslash is none of
+    its slashes."""
+
+    conditional_writes: bool = False
+    conditional_copies: bool = False
+    ordered_listing: bool = False
+    md5_etags: bool = False
+    backslashes: bool = True
+
+
+VENDORS = {
+    "aws": Vendor(conditional_writes=True, conditional_copies=True, ordered_listing=True, md5_etags=True),
+    "moto": Vendor(ordered_listing=True, md5_etags=True),
+    "rclone": Vendor(),
+    "seaweedfs": Vendor(conditional_writes=True, conditional_copies=True, md5_etags=True, backslashes=False),
+    "swift": Vendor(ordered_listing=True, md5_etags=True),
+    "other": Vendor(),
+}
+
+
+class S3Backend(ObjectBackend):
+    """The objects of ``bucket`` whose keys begin with ``prefix/``.
+
+    Credentials come from the SDK's default chain, from a ``profile``, or from ``access_key``, ``secret_key`` and
+    ``session_token``; ``anonymous=True`` sends none. ``endpoint_url`` is another server than AWS; ``vendor`` names what
+    it is (one of ``VENDORS``) and so what it can do, or say so yourself: ``conditional_writes=True`` if it keeps
+    ``If-None-Match`` and ``If-Match`` (``overwrite=False``, ``if_match``), ``ordered_listing=True`` if it lists keys in
+    the order of their bytes. Both are true for AWS, and false for a custom endpoint that says nothing. ``checksums``
+    adds a CRC32 to what is sent, and checks one that comes back: on for AWS, off for custom endpoints, where many
+    servers refuse it. ``addressing`` is "path", "virtual" or "auto" (path for custom endpoints).
+
+    ``durable`` writes need nothing more. ``WriteOptions.extra`` takes ``s3.storage_class``, ``s3.acl``, ``s3.tags``,
+    ``s3.server_side_encryption``, ``s3.sse_kms_key_id``, ``s3.cache_control`` and ``s3.content_disposition``,
+    ``_encoding``, ``_language``. ``close`` does not know ``modified_at``. ``delete`` cannot say whether there was an
+    object. A copy with conditions on its target, or of more than 5 GiB, is an upload of copied parts. A move is a copy
+    and a delete. A kill leaves at most an unfinished upload, which ``StaleUploads`` finds; so may an abort that cannot
+    reach the server.
+    """
+
+    name = NAME
+    extra_keys = frozenset(EXTRA)
+
+    def __init__(
+        self,
+        bucket: str,
+        prefix: str = "",
+        *,
+        region: str | None = None,
+        endpoint_url: str | None = None,
+        profile: str | None = None,
+        access_key: str | None = None,
+        secret_key: Secret | str | None = None,
+        session_token: Secret | str | None = None,
+        anonymous: bool = False,
+        vendor: str | None = None,
+        conditional_writes: bool | None = None,
+        ordered_listing: bool | None = None,
+        checksums: bool | None = None,
+        addressing: str = "auto",
+        part_size: int = PART_SIZE,
+        concurrency: int = 4,
+        connect_timeout: float = 10.0,
+        read_timeout: float = 60.0,
+        policy: RequestPolicy | None = None,
+    ) -> None:
+        if not isinstance(bucket, str) or not bucket or "/" in bucket:
+            raise ConfigError(f"a bucket has a name without slashes, not {bucket!r}")
+        prefix = prefix.strip("/")
+        if prefix:
+            check_key(prefix)
+        vendor = vendor or ("aws" if endpoint_url is None else "other")
+        if vendor not in VENDORS:
+            raise ConfigError(f"vendor={vendor!r}: use one of {', '.join(sorted(VENDORS))}")
+        if addressing not in ("auto", "path", "virtual"):
+            raise ConfigError(f"addressing={addressing!r}: use auto, path or virtual")
+        if (access_key is None) != (secret_key is None):
+            raise ConfigError("access_key and secret_key come together")
+        self._options: dict[str, Any] = {
+            "bucket": bucket, "prefix": prefix, "region": region, "endpoint_url": endpoint_url, "profile": profile,
+            "access_key": access_key, "secret_key": _secret(secret_key), "session_token": _secret(session_token),
+            "anonymous": anonymous, "vendor": vendor, "conditional_writes": conditional_writes,
+            "ordered_listing": ordered_listing, "checksums": checksums, "addressing": addressing,
+            "part_size": part_size, "concurrency": concurrency, "connect_timeout": connect_timeout,
+            "read_timeout": read_timeout, "policy": policy,
+        }  # fmt: skip
+        self.bucket = bucket
+        self.endpoint_url = endpoint_url
+        self._vendor = VENDORS[vendor]
+        self._conditional = self._vendor.conditional_writes if conditional_writes is None else conditional_writes
+        ordered = self._vendor.ordered_listing if ordered_listing is None else ordered_listing
+        self._checksums = endpoint_url is None if checksums is None else checksums
+        self.url = _url(endpoint_url, bucket, prefix)
+        self.features = _features(self._vendor, self._conditional, ordered, self._checksums)
+        super().__init__(prefix, policy, part_size=part_size, concurrency=concurrency, least_part=LEAST_PART)
+
+    @classmethod
+    def options_from_url(cls, parts: SplitResult, *, is_object: bool) -> tuple[dict[str, Any], str]:
+        """``s3://bucket/key`` names an object of a bucket, ``s3://bucket/prefix`` a root; percent-encoded."""
+        if "@" in parts.netloc or ":" in parts.netloc:
+            raise ConfigError("an s3 URL is s3://bucket/key: the endpoint and credentials are options (?endpoint_url=)")
+        key = unquote(parts.path[1:])
+        if is_object:
+            return {"bucket": parts.netloc}, "" if key.endswith("/") else key
+        return {"bucket": parts.netloc, "prefix": key}, ""
+
+    def __repr__(self) -> str:
+        return f"S3Backend({self.url!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self._options)
+
+    # -- the client ----------------------------------------------------------------------------------------------------
+
+    def _make_client(self) -> S3Client:
+        try:
+            import boto3
+            from botocore import UNSIGNED
+            from botocore.config import Config
+        except ImportError as error:
+            raise MissingExtra(
+                'the s3 backend needs boto3: pip install "omnistorage[s3]"', extra="s3", backend=self.name
+            ) from error
+        o = self._options
+        when = "when_supported" if self._checksums else "when_required"
+        style = "path" if o["addressing"] == "auto" and self.endpoint_url is not None else o["addressing"]
+        config = Config(
+            retries={"total_max_attempts": 1},
+            connect_timeout=o["connect_timeout"],
+            read_timeout=o["read_timeout"],
+            max_pool_connections=max(32, 2 * self.concurrency),
+            request_checksum_calculation=when,
+            response_checksum_validation=when,
+            s3={"addressing_style": style},
+            signature_version=UNSIGNED if o["anonymous"] else "s3v4",  # presigned URLs too
+        )
+        try:
+            session = boto3.session.Session(
+                aws_access_key_id=o["access_key"],
+                aws_secret_access_key=_revealed(o["secret_key"]),
+                aws_session_token=_revealed(o["session_token"]),
+                profile_name=o["profile"],
+                region_name=o["region"],
+            )
+            region = None if session.region_name or self.endpoint_url is None else "us-east-1"
+            sdk = session.client("s3", endpoint_url=self.endpoint_url, config=config, region_name=region)
+        except Exception as error:
+            ours = translate(error) or (ConfigError(str(error)) if isinstance(error, ValueError) else None)
+            if ours is None:
+                raise
+            raise ours from error
+        return S3Client(
+            sdk, self.bucket, len(self._prefix), checksums=self._checksums, md5_etags=self._vendor.md5_etags
+        )
+
+    @property
+    def _s3(self) -> S3Client:
+        client = self.client
+        assert isinstance(client, S3Client)
+        return client
+
+    # -- what S3 does its own way --------------------------------------------------------------------------------------
+
+    def _refuse(self, capability: str, op: str, path: str) -> Any:
+        hint = {"create_only": "overwrite=False", "if_match": "if_match"}.get(capability)
+        if hint is None or self._conditional:
+            super()._refuse(capability, op, path)
+        raise CapabilityNotSupported(
+            f"this server is not known to keep {hint}: if it does, say conditional_writes=true (or vendor=...)",
+            capability=capability, backend=self.name, op=op, path=path,
+        )  # fmt: skip
+
+    def _delete(self, path: str, if_match: str | None) -> bool | None:
+        if if_match is not None and not self._vendor.conditional_copies:
+            super()._refuse("if_match", "delete", path)
+        return super()._delete(path, if_match)
+
+    def _source(self, options: CopyOptions, src: str, op: str) -> tuple[str, str]:
+        source = options.source or self
+        if not isinstance(source, S3Backend) or source.endpoint_url != self.endpoint_url:
+            super()._refuse("source", op, src)
+        return source.bucket, source._prefix + src
+
+    def _copy(self, src: str, dst: str, options: CopyOptions) -> ObjectInfo:
+        source, client, key = self._source(options, src, "copy"), self.client, self._prefix + dst
+        self._check_name(dst, "copy")
+        conditional = not options.overwrite or options.if_match is not None
+        if not conditional and options.user_metadata is None and (options.source_if_match is None or self._copies):
+            try:
+                return self.run("copy", src, lambda: client.copy(source, key, None, options.source_if_match))
+            except StorageError as error:
+                if not _is_too_long(error):
+                    raise
+        from_ = options.source if isinstance(options.source, S3Backend) else self
+        head = from_.run("copy", src, lambda: from_.client.head(source[1]))
+        if options.source_if_match not in (None, head.etag):
+            raise PreconditionFailed("the source is not the one expected", path=src, backend=self.name, op="copy")
+        put = _put_for_copy(head, options)
+        if (head.size or 0) > MAX_COPY or (conditional and not self._copies):
+            return self._copy_in_parts(source, head, src, dst, put, head.etag)
+        return conclude(self, "copy", dst, key, put, lambda: client.copy(source, key, put, head.etag))
+
+    @property
+    def _copies(self) -> bool:
+        return self._conditional and self._vendor.conditional_copies
+
+    def _open_writer(self, path: str, options: WriteOptions) -> ObjectWriter:
+        self._check_name(path, "open_writer")
+        return super()._open_writer(path, options)
+
+    def _check_name(self, path: str, op: str) -> None:
+        if "\\" in path and not self._vendor.backslashes:
+            raise InvalidPath("this server takes a backslash for a slash", path=path, backend=self.name, op=op)
+
+    # -- powers --------------------------------------------------------------------------------------------------------
+
+    def presign(self, path: str, method: str, expires: timedelta) -> str:
+        """For GET, PUT, HEAD and DELETE; signed here, without a request."""
+        self._enter("read", "presign", path)
+        check_key(path, op="presign")
+        calls = {"GET": "get_object", "PUT": "put_object", "HEAD": "head_object", "DELETE": "delete_object"}
+        if method not in calls:
+            raise ConfigError(f"method={method!r}: use one of {', '.join(calls)}", path=path, op="presign")
+        url = self.run(
+            "presign",
+            path,
+            lambda: self._s3.sdk.generate_presigned_url(
+                calls[method],
+                Params={"Bucket": self.bucket, "Key": self._prefix + path},
+                ExpiresIn=int(expires.total_seconds()),
+            ),
+        )
+        return str(url)
+
+    def versions(self, path: str) -> Iterator[ObjectInfo]:
+        self._enter("read", "versions", path)
+        check_key(path, op="versions")
+        return self._versions(path)
+
+    def _versions(self, path: str) -> Iterator[ObjectInfo]:
+        token: Any = None
+        key, found = self._prefix + path, False
+        while True:
+            page, token = self.run("versions", path, partial(self._s3.versions, key, token))
+            found = found or bool(page)
+            yield from page
+            if token is None:
+                break
+        if not found:
+            raise NotFound("no such object", path=path, backend=self.name, op="versions")
+
+    def stale_uploads(self, prefix: str = "", *, older_than: timedelta = timedelta(hours=1)) -> Iterator[ObjectInfo]:
+        """Multipart uploads that nobody has touched for ``older_than``; ``size`` is what has arrived. Those of writers
+        of this process are never among them, those of others while parts arrive."""
+        self._enter("list", "stale_uploads", prefix)
+        for info, _ in self._stale(prefix, older_than):
+            yield info
+
+    def remove_stale_uploads(self, prefix: str = "", *, older_than: timedelta = timedelta(hours=1)) -> int:
+        self._enter("delete", "remove_stale_uploads", prefix)
+        removed = 0
+        for info, upload in self._stale(prefix, older_than):
+            try:
+                self.run("abort", info.path, partial(self._abort, self._prefix + info.path, upload))
+                removed += 1
+            except NotFound:
+                pass  # it ended meanwhile
+        return removed
+
+    def _abort(self, key: str, upload: str) -> None:
+        self._s3.sdk.abort_multipart_upload(Bucket=self.bucket, Key=key, UploadId=upload)
+
+    def _stale(self, prefix: str, older_than: timedelta) -> Iterator[tuple[ObjectInfo, str]]:
+        head = self._prefix + prefix.strip("/") + "/" if prefix.strip("/") else self._prefix
+        before = datetime.now(UTC) - older_than
+        token: Any = None
+        while True:
+            page, token = self.run("stale_uploads", prefix, partial(self._s3.uploads, head, token))
+            for key, upload, begun in page:
+                if begun > before or upload in self._live or not key.startswith(head):
+                    continue
+                touched, size = self._progress(key, upload, begun)
+                if touched <= before:
+                    yield ObjectInfo(key[len(self._prefix) :], size, touched), upload
+            if token is None:
+                return
+
+    def _progress(self, key: str, upload: str, begun: datetime) -> tuple[datetime, int]:
+        """When an upload got its last part, and how much it has."""
+        token: Any = None
+        size = 0
+        while True:
+            try:
+                page, token = self.run("stale_uploads", key, partial(self._s3.parts, key, upload, token))
+            except NotFound:  # it ended meanwhile
+                return datetime.max.replace(tzinfo=UTC), 0
+            for length, arrived in page:
+                begun, size = max(begun, arrived), size + length
+            if token is None:
+                return begun, size
+
+
+def _features(vendor: Vendor, conditional: bool, ordered: bool, checksums: bool) -> Features:
+    hashes = {"md5"} if vendor.md5_etags else set()
+    if checksums:
+        hashes |= {"crc32c", "sha1", "sha256"}
+    return Features(
+        read=True,
+        write=True,
+        delete=True,
+        list=True,
+        sorted_list=ordered,
+        list_seek=ordered,
+        stat=True,
+        copy=True,
+        move=True,
+        range_read=True,
+        lazy_read=True,
+        atomic_write=True,
+        create_only=conditional,
+        if_match=conditional,
+        user_metadata=True,
+        purge=True,
+        hashes=frozenset(hashes),
+        modified_precision=timedelta(seconds=1),
+    )
+
+
+def _put_for_copy(head: ObjectInfo, options: CopyOptions) -> Put:
+    metadata = head.metadata if options.user_metadata is None else options.user_metadata
+    wanted = WriteOptions(
+        overwrite=options.overwrite,
+        if_match=options.if_match,
+        content_type=head.content_type,
+        user_metadata=dict(metadata or {}),
+    )
+    return new_put(wanted, CONTENT_TYPE)
+
+
+def _secret(value: Secret | str | None) -> Secret | None:
+    return Secret(value) if isinstance(value, str) else value
+
+
+def _revealed(value: Secret | None) -> str | None:
+    return None if value is None else value.reveal()
+
+
+def _rebuild(cls: type[S3Backend], options: Mapping[str, Any]) -> S3Backend:
+    return cls(**options)
+
+
+def _url(endpoint_url: str | None, bucket: str, prefix: str) -> str:
+    """Two backends with the same URL have the same root."""
+    below = f"{bucket}/{prefix}/" if prefix else f"{bucket}/"
+    if endpoint_url is None:
+        return f"s3://{below}"
+    try:
+        parts = urlsplit(endpoint_url)
+    except ValueError:
+        parts = None
+    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
+        raise ConfigError("endpoint_url is http(s)://host[:port]")
+    if "@" in parts.netloc:
+        raise ConfigError("endpoint_url holds no credentials: give access_key and secret_key")
+    return f"s3+{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}/{below}"
+
+
+def _is_too_long(error: StorageError) -> bool:
+    text = str(error.args[0])
+    return ("InvalidRequest" in text and "maximum" in text) or "EntityTooLarge" in text

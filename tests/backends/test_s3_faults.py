@@ -1,0 +1,412 @@
+"""S3 when the network and the server misbehave: goals 24 to 29, through a proxy in front of SeaweedFS."""
+
+import gc
+import random
+import threading
+from datetime import timedelta
+
+import pytest
+
+from omnistorage import ops
+from omnistorage.core import ReadOptions, WriteOptions
+from omnistorage.errors import (
+    AlreadyExists,
+    BackendUnavailable,
+    CapabilityNotSupported,
+    ConfigError,
+    CorruptData,
+    NotFound,
+    OutcomeUnknown,
+    PermissionDenied,
+    PreconditionFailed,
+    StorageError,
+)
+from omnistorage.policies import Clock, RequestPolicy, RetryBudget
+
+from ..servers import server
+from ..servers.proxy import Answer, Flip, Lost, Proxy, Reset, Stall, Truncate, Unsent
+from .test_s3 import fresh, sdk
+
+AT_ONCE = timedelta(seconds=-1)
+
+
+class NoWait(Clock):
+    """Notes the waits and does not wait."""
+
+    def __init__(self):
+        self.waits = []
+
+    def wait(self, seconds, wake):
+        self.waits.append(seconds)
+
+
+def policy(**options):
+    return RequestPolicy(clock=NoWait(), budget=RetryBudget(reserve=1000), **options)
+
+
+@pytest.fixture
+def proxy():
+    with Proxy(server("seaweedfs")["port"]) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def make(proxy):
+    made = []
+
+    def make(**options):
+        made.append(fresh("seaweedfs", endpoint=proxy.url, **{"policy": policy(), "read_timeout": 5, **options}))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
+def store(make):
+    return make()
+
+
+def put(store, path, data=b"data", **options):
+    with store.open_writer(path, WriteOptions(**options)) as writer:
+        writer.write(data)
+    return writer.result
+
+
+def peek(store, path):
+    try:
+        return sdk("seaweedfs").get_object(Bucket=store.bucket, Key=store._prefix + path)["Body"].read()
+    except sdk("seaweedfs").exceptions.NoSuchKey:
+        return None
+
+
+def error_body(code):
+    return f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>no</Message></Error>".encode()
+
+
+BIG = random.Random(1).randbytes(3_000_000)
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", [Reset, Truncate, Stall])
+@pytest.mark.parametrize("after", [0, 1, 70_000, 2_999_999])
+def test_a_body_that_breaks_off_is_taken_up_where_it_broke(proxy, make, fault, after):
+    store = make(read_timeout=0.4)
+    put(store, "x", BIG)
+    proxy.forget()
+    proxy.next(fault("GET", after))
+    assert ops.read_bytes(store, "x") == BIG
+    assert proxy.count("GET") == 2
+    assert b"If-Match" in proxy.heads[1]
+
+
+def test_a_range_that_breaks_off_stays_a_range(proxy, store):
+    put(store, "x", BIG)
+    proxy.next(Reset("GET", 1000), Reset("GET", 500))
+    assert ops.read_bytes(store, "x", ReadOptions(100, 5000)) == BIG[100:5100]
+
+
+def test_goal_29_a_download_taken_up_again_never_splices_two_versions(proxy, store):
+    put(store, "x", BIG)
+    with store.open_reader("x") as reader:
+        proxy.next()
+        head = reader.read(1000)
+        put(store, "x", BIG[::-1])
+        reader._body.interrupt()  # the connection breaks
+        with pytest.raises(CorruptData, match="changed"):
+            while reader.read(65536):
+                pass
+        with pytest.raises(CorruptData):
+            reader.read(1)
+    assert head == BIG[:1000]
+
+
+def test_a_server_that_is_gone_is_unavailable_and_never_a_clean_end(proxy, store):
+    put(store, "x", BIG)
+    proxy.next(Reset("GET", after=1000))
+    reader = store.open_reader("x")
+    proxy.__exit__()
+    with pytest.raises(BackendUnavailable):
+        while reader.read(65536):
+            pass
+    reader.close()
+
+
+def test_goal_28_one_flipped_bit_of_a_download_is_noticed(proxy, make):
+    store = make(checksums=True)
+    put(store, "x", BIG)
+    for at in (0, 1_500_000, len(BIG) - 1):
+        proxy.next(Flip("GET", at))
+        with store.open_reader("x") as reader:
+            for _ in range(2):
+                with pytest.raises(CorruptData):
+                    reader.read(-1)
+    proxy.next(Reset("GET", after=5000))
+    assert ops.read_bytes(store, "x") == BIG
+    proxy.next(Reset("GET", after=5000), Flip("GET", 5000))
+    with pytest.raises(CorruptData):
+        ops.read_bytes(store, "x")
+
+
+@pytest.mark.parametrize("size", [3_000_000, 9_000_000])
+def test_goal_28_one_flipped_bit_of_an_upload_is_noticed_and_sent_again(proxy, make, size):
+    store, data = make(checksums=True), random.Random(2).randbytes(size)
+    for at in (0, size // 3, size - 1):
+        proxy.forget()
+        proxy.next(Flip("PUT", at, up=True))
+        put(store, "x", data)
+        assert proxy.count("PUT") == (2 if size < store.part_size else 3)
+        assert peek(store, "x") == data
+
+
+# -- answers -----------------------------------------------------------------------------------------------------------
+
+CASES = [
+    (503, "SlowDown", BackendUnavailable, True),
+    (503, "ServiceUnavailable", BackendUnavailable, True),
+    (429, "TooManyRequests", BackendUnavailable, True),
+    (500, "InternalError", BackendUnavailable, True),
+    (502, "BadGateway", BackendUnavailable, True),
+    (504, "GatewayTimeout", BackendUnavailable, True),
+    (400, "RequestTimeout", BackendUnavailable, True),
+    (409, "OperationAborted", BackendUnavailable, True),
+    (409, "ConditionalRequestConflict", BackendUnavailable, True),
+    (400, "BadDigest", CorruptData, True),
+    (400, "XAmzContentSHA256Mismatch", CorruptData, True),
+    (403, "AccessDenied", PermissionDenied, False),
+    (403, "SignatureDoesNotMatch", PermissionDenied, False),
+    (403, "InvalidAccessKeyId", PermissionDenied, False),
+    (400, "ExpiredToken", PermissionDenied, False),
+    (403, "RequestTimeTooSkewed", PermissionDenied, False),
+    (401, "", PermissionDenied, False),
+    (404, "NoSuchBucket", NotFound, False),
+    (404, "NoSuchKey", NotFound, False),
+    (412, "PreconditionFailed", PreconditionFailed, False),
+    (501, "NotImplemented", CapabilityNotSupported, False),
+    (301, "PermanentRedirect", ConfigError, False),
+    (400, "AuthorizationHeaderMalformed", ConfigError, False),
+    (400, "InvalidArgument", StorageError, False),
+    (400, "KeyTooLongError", StorageError, False),
+]
+
+
+@pytest.mark.parametrize(("status", "code", "kind", "again"), CASES)
+def test_goal_24_goal_27_each_answer_has_its_error_and_is_tried_again_or_not(proxy, store, status, code, kind, again):
+    calls = {
+        "PUT": lambda: put(store, "x"),
+        "GET": lambda: ops.read_bytes(store, "x"),
+        "DELETE": lambda: store.delete("x"),
+        "GET ": lambda: list(store.list()),
+        "POST": lambda: list(store.delete_many(["x"])),
+    }
+    put(store, "x")
+    for method, call in calls.items():
+        put(store, "x")
+        proxy.forget()
+        proxy.next(Answer(method, status, error_body(code) if code else b""))
+        if again:
+            call()
+            assert proxy.count(method) == 2, method
+        else:
+            with pytest.raises(kind) as caught:
+                call()
+            assert type(caught.value) is kind or kind is StorageError
+            assert caught.value.path in ("x", ""), method
+            assert proxy.count(method) == 1, method
+
+
+def test_goal_24_retry_after_is_heeded(proxy, store):
+    proxy.next(Answer("PUT", 429, error_body("TooManyRequests"), {"Retry-After": "7"}))
+    put(store, "x")
+    assert store._policy.clock.waits[-1] >= 7
+
+
+def test_goal_24_an_outage_ends_in_our_error_after_the_tries_there_are(proxy, make):
+    store = make(policy=policy(retries=2))
+    proxy.next(*[Answer("PUT", 503, error_body("SlowDown"))] * 3)
+    with pytest.raises(BackendUnavailable, match="SlowDown"):
+        put(store, "x")
+    assert proxy.count("PUT") == 3
+    assert peek(store, "x") is None
+
+
+@pytest.fixture
+def prepared(store):
+    """A writer whose parts have all arrived, and what is in them."""
+    data = random.Random(3).randbytes(store.part_size + 1)
+    writer = store.open_writer("x")
+    writer.write(data)
+    writer.prepare()
+    yield writer, data
+    writer.abort()
+
+
+@pytest.mark.parametrize("code", ["InternalError", "SlowDown"])
+def test_goal_27_an_upload_that_ends_with_an_error_under_200_has_not_ended(proxy, store, prepared, code):
+    writer, data = prepared
+    proxy.forget()
+    proxy.next(Answer("POST", 200, error_body(code)))
+    writer.close()
+    assert proxy.count("POST") == 2
+    assert peek(store, "x") == data
+
+
+def test_goal_27_a_refusal_under_200_is_a_refusal(proxy, store, prepared):
+    proxy.next(Answer("POST", 200, error_body("AccessDenied")))
+    with pytest.raises(PermissionDenied):
+        prepared[0].close()
+    assert peek(store, "x") is None
+    assert list(store.stale_uploads(older_than=AT_ONCE)) == []
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"<?xml version='1.0'?><Complete", b"<a/>"])
+def test_goal_27_an_end_of_an_upload_that_says_nothing_is_not_taken_for_success(proxy, store, prepared, body):
+    writer, data = prepared
+    proxy.forget()
+    proxy.next(Answer("POST", 200, body))
+    writer.close()
+    assert proxy.count("POST") == 2
+    assert peek(store, "x") == data
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_goal_27_an_answer_of_the_wrong_length_is_no_answer(proxy, store, method):
+    put(store, "x", BIG)
+    if method == "GET":
+        proxy.next(Answer("GET", 200, b"short", {"ETag": '"another"'}, length=3_000_000))
+        with pytest.raises(CorruptData, match="changed"):
+            ops.read_bytes(store, "x")
+    else:
+        proxy.next(Reset("HEAD"))
+        assert store.stat("x").size == len(BIG)
+
+
+# -- writing -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", [Lost("PUT"), Reset("PUT"), Unsent("PUT", after=1000), Unsent("PUT")])
+def test_a_put_whose_answer_is_lost_is_sent_again(proxy, store, fault):
+    proxy.next(fault)
+    put(store, "x", BIG)
+    assert peek(store, "x") == BIG
+    assert proxy.count("PUT") == 2
+
+
+def test_goal_26_a_created_object_whose_answer_was_lost_is_no_conflict(proxy, store):
+    proxy.next(Lost("PUT"))
+    info = put(store, "x", overwrite=False)
+    assert info.etag == store.stat("x").etag
+    assert store.stat("x").metadata == {}
+    with pytest.raises(AlreadyExists):
+        put(store, "x", b"other", overwrite=False)
+    proxy.next(Lost("PUT"))
+    put(store, "x", b"replaced", if_match=info.etag)
+    assert peek(store, "x") == b"replaced"
+
+
+def test_goal_26_a_conflict_behind_a_lost_answer_is_unknown_or_a_conflict_never_a_success(proxy, store):
+    put(store, "x", b"theirs")
+    proxy.next(Unsent("PUT"))
+    with pytest.raises((OutcomeUnknown, AlreadyExists)):
+        put(store, "x", b"ours", overwrite=False)
+    assert peek(store, "x") == b"theirs"
+
+
+def test_goal_26_when_nobody_answers_any_more_the_outcome_is_unknown(proxy, make):
+    store = make(policy=policy(retries=1))
+    proxy.next(Lost("PUT"), Answer("PUT", 503, error_body("SlowDown")))
+    with pytest.raises(OutcomeUnknown):
+        put(store, "x", overwrite=False)
+    assert peek(store, "x") == b"data"
+
+
+@pytest.mark.parametrize("options", [{}, {"overwrite": False}])
+def test_goal_26_an_upload_whose_last_answer_was_lost_is_found(proxy, store, options):
+    data = random.Random(5).randbytes(store.part_size + 1)
+    writer = store.open_writer("x", WriteOptions(**options))
+    writer.write(data)
+    writer.prepare()
+    proxy.next(Lost("POST"))
+    info = writer.close()
+    assert (info.size, info.etag) == (len(data), store.stat("x").etag)
+    assert peek(store, "x") == data
+    assert list(store.stale_uploads(older_than=AT_ONCE)) == []
+
+
+def test_goal_26_random_faults_on_racing_creators_leave_one_winner_and_no_false_conflict(proxy, make):
+    chance = random.Random(26)
+    for number in range(15):
+        stores, outcomes = [make() for _ in range(3)], {}
+        prefix = stores[0]._prefix
+        faults = [chance.choice([Lost, Unsent, Reset, None]) for _ in range(4)]
+        proxy.next(*[fault("PUT") for fault in faults if fault])
+
+        def run(at, number=number, stores=stores, outcomes=outcomes, prefix=prefix):
+            stores[at]._prefix = prefix
+            try:
+                put(stores[at], f"k{number}", b"%d" % at, overwrite=False)
+                outcomes[at] = "won"
+            except AlreadyExists:
+                outcomes[at] = "lost"
+            except OutcomeUnknown:
+                outcomes[at] = "unknown"
+
+        threads = [threading.Thread(target=run, args=(at,)) for at in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        proxy.forget()
+        there = int(peek(stores[0], f"k{number}"))
+        assert outcomes[there] in ("won", "unknown"), "never a conflict with oneself"
+        assert [at for at, what in outcomes.items() if what == "won"] in ([], [there])
+
+
+def test_a_part_that_fails_for_good_fails_the_write_and_leaves_no_upload(proxy, store):
+    proxy.next(Answer("partNumber=2", 403, error_body("AccessDenied")))
+    with pytest.raises(PermissionDenied), store.open_writer("x") as writer:
+        for _ in range(40):
+            writer.write(b"1" * (store.part_size // 2))
+    assert peek(store, "x") is None
+    assert list(store.stale_uploads(older_than=AT_ONCE)) == []
+
+
+def drop_an_upload(store):
+    writer = store.open_writer("x")
+    writer.write(b"1" * (store.part_size + 1))
+    writer._parts.settle()
+    assert list(store.stale_uploads(older_than=AT_ONCE)) == [], "a live one is not stale"
+    with pytest.warns(ResourceWarning, match="dropped"):
+        writer = None
+    gc.collect()
+
+
+def test_goal_8_a_dropped_upload_is_aborted_with_the_next_request(store):
+    drop_an_upload(store)
+    assert not store.exists("x")
+    found = sdk("seaweedfs").list_multipart_uploads(Bucket=store.bucket, Prefix=store._prefix)
+    assert found.get("Uploads", []) == []
+
+
+def test_goal_8_a_dropped_upload_is_aborted_when_the_backend_is_closed(make):
+    store = make()
+    drop_an_upload(store)
+    store.close()
+    found = sdk("seaweedfs").list_multipart_uploads(Bucket=store.bucket, Prefix=store._prefix)
+    assert found.get("Uploads", []) == []
+
+
+def test_stale_uploads_are_those_that_nobody_touches(make):
+    store, other = make(), make()
+    other._prefix = store._prefix
+    key = f"{store._prefix}folder/x"
+    left = sdk("seaweedfs").create_multipart_upload(Bucket=store.bucket, Key=key)["UploadId"]
+    sdk("seaweedfs").upload_part(Bucket=store.bucket, Key=key, UploadId=left, PartNumber=1, Body=b"12345")
+    assert list(store.stale_uploads()) == [], "younger than an hour"
+    assert [(info.path, info.size) for info in store.stale_uploads(older_than=AT_ONCE)] == [("folder/x", 5)]
+    assert list(store.stale_uploads("other", older_than=AT_ONCE)) == []
+    assert store.remove_stale_uploads("folder", older_than=AT_ONCE) == 1
+    assert list(store.stale_uploads(older_than=AT_ONCE)) == []
