@@ -1,7 +1,8 @@
 """Backends by name and by URL. Floor 2.
 
 One table of names, loaded lazily: nothing registers itself by being imported. A backend that can be opened by URL has a
-classmethod ``options_from_url(parts, *, is_object)`` that returns its constructor's options and the path that is left.
+classmethod ``options_from_url(parts, *, is_object)`` that returns its constructor's options and the path that is left;
+the fragment behind a ``#`` is among the parts if the class says ``takes_fragment = True``, and refused otherwise.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import inspect
 from collections.abc import Mapping
 from os import PathLike, fspath
 from typing import Any
-from urllib.parse import SplitResult, parse_qsl, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from ._table import Table, nearest
 from .config import BackendConfig
@@ -26,6 +27,12 @@ _TABLE = Table(
         "file": "omnistorage.backends.local:LocalBackend",
         "local": "omnistorage.backends.local:LocalBackend",
         "memory": "omnistorage.backends.memory:MemoryBackend",
+        "mysql": "omnistorage.backends.sql_blob:SQLBlobBackend",
+        "postgresql": "omnistorage.backends.sql_blob:SQLBlobBackend",
+        "sql": "omnistorage.backends.sql_blob:SQLBlobBackend",
+        "sqlite": "omnistorage.backends.sql_blob:SQLBlobBackend",
+        "s3": "omnistorage.backends.s3:S3Backend",
+        "sftp": "omnistorage.backends.sftp:SFTPBackend",
     },
 )
 
@@ -117,9 +124,10 @@ def _from_url(url: str, *, is_object: bool) -> tuple[str, dict[str, Any], str]:
     cls = backend_class(parts.scheme)
     if not hasattr(cls, "options_from_url"):
         raise ConfigError(f"the backend {parts.scheme!r} cannot be opened by URL; use open_backend(name, options)")
-    bare = urlsplit(urlunsplit((parts.scheme, parts.netloc, parts.path, "", "")))
+    takes_fragment = getattr(cls, "takes_fragment", False)
+    bare = parts._replace(query="", fragment=parts.fragment if takes_fragment else "")
     options, path = cls.options_from_url(bare, is_object=is_object)
-    if parts.fragment:
+    if parts.fragment and not takes_fragment:
         raise ConfigError(f"a '#' in a URL starts a fragment, which means nothing here: write %23: {mask_url(url)}")
     return parts.scheme, {**options, **_query_options(cls, parts)}, path
 

@@ -1,7 +1,7 @@
 """A proof that cannot fail is worth nothing: each test that ``regressions.toml`` names is seen to fail here, once, when
 the guard it stands for is taken away.
 
-``planted.toml`` holds the bugs. ``python tests/planted.py [WORD ...]`` copies the project, plants one bug at a time,
+``planted*.toml`` hold the bugs. ``python tests/planted.py [WORD ...]`` copies the project, plants one bug at a time,
 runs the tests it must break, and exits with 1 if one of them still passes; at the end it runs what failed once more in
 a copy without a bug, where it must pass. WORDs choose bugs by what their tests' ids contain. ``-j N`` plants N at a
 time; ``-v`` shows how each test failed.
@@ -26,7 +26,7 @@ import tomllib
 
 TESTS = pathlib.Path(__file__).parent
 ROOT = TESTS.parent
-BUGS = tomllib.loads((TESTS / "planted.toml").read_text())["bug"]
+BUGS = [bug for file in sorted(TESTS.glob("planted*.toml")) for bug in tomllib.loads(file.read_text()).get("bug", [])]
 COPIED = ("omnistorage", "tests", "benchmarks", "examples", "docs", "scripts", "pyproject.toml", "README.md")
 SMALL = {
     "OMNISTORAGE_SCALE": "1",

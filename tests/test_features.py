@@ -10,6 +10,9 @@ import pytest
 
 from omnistorage import LocalBackend, MemoryBackend
 from omnistorage.backends.channel import ChannelBackend
+from omnistorage.backends.s3 import S3Backend
+from omnistorage.backends.sftp import SFTPBackend
+from omnistorage.backends.sql_blob import SQLBlobBackend
 from omnistorage.core import POWERS, Features, features_of, power
 from omnistorage.testing import BasicBackend
 
@@ -20,6 +23,18 @@ MAKE = {
     "local": LocalBackend,
     "channel": lambda tmp: ChannelBackend(),
     "basic": lambda tmp: BasicBackend(),
+    "sql": lambda tmp: SQLBlobBackend("sqlite://"),
+    "sqlite": lambda tmp: SQLBlobBackend(f"sqlite:///{tmp}/objects.db"),
+    "postgresql": lambda tmp: SQLBlobBackend("postgresql://host/database"),
+    "mysql": lambda tmp: SQLBlobBackend("mysql://host/database"),
+    "sql_existing": lambda tmp: SQLBlobBackend(
+        f"sqlite:///{tmp}/old.db", table_name="files", create_table=False, columns={"key": "name", "data": "body"}
+    ),
+    "s3": lambda tmp: S3Backend("bucket"),
+    "s3_other": lambda tmp: S3Backend("bucket", endpoint_url="http://127.0.0.1:9"),
+    "s3_seaweedfs": lambda tmp: S3Backend("bucket", endpoint_url="http://127.0.0.1:9", vendor="seaweedfs"),
+    "sftp": lambda tmp: SFTPBackend("host", "/root"),
+    "sftp_plain": lambda tmp: SFTPBackend("host", "/root", posix_rename=False, hardlinks=False, server_copy=True),
 }
 
 

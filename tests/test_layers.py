@@ -37,6 +37,10 @@ THIRD_PARTIES = {
     "compression/snappy.py": {"snappy", "google_crc32c"},
     "compression/lz4.py": {"lz4"},
     "backends/_streams.py": {"google_crc32c"},
+    "backends/s3.py": {"boto3", "botocore"},
+    "backends/_s3_client.py": {"botocore"},
+    "backends/_sql.py": {"sqlalchemy"},
+    "backends/_sftp_settings.py": {"paramiko"},
     "cli/": {"click", "rich", "orjson"},
     "testing/": {"pytest", "hypothesis"},
 }

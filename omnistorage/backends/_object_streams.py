@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 from ..core import ObjectInfo, ReadOptions, WriteOptions
 from ..errors import (
     AlreadyExists,
+    CapabilityNotSupported,
     CorruptData,
     NotFound,
     OutcomeUnknown,
@@ -40,6 +41,7 @@ class Store(Protocol):
     name: str
     part_size: int
     concurrency: int
+    conditional_uploads: bool
 
     @property
     def client(self) -> ObjectClient: ...
@@ -240,12 +242,21 @@ class ObjectWriter(WriterBase):
         data = b"".join(self._held)
         self._held, self._size = [], 0
         if self._parts is None:
+            self._check_upload()
             upload = self._store.run("write", self._path, lambda: self._store.client.start_upload(self._key, self._put))
             self._store.live(upload, True)
             self._parts = Parts(self._store, upload, self._path)
         self._parts.put(data)
         if self._parts.sent % DOUBLING == 0 and self._options.size is None:
             self._part_size *= 2
+
+    def _check_upload(self) -> None:
+        if self._put.conditional and not self._store.conditional_uploads:
+            raise CapabilityNotSupported(
+                "this server keeps overwrite=False and if_match only for a body in one request: give a part_size that "
+                "holds it, and do not prepare it",
+                capability="conditional_uploads", path=self._path, backend=self._backend, op="write",
+            )  # fmt: skip
 
     def prepare(self) -> None:
         self._staged = True

@@ -41,6 +41,7 @@ class ObjectBackend(BackendBase):
     """A subclass sets ``name``, ``url``, ``features``, and says how to make a client."""
 
     durable = True  # the store's answer means that it keeps the object
+    conditional_uploads = True  # whether overwrite=False and if_match hold for a body of several parts, too
 
     def __init__(
         self, prefix: str, policy: RequestPolicy | None, *, part_size: int, concurrency: int, least_part: int

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -40,11 +40,12 @@ LEAST_PART = 5 << 20
 
 @dataclass(frozen=True)
 class Vendor:
-    """What a server is known to keep: conditions on writes (exactly one winner), those on copies and deletes too,
-    listings in the order of the keys' bytes, that the ETag of a simple object is its MD5, that a backslash is none of
-    its slashes."""
+    """What a server is known to keep: conditions on writes (exactly one winner), those on the end of an upload, on
+    copies and deletes too, listings in the order of the keys' bytes, that the ETag of a simple object is its MD5, that
+    a backslash is none of its slashes."""
 
     conditional_writes: bool = False
+    conditional_uploads: bool = False
     conditional_copies: bool = False
     ordered_listing: bool = False
     md5_etags: bool = False
@@ -52,7 +53,13 @@ class Vendor:
 
 
 VENDORS = {
-    "aws": Vendor(conditional_writes=True, conditional_copies=True, ordered_listing=True, md5_etags=True),
+    "aws": Vendor(
+        conditional_writes=True,
+        conditional_uploads=True,
+        conditional_copies=True,
+        ordered_listing=True,
+        md5_etags=True,
+    ),
     "moto": Vendor(ordered_listing=True, md5_etags=True),
     "rclone": Vendor(),
     "seaweedfs": Vendor(conditional_writes=True, conditional_copies=True, md5_etags=True, backslashes=False),
@@ -67,10 +74,11 @@ class S3Backend(ObjectBackend):
     Credentials come from the SDK's default chain, from a ``profile``, or from ``access_key``, ``secret_key`` and
     ``session_token``; ``anonymous=True`` sends none. ``endpoint_url`` is another server than AWS; ``vendor`` names what
     it is (one of ``VENDORS``) and so what it can do, or say so yourself: ``conditional_writes=True`` if it keeps
-    ``If-None-Match`` and ``If-Match`` (``overwrite=False``, ``if_match``), ``ordered_listing=True`` if it lists keys in
-    the order of their bytes. Both are true for AWS, and false for a custom endpoint that says nothing. ``checksums``
-    adds a CRC32 to what is sent, and checks one that comes back: on for AWS, off for custom endpoints, where many
-    servers refuse it. ``addressing`` is "path", "virtual" or "auto" (path for custom endpoints).
+    ``If-None-Match`` and ``If-Match`` (``overwrite=False``, ``if_match``) of PUTs and of the end of uploads,
+    ``ordered_listing=True`` if it lists keys in the order of their bytes. Both are true for AWS, and false for a custom
+    endpoint that says nothing. ``checksums`` adds a CRC32 to what is sent, and checks one that comes back: on for AWS,
+    off for custom endpoints, where many servers refuse it. ``addressing`` is "path", "virtual" or "auto" (path for
+    custom endpoints).
 
     ``durable`` writes need nothing more. ``WriteOptions.extra`` takes ``s3.storage_class``, ``s3.acl``, ``s3.tags``,
     ``s3.server_side_encryption``, ``s3.sse_kms_key_id``, ``s3.cache_control`` and ``s3.content_disposition``,
@@ -130,6 +138,7 @@ class S3Backend(ObjectBackend):
         self.endpoint_url = endpoint_url
         self._vendor = VENDORS[vendor]
         self._conditional = self._vendor.conditional_writes if conditional_writes is None else conditional_writes
+        self.conditional_uploads = conditional_writes is True or self._vendor.conditional_uploads
         ordered = self._vendor.ordered_listing if ordered_listing is None else ordered_listing
         self._checksums = endpoint_url is None if checksums is None else checksums
         self.url = _url(endpoint_url, bucket, prefix)
@@ -159,6 +168,7 @@ class S3Backend(ObjectBackend):
             import boto3
             from botocore import UNSIGNED
             from botocore.config import Config
+            from botocore.session import Session
         except ImportError as error:
             raise MissingExtra(
                 'the s3 backend needs boto3: pip install "omnistorage[s3]"', extra="s3", backend=self.name
@@ -177,11 +187,14 @@ class S3Backend(ObjectBackend):
             signature_version=UNSIGNED if o["anonymous"] else "s3v4",  # presigned URLs too
         )
         try:
+            core = Session(profile=o["profile"])
+            if core.get_config_variable("data_path") is None:
+                core.register_component("data_loader", _models())
             session = boto3.session.Session(
+                botocore_session=core,
                 aws_access_key_id=o["access_key"],
                 aws_secret_access_key=_revealed(o["secret_key"]),
                 aws_session_token=_revealed(o["session_token"]),
-                profile_name=o["profile"],
                 region_name=o["region"],
             )
             region = None if session.region_name or self.endpoint_url is None else "us-east-1"
@@ -239,6 +252,8 @@ class S3Backend(ObjectBackend):
             raise PreconditionFailed("the source is not the one expected", path=src, backend=self.name, op="copy")
         put = _put_for_copy(head, options)
         if (head.size or 0) > MAX_COPY or (conditional and not self._copies):
+            if conditional and not self.conditional_uploads:
+                super()._refuse("conditional_uploads", "copy", dst)
             return self._copy_in_parts(source, head, src, dst, put, head.etag)
         return conclude(self, "copy", dst, key, put, lambda: client.copy(source, key, put, head.etag))
 
@@ -377,6 +392,14 @@ def _put_for_copy(head: ObjectInfo, options: CopyOptions) -> Put:
         user_metadata=dict(metadata or {}),
     )
     return new_put(wanted, CONTENT_TYPE)
+
+
+@lru_cache(maxsize=1)
+def _models() -> Any:
+    """What the SDK knows of services, read once: for each session anew it costs 70 ms."""
+    from botocore.loaders import create_loader
+
+    return create_loader()
 
 
 def _secret(value: Secret | str | None) -> Secret | None:

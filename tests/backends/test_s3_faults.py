@@ -324,7 +324,8 @@ def test_goal_26_when_nobody_answers_any_more_the_outcome_is_unknown(proxy, make
 
 
 @pytest.mark.parametrize("options", [{}, {"overwrite": False}])
-def test_goal_26_an_upload_whose_last_answer_was_lost_is_found(proxy, store, options):
+def test_goal_26_an_upload_whose_last_answer_was_lost_is_found(proxy, make, options):
+    store = make(conditional_writes=True)
     data = random.Random(5).randbytes(store.part_size + 1)
     writer = store.open_writer("x", WriteOptions(**options))
     writer.write(data)

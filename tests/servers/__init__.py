@@ -3,8 +3,8 @@
 ``server("sshd")`` returns what a client needs to know, a dict; all workers of a run share the server. Where its program
 is missing the test is skipped with the reason, or fails if ``OMNISTORAGE_REQUIRE_SERVERS`` is ``all`` or names it. A
 server is a module-level function ``start_NAME(folder) -> (process, info)`` in a module of this package, listed in
-``HOMES``; it returns once the server really answers, and raises ``Missing`` where its program is not there. Whoever
-made the run (``tests/conftest.py``) stops them all by their process ids at its end.
+``HOMES``; it returns once the server really answers, and raises ``Missing`` where its program is not there. A
+keeper stops them all by their process ids when the run is over, even if it was killed.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -69,22 +70,35 @@ def _started(name: str, folder: Path) -> dict[str, Any]:
     return {**info, "pid": process.pid}
 
 
+_KEEPER = """
+import json, os, pathlib, shutil, signal, sys
+sys.stdin.read()  # until whoever made the run is gone, however it went
+folder = pathlib.Path(sys.argv[1])
+for known in folder.glob("*.json"):
+    pid = json.loads(known.read_text()).get("pid")
+    try:
+        pid and os.killpg(pid, signal.SIGKILL)  # each leads a group of its own, so that its children go with it
+    except ProcessLookupError:
+        pass
+shutil.rmtree(folder, ignore_errors=True)
+"""
+_keeper: subprocess.Popen[bytes] | None = None
+
+
 def begin() -> None:
-    """Make the place where the servers of this run are noted."""
+    """Make the place where the servers of this run are noted, and start who stops them when the run is over."""
+    global _keeper
     os.environ[_RUN] = tempfile.mkdtemp(prefix="omnistorage-servers-")
+    command = [sys.executable, "-S", "-E", "-c", _KEEPER, os.environ[_RUN]]
+    _keeper = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
 
 
 def end() -> None:
     """Stop the servers of this run, by their process ids, and remove what they kept."""
-    folder = Path(os.environ.pop(_RUN))
-    for known in folder.glob("*.json"):
-        pid = json.loads(known.read_text()).get("pid")
-        if pid:
-            try:
-                os.killpg(pid, signal.SIGKILL)  # each leads a group of its own, so that its children go with it
-            except ProcessLookupError:
-                pass
-    shutil.rmtree(folder, ignore_errors=True)
+    global _keeper
+    keeper, _keeper = _keeper, None
+    if keeper is not None:
+        keeper.communicate(timeout=60)
 
 
 # -- for the functions that start one ----------------------------------------------------------------------------------

@@ -71,10 +71,10 @@ def start_seaweedfs(folder: Path) -> tuple[Any, dict[str, Any]]:
 
 
 def _low_ports(count: int) -> list[int]:
-    """Free ports whose number plus 10,000 is a port, and free, too."""
+    """Free ports whose number plus 10,000 is free too; below those that the system gives to outgoing connections."""
     found: list[int] = []
     while len(found) < count:
-        port = random.randrange(20_000, 30_000)
+        port = random.randrange(12_000, 22_000)
         try:
             for number in (port, port + 10_000):
                 with socket.socket() as one:

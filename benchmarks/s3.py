@@ -1,0 +1,181 @@
+"""S3 against SeaweedFS on loopback: small objects, long streams and listings, against boto3's own best.
+
+Small objects: 16 threads share one client, ours over boto3 and boto3 bare, with the same settings; wall time and CPU
+time of this process. Streams: the SDK's managed transfer at its defaults (``upload_fileobj``, ``download_fileobj``),
+which moves parts on ten threads. The server shares the machine.
+"""
+
+import io
+import os
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from common import MIB, Bench, SameWork, over, rounds, version
+
+from omnistorage.backends.s3 import S3Backend
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from tests import servers
+from tests.servers.s3 import bare
+
+FLYING = 16
+
+
+class Place:
+    """A SeaweedFS of one's own, ours and boto3's client of it."""
+
+    def __enter__(self):
+        servers.begin()
+        self.info = servers.server("seaweedfs")
+        self.bucket = self.info["bucket"]
+        self.ours = S3Backend(
+            self.bucket, endpoint_url=self.info["endpoint"], access_key=self.info["access_key"],
+            secret_key=self.info["secret_key"], vendor="seaweedfs",
+        )  # fmt: skip
+        self.sdk = bare(self.info)
+        return self
+
+    def __exit__(self, *exc):
+        self.ours.close()
+        self.sdk.close()
+        servers.end()
+
+
+def _both(run, count):
+    """Seconds and CPU seconds of ``count`` calls on ``FLYING`` threads."""
+    with ThreadPoolExecutor(FLYING) as pool:
+        cpu = time.process_time()
+        list(pool.map(run, range(count)))
+        return time.process_time() - cpu
+
+
+def small(bench: Bench):
+    """4 KiB objects written and read, 16 at once."""
+    count = 64 if bench.quick else 2000
+    data = os.urandom(4096)
+    with Place() as place:
+
+        def put_ours(number):
+            with place.ours.open_writer(f"small/{number}") as writer:
+                writer.write(data)
+
+        def put_sdk(number):
+            place.sdk.put_object(Bucket=place.bucket, Key=f"small/{number}", Body=data)
+
+        def get_ours(number):
+            with place.ours.open_reader(f"small/{number}") as reader:
+                assert reader.read(-1) == data
+
+        def get_sdk(number):
+            assert place.sdk.get_object(Bucket=place.bucket, Key=f"small/{number}")["Body"].read() == data
+
+        for verb, ours, sdk in (("put", put_ours, put_sdk), ("get", get_ours, get_sdk)):
+            _both(ours, FLYING)
+            _both(sdk, FLYING)
+            cpu = {"ours": [], "sdk": []}
+            times = rounds(
+                {"ours": lambda run=ours: _both(run, count), "sdk": lambda run=sdk: _both(run, count)},
+                bench.rounds,
+                lambda name, value, cpu=cpu: cpu[name].append(value),
+            )
+            engine = version("boto3")
+            bench.add(
+                f"s3_{verb}_4k", f"S3 {verb} of 4 KiB objects, {FLYING} in flight", peer="boto3 with the same settings",
+                bar=0.9, better="higher", samples=over(times["sdk"], times["ours"]), engine=engine,
+            )  # fmt: skip
+            bench.add(
+                f"s3_{verb}_4k_cpu", f"S3 {verb} of 4 KiB objects: CPU time of the client",
+                peer="boto3 with the same settings", bar=1.15, better="lower", samples=over(cpu["ours"], cpu["sdk"]),
+                engine=engine,
+            )  # fmt: skip
+
+
+class _Null(io.RawIOBase):
+    def __init__(self):
+        self.size = 0
+
+    def writable(self):
+        return True
+
+    def write(self, data):
+        self.size += len(data)
+        return len(data)
+
+
+def streams(bench: Bench):
+    """256 MiB up and down."""
+    size = (32 if bench.quick else 256) * MIB
+    block = os.urandom(MIB)
+
+    class Source(io.RawIOBase):
+        def __init__(self):
+            self.left = size
+
+        def readable(self):
+            return True
+
+        def read(self, wanted=-1):
+            take = min(self.left, MIB, wanted if wanted >= 0 else MIB)
+            self.left -= take
+            return block[:take]
+
+    with Place() as place:
+
+        def up_ours():
+            with place.ours.open_writer("stream") as writer:
+                for _ in range(size // MIB):
+                    writer.write(block)
+            return place.ours.stat("stream").size
+
+        def up_sdk():
+            place.sdk.upload_fileobj(Source(), place.bucket, "stream")
+            return place.ours.stat("stream").size
+
+        def down_ours():
+            got = 0
+            with place.ours.open_reader("stream") as reader:
+                while data := reader.read(MIB):
+                    got += len(data)
+            return got
+
+        def down_sdk():
+            sink = _Null()
+            place.sdk.download_fileobj(place.bucket, "stream", sink)
+            return sink.size
+
+        for verb, ours, sdk in (("up", up_ours, up_sdk), ("down", down_ours, down_sdk)):
+            same = SameWork()
+            times = rounds({"ours": ours, "sdk": sdk}, bench.rounds, lambda name, value, same=same: same.check(value))
+            bench.add(
+                f"s3_stream_{verb}", f"S3: one object of {size // MIB} MiB {verb}", peer="boto3's managed transfer",
+                bar=1.0, better="higher", samples=over(times["sdk"], times["ours"]), engine=version("boto3"),
+            )  # fmt: skip
+
+
+def listing(bench: Bench):
+    """A listing of many keys."""
+    count = 2000 if bench.quick else 20_000
+    with Place() as place:
+        with ThreadPoolExecutor(FLYING) as pool:
+            list(pool.map(
+                lambda n: place.sdk.put_object(Bucket=place.bucket, Key=f"list/{n % 50:02}/{n}", Body=b""), range(count)
+            ))  # fmt: skip
+
+        def ours():
+            return sum(1 for _ in place.ours.list("list"))
+
+        def sdk():
+            pages = place.sdk.get_paginator("list_objects_v2").paginate(Bucket=place.bucket, Prefix="list/")
+            return sum(len(page.get("Contents", ())) for page in pages)
+
+        same = SameWork()
+        times = rounds({"ours": ours, "sdk": sdk}, bench.rounds, lambda name, value: same.check(value))
+        bench.add(
+            "s3_list", f"S3: list of {count:,} keys in 50 folders", peer="boto3's paginator", bar=0.9, better="higher",
+            samples=over(times["sdk"], times["ours"]), engine=version("boto3"),
+        )  # fmt: skip
+
+
+GROUPS = {"s3_small": small, "s3_streams": streams, "s3_list": listing}

@@ -1,0 +1,407 @@
+"""What the SFTP backend changes on the server: publication, moves, deletion, folders, what dead writers left.
+
+Imports floor 0, ``_base`` and its neighbours. Every change is one ``_ask`` that may be sent again: where doing it twice
+would do harm or tell a lie, the second attempt first looks what became of the one whose answer was lost.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from os import urandom
+from stat import S_ISREG
+from typing import TypeVar
+
+from ..core import CopyOptions, ObjectInfo
+from ..errors import (
+    AlreadyExists,
+    BackendUnavailable,
+    Cancelled,
+    CapabilityNotSupported,
+    InvalidPath,
+    NotFound,
+    OutcomeUnknown,
+    StorageError,
+)
+from ..paths import parent
+from ..policies import RequestPolicy
+from ._base import BackendBase, is_folder_error, translating
+from ._sftp_connect import Link
+from ._sftp_pool import Pool
+from ._sftp_settings import NAME
+from ._sftp_tree import (
+    Place,
+    info_of,
+    is_absent,
+    is_file,
+    is_folder,
+    look,
+    look_at_handle,
+    looked,
+    new_hidden,
+    translate,
+    why_not,
+)
+from ._sftp_wire import (
+    COPY_DATA,
+    CREATE,
+    EXCLUSIVE,
+    EXTENDED,
+    FOR_READING,
+    FOR_WRITING,
+    HANDLE,
+    HARDLINK,
+    LSTAT,
+    OPEN,
+    POSIX_RENAME,
+    REMOVE,
+    RENAME,
+    SETSTAT,
+    Attrs,
+    Session,
+    Status,
+    number,
+    string,
+)
+
+T = TypeVar("T")
+
+_COPY_STEP = 64 << 20  # bytes that the server copies in one request, so that its answer comes before the timeout
+_FAR_FUTURE = 0xF0000000  # about the year 2097: an access time that no reader moves
+
+
+class Attempt:
+    """Whether a change was asked for already, by a request whose answer may have been lost."""
+
+    asked = False
+    aside: bytes | None = None  # where what was replaced waits, without posix-rename
+
+    def begin(self) -> bool:
+        again, self.asked = self.asked, True
+        return again
+
+
+class Changes(BackendBase):
+    """The half of the SFTP backend that changes things."""
+
+    policy: RequestPolicy
+    live: set[bytes]  # the temporaries of this object's writers
+    leftovers: deque[bytes]  # temporaries to remove with the next call
+    _pool: Pool
+    _place: Place
+    _posix_rename: bool
+
+    def _key(self, path: str, op: str) -> None:
+        reason = why_not(path)
+        if reason is not None:
+            raise InvalidPath(reason, path=path, op=op, backend=NAME)
+
+    # -- asking --------------------------------------------------------------------------------------------------------
+
+    def _ask(self, op: str, path: str, run: Callable[[Link, Session], T]) -> T:
+        """What ``run`` returns, on a living connection, after as many attempts as the policy allows."""
+
+        def once() -> T:
+            try:
+                with translating(op, path, translate), self._pool.use() as link:
+                    self._sweep(link.sftp)
+                    return run(link, link.sftp)
+            except StorageError as error:
+                error.path = path if error.path is None else error.path
+                raise
+
+        return self.policy.run(op, once, path=path)
+
+    def _change(self, op: str, path: str, attempt: Attempt, run: Callable[[Link, Session], T]) -> T:
+        """The same for what must be told apart: done, not done, not known."""
+        try:
+            return self._ask(op, path, run)
+        except (BackendUnavailable, Cancelled) as error:
+            if not attempt.asked:
+                raise
+            raise OutcomeUnknown(
+                f"the answer was lost, and what happened could not be found out: {error.args[0]}",
+                path=path, op=op, backend=NAME,
+            ) from error  # fmt: skip
+
+    def _sweep(self, session: Session) -> None:
+        """Remove the temporaries that dropped and disconnected writers left."""
+        while self.leftovers:
+            try:
+                name = self.leftovers.popleft()
+            except IndexError:
+                return
+            try:
+                session.call(REMOVE, string(name))
+            except Status:
+                pass  # gone, or not ours any more
+            except BaseException:
+                self.leftovers.append(name)
+                raise
+
+    def _needs(self, session: Session, extension: str, capability: str, option: str) -> None:
+        if extension not in session.extensions:
+            raise CapabilityNotSupported(
+                f"this server does not offer {extension}: open the backend with {option}=False",
+                capability=capability, backend=NAME,
+            )  # fmt: skip
+
+    # -- writing -------------------------------------------------------------------------------------------------------
+
+    def new_temporary(self, session: Session, path: str, mode: int | None, op: str) -> tuple[bytes, bytes]:
+        """A new, hidden, empty file beside ``path``: its handle and its name."""
+        folder = parent(path)
+        name = self._place.full(session, folder).rstrip(b"/") + b"/" + new_hidden().encode()
+        request = string(name), number(FOR_WRITING | CREATE | EXCLUSIVE), Attrs(mode=mode).packed()
+        self.live.add(name)
+        try:
+            try:
+                return session.call(OPEN, *request, want=HANDLE).string(), name
+            except Status as error:
+                if not is_absent(error):
+                    raise
+            self._place.make_folders(session, folder, path, op)
+            return session.call(OPEN, *request, want=HANDLE).string(), name
+        except BaseException as error:
+            self.live.discard(name)
+            if isinstance(error, Cancelled) or not isinstance(error, (Status, StorageError)):
+                self.leftovers.append(name)  # it may be there, or come to be there yet
+            raise
+
+    def check_target(self, session: Session, path: str, op: str, *, overwrite: bool) -> Attrs | None:
+        """What stands at the destination; refused at once is what publication would refuse later."""
+        if overwrite and self._posix_rename:
+            self._needs(session, POSIX_RENAME, "atomic_write", "posix_rename")
+        elif not overwrite:
+            self._needs(session, HARDLINK, "create_only", "hardlinks")
+        slot = session.send(LSTAT, string(self._place.full(session, path)))
+        self._place.check_folder(session, parent(path), path, op)
+        found = looked(session, slot)
+        if found is not None:
+            if is_folder(found):
+                raise is_folder_error(path, op, NAME)
+            if not overwrite:
+                raise AlreadyExists("an object has this name", path=path, op=op, backend=NAME)
+        return found
+
+    def publish(self, path: str, temporary: bytes, info: ObjectInfo, *, overwrite: bool) -> None:
+        """Give the closed ``temporary`` the name ``path``."""
+        attempt = Attempt()
+
+        def run(_: Link, session: Session) -> None:
+            final = self._place.full(session, path)
+            if overwrite:
+                self._replace(session, temporary, final, info, "close", attempt)
+            elif self._create(session, temporary, final, info, "close", attempt):
+                self._remove_quietly(session, temporary)
+
+        self._change("close", path, attempt, run)
+
+    def _replace(self, session: Session, old: bytes, new: bytes, info: ObjectInfo, op: str, attempt: Attempt) -> None:
+        """Rename onto whatever file is there."""
+        again = attempt.begin()
+        try:
+            if self._posix_rename:
+                session.call(EXTENDED, string(POSIX_RENAME.encode()), string(old), string(new))
+            else:
+                self._swap(session, old, new, attempt)
+        except Status as error:
+            there = look(session, new)
+            if there is not None and is_folder(there):
+                raise is_folder_error(info.path, op, NAME) from error
+            if look(session, old) is not None:
+                raise
+            self._explain_gone(there, info, op, again, error)
+        if attempt.aside is not None:
+            self._remove_quietly(session, attempt.aside)
+
+    def _explain_gone(self, there: Attrs | None, info: ObjectInfo, op: str, again: bool, error: Status) -> None:
+        """The file to rename is not there. Return if that is because an earlier attempt renamed it."""
+        if again and there is not None and info_of(info.path, there) == info:
+            return
+        if again:
+            raise OutcomeUnknown(
+                "the answer was lost; the object was published and replaced since, or removed by somebody else",
+                path=info.path, op=op, backend=NAME,
+            ) from error  # fmt: skip
+        raise NotFound(
+            "somebody removed the file before it got its name", path=info.path, op=op, backend=NAME
+        ) from error
+
+    @staticmethod
+    def _swap(session: Session, old: bytes, new: bytes, attempt: Attempt) -> None:
+        """The same without posix-rename: what is there steps aside, and comes back if the new one fails.
+        For a moment the name is free; a crash then leaves the old file under a hidden name that nobody collects."""
+        rename = string(old), string(new)
+        try:
+            session.call(RENAME, *rename)
+            return
+        except Status:
+            there = look(session, new)
+            if there is None or is_folder(there) or look(session, old) is None:
+                raise
+        attempt.aside = aside = new.rpartition(b"/")[0] + b"/" + new_hidden("old").encode()
+        session.call(RENAME, string(new), string(aside))
+        try:
+            session.call(RENAME, *rename)
+        except Status:
+            session.call(RENAME, string(aside), string(new))
+            attempt.aside = None
+            raise
+
+    def _create(self, session: Session, old: bytes, new: bytes, info: ObjectInfo, op: str, attempt: Attempt) -> bool:
+        """Link ``old`` to ``new`` unless something is there, which is one step on the server."""
+        again = attempt.begin()
+        try:
+            session.call(EXTENDED, string(HARDLINK.encode()), string(old), string(new))
+        except Status as error:
+            there = look(session, new)
+            if there is not None and is_folder(there):
+                raise is_folder_error(info.path, op, NAME) from error
+            if look(session, old) is None:
+                self._explain_gone(there, info, op, again, error)
+                return True
+            if there is None:
+                raise
+            if not (again and self._is_same_file(session, old, new)):
+                raise AlreadyExists("an object has this name", path=info.path, op=op, backend=NAME) from error
+        return True
+
+    @staticmethod
+    def _is_same_file(session: Session, one: bytes, other: bytes) -> bool:
+        """Whether two names are one file, which the protocol does not say: what is set through the one name shows
+        through the other. The access time is set, and set back."""
+        first, second = look(session, one), look(session, other)
+        if first is None or second is None or (first.size, first.mtime) != (second.size, second.mtime):
+            return False
+        mark = _FAR_FUTURE | int.from_bytes(urandom(3))
+        session.call(SETSTAT, string(one), Attrs(atime=mark, mtime=first.mtime).packed())
+        marked = look(session, other)
+        session.call(SETSTAT, string(one), Attrs(atime=first.atime, mtime=first.mtime).packed())
+        return marked is not None and marked.atime == mark
+
+    def _remove_quietly(self, session: Session, name: bytes) -> None:
+        """The object is published; what is left of its making is removed now or later."""
+        try:
+            session.call(REMOVE, string(name))
+        except Status:
+            pass
+        except Exception:
+            self.leftovers.append(name)
+
+    # -- moving, copying, deleting -------------------------------------------------------------------------------------
+
+    def _source(self, session: Session, path: str, options: CopyOptions, op: str) -> Attrs:
+        """The object to copy or move, itself, not what it leads to."""
+        if options.source is not None and options.source is not self:
+            self._refuse("source", op, path)
+        there = self._place.check_folder(session, parent(path), path, op)
+        found = look(session, self._place.full(session, path)) if there else None
+        if found is None:
+            raise NotFound("no such object", path=path, op=op, backend=NAME)
+        if is_folder(found):
+            raise NotFound("this is a folder, not an object", path=path, op=op, backend=NAME)
+        return found
+
+    def _move(self, src: str, dst: str, options: CopyOptions) -> ObjectInfo:
+        self._key(src, "move")
+        self._key(dst, "move")
+        attempt = Attempt()
+        info: list[ObjectInfo] = []
+
+        def run(_: Link, session: Session) -> None:
+            if not info:
+                found = self._source(session, src, options, "move")
+                self.check_target(session, dst, "move", overwrite=options.overwrite)
+                self._place.make_folders(session, parent(dst), dst, "move")
+                info.append(info_of(dst, found))
+            old, new = self._place.full(session, src), self._place.full(session, dst)
+            if options.overwrite:
+                self._replace(session, old, new, info[0], "move", attempt)
+            elif self._create(session, old, new, info[0], "move", attempt):
+                self._remove_old_name(session, old, dst)
+
+        self._change("move", dst, attempt, run)
+        return info[0]
+
+    @staticmethod
+    def _remove_old_name(session: Session, old: bytes, dst: str) -> None:
+        try:
+            session.call(REMOVE, string(old))
+        except Status as error:
+            if not is_absent(error):
+                raise OutcomeUnknown(
+                    "the object has its new name, but the old one could not be removed",
+                    path=dst, op="move", backend=NAME,
+                ) from error  # fmt: skip
+
+    def _copy(self, src: str, dst: str, options: CopyOptions) -> ObjectInfo:
+        self._key(src, "copy")
+        self._key(dst, "copy")
+        made: list[tuple[bytes, ObjectInfo]] = []
+
+        def run(_: Link, session: Session) -> None:
+            self._needs(session, COPY_DATA, "copy", "server_copy")
+            found = self._source(session, src, options, "copy")
+            if found.mode is not None and not S_ISREG(found.mode):
+                target = self._place.find(session, src, "copy")
+                if target is None or not is_file(target):
+                    raise NotFound("no such object", path=src, op="copy", backend=NAME)
+            self.check_target(session, dst, "copy", overwrite=options.overwrite)
+            made.append(self._copy_data(session, src, dst))
+
+        self._ask("copy", dst, run)
+        temporary, info = made[-1]
+        try:
+            self.publish(dst, temporary, info, overwrite=options.overwrite)
+        except BaseException:
+            self.leftovers.append(temporary)
+            raise
+        finally:
+            self.live.discard(temporary)
+        return info
+
+    def _copy_data(self, session: Session, src: str, dst: str) -> tuple[bytes, ObjectInfo]:
+        read = string(self._place.full(session, src)), number(FOR_READING), Attrs().packed()
+        source = session.call(OPEN, *read, want=HANDLE).string()
+        try:
+            size = look_at_handle(session, source).size or 0
+            handle, temporary = self.new_temporary(session, dst, None, "copy")
+            try:
+                for at in range(0, size, _COPY_STEP):
+                    step = number(at, 8), number(min(_COPY_STEP, size - at), 8)
+                    session.call(
+                        EXTENDED, string(COPY_DATA.encode()), string(source), *step, string(handle), number(at, 8)
+                    )
+                return temporary, info_of(dst, look_at_handle(session, handle))
+            except BaseException:
+                self.live.discard(temporary)
+                self.leftovers.append(temporary)
+                raise
+            finally:
+                session.closing.append(handle)
+        finally:
+            session.closing.append(source)
+
+    def _delete(self, path: str, if_match: str | None) -> bool | None:
+        self._key(path, "delete")
+        attempt = Attempt()
+
+        def run(_: Link, session: Session) -> bool | None:
+            absent = None if attempt.asked else False
+            if not self._place.check_folder(session, parent(path), path, "delete"):
+                return absent
+            full = self._place.full(session, path)
+            attempt.begin()
+            try:
+                session.call(REMOVE, string(full))
+                return True
+            except Status:
+                there = look(session, full)
+                if there is None:
+                    return absent
+                if is_folder(there):
+                    return False
+                raise
+
+        return self._ask("delete", path, run)

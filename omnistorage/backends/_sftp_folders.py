@@ -1,0 +1,172 @@
+"""The folders of the SFTP backend, and what dead writers left in them. Imports floor 0 and its neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import NoReturn
+
+from ..core import ObjectInfo
+from ..errors import AlreadyExists, DirectoryNotEmpty, NotFound
+from ..paths import check_key, check_prefix, parent
+from ._sftp_change import Attempt, Changes
+from ._sftp_connect import Link
+from ._sftp_settings import NAME
+from ._sftp_tree import Entry, info_of, is_absent, is_folder, is_temporary, look, look_at_handle, read_folder, real_path
+from ._sftp_wire import REALPATH, REMOVE, RMDIR, STAT, Session, Status, string
+
+GRACE = timedelta(hours=1)
+
+
+class Folders(Changes):
+    """Making, removing and emptying folders."""
+
+    def _folder(self, path: str, op: str, *, missing_ok: bool = False) -> list[Entry]:
+        """The entries of one folder, unsorted, temporaries included. ``NotFound`` if it is none, or nothing at all with
+        ``missing_ok`` where at least the root is there."""
+
+        def run(_: Link, session: Session) -> list[Entry]:
+            found = self._place.find(session, path, op) if path else None
+            if path and (found is None or not is_folder(found)):
+                if missing_ok and look(session, self._place.full(session, ""), STAT) is not None:
+                    return []
+                raise NotFound("no such folder", path=path, op=op, backend=NAME)
+            return read_folder(session, self._place.full(session, path))
+
+        return self._ask(op, path, run)
+
+    def _mkdir(self, path: str) -> None:
+        self._key(path, "mkdir")
+
+        def run(_: Link, session: Session) -> None:
+            found = self._place.find(session, path, "mkdir")
+            if found is None:
+                self._place.make_folders(session, path, path, "mkdir")
+            elif not is_folder(found):
+                raise AlreadyExists("an object has this name", path=path, op="mkdir", backend=NAME)
+
+        self._ask("mkdir", path, run)
+
+    def _rmdir(self, path: str) -> None:
+        self._key(path, "rmdir")
+        attempt = Attempt()
+
+        def run(_: Link, session: Session) -> None:
+            if not self._place.check_folder(session, parent(path), path, "rmdir"):
+                self._no_folder(path, "rmdir")
+            full, again = self._place.full(session, path), attempt.begin()
+            try:
+                session.call(RMDIR, string(full))
+            except Status:
+                there = look(session, full)
+                if there is None and again:
+                    return
+                if there is None or not is_folder(there):
+                    self._no_folder(path, "rmdir")
+                names = [entry.name for entry in read_folder(session, full)]
+                if not names:
+                    raise
+                word = "holds temporaries of writers" if all(map(is_temporary, names)) else "is not empty"
+                raise DirectoryNotEmpty(f"the folder {word}", path=path, op="rmdir", backend=NAME) from None
+
+        self._ask("rmdir", path, run)
+
+    def _no_folder(self, path: str, op: str) -> NoReturn:
+        raise NotFound("no such folder", path=path, op=op, backend=NAME)
+
+    def purge(self, path: str) -> None:
+        """Delete the folder ``path`` and all that is under it, temporaries too; what symlinks lead to stays."""
+        self._enter("purge", "purge", path)
+        self._key(check_key(path, op="purge"), "purge")
+        attempt = Attempt()
+
+        def run(_: Link, session: Session) -> None:
+            there = self._place.check_folder(session, parent(path), path, "purge")
+            full = self._place.full(session, path)
+            found = look(session, full) if there else None
+            if found is None and attempt.asked:
+                return
+            if found is None or not is_folder(found):
+                self._no_folder(path, "purge")
+            attempt.begin()
+            self._empty(session, full, path)
+
+        self._ask("purge", path, run)
+
+    def _empty(self, session: Session, top: bytes, path: str) -> None:
+        todo, emptied = [top], list[bytes]()
+        while todo:
+            folder = todo.pop()
+            emptied.append(folder)
+            where = real_path(session, session.send(REALPATH, string(folder)))
+            self._place.demand(session, where, path, "purge")  # somebody may have put a symlink in its place
+            for entry in read_folder(session, folder):
+                name = folder + b"/" + entry.name.encode("utf-8", "surrogateescape")
+                if entry.name[-1] == "/":
+                    todo.append(name[:-1])
+                else:
+                    self._unless_absent(session, REMOVE, name)
+        for folder in reversed(emptied):
+            self._unless_absent(session, RMDIR, folder)
+
+    @staticmethod
+    def _unless_absent(session: Session, kind: int, name: bytes) -> None:
+        try:
+            session.call(kind, string(name))
+        except Status as error:
+            if not is_absent(error):
+                raise
+
+    # -- what dead writers left ----------------------------------------------------------------------------------------
+
+    def stale_uploads(self, prefix: str = "", *, older_than: timedelta = GRACE) -> Iterator[ObjectInfo]:
+        """The temporaries of writers that died, by the path of the temporary.
+
+        A temporary of one of this object's own writers is never among them. Of others' nobody can ask whether their
+        writers live: they count as alive until nothing was written to them for an hour, or for ``older_than`` if that
+        is longer, by the server's own clock. A writer that was idle for longer and lost its temporary raises
+        ``NotFound`` from ``close``, and publishes nothing.
+        """
+        self._enter("list", "stale_uploads", prefix)
+        return self._stale(check_prefix(prefix, op="stale_uploads"), older_than, remove=False)
+
+    def remove_stale_uploads(self, prefix: str = "", *, older_than: timedelta = GRACE) -> int:
+        """Remove what ``stale_uploads`` yields; the number of files removed."""
+        self._enter("delete", "remove_stale_uploads", prefix)
+        return sum(1 for _ in self._stale(check_prefix(prefix), older_than, remove=True))
+
+    def _stale(self, prefix: str, older_than: timedelta, *, remove: bool) -> Iterator[ObjectInfo]:
+        now = self._ask("stale_uploads", prefix, lambda _, session: self._server_time(session))
+        newest = now - max(older_than, GRACE).total_seconds()
+        todo = [prefix]
+        while todo:
+            folder = todo.pop()
+            head = folder + "/" if folder else ""
+            for entry in self._folder(folder, "stale_uploads", missing_ok=True):
+                if entry.name[-1] == "/":
+                    todo.append(head + entry.name[:-1])
+                elif is_temporary(entry.name) and (entry.attrs.mtime or 0) <= newest:
+                    info = info_of(head + entry.name, entry.attrs)
+                    if self._is_dead(info.path, remove):
+                        yield info
+
+    def _is_dead(self, path: str, remove: bool) -> bool:
+        def run(_: Link, session: Session) -> bool:
+            full = self._place.full(session, path)
+            if full in self.live:
+                return False
+            if remove:
+                self._unless_absent(session, REMOVE, full)
+            return True
+
+        return self._ask("stale_uploads", path, run)
+
+    def _server_time(self, session: Session) -> float:
+        """The server's clock, as far as the protocol shows it: the time of a file made just now."""
+        handle, name = self.new_temporary(session, "x", None, "stale_uploads")
+        try:
+            return float(look_at_handle(session, handle).mtime or 0)
+        finally:
+            session.closing.append(handle)
+            self.live.discard(name)
+            self._remove_quietly(session, name)

@@ -1,0 +1,349 @@
+"""Names, folders and errors on the far side: what the parts of the SFTP backend share. Imports floor 0 and its
+neighbours ``_sftp_wire``, ``_sftp_connect``, ``_sftp_pool``.
+
+Never out of the root: SFTP has no way to resolve beneath a folder, so every call asks the server where its path really
+leads (REALPATH) before it touches anything. Between that answer and the next request somebody with an account on the
+server could still put a symlink in the way: against those, confine the account (``ChrootDirectory`` of sshd).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from os import urandom
+from stat import S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, S_ISDIR, S_ISREG
+from typing import NamedTuple
+
+from ..core import Kind, ListOptions, ObjectInfo
+from ..errors import (
+    AlreadyExists,
+    BackendUnavailable,
+    CapabilityNotSupported,
+    DirectoryNotEmpty,
+    InvalidPath,
+    NotFound,
+    PermissionDenied,
+    StorageError,
+    WriterClosed,
+)
+from ..paths import sort_key
+from ._sftp_settings import NAME as BACKEND
+from ._sftp_wire import (
+    ATTRS,
+    BAD_MESSAGE,
+    EOF,
+    FSTAT,
+    HANDLE,
+    LSTAT,
+    MKDIR,
+    NAME,
+    NO_SUCH_FILE,
+    OPENDIR,
+    PERMISSION_DENIED,
+    READDIR,
+    REALPATH,
+    STAT,
+    UNSUPPORTED,
+    Answer,
+    Attrs,
+    Lost,
+    Session,
+    Slot,
+    Status,
+    Stopped,
+    string,
+)
+
+MARK = ".omnistorage-"
+_HIDDEN = re.compile(r"\.omnistorage-[0-9a-f]{16}\.(tmp|old)", re.ASCII)
+_LONGEST_NAME = 255
+
+_ABSENT = (NO_SUCH_FILE, 10, 19)  # 10 and 19 are what servers say who know the codes of later versions
+_EXISTS, _NOT_EMPTY, _IS_FOLDER = 11, 18, 24
+_NO_ROOM = (14, 15)
+
+
+def new_hidden(ending: str = "tmp") -> str:
+    return f"{MARK}{urandom(8).hex()}.{ending}"
+
+
+def is_hidden(name: str) -> bool:
+    return _HIDDEN.fullmatch(name) is not None
+
+
+def is_temporary(name: str) -> bool:
+    return is_hidden(name) and name.endswith(".tmp")
+
+
+def why_not(path: str) -> str | None:
+    """Why the key ``path`` cannot be a file here: it would alias another name, or hide one of ours. None if it can."""
+    segments = path.split("/")
+    if "" in segments:
+        return "leading, trailing and double slashes would alias another name"
+    if "." in segments:
+        return "a '.' segment would alias another name"
+    if MARK in path and any(map(is_hidden, segments)):
+        return "this is the name of a temporary file"
+    try:
+        if any(len(sort_key(segment)) > _LONGEST_NAME for segment in segments):
+            return f"a name has at most {_LONGEST_NAME} bytes between two slashes"
+    except UnicodeEncodeError:
+        return "no server holds this name: it is neither Unicode nor bytes escaped as surrogates"
+    return None
+
+
+def key_of(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")
+
+
+def translate(error: BaseException) -> StorageError | None:
+    """Our error for what the wire said: the one place."""
+    if isinstance(error, Lost):
+        return BackendUnavailable(str(error), backend=BACKEND)
+    if isinstance(error, Stopped):
+        return WriterClosed("the writer was aborted in another thread", backend=BACKEND)
+    if not isinstance(error, Status):
+        return None
+    code, text = error.code, str(error)
+    if code in _ABSENT:
+        return NotFound("no such object or folder", backend=BACKEND)
+    if code == PERMISSION_DENIED:
+        return PermissionDenied("permission denied", backend=BACKEND)
+    if code == _EXISTS:
+        return AlreadyExists("an object has this name", backend=BACKEND)
+    if code == _NOT_EMPTY:
+        return DirectoryNotEmpty("the folder is not empty", backend=BACKEND)
+    if code == _IS_FOLDER:
+        return InvalidPath("a folder has this name", backend=BACKEND)
+    if code in _NO_ROOM:
+        return StorageError("no space is left on the server, or the quota is used up", backend=BACKEND)
+    if code == BAD_MESSAGE:
+        return InvalidPath("the server cannot hold this name", backend=BACKEND)
+    if code == UNSUPPORTED:
+        return CapabilityNotSupported("the server does not know this request", capability="request", backend=BACKEND)
+    return StorageError(f"the server refused: {text}", backend=BACKEND)
+
+
+def is_absent(error: Status) -> bool:
+    return error.code in _ABSENT
+
+
+def etag_of(attrs: Attrs) -> str | None:
+    if attrs.mtime is None or attrs.size is None:
+        return None
+    return f"{attrs.mtime:x}-{attrs.size:x}"
+
+
+def info_of(path: str, attrs: Attrs) -> ObjectInfo:
+    """What ``list``, ``stat`` and writers say about a file, the same in all three."""
+    modified_at = None if attrs.mtime is None else datetime.fromtimestamp(attrs.mtime, UTC)
+    form = S_IFREG if attrs.mode is None else S_IFMT(attrs.mode)
+    if form in (S_IFREG, 0):
+        return ObjectInfo(path, attrs.size, modified_at, "file", etag_of(attrs))
+    kind: Kind = "dir" if form == S_IFDIR else "link" if form == S_IFLNK else "other"
+    return ObjectInfo(path, None if kind == "dir" else attrs.size, modified_at, kind)
+
+
+def is_folder(attrs: Attrs) -> bool:
+    return attrs.mode is not None and S_ISDIR(attrs.mode)
+
+
+def is_file(attrs: Attrs) -> bool:
+    return attrs.mode is None or S_ISREG(attrs.mode) or not S_IFMT(attrs.mode)
+
+
+# --- single questions -------------------------------------------------------------------------------------------------
+
+
+def look(session: Session, path: bytes, kind: int = LSTAT) -> Attrs | None:
+    """What stands at ``path`` itself (LSTAT) or where it leads to (STAT); None if nothing does."""
+    return looked(session, session.send(kind, string(path)))
+
+
+def looked(session: Session, slot: Slot) -> Attrs | None:
+    try:
+        return session.answer(slot, ATTRS).attrs()
+    except Status as error:
+        if is_absent(error) or error.code == BAD_MESSAGE:
+            return None
+        raise
+
+
+def look_at_handle(session: Session, handle: bytes) -> Attrs:
+    return session.call(FSTAT, string(handle), want=ATTRS).attrs()
+
+
+def real_path(session: Session, slot: Slot) -> bytes | None:
+    """The answer to a REALPATH; None where it leads nowhere."""
+    try:
+        answer = session.answer(slot, NAME)
+    except Status as error:
+        if error.code == PERMISSION_DENIED:
+            raise
+        return None
+    return answer.string() if answer.number() else None
+
+
+class Entry(NamedTuple):
+    """One line of a folder; ``name`` ends with ``/`` if it is a folder."""
+
+    name: str
+    attrs: Attrs
+
+
+def read_folder(session: Session, path: bytes) -> list[Entry]:
+    """Everything in a folder, unsorted, our temporaries included. Raises ``Status``."""
+    handle = session.call(OPENDIR, string(path), want=HANDLE).string()
+    found: list[Entry] = []
+    ahead: Slot | None = session.send(READDIR, string(handle))
+    try:
+        while ahead is not None:
+            answer = session.answer(ahead, NAME)
+            ahead = session.send(READDIR, string(handle))  # while this one is read
+            _take_entries(answer, found)
+    except Status as error:
+        if error.code != EOF:
+            raise
+    finally:
+        session.closing.append(handle)
+    return found
+
+
+def _take_entries(answer: Answer, found: list[Entry]) -> None:
+    for _ in range(answer.number()):
+        raw = answer.string()
+        answer.view()
+        attrs = answer.attrs()
+        if raw not in (b".", b".."):
+            if not raw or b"/" in raw or b"\0" in raw:
+                raise StorageError(f"the server listed a name that cannot be one: {raw[:100]!r}", backend=BACKEND)
+            name = key_of(raw)
+            found.append(Entry(name + "/" if is_folder(attrs) else name, attrs))
+
+
+class Place:
+    """The root, and the way from keys to the server's paths and back."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self._base: bytes | None = None
+
+    def base(self, session: Session) -> bytes:
+        """The real, absolute path of the root."""
+        if self._base is None:
+            self._base = self._resolve(session)
+        return self._base
+
+    def _resolve(self, session: Session) -> bytes:
+        real = real_path(session, session.send(REALPATH, string(sort_key(self.root or "."))))
+        if real is None and self.root.startswith("/"):
+            real = sort_key(self.root.rstrip("/") or "/")
+        elif real is None:
+            home = real_path(session, session.send(REALPATH, string(b"."))) or b""
+            real = home.rstrip(b"/") + b"/" + sort_key(self.root.rstrip("/"))
+        return real
+
+    def full(self, session: Session, path: str) -> bytes:
+        base = self.base(session)
+        if not path:
+            return base
+        return (base if base != b"/" else b"") + b"/" + sort_key(path)
+
+    def demand(self, session: Session, real: bytes | None, path: str, op: str) -> None:
+        """Raise ``InvalidPath`` unless ``real``, where a path leads, lies in the root."""
+        if real is not None and not self._holds(session, real):
+            self._base = None  # the root may have been made anew, or reached through a symlink that was moved
+        if real is None or not self._holds(session, real):
+            raise InvalidPath("a symlink leads out of the root", path=path, op=op, backend=BACKEND)
+
+    def _holds(self, session: Session, real: bytes) -> bool:
+        base = self.base(session)
+        return base == b"/" or real == base or real.startswith(base + b"/")
+
+    def make_folders(self, session: Session, folder: str, path: str, op: str) -> None:
+        """Make ``folder`` and what is missing above it, the root included; never through a symlink that leads out."""
+        base = self.base(session)
+        missing: list[bytes] = []
+        at = self.full(session, folder)
+        while (found := look(session, at, STAT)) is None and at not in (b"", b"/"):
+            missing.append(at)
+            at = at.rpartition(b"/")[0] or b"/"
+        if found is not None and not is_folder(found):
+            raise InvalidPath("a file stands where a folder is needed", path=path, op=op, backend=BACKEND)
+        if len(at) > len(base):
+            self.demand(session, real_path(session, session.send(REALPATH, string(at))), path, op)
+        for name in reversed(missing):
+            try:
+                session.call(MKDIR, string(name), Attrs().packed())
+            except Status:
+                there = look(session, name, STAT)  # most servers do not say why; somebody may have made it just now
+                if there is None:
+                    raise
+                if not is_folder(there):
+                    raise InvalidPath(
+                        "a file stands where a folder is needed", path=path, op=op, backend=BACKEND
+                    ) from None
+
+    def check_folder(self, session: Session, folder: str, path: str, op: str) -> bool:
+        """Whether the folder is there, inside of the root."""
+        if not folder:
+            return True
+        real = real_path(session, session.send(REALPATH, string(self.full(session, folder))))
+        if real is None:
+            return False
+        self.demand(session, real, path, op)
+        return True
+
+    def find(self, session: Session, path: str, op: str) -> Attrs | None:
+        """What ``path`` leads to, inside of the root; None if nothing does."""
+        full = string(self.full(session, path))
+        where, what = session.send(REALPATH, full), session.send(STAT, full)
+        try:
+            attrs = looked(session, what)
+        finally:
+            real = real_path(session, where)
+        if attrs is not None:
+            self.demand(session, real, path, op)
+        return attrs
+
+
+# --- listings ---------------------------------------------------------------------------------------------------------
+
+
+def visible(entries: list[Entry], after: bytes | None = None) -> list[tuple[bytes, Entry]]:
+    """Sorted by UTF-8 bytes, without temporaries, and without what lies wholly at or before ``after``."""
+    keyed = [(sort_key(entry.name), entry) for entry in entries if not is_hidden(entry.name.rstrip("/"))]
+    if after is not None:
+        keyed = [row for row in keyed if row[0] > after or (row[0][-1:] == b"/" and after.startswith(row[0]))]
+    keyed.sort(key=lambda row: row[0])
+    return keyed
+
+
+def walk(read: Callable[[str], list[Entry]], prefix: str, options: ListOptions) -> Iterator[ObjectInfo]:
+    """Every file under the folder ``prefix`` in the order of the keys; ``read`` gives the entries of one folder."""
+    head = prefix + "/" if prefix else ""
+    start = None if options.start_after is None else sort_key(options.start_after)
+
+    def wanted(folder: str) -> Iterator[tuple[bytes, Entry]]:
+        key = sort_key(folder)
+        if start is None or start < key:
+            return iter(visible(read(folder)))
+        return iter(visible(read(folder), start[len(key) :])) if start.startswith(key) else iter(())
+
+    levels = [(head, wanted(head))]
+    while levels:
+        here, rows = levels[-1]
+        for _, entry in rows:
+            if entry.name[-1] == "/":
+                try:
+                    levels.append((here + entry.name, wanted(here + entry.name)))
+                except StorageError as error:
+                    if options.on_error is None:
+                        raise
+                    options.on_error(error)
+                    continue
+                break
+            yield info_of(here + entry.name, entry.attrs)
+        else:
+            levels.pop()

@@ -1,0 +1,275 @@
+"""Rows into infos, and listings page by page. Imports floor 0 only.
+
+Each page is a search in the index of the keys, never a scan of the table. It begins after the last key of the one
+before, so what comes or goes meanwhile never shifts it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from ..core import ObjectInfo
+from ..errors import NotFound
+from ..globs import compile_glob, has_magic
+from ..paths import sort_key
+
+PAGE = 1000
+_WILDCARDS = 4  # the most that a database is asked to match: it may take a step back at each
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_new = tuple.__new__
+_read_time = datetime.fromisoformat
+
+
+# --- rows -------------------------------------------------------------------------------------------------------------
+
+
+def _infos_of_text(rows: Iterable[Any]) -> list[ObjectInfo]:
+    """Of rows of our own table: key, size, modified_at, content_type, digest, etag, extra, blob_id."""
+    return [
+        _new(
+            ObjectInfo,
+            (
+                key, size, _read_time(at), "file", etag, None, kind, {"sha256": digest} if digest else None,
+                json.loads(extra) if extra else {},
+            ),
+        )
+        for key, size, at, kind, digest, etag, extra, _ in rows
+    ]  # fmt: skip
+
+
+def info_of_text(row: Any) -> ObjectInfo:
+    """One of them, with the data behind it."""
+    key, size, at, kind, digest, etag, extra, _, _ = row
+    return _new(
+        ObjectInfo,
+        (
+            key, size, _read_time(at), "file", etag, None, kind, {"sha256": digest} if digest else None,
+            json.loads(extra) if extra else {},
+        ),
+    )  # fmt: skip
+
+
+def _infos_of_numbers(rows: Iterable[Any]) -> list[ObjectInfo]:
+    """The same where times are numbers."""
+    return [
+        _new(
+            ObjectInfo,
+            (
+                key, size, datetime.fromtimestamp(at / 1e6, UTC), "file", etag, None, kind,
+                {"sha256": digest} if digest else None, json.loads(extra) if extra else {},
+            ),
+        )
+        for key, size, at, kind, digest, etag, extra, _ in rows
+    ]  # fmt: skip
+
+
+def _infos_of_bytes(rows: Iterable[Any]) -> list[ObjectInfo]:
+    """The same where keys are bytes, too."""
+    return _infos_of_numbers((bytes(row[0]).decode("utf-8", "surrogateescape"), *row[1:]) for row in rows)
+
+
+INFOS = {"sqlite": _infos_of_text, "postgresql": _infos_of_numbers, "mysql": _infos_of_bytes}
+
+
+def loose_infos(rows: Iterable[Any]) -> list[ObjectInfo]:
+    """Of rows of an existing table, whose columns may hold what they like or be missing."""
+    return [_loose_info(row) for row in rows]
+
+
+def _loose_info(row: Any) -> ObjectInfo:
+    key, size, at, kind, digest, etag, extra = row[:7]
+    path = key if isinstance(key, str) else bytes(key).decode("utf-8", "surrogateescape")
+    known = isinstance(digest, str) and len(digest) == 64
+    return ObjectInfo(
+        path,
+        None if size is None else int(size),
+        as_time(at),
+        "file",
+        None if etag is None else str(etag),
+        None,
+        None if kind is None else str(kind),
+        {"sha256": digest.lower()} if known else None,
+        _as_metadata(extra),
+    )
+
+
+def as_time(value: Any) -> datetime | None:
+    """A column's time in UTC: a number counts microseconds since 1970, a time without a zone is taken for UTC."""
+    if type(value) is datetime and value.tzinfo is UTC:
+        return value
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            return None
+    if isinstance(value, datetime):
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    return None if value is None else _EPOCH + timedelta(microseconds=int(value))
+
+
+def _as_metadata(extra: Any) -> dict[str, str] | None:
+    try:
+        found = json.loads(extra) if isinstance(extra, str | bytes) else extra
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def as_bytes(value: Any) -> bytes:
+    """A value of the data column; text counts as UTF-8."""
+    if value is None:
+        return b""
+    return value.encode() if isinstance(value, str) else bytes(value)
+
+
+# --- listings ---------------------------------------------------------------------------------------------------------
+
+
+def list_rows(backend: Any, prefix: str, start_after: str | None) -> Iterator[list[Any]]:
+    """Pages of the rows under ``prefix`` behind ``start_after``."""
+    low, begin = (prefix + "/", ">=") if prefix else ("", ">")
+    end = prefix + "0" if prefix else None  # "0" follows "/"
+    if not _fits(backend, low):
+        return  # no such key can be here
+    odd = None
+    if start_after is not None and sort_key(start_after) >= sort_key(low):
+        low, begin = start_after, ">"
+        if not _fits(backend, low):
+            odd = sort_key(low)
+            low = _SURROGATE.split(low)[0]
+    for rows in pages(backend, low, begin, end, None, "list", prefix):
+        yield rows if odd is None else [row for row in rows if sort_key(row[0]) > odd]
+
+
+def _fits(backend: Any, key: str) -> bool:
+    try:
+        backend._db.dialect.key(key)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def pages(
+    backend: Any, low: str, begin: str, end: str | None, looks: str | None, op: str, path: str
+) -> Iterator[list[Any]]:
+    """The rows from ``low`` on, before ``end``, page by page."""
+    at: Any = None
+    size = min(PAGE, backend._db.dialect.page)
+    while True:
+        rows = backend._page((begin, low if at is None else at, end, looks, size), op, path)
+        if rows:
+            yield rows
+        if len(rows) < size:
+            return
+        at, begin = rows[-1][0], ">"
+
+
+def list_dir_rows(backend: Any, path: str) -> Iterator[ObjectInfo]:
+    """The children of the folder ``path``: what lies deeper is jumped over, not read."""
+    head = path + "/" if path else ""
+    end = path + "0" if path else None
+    at, begin = (head, ">=") if head else ("", ">")
+    size, found, skip = 64, False, None
+    while _fits(backend, at):
+        rows = backend._page((begin, at, end, None, size), "list_dir", path)
+        skipped = 0
+        for child in backend._infos(rows):
+            found = True
+            if skip is not None and child.path.startswith(skip):
+                skipped += 1
+                continue
+            skip = None
+            name, slash, _ = child.path[len(head) :].partition("/")
+            if slash:
+                skip = f"{head}{name}/"
+                # A folder without a name keeps its slash, or it would be its own parent.
+                yield ObjectInfo(skip[:-1] if name else skip, kind="dir")
+            elif name:
+                yield child
+        if len(rows) < size:
+            break
+        at, begin = (skip[:-1] + "0", ">=") if skip is not None else (child.path, ">")
+        size = max(16, size // 2) if skipped > size // 2 else min(PAGE, size * 2)
+    if path and not found:
+        raise NotFound("no such folder", path=path, backend=backend.name, op="list_dir")
+
+
+# --- globs ------------------------------------------------------------------------------------------------------------
+
+
+def glob_rows(backend: Any, pattern: str) -> Iterator[ObjectInfo]:
+    """Every object whose key matches. The database narrows it down by the text before the first wildcard, an index
+    search, and by a coarse form of the rest; the pattern itself has the last word."""
+    matching = compile_glob(pattern, anchored=True)
+    return _matches(backend, pattern.removeprefix("/"), matching)
+
+
+def _matches(backend: Any, pattern: str, matching: Any) -> Iterator[ObjectInfo]:
+    parts = coarse(pattern)
+    head = parts[0] or ""
+    if not pattern or not _fits(backend, "".join(part or "" for part in parts)):
+        return
+    if not has_magic(pattern):
+        try:
+            yield backend._stat(pattern)
+        except NotFound:
+            pass
+        return
+    looks = like(parts, star=backend._db.dialect.family == "sqlite")
+    for rows in pages(backend, head, ">=", successor(head), looks, "glob", pattern):
+        for found in backend._infos(rows):
+            if matching.fullmatch(found.path):
+                yield found
+
+
+def coarse(pattern: str) -> list[str | None]:
+    """Literal texts with None for anything at all: matches whatever ``pattern`` matches, and more."""
+    parts: list[str | None] = [""]
+    at = 0
+    while at < len(pattern):
+        char = pattern[at]
+        at += 1
+        if char in "*?[{":
+            if parts[-1] is not None:
+                parts.append(None)
+            if char in "[{" or parts.count(None) == _WILDCARDS:
+                return parts
+            start = at - 1
+            while char == "*" and pattern[at : at + 1] == "*":
+                at += 1
+            # "**/" may stand for no folder at all.
+            if at - start == 2 and (start == 0 or pattern[start - 1] == "/") and pattern[at : at + 1] == "/":
+                at += 1
+            continue
+        if char == "\\":
+            char, at = pattern[at], at + 1
+        if parts[-1] is None:
+            parts.append("")
+        parts[-1] = f"{parts[-1]}{char}"
+    return parts
+
+
+def like(parts: list[str | None], *, star: bool) -> str:
+    """The parts as SQLite's GLOB takes them (``star``), or as LIKE does with ``!`` to escape."""
+    if star:
+        return "".join("*" if part is None else _escaped(part, "*?[", "[{}]") for part in parts)
+    return "".join("%" if part is None else _escaped(part, "!%_", "!{}") for part in parts)
+
+
+def _escaped(text: str, special: str, form: str) -> str:
+    return "".join(form.format(char) if char in special else char for char in text)
+
+
+def successor(text: str) -> str | None:
+    """The first text, in the order of keys, after all that begin with ``text``; None if there is none."""
+    while text:
+        last = ord(text[-1]) + 1
+        if last <= 0x10FFFF:
+            return text[:-1] + chr(0xE000 if 0xD800 <= last < 0xE000 else last)
+        text = text[:-1]
+    return None

@@ -1,0 +1,60 @@
+"""The SFTP backend and every promise of the kit on OpenSSH's and asyncssh's server, random calls against a dict."""
+
+import os
+import shutil
+
+from omnistorage.backends.sftp import SFTPBackend
+from omnistorage.testing import BackendTests, backend_machine
+
+from ..servers import server
+from ..servers.ssh import on_disk, options_of
+
+HAS_SSHD = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin") is not None
+SCALE = int(os.environ.get("OMNISTORAGE_SCALE", "1"))
+
+
+def make(name, **options):
+    info = server(name)
+    backend = SFTPBackend(**options_of(info, **options))
+    backend.disk = on_disk(info, backend._options["root"])
+    return backend
+
+
+def peek(backend, path):
+    try:
+        return (backend.disk / path).read_bytes()
+    except OSError:
+        return None
+
+
+def dispose(backend):
+    backend.close()
+    shutil.rmtree(backend.disk)
+
+
+class TestSftpOnSshd(BackendTests):
+    def make(self):
+        return make("sshd", server_copy=True)
+
+    def peek(self, backend, path):
+        return peek(backend, path)
+
+    def plant(self, backend, path, data):
+        target = backend.disk / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+
+    def dispose(self, backend):
+        dispose(backend)
+
+
+if os.environ.get("OMNISTORAGE_FULL") or not HAS_SSHD:  # the long run, or the only server that is there
+
+    class TestSftpOnAsyncssh(TestSftpOnSshd):
+        def make(self):
+            return make("asyncssh")
+
+
+TestGoal32Sftp = backend_machine(
+    lambda: make("sshd" if HAS_SSHD else "asyncssh", server_copy=HAS_SSHD), peek, dispose, steps=300 * SCALE
+)

@@ -1,0 +1,55 @@
+"""Goal 40 over SFTP: no path leads out of the root, whatever stands in the way. The payloads are the local ones."""
+
+import os
+import shutil
+
+import pytest
+
+from omnistorage.backends.sftp import SFTPBackend
+from omnistorage.core import WriteOptions
+from omnistorage.errors import StorageError
+
+from ..servers import server
+from ..servers.ssh import on_disk, options_of
+from .test_local_paths import METHODS, SECRET, outside, payloads, plant, put, read
+
+SCALE = int(os.environ.get("OMNISTORAGE_SCALE", "1"))
+OVER_SFTP = {**METHODS, "create": lambda b, p: put(b.open_writer(p, WriteOptions(overwrite=False)))}
+del OVER_SFTP["open_appender"]
+
+
+@pytest.fixture(params=["sshd", "asyncssh"])
+def place(request):
+    """A backend whose root lies among secrets, the folder around it, and the root on this machine."""
+    info = server(request.param)
+    given = options_of(info, server_copy=True, connections=1)
+    base = on_disk(info, given["root"])
+    root = plant(base)
+    backend = SFTPBackend(**{**given, "root": given["root"] + "/root"})
+    yield backend, base, root
+    backend.close()
+    shutil.rmtree(base)
+
+
+@pytest.mark.parametrize("method", OVER_SFTP)
+def test_goal_40_no_payload_escapes_and_only_our_errors_come_out(place, method):
+    backend, base, root = place
+    before = outside(base)
+    hostile = payloads()[:: 1 if SCALE > 1 else 4]
+    assert len(hostile) >= 150
+    refused = 0
+    for path in hostile:
+        try:
+            result = OVER_SFTP[method](backend, path)
+        except StorageError:
+            refused += 1
+        else:
+            assert not (isinstance(result, bytes) and SECRET in result), path
+        if not (root / "file").exists():
+            (root / "file").write_bytes(b"inside")
+        (root / "d").mkdir(exist_ok=True)
+    for info in backend.list():
+        if info.kind == "file":
+            assert SECRET not in read(backend, info.path), info.path
+    assert outside(base) == before
+    assert method in ("exists", "start_after") or refused > 20
