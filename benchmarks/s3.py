@@ -117,9 +117,9 @@ def streams(bench: Bench):
             return True
 
         def read(self, wanted=-1):
-            take = min(self.left, MIB, wanted if wanted >= 0 else MIB)
+            take = self.left if wanted < 0 else min(self.left, wanted)
             self.left -= take
-            return block[:take]
+            return (block * (take // MIB + 1))[:take]
 
     with Place() as place:
 

@@ -130,7 +130,7 @@ class ObjectReader(ReaderBase):
         if body is None:
             return
         try:
-            if self._ends is not None and 0 < self._ends - self._at <= WASTE:
+            if self._closed and self._ends is not None and self._ends - self._at <= WASTE:
                 while body.read(WASTE):  # the connection can serve the next request
                     pass
         except Exception:  # noqa: S110  the bytes are wanted by nobody
@@ -278,8 +278,10 @@ class ObjectWriter(WriterBase):
             info = self._conclude(lambda: client.put(self._key, data, self._put), None)._replace(size=len(data))
             self._held = []
             return info
-        info = self._conclude(lambda: client.finish_upload(parts.upload, parts.tags), parts.tags)
-        self._store.live(parts.upload, False)
+        try:
+            info = self._conclude(lambda: client.finish_upload(parts.upload, parts.tags), parts.tags)
+        finally:
+            self._store.live(parts.upload, False)  # if nobody knows how it ended, it may be stale one day
         return info._replace(size=self._written)
 
     def _conclude(self, request: Callable[[], ObjectInfo], tags: Mapping[int, str] | None) -> ObjectInfo:

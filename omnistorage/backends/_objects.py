@@ -12,6 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import Context
+from functools import lru_cache
 from os import getpid
 from typing import Any, TypeVar
 
@@ -23,7 +24,7 @@ from ..errors import (
     PreconditionFailed,
     StorageError,
 )
-from ..paths import check_key, sort_key
+from ..paths import check_key, sort_key, suffixes
 from ..policies import RequestPolicy
 from ..strands import IO
 from ._base import BackendBase, translating
@@ -251,7 +252,9 @@ class ObjectBackend(BackendBase):
 
     def _open_writer(self, path: str, options: WriteOptions) -> ObjectWriter:
         self.client  # noqa: B018  a configuration that cannot work is an error here, not in the first write
-        return ObjectWriter(self, path, self._prefix + path, options, new_put(options, content_type(path)))
+        return ObjectWriter(
+            self, path, self._prefix + path, options, new_put(options, content_type("x" + "".join(suffixes(path)[-2:])))
+        )
 
     def _delete(self, path: str, if_match: str | None) -> bool | None:
         return self.run("delete", path, lambda: self.client.delete(self._prefix + path, if_match))
@@ -348,9 +351,10 @@ class ObjectBackend(BackendBase):
             raise
 
 
-def content_type(path: str) -> str:
-    """What the suffix says, for stores that would otherwise call everything binary."""
-    kind, encoding = mimetypes.guess_type(path)
+@lru_cache(maxsize=1024)
+def content_type(name: str) -> str:
+    """What the suffixes of ``name`` say, for stores that would otherwise call everything binary."""
+    kind, encoding = mimetypes.guess_type(name)
     return CONTENT_TYPE if kind is None or encoding is not None else kind
 
 

@@ -274,18 +274,21 @@ class BlobWriter(_SQLWriter):
 
     def _insert_chunk(self, link: Link, chunk: bytes) -> None:
         table, now = self._to._table, time.monotonic()
+        there = True
         if now - self._held > self._to._lease / 4:
-            if link.change(table.hold, (int(self._to._lease * 1e6), self._blob)) != 1:
-                raise StorageError("what was written was collected as garbage meanwhile", path=self._path, op="write")
+            there = link.change(table.hold, (int(self._to._lease * 1e6), self._blob)) == 1
             self._held = now
-        self._once(link, table.new_chunk, (self._blob, self._seq, chunk))
+        if not there or not self._once(link, table.new_chunk, (self._seq, chunk, self._blob)):
+            raise StorageError("what was written was collected as garbage meanwhile", path=self._path, op="write")
 
-    def _once(self, link: Link, statement: str, values: tuple[Any, ...]) -> None:
+    def _once(self, link: Link, statement: str, values: tuple[Any, ...]) -> bool:
+        """Whether the row is there now."""
         try:
-            link.execute(statement, values)
+            return link.change(statement, values) == 1
         except Exception as error:
             if not self._to._db.is_duplicate(error):  # else an attempt whose answer was lost did it
                 raise
+            return True
 
     def prepare(self) -> None:
         self._stage = True

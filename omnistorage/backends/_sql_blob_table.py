@@ -228,7 +228,12 @@ class Table:
         self.new_blob = sql(
             "INSERT INTO {blobs} (blob_id, {key}, linked, touched_at, kept_until) VALUES (?, ?, 0, {now}, {now} + ?)"
         )
-        self.new_chunk = sql("INSERT INTO {chunks} (blob_id, seq, data) VALUES (?, ?, ?)")
+        # Its blob's row is locked until the chunk is there: a statement that the server does for a client that is long
+        # dead comes before the collector, which then waits and finds the chunk, or after it, and adds nothing.
+        self.new_chunk = sql(
+            "INSERT INTO {chunks} (blob_id, seq, data)"
+            " SELECT blob_id, ?, ? FROM {blobs} WHERE blob_id = ? AND linked = 0{lock}"
+        )
         self.chunk = sql("SELECT substr(data, ?, ?) FROM {chunks} WHERE blob_id = ? AND seq = ?")
         self.link = sql("UPDATE {blobs} SET linked = 1, kept_until = 0 WHERE blob_id = ? AND linked = 0")
         self.unlink = sql("UPDATE {blobs} SET linked = 0, touched_at = {now} WHERE blob_id = ? AND linked >= 0")

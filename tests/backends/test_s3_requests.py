@@ -75,6 +75,17 @@ def test_rs_7_5_go_p3_a_listing_costs_a_request_for_a_thousand_keys_however_many
     assert list(store.list()) == []
 
 
+def test_one_connection_serves_one_call_after_another(proxy, store):
+    put(store, "x", b"1" * 4096)
+    for _ in range(5):
+        assert len(ops.read_bytes(store, "x")) == 4096
+        with store.open_reader("x") as reader:
+            assert reader.read(10) == b"1" * 10
+        store.stat("x")
+        list(store.list())
+    assert proxy.connections == 1
+
+
 def test_a_long_body_is_an_upload_in_parts_side_by_side(proxy, store):
     part = store.part_size
     data = bytes(range(256)) * (part // 256) * 3 + b"tail"

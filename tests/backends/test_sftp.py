@@ -430,7 +430,7 @@ def test_rs_7_7_health_sees_a_missing_root_and_errors_name_the_path(make):
 
 
 @BOTH
-def test_go_f2_goal_40_no_method_follows_a_symlink_out_of_the_root(make, name):
+def test_go_f2_goal_40_no_method_follows_a_symlink_out_of_the_root(make, request, name):
     backend, outside = make(name, server_copy=True), make(name)
     put(backend, "mine", b"mine")
     for path in ("secret", "folder/secret"):
@@ -438,8 +438,12 @@ def test_go_f2_goal_40_no_method_follows_a_symlink_out_of_the_root(make, name):
     os.symlink(outside.disk, backend.disk / "way")
     os.symlink(outside.disk / "secret", backend.disk / "file")
     os.symlink(f"../{outside.disk.name}", backend.disk / "relative")
+    namesake = backend.disk.with_name(backend.disk.name + "-too")  # begins like the root, and is not in it
+    shutil.copytree(outside.disk, namesake)
+    request.addfinalizer(lambda: shutil.rmtree(namesake))
+    os.symlink(f"../{namesake.name}", backend.disk / "namesake")
     before = files(outside)
-    for way in ("way", "relative"):
+    for way in ("way", "relative", "namesake"):
         calls = [
             lambda w=way: backend.open_reader(f"{w}/secret"),
             lambda w=way: backend.stat(f"{w}/secret"),
@@ -468,10 +472,10 @@ def test_go_f2_goal_40_no_method_follows_a_symlink_out_of_the_root(make, name):
     with pytest.raises((InvalidPath, NotFound)):
         backend.open_reader("file")
     assert backend.exists("file") is False
-    assert files(outside) == before
+    assert files(outside) == before == sorted(str(p.relative_to(namesake)) for p in namesake.rglob("*") if p.is_file())
     assert get(outside, "secret") == b"theirs"
     kinds = {info.path: info.kind for info in backend.list()}
-    assert kinds == {"file": "link", "mine": "file", "relative": "link", "way": "link"}
+    assert kinds == {"file": "link", "mine": "file", "namesake": "link", "relative": "link", "way": "link"}
     put(backend, "file", b"replaces the link")
     assert get(outside, "secret") == b"theirs"
 

@@ -83,6 +83,10 @@ def test_goal_42_go_f7_an_unknown_key_is_refused_with_the_way_out(connect, tmp_p
     with pytest.raises(PermissionDenied):
         connect(name, known_hosts=str(tmp_path / "no such file"))
     assert (tmp_path / "known").read_text() == ""
+    for host in (f"*,![127.0.0.1]:{info['port']}", "127.0.0.1", f"[127.0.0.1]:{info['port'] + 1}"):  # it is another's
+        (tmp_path / "known").write_text(f"{host} {info['host_key']}\n")
+        with pytest.raises(PermissionDenied, match="is not known"):
+            connect(name, known_hosts=str(tmp_path / "known"))
 
 
 @BOTH

@@ -7,11 +7,13 @@ import shutil
 import socket
 import threading
 import time
+from datetime import UTC, datetime
 from multiprocessing import get_context
 
 import pytest
 
 from omnistorage.backends._sftp_change import Attempt
+from omnistorage.backends._sftp_connect import Link
 from omnistorage.backends.sftp import SFTPBackend
 from omnistorage.core import WriteOptions
 from omnistorage.errors import (
@@ -192,11 +194,12 @@ def test_go_f7_goal_8_rs_7_1_10_a_writer_whose_connection_drops_shows_nothing_an
 @BOTH
 def test_goal_29_a_reader_never_splices_two_versions_of_one_size_and_second(through_gate, name):
     backend = through_gate(name)
-    size = 12 << 20
-    put(backend, "x", b"1" * size)
+    size, when = 12 << 20, datetime(2020, 1, 1, tzinfo=UTC)
+    put(backend, "x", b"1" * size, modified_at=when)
     with backend.open_reader("x") as whole, backend.open_reader("x") as dropped:
         heads = [whole.read(1000), dropped.read(1000)]
-        put(backend, "x", b"2" * size)
+        put(backend, "x", b"2" * size, modified_at=when)
+        assert backend.stat("x").etag == dropped.info.etag
         assert heads[0] + whole.read() == b"1" * size
         backend.gate.cut()
         with pytest.raises(BackendUnavailable):
@@ -204,9 +207,12 @@ def test_goal_29_a_reader_never_splices_two_versions_of_one_size_and_second(thro
     assert get(backend, "x") == b"2" * size
 
 
-def test_go_f7_an_idle_connection_that_died_is_replaced_without_a_word(through_gate):
+@pytest.mark.parametrize("noticed", [True, False])
+def test_go_f7_an_idle_connection_that_died_is_replaced_without_a_word(through_gate, monkeypatch, noticed):
+    """Before the next request, or by its failure."""
     backend = through_gate()
     put(backend, "x")
+    alive = Link.alive
     for call in (
         lambda: backend.exists("x"),
         lambda: backend.stat("x"),
@@ -217,8 +223,13 @@ def test_go_f7_an_idle_connection_that_died_is_replaced_without_a_word(through_g
         lambda: backend.mkdir("folder"),
         lambda: backend.rmdir("folder"),
     ):
+        (link,) = backend._pool._links
         backend.gate.cut()
+        until(lambda link=link: not alive.fget(link), None, backend.disk)
+        if not noticed:
+            monkeypatch.setattr(Link, "alive", property(lambda self: self.session.lost is None))
         call()
+        assert link not in backend._pool._links
     assert files(backend) == ["x"]
 
 

@@ -87,6 +87,7 @@ class Proxy:
         self.requests: list[str] = []
         self.heads: list[bytes] = []
         self.bodies: list[bytes] = []
+        self.connections = 0
         self._faults: list[Fault] = []
         self._target = target
         self._lock = threading.Lock()
@@ -134,6 +135,7 @@ class Proxy:
                 return
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._sockets.add(client)
+            self.connections += 1
             threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
