@@ -7,6 +7,7 @@ which moves parts on ten threads. The server shares the machine.
 
 import io
 import os
+import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -178,4 +179,41 @@ def listing(bench: Bench):
         )  # fmt: skip
 
 
-GROUPS = {"s3_small": small, "s3_streams": streams, "s3_list": listing}
+CHILD = """
+import re, sys
+from pathlib import Path
+from omnistorage.backends.s3 import S3Backend
+verb, size, endpoint, bucket, access, secret = sys.argv[1:]
+peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+store = S3Backend(bucket, endpoint_url=endpoint, access_key=access, secret_key=secret, vendor="seaweedfs")
+store.check_health()
+block, before = bytes(range(256)) * 4096, peak()
+if verb == "up":
+    with store.open_writer("memory") as writer:
+        for _ in range(int(size)):
+            writer.write(block)
+else:
+    with store.open_reader("memory") as reader:
+        while reader.read(1 << 20):
+            pass
+print(f"{(peak() - before) / 1024:.1f}")
+"""
+
+
+def memory(bench: Bench):
+    """Peak memory of a stream up and down, beyond a client that has made a request."""
+    size = 64 if bench.quick else 256
+    with Place() as place:
+        info = place.info
+        for verb in ("up", "down"):
+            command = [sys.executable, "-c", CHILD, verb, str(size), info["endpoint"], info["bucket"]]
+            command += [info["access_key"], info["secret_key"]]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            bench.add(
+                f"s3_memory_{verb}", f"peak memory: S3, one object of {size} MiB {verb}", peer="32 MiB of parts + 32 MiB",
+                bar=64,
+                better="lower", unit="MiB", samples=[float(done.stdout)], engine=version("boto3"),
+            )  # fmt: skip
+
+
+GROUPS = {"s3_memory": memory, "s3_small": small, "s3_streams": streams, "s3_list": listing}

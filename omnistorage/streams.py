@@ -132,17 +132,21 @@ class EncodedWriter(Publishes):
         if self._state == "prepared":
             return
         try:
-            self._drain()
-            if self._pump.encoder is not None:
-                self._pump.emit(self._pump.encoder.finish())
-                self._pump.settle()
-            self._go_on("prepare")
+            self._finish("prepare")
             self._sink.prepare()
         except BaseException as error:
             self._fail(error)
             raise
         self._go_on("prepare")
         self._state = "prepared"
+
+    def _finish(self, op: str) -> None:
+        """Every byte through the codec and into the sink."""
+        self._drain()
+        if self._pump.encoder is not None:
+            self._pump.emit(self._pump.encoder.finish())
+            self._pump.settle()
+        self._go_on(op)
 
     def close(self) -> ObjectInfo:
         if self._state == "closed" and self.result is not None:
@@ -151,7 +155,9 @@ class EncodedWriter(Publishes):
             self.abort()
             raise self._error
         try:
-            self.prepare()
+            self._check("close")
+            if self._state == "open":  # the sink is not asked to prepare: some need more requests for that
+                self._finish("close")
             self.result = self._sink.close()
         except BaseException as error:
             self._fail(error)

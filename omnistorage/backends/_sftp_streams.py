@@ -133,12 +133,7 @@ class SFTPReader(ReaderBase):
         if not self._asked:
             return
         slot, offset, wanted = self._asked[0]
-        try:
-            data = self._session.answer(slot, DATA, stop=self._stopped).view()
-        except Status as error:
-            if error.code != EOF:
-                raise
-            data = memoryview(b"")
+        data = self._answer(slot)
         self._asked.popleft()
         if not data:
             self._end_early(offset)
@@ -152,14 +147,26 @@ class SFTPReader(ReaderBase):
         self._ahead = min(self._ahead * 2, AHEAD_MAX)
         self._part = data
 
+    def _answer(self, slot: Slot) -> memoryview:
+        """The bytes that were asked for, as many as the server gave; none at the end of the file."""
+        try:
+            return self._session.answer(slot, DATA, stop=self._stopped).view()
+        except Status as error:
+            if error.code != EOF:
+                raise
+            return memoryview(b"")
+
     def _end_early(self, offset: int) -> None:
         self._end = self._at = offset
         self._under_way = 0
         if self._sized:
-            raise CorruptData(
-                f"the file ended at byte {offset} of {self._info.size}: it was cut short while it was read",
-                path=self._info.path, op="read", backend=BACKEND,
-            )  # fmt: skip
+            raise self._cut_short(offset, "read")
+
+    def _cut_short(self, offset: int, op: str) -> CorruptData:
+        return CorruptData(
+            f"the file ended at byte {offset} of {self._info.size}: it was cut short while it was read",
+            path=self._info.path, op=op, backend=BACKEND,
+        )  # fmt: skip
 
     def read_ranges(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """Each range, short where the file ends; all are asked for at once, as far as the bound of memory goes."""
@@ -175,7 +182,9 @@ class SFTPReader(ReaderBase):
                     asked.append((self._send(offset, size), number, offset, size))
                     under_way += size
                 slot, number, offset, size = asked.popleft()
-                data = self._session.answer(slot, DATA).view()
+                data = self._answer(slot)
+                if not data:
+                    raise self._cut_short(offset, "read_ranges")
                 under_way -= size
                 found[number].append(data)
                 if len(data) < size:  # what is missing comes next

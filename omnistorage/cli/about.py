@@ -39,10 +39,10 @@ def backends(app: App, /) -> None:
 
 
 def _names() -> list[str]:
-    """Every type once: of two names for one, the one that ``url`` begins with."""
+    """Every type once: of two names for one, the one that ``url`` begins with. What SQL is depends on the database."""
     from ..registry import backend_names
 
-    return [name for name in backend_names() if name != "local"]
+    return [name for name in backend_names() if name not in ("local", "sql")]
 
 
 def _registered(name: str) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def _registered(name: str) -> dict[str, Any]:
     try:
         parameters = inspect.signature(backend_class(name)).parameters.values()
         needed = [p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
-        backend = open_backend(name, dict.fromkeys(needed, "."))
+        backend = open_backend(name, {key: f"{name}://" if key == "url" else "." for key in needed})
     except StorageError as error:
         return {"name": name, "type": name, "error": str(error.args[0]) if error.args else type(error).__name__}
     except Exception as error:  # a value that only stands for one may be refused in any way

@@ -91,8 +91,7 @@ class _Conversion:
                     writer.write_many(batch)
                     app.meter.records = writer.records
             self.policy.take(writer, text)
-            writer.prepare()
-            self.policy.publish()
+            self.policy.publish(writer)
             info = writer.close()
         self._report(source.text, text, writer.records, info.size)
 

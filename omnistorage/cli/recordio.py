@@ -121,9 +121,11 @@ class BadRecordPolicy:
         self.count += handle.bad.count
         self.collected += [(text, error) for error in handle.bad.errors]
 
-    def publish(self) -> None:
-        """Make the dead letters visible, if there are any."""
+    def publish(self, before: Any = None) -> None:
+        """Make the dead letters visible, if there are any, once ``before``, a writer, has all its bytes in place."""
         if self._letters is not None:
+            if before is not None:
+                before.prepare()
             self._letters.close()
 
     def report(self) -> None:

@@ -100,8 +100,7 @@ class OneObject:
 
             filling.fill(lambda form: reading(form, to.name), put)
             policy.take(writer, text)
-            writer.prepare()
-            policy.publish()
+            policy.publish(writer)
             info = writer.close()
         self._report(writer.records, info)
 

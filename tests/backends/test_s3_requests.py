@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from omnistorage import ops
+from omnistorage import RollingRecordWriter, open_records, ops
 from omnistorage.core import CopyOptions, ReadOptions, WriteOptions
 from omnistorage.errors import AlreadyExists, CapabilityNotSupported, NotFound
 
@@ -100,6 +100,23 @@ def test_a_long_body_is_an_upload_in_parts_side_by_side(proxy, store):
 def test_a_body_of_exactly_one_part_is_one_request(proxy, store):
     assert cost(proxy, lambda: put(store, "x", b"1" * store.part_size)) == 1
     assert cost(proxy, lambda: put(store, "x", b"1" * (store.part_size + 1))) == 4
+
+
+def test_a_small_object_of_records_is_one_request_through_all_layers(proxy, store):
+    def write():
+        with open_records(store, "logs/a.ndjson.zst", "w") as records:
+            records.write_many({"n": n} for n in range(1000))
+
+    def read():
+        with open_records(store, "logs/a.ndjson.zst") as records:
+            assert sum(record["n"] for record in records) == 499_500
+
+    assert cost(proxy, write) == 1
+    assert cost(proxy, read) == 1
+    with RollingRecordWriter(store, "{k}/{seq}.ndjson.gz") as writer:
+        writer.write_many({"k": n % 3, "n": n} for n in range(30))
+    proxy.forget()
+    assert len(list(store.list())) == 4
 
 
 def test_prepare_makes_a_small_body_an_upload_of_one_part(proxy, store):

@@ -285,12 +285,14 @@ def test_a_writer_whose_temporary_was_taken_away_raises_and_publishes_nothing(ma
 @BOTH
 def test_rs_7_1_5_a_file_cut_short_under_a_reader_is_an_error_never_a_clean_end(make, name):
     backend = make(name)
-    put(backend, "x", b"x" * (16 << 20))
+    put(backend, "x", b"x" * (4 << 20))
     with backend.open_reader("x") as reader:
         reader.read(1000)
         os.truncate(backend.disk / "x", 2 << 20)
         with pytest.raises(CorruptData):
             reader.read()
+        with pytest.raises(CorruptData):
+            reader.read_ranges([(0, 10), ((2 << 20) - 5, 10)])
 
 
 @BOTH

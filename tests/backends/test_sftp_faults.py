@@ -163,7 +163,7 @@ def in_thread(call):
 @BOTH
 def test_rs_7_1_5_a_reader_whose_connection_drops_raises_and_never_ends_short(through_gate, name):
     backend = through_gate(name)
-    put(backend, "x", os.urandom(16 << 20))
+    put(backend, "x", os.urandom(4 << 20))
     reader = backend.open_reader("x")
     assert len(reader.read(1000)) == 1000
     backend.gate.cut()
@@ -172,7 +172,7 @@ def test_rs_7_1_5_a_reader_whose_connection_drops_raises_and_never_ends_short(th
     assert caught.value.transient
     assert caught.value.path == "x"
     reader.close()
-    assert len(get(backend, "x")) == 16 << 20, "the next call opens a new connection"
+    assert len(get(backend, "x")) == 4 << 20, "the next call opens a new connection"
 
 
 @BOTH
@@ -194,7 +194,7 @@ def test_go_f7_goal_8_rs_7_1_10_a_writer_whose_connection_drops_shows_nothing_an
 @BOTH
 def test_goal_29_a_reader_never_splices_two_versions_of_one_size_and_second(through_gate, name):
     backend = through_gate(name)
-    size, when = 12 << 20, datetime(2020, 1, 1, tzinfo=UTC)
+    size, when = 4 << 20, datetime(2020, 1, 1, tzinfo=UTC)
     put(backend, "x", b"1" * size, modified_at=when)
     with backend.open_reader("x") as whole, backend.open_reader("x") as dropped:
         heads = [whole.read(1000), dropped.read(1000)]

@@ -105,7 +105,8 @@ def test_goal_40_a_server_cannot_list_a_name_that_leads_elsewhere(name):
     entries = struct.pack(">I", 1) + string(name) + string(b"") + Attrs(size=1).packed()
     handle = struct.pack(">IBI", 10, 102, 1) + string(b"h")
     named = struct.pack(">IBI", 5 + len(entries), 104, 2) + entries
-    session = Session(Channel(GREETING, handle, named), 1, lambda: None)
+    end = struct.pack(">IBII", 9, 101, 3, 1)
+    session = Session(Channel(GREETING, handle, named, end), 1, lambda: None)
     with pytest.raises(StorageError, match="cannot be one"):
         read_folder(session, b"/")
 

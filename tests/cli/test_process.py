@@ -117,15 +117,15 @@ def test_every_other_verb_aborts_on_the_first_signal(
 
 
 def test_the_second_signal_aborts_write(cli: Command, box: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    prepare = RecordWriter.prepare
+    close = RecordWriter.close
 
-    def slow(writer: RecordWriter[Any]) -> None:
+    def slow(writer: RecordWriter[Any]) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
         assert not writer.result  # the first one goes on to publish
         os.kill(os.getpid(), signal.SIGINT)
-        prepare(writer)
+        return close(writer)
 
-    monkeypatch.setattr(RecordWriter, "prepare", slow)
+    monkeypatch.setattr(RecordWriter, "close", slow)
     before = signal.getsignal(signal.SIGINT)
     answer = cli("write", "a.ndjson", stdin=LINE)
     assert answer.code == 143

@@ -55,6 +55,8 @@ def test_abort_during_close_never_publishes_a_part(codec, op):
         try:
             for _ in range(6):
                 writer.write(payload(1 << 20))
+            if op == "prepare":
+                writer.prepare()
             writer.close()
             outcome.append("published")
         except StorageError as error:

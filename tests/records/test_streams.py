@@ -151,7 +151,7 @@ def test_an_error_of_the_sink_poisons_the_writer_and_nothing_appears(codec, op, 
     with pytest.raises(BackendUnavailable):
         for _ in range(8):
             writer.write(payload(size // 8 + 1))
-        writer.flush() if op == "flush" else writer.close()
+        {"flush": writer.flush, "prepare": writer.prepare}.get(op, writer.close)()
     for call in (lambda: writer.write(b"x"), writer.flush, writer.close):
         with pytest.raises(StorageError):
             call()
