@@ -210,9 +210,9 @@ def memory(bench: Bench):
             command += [info["access_key"], info["secret_key"]]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             bench.add(
-                f"s3_memory_{verb}", f"peak memory: S3, one object of {size} MiB {verb}", peer="32 MiB of parts + 32 MiB",
-                bar=64,
-                better="lower", unit="MiB", samples=[float(done.stdout)], engine=version("boto3"),
+                f"s3_memory_{verb}", f"peak memory: S3, one object of {size} MiB {verb}",
+                peer="32 MiB of parts + 32 MiB", bar=64, better="lower", unit="MiB", samples=[float(done.stdout)],
+                engine=version("boto3"),
             )  # fmt: skip
 
 

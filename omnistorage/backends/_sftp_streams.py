@@ -8,7 +8,7 @@ holds one block of at most 256 KiB itself. Both figures are the same for a file 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from stat import S_ISREG
@@ -133,7 +133,7 @@ class SFTPReader(ReaderBase):
         if not self._asked:
             return
         slot, offset, wanted = self._asked[0]
-        data = self._answer(slot)
+        data = self._answer(slot, self._stopped)
         self._asked.popleft()
         if not data:
             self._end_early(offset)
@@ -147,10 +147,10 @@ class SFTPReader(ReaderBase):
         self._ahead = min(self._ahead * 2, AHEAD_MAX)
         self._part = data
 
-    def _answer(self, slot: Slot) -> memoryview:
+    def _answer(self, slot: Slot, stop: Callable[[], bool] | None = None) -> memoryview:
         """The bytes that were asked for, as many as the server gave; none at the end of the file."""
         try:
-            return self._session.answer(slot, DATA, stop=self._stopped).view()
+            return self._session.answer(slot, DATA, stop=stop).view()
         except Status as error:
             if error.code != EOF:
                 raise
