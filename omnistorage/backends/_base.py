@@ -237,7 +237,9 @@ def translating(op: str, path: str | None, translate: Callable[[BaseException], 
     """Turn a backend's native errors into ours in one place: ``translate`` gives ours, or None to let it pass."""
     try:
         yield
-    except StorageError:
+    except StorageError as error:
+        error.op = error.op or op
+        error.path = path if error.path is None else error.path
         raise
     except Exception as error:
         ours = translate(error)

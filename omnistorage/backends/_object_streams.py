@@ -10,6 +10,7 @@ import threading
 import uuid
 from collections.abc import Callable, Mapping
 from contextvars import Context
+from os import getpid
 from typing import Any, Protocol, TypeVar
 
 from ..core import ObjectInfo, ReadOptions, WriteOptions
@@ -20,6 +21,7 @@ from ..errors import (
     NotFound,
     OutcomeUnknown,
     PreconditionFailed,
+    ReaderClosed,
     StorageError,
     WriterClosed,
 )
@@ -31,6 +33,7 @@ T = TypeVar("T")
 MAX_PARTS = 10_000
 DOUBLING = 1000
 """After so many parts of one size the next ones are twice as long, so that 10,000 parts hold 5 TiB and more."""
+SMALL = 64 * 1024
 WASTE = 256 * 1024
 """What is rather read and thrown away than left in a connection, which is closed then."""
 
@@ -47,7 +50,7 @@ class Store(Protocol):
     def client(self) -> ObjectClient: ...
     def run(self, op: str, path: str, call: Callable[[], T], *, idempotent: bool = True) -> T: ...
     def throttle(self, size: int) -> None: ...
-    def abandon(self, upload: Upload) -> None: ...
+    def abandon(self, parts: Parts) -> None: ...
     def live(self, upload: Upload, alive: bool) -> None: ...
 
 
@@ -61,6 +64,7 @@ class ObjectReader(ReaderBase):
         self._options = options
         self._body: Body | None = body
         self._at = at  # in the object
+        self._pid = getpid()
         self._ends = None if body.length is None else at + body.length
         whole = body.digest is not None and at == 0 and self._ends == body.info.size
         self._digest = new_hash(body.digest[0]) if whole and body.digest is not None else None
@@ -89,7 +93,11 @@ class ObjectReader(ReaderBase):
         return data
 
     def _attempt(self, size: int) -> bytes:
+        if self._pid != getpid():  # the connection is its parent's
+            raise ReaderClosed("this reader belongs to the process that opened it", path=self._info.path, op="read")
+        self._check_open()
         body = self._reopened() if self._body is None else self._body
+        self._check_open()
         try:
             data = body.read(size)
             if not data and self._ends is not None:
@@ -99,6 +107,11 @@ class ObjectReader(ReaderBase):
             self._body = None
             body.close()
             raise
+
+    def _check_open(self) -> None:
+        """``close`` from another thread ends the attempts, too."""
+        if self._closed:
+            raise ReaderClosed("the reader is closed", path=self._info.path, op="read")
 
     def _reopened(self) -> Body:
         if self._info.etag is None:
@@ -130,7 +143,8 @@ class ObjectReader(ReaderBase):
         if body is None:
             return
         try:
-            if self._closed and self._ends is not None and self._ends - self._at <= WASTE:
+            near = self._ends is not None and self._ends - self._at <= WASTE
+            if self._closed and near and self._pid == getpid():
                 while body.read(WASTE):  # the connection can serve the next request
                     pass
         except Exception:  # noqa: S110  the bytes are wanted by nobody
@@ -155,8 +169,8 @@ class Parts:
         self._store = store
         self._path = path
         self._changed = threading.Condition()
-        self._flying = 0
-        self._stopped = False
+        self.flying = 0
+        self.stopped = False
         self._error: BaseException | None = None
 
     def put(self, data: bytes) -> None:
@@ -166,50 +180,63 @@ class Parts:
         if number > MAX_PARTS:
             raise StorageError(f"an upload has at most {MAX_PARTS} parts: give size= or a larger part_size")
         with self._changed:
-            while self._flying >= self._store.concurrency and not self._stopped and self._error is None:
+            while self.flying >= self._store.concurrency and not self.stopped and self._error is None:
                 self._changed.wait()
             self._check()
-            self._flying += 1
-        if not IO.spawn(lambda: self._send(number, data)):
+            self.flying += 1
+        try:
+            spawned = IO.spawn(lambda: self._send(number, data))
+        except BaseException:
+            with self._changed:
+                self.flying -= 1
+            raise
+        if not spawned:
             self._send(number, data)
 
     def _send(self, number: int, data: bytes) -> None:
         try:
-            if self._stopped or self._error is not None:
+            if self.stopped or self._error is not None:
                 return
             self._store.throttle(len(data))
             client = self._store.client
-            self.tags[number] = self._store.run("write", self._path, lambda: client.put_part(self.upload, number, data))
+
+            def attempt() -> str:
+                self._check()
+                return client.put_part(self.upload, number, data)
+
+            self.tags[number] = self._store.run("write", self._path, attempt)
         except BaseException as error:
             self._error = self._error or error
         finally:
             with self._changed:
-                self._flying -= 1
+                self.flying -= 1
                 self._changed.notify_all()
 
     def join(self) -> None:
         """Wait until all parts have arrived; raises what kept one from it."""
         with self._changed:
-            while self._flying and not self._stopped:
+            while self.flying and not self.stopped:
                 self._changed.wait()
             self._check()
+        if len(self.tags) != self.sent:
+            raise StorageError(f"of {self.sent} parts {len(self.tags)} have arrived", path=self._path, op="write")
 
     def _check(self) -> None:
         if self._error is not None:
             raise self._error
-        if self._stopped:
+        if self.stopped:
             raise WriterClosed("the writer was aborted", path=self._path, op="write")
 
     def stop(self) -> None:
         """Send no more, and free whoever waits."""
         with self._changed:
-            self._stopped = True
+            self.stopped = True
             self._changed.notify_all()
 
     def settle(self) -> None:
         """Wait for what is on its way: a part that arrives after the upload was aborted would stay at the store."""
         with self._changed:
-            while self._flying:
+            while self.flying:
                 self._changed.wait()
 
 
@@ -222,6 +249,7 @@ class ObjectWriter(WriterBase):
         self._put = put
         self._parts: Parts | None = None
         self._held: list[bytes] = []
+        self._small = bytearray()  # pieces too small to be held one by one
         self._size = 0
         self._staged = False
         self._part_size = max(store.part_size, -(-(options.size or 0) // (MAX_PARTS - 1)))
@@ -233,14 +261,20 @@ class ObjectWriter(WriterBase):
             if self._size == self._part_size:
                 self._push()
             piece = bytes(view[: self._part_size - self._size])
-            self._held.append(piece)
+            if len(piece) < SMALL:
+                self._small += piece
+            if self._small and (len(piece) >= SMALL or len(self._small) >= SMALL):
+                self._held.append(bytes(self._small))
+                self._small.clear()
+            if len(piece) >= SMALL:
+                self._held.append(piece)
             self._size += len(piece)
             view = view[len(piece) :]
 
     def _push(self) -> None:
         """Send what is held as a part."""
-        data = b"".join(self._held)
-        self._held, self._size = [], 0
+        data = self._taken()
+        self._size = 0
         if self._parts is None:
             self._check_upload()
             upload = self._store.run("write", self._path, lambda: self._store.client.start_upload(self._key, self._put))
@@ -249,6 +283,12 @@ class ObjectWriter(WriterBase):
         self._parts.put(data)
         if self._parts.sent % DOUBLING == 0 and self._options.size is None:
             self._part_size *= 2
+
+    def _taken(self) -> bytes:
+        data = b"".join((*self._held, self._small))
+        self._held.clear()
+        self._small.clear()
+        return data
 
     def _check_upload(self) -> None:
         if self._put.conditional and not self._store.conditional_uploads:
@@ -273,11 +313,9 @@ class ObjectWriter(WriterBase):
     def _publish(self) -> ObjectInfo:
         parts, client = self._parts, self._store.client
         if parts is None:
-            data = b"".join(self._held)
+            data = self._taken()
             self._store.throttle(len(data))
-            info = self._conclude(lambda: client.put(self._key, data, self._put), None)._replace(size=len(data))
-            self._held = []
-            return info
+            return self._conclude(lambda: client.put(self._key, data, self._put), None)._replace(size=len(data))
         try:
             info = self._conclude(lambda: client.finish_upload(parts.upload, parts.tags), parts.tags)
         finally:
@@ -285,14 +323,20 @@ class ObjectWriter(WriterBase):
         return info._replace(size=self._written)
 
     def _conclude(self, request: Callable[[], ObjectInfo], tags: Mapping[int, str] | None) -> ObjectInfo:
-        return conclude(self._store, "close", self._path, self._key, self._put, request, tags)
+        def unless_aborted() -> ObjectInfo:
+            if self._abort_asked:
+                raise WriterClosed("the writer was aborted", path=self._path, op="close")
+            return request()
+
+        return conclude(self._store, "close", self._path, self._key, self._put, unless_aborted, tags)
 
     def _interrupt(self) -> None:
         if self._parts is not None:
             self._parts.stop()
 
     def _discard(self) -> None:
-        self._held = []
+        self._held.clear()
+        self._small.clear()
         parts = self._parts
         if parts is None:
             return
@@ -308,8 +352,8 @@ class ObjectWriter(WriterBase):
 
     def _drop(self) -> None:
         if self._parts is not None:
-            self._parts.stop()
-            self._store.abandon(self._parts.upload)
+            self._parts.stopped = True  # without a lock
+            self._store.abandon(self._parts)
 
 
 def conclude(
@@ -323,20 +367,24 @@ def conclude(
 ) -> ObjectInfo:
     """Send the request that publishes ``key``; ``tags`` are those of an upload's parts. Should its answer be lost, look
     whose object stands there before anything is said: a second try may meet the first one's success."""
-    lost: list[StorageError] = []
+    tried: list[StorageError] = []
+    lost: list[StorageError] = []  # those after which it may have happened
 
     def attempt() -> ObjectInfo:
         try:
             return request()
         except Exception as error:
             ours = error if isinstance(error, StorageError) else store.client.translate(error)
-            if ours is not None and ours.transient and ours.retry_after is None:
-                lost.append(ours)
-            elif lost and isinstance(ours, PreconditionFailed | NotFound):
+            if ours is not None and ours.transient:
+                tried.append(ours)
+                if ours.retry_after is None:
+                    lost.append(ours)
+            elif tried and isinstance(ours, PreconditionFailed | NotFound):
                 found = _resolved(store.client, key, put, tags)
-                if found is None:
+                if found is not None:
+                    return found
+                if lost:
                     raise _unknown(lost[0]) from error
-                return found
             raise
 
     try:
@@ -348,11 +396,14 @@ def conclude(
             ) from error
         raise
     except NotFound as error:
-        if put.if_match is not None and tags is None and "bucket" not in str(error.args[0]):
+        gone = not any(word in str(error.args[0]) for word in ("bucket", "NoSuchUpload"))
+        if lost:
+            raise _unknown(lost[0], path=path, backend=store.name, op=op) from error
+        if put.if_match is not None and gone:
             raise PreconditionFailed("there is no object to replace", path=path, backend=store.name, op=op) from error
         raise
     except StorageError as error:
-        if lost and error.transient:
+        if lost and not isinstance(error, OutcomeUnknown):
             raise _unknown(lost[0], path=path, backend=store.name, op=op) from error
         raise
 
@@ -365,7 +416,8 @@ def _resolved(client: ObjectClient, key: str, put: Put, tags: Mapping[int, str] 
             return info if owner == put.write_id else None
         info = client.head(key)
     except Exception as error:
-        if isinstance(client.translate(error), NotFound):
+        ours = client.translate(error)
+        if ours is not None and not ours.transient:  # it is not there, or we may not look
             return None
         raise
     return info if tags and info.etag is not None and info.etag == client.etag_of(tags) else None

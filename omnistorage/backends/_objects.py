@@ -11,7 +11,7 @@ import mimetypes
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextvars import Context
+from dataclasses import replace
 from functools import lru_cache
 from os import getpid
 from typing import Any, TypeVar
@@ -36,12 +36,15 @@ PAGE = 1000
 CONTENT_TYPE = "application/octet-stream"
 MAX_COPY = 5 << 30
 """The longest object that one request copies, and the longest part."""
+LIVE: set[str] = set()
+"""The uploads of the writers of this process."""
 
 
 class ObjectBackend(BackendBase):
     """A subclass sets ``name``, ``url``, ``features``, and says how to make a client."""
 
     durable = True  # the store's answer means that it keeps the object
+    conditional_deletes = True  # whether if_match holds for deletes and copies, too
     conditional_uploads = True  # whether overwrite=False and if_match hold for a body of several parts, too
 
     def __init__(
@@ -55,10 +58,14 @@ class ObjectBackend(BackendBase):
         self.concurrency = concurrency
         self._policy = policy or RequestPolicy()
         self._prefix = prefix + "/" if prefix else ""
-        self._made: tuple[int, ObjectClient] | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        """Nothing is open in this process yet."""
+        self._pid = getpid()
+        self._made: ObjectClient | None = None
         self._making = threading.Lock()
-        self._abandoned: deque[Upload] = deque()
-        self._live: set[str] = set()
+        self._abandoned: deque[Parts] = deque()
 
     def _make_client(self) -> ObjectClient:
         raise TypeError(f"{type(self).__name__} does not define _make_client")
@@ -68,15 +75,13 @@ class ObjectBackend(BackendBase):
     @property
     def client(self) -> ObjectClient:
         """The client of this process."""
-        made = self._made
-        if made is not None and made[0] == getpid():
-            return made[1]
-        if made is not None:  # a forked child: its parent's connections and locks are not its own
-            self._made, self._making, self._abandoned, self._live = None, threading.Lock(), deque(), set()
-        with self._making:
-            if self._made is None:
-                self._made = getpid(), self._make_client()
-            return self._made[1]
+        if self._pid != getpid():  # a forked child: its parent's connections and locks are not its own
+            self._begin()
+        if self._made is None:
+            with self._making:
+                if self._made is None:
+                    self._made = self._make_client()
+        return self._made
 
     def run(self, op: str, path: str, call: Callable[[], T], *, idempotent: bool = True) -> T:
         """Send a request through the policy; native errors become ours, with ``path``."""
@@ -94,29 +99,34 @@ class ObjectBackend(BackendBase):
         self._policy.throttle(size)
 
     def live(self, upload: Upload, alive: bool) -> None:
-        (self._live.add if alive else self._live.discard)(upload.id)
+        (LIVE.add if alive else LIVE.discard)(upload.id)
 
-    def abandon(self, upload: Upload) -> None:
+    def abandon(self, parts: Parts) -> None:
         """A writer was dropped: its upload is aborted with the next request, or when the backend is closed."""
-        self._abandoned.append(upload)
+        self._abandoned.append(parts)
 
-    def _abort_abandoned(self) -> None:
-        while self._abandoned:
+    def _abort_abandoned(self, *, last: bool = False) -> None:
+        for _ in range(len(self._abandoned)):
             try:
-                upload = self._abandoned.popleft()
+                parts = self._abandoned.popleft()
             except IndexError:  # another thread took the last one
                 return
-            try:
-                Context().run(self.run, "abort", upload.key, lambda upload=upload: self.client.abort_upload(upload))
+            if parts.flying and not last:  # a part that arrives after the abort would stay
+                self._abandoned.append(parts)
+                continue
+            parts.settle()
+            client, upload = self.client, parts.upload
+            try:  # once: this is somebody else's call
+                with translating("abort", upload.key, client.translate):
+                    client.abort_upload(upload)
             except StorageError:
                 pass  # StaleUploads finds it
-            self._live.discard(upload.id)
+            self.live(upload, False)
 
     def _close(self) -> None:
-        made = self._made
-        if made is not None and made[0] == getpid():
-            self._abort_abandoned()
-            made[1].close()
+        if self._made is not None and self._pid == getpid():
+            self._abort_abandoned(last=True)
+            self._made.close()
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
@@ -129,7 +139,7 @@ class ObjectBackend(BackendBase):
         try:
             body = self.run("open_reader", path, lambda: self.client.get(key, get))
         except StorageError as error:
-            if not self._is_past_end(error):
+            if not options.offset or not _is_past_end(error):
                 raise
             return self._nothing(path, key, options)
         return ObjectReader(self, path, key, options, body, options.offset)
@@ -143,10 +153,6 @@ class ObjectBackend(BackendBase):
                     f"the object's etag is {info.etag!r}", path=path, backend=self.name, op="open_reader"
                 )
         return NothingReader(info)
-
-    def _is_past_end(self, error: StorageError) -> bool:
-        """Whether the store refused a range because it begins behind the end."""
-        return "InvalidRange" in str(error.args[0]) or "416" in str(error.args[0])
 
     def _exists(self, path: str) -> bool:
         try:
@@ -268,7 +274,7 @@ class ObjectBackend(BackendBase):
             refused: dict[str, StorageError] = {}
             for path in batch:
                 try:
-                    keys[path] = self._prefix + check_key(path, op="delete_many")
+                    keys[path] = self._prefix + self._checked(path, "delete_many")
                 except InvalidPath as error:
                     refused[path] = error
             answers = self._delete_keys(list(keys.values()))
@@ -278,6 +284,10 @@ class ObjectBackend(BackendBase):
                 if failed is not None:
                     failed.path, failed.op = path, "delete_many"
                 yield path, failed
+
+    def _checked(self, path: str, op: str) -> str:
+        """``path``, if an object here may have it."""
+        return check_key(path, op=op)
 
     def _delete_keys(self, keys: list[str]) -> list[StorageError | None]:
         return self.run("delete_many", "", lambda: self.client.delete_many(keys)) if keys else []
@@ -309,14 +319,31 @@ class ObjectBackend(BackendBase):
         """Container and key of a source that the store itself can reach."""
         raise TypeError(f"{type(self).__name__} does not define _source")
 
+    def _place(self, path: str) -> tuple[str, str]:
+        """Container and key of ``path``."""
+        raise TypeError(f"{type(self).__name__} does not define _place")
+
     def _move(self, src: str, dst: str, options: CopyOptions) -> ObjectInfo:
-        info = self._copy(src, dst, options)
         source = options.source or self
-        try:
+        if self._source(options, src, "move") == self._place(dst):
+            return self._onto_itself("move", dst, options)
+        info = self._copy(src, dst, options)
+        if not self.conditional_deletes:
             source.delete(src)
-        except StorageError as error:
-            error.args = (f"the copy is made, but the source could not be deleted: {error.args[0]}",)
-            raise
+            return info
+        # What is deleted is what was copied: a copy made in one request has its source's etag, most of the time.
+        try:
+            source.delete(src, if_match=options.source_if_match or info.etag)
+            return info
+        except NotFound:
+            return info
+        except PreconditionFailed:
+            if options.source_if_match is not None:
+                raise
+        head = self.run("move", src, lambda: self.client.head(self._source(options, src, "move")[1]))
+        again = replace(options, overwrite=True, if_match=info.etag, source_if_match=head.etag)
+        info = self._copy(src, dst, again)
+        source.delete(src, if_match=head.etag)
         return info
 
     def _copy_in_parts(
@@ -331,7 +358,7 @@ class ObjectBackend(BackendBase):
                 upload = self.run("copy", dst, lambda: client.start_upload(self._prefix + dst, put))
                 writer._parts = parts = Parts(self, upload, dst)
                 self.live(upload, True)
-                step = max(self.part_size * 8, -(-size // MAX_PARTS))
+                step = max(min(self.part_size * 8, MAX_COPY), -(-size // MAX_PARTS))
                 starts = range(0, size, step)
                 parts.sent = len(starts)
 
@@ -358,6 +385,12 @@ def content_type(name: str) -> str:
     return CONTENT_TYPE if kind is None or encoding is not None else kind
 
 
+def _is_past_end(error: StorageError) -> bool:
+    """Whether the store refused a range because it begins behind the end. Errors of the way hold names, which may be
+    anything; those of the store begin with its code."""
+    return not error.transient and str(error.args[0]).startswith(("InvalidRange", "416"))
+
+
 def _by_key(child: tuple[str, ObjectInfo]) -> bytes:
     return sort_key(child[0])
 
@@ -369,11 +402,13 @@ def _side_by_side(work: Callable[[int], None], numbers: range, most: int) -> Non
 
     def drain() -> None:
         nonlocal running
-        while waiting and not errors:
+        while not errors:
             try:
-                work(waiting.popleft())
+                number = waiting.popleft()
             except IndexError:
                 break
+            try:
+                work(number)
             except BaseException as error:
                 errors.append(error)
         with changed:

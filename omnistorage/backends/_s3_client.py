@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from ..core import ObjectInfo
 from ..errors import (
@@ -25,6 +25,7 @@ from ..errors import (
 )
 from ._object_client import Get, Page, Put, Upload
 
+T = TypeVar("T")
 NAME = "s3"
 WRITE_ID = "omnistorage-write-id"
 """Key of user metadata; users' own keys hold no dash."""
@@ -48,12 +49,10 @@ _DENIED = frozenset(
      "RequestTimeTooSkewed", "SignatureDoesNotMatch", "AccountProblem", "401", "403")
 )  # fmt: skip
 _BUSY = frozenset(
-    ("SlowDown", "ServiceUnavailable", "Throttling", "ThrottlingException", "TooManyRequests", "RequestLimitExceeded",
-     "429", "503")
+    ("ConditionalRequestConflict", "OperationAborted", "SlowDown", "ServiceUnavailable", "Throttling",
+     "ThrottlingException", "TooManyRequests", "RequestLimitExceeded", "429", "503")
 )  # fmt: skip
-_AGAIN = frozenset(
-    ("InternalError", "RequestTimeout", "OperationAborted", "ConditionalRequestConflict", "500", "502", "504")
-)
+_AGAIN = frozenset(("InternalError", "RequestTimeout", "500", "502", "504"))
 _DAMAGED = frozenset(
     ("BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch", "IncompleteBody")
 )
@@ -95,6 +94,11 @@ class S3Client:
         if get.version not in (None, "null", answer.get("VersionId")):
             answer["Body"].close()  # a server that knows no versions gives what it has
             raise NotFound("no such version", backend=NAME)
+        if get.range is not None and not str(answer.get("ContentRange", "")).startswith(f"bytes {get.start}-"):
+            answer["Body"].close()
+            raise CapabilityNotSupported(
+                "the server gives another range than it was asked for", capability="range_read"
+            )
         info = self._info(key, answer)
         return _Body(info, answer, _digest(answer, info) if self._mode else None)
 
@@ -103,7 +107,16 @@ class S3Client:
 
     def written_by(self, key: str) -> tuple[str | None, ObjectInfo]:
         answer = self._head(key, None)
-        return (answer.get("Metadata") or {}).get(WRITE_ID), self._info(key, answer)
+        metadata = {name.lower(): value for name, value in (answer.get("Metadata") or {}).items()}
+        return metadata.get(WRITE_ID), self._info(key, answer)
+
+    def head_for_copy(self, key: str) -> tuple[ObjectInfo, dict[str, Any]]:
+        """What ``head`` says, and what else a copy must be told to keep, as ``WriteOptions.extra``."""
+        answer = self._head(key, None)
+        kept = ("CacheControl", "ContentDisposition", "ContentEncoding", "ContentLanguage", "StorageClass")
+        return self._info(key, answer), {
+            name: answer[field] for name, field in EXTRA.items() if field in kept and answer.get(field)
+        }
 
     def _head(self, key: str, version: str | None) -> Any:
         wanted = {} if version is None else {"VersionId": version}
@@ -165,7 +178,7 @@ class S3Client:
         return Page(
             objects,
             [row["Prefix"] for row in answer.get("CommonPrefixes", ())],
-            answer.get("NextContinuationToken") if answer.get("IsTruncated") else None,
+            _more(answer, answer.get("NextContinuationToken")),
         )
 
     def versions(self, key: str, token: Any) -> tuple[list[ObjectInfo], Any]:
@@ -181,7 +194,7 @@ class S3Client:
         more = {"KeyMarker": answer.get("NextKeyMarker"), "VersionIdMarker": answer.get("NextVersionIdMarker")}
         past = (answer.get("NextKeyMarker") or key) > key
         more = {name: value for name, value in more.items() if value}
-        return found, more if answer.get("IsTruncated") and more and not past else None
+        return found, None if past else _more(answer, more)
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
@@ -216,7 +229,9 @@ class S3Client:
         answer = self.sdk.delete_objects(
             Bucket=self._bucket, Delete={"Objects": [{"Key": key} for key in keys], "Quiet": True}
         )
-        failed = {row["Key"]: row for row in answer.get("Errors", ())}
+        failed = {row.get("Key", ""): row for row in answer.get("Errors", ())}
+        if failed.keys() - set(keys):
+            raise StorageError(f"the store speaks of other keys than it was asked to delete: {failed}", backend=NAME)
         return [_failure(failed.get(key)) for key in keys]
 
     def copy(self, source: tuple[str, str], key: str, put: Put | None, source_if_match: str | None) -> ObjectInfo:
@@ -229,7 +244,8 @@ class S3Client:
             Bucket=self._bucket, Key=key, CopySource={"Bucket": source[0], "Key": source[1]}, **wanted
         )
         result = {"VersionId": answer.get("VersionId"), **answer.get("CopyObjectResult", {})}
-        return self._published(key, {"ETag": result.get("ETag"), "VersionId": result["VersionId"]}, None)
+        sealed = {name: answer[name] for name in ("ServerSideEncryption", "SSECustomerAlgorithm") if name in answer}
+        return self._published(key, {"ETag": result.get("ETag"), "VersionId": result["VersionId"], **sealed}, None)
 
     # -- multipart uploads ---------------------------------------------------------------------------------------------
 
@@ -252,7 +268,9 @@ class S3Client:
             Bucket=self._bucket, Key=upload.key, UploadId=upload.id, PartNumber=number,
             CopySource={"Bucket": source[0], "Key": source[1]}, CopySourceRange=f"bytes={start}-{end - 1}", **condition,
         )  # fmt: skip
-        return str(answer["CopyPartResult"]["ETag"])
+        result = answer["CopyPartResult"]
+        checksum = result.get("ChecksumCRC32")
+        return f"{result['ETag']} {checksum}" if checksum and self._part else str(result["ETag"])
 
     def finish_upload(self, upload: Upload, tags: Mapping[int, str]) -> ObjectInfo:
         parts = []
@@ -284,14 +302,14 @@ class S3Client:
         found = [(row["Key"], row["UploadId"], row["Initiated"].astimezone(UTC)) for row in answer.get("Uploads", ())]
         more = {"KeyMarker": answer.get("NextKeyMarker"), "UploadIdMarker": answer.get("NextUploadIdMarker")}
         more = {name: value for name, value in more.items() if value}
-        return found, more if answer.get("IsTruncated") and more else None
+        return found, _more(answer, more)
 
     def parts(self, key: str, upload: str, token: Any) -> tuple[list[tuple[int, Any]], Any]:
         """A page of the parts of an upload: size, and when each arrived."""
         wanted = {} if token is None else {"PartNumberMarker": token}
         answer = self.sdk.list_parts(Bucket=self._bucket, Key=key, UploadId=upload, **wanted)
         found = [(row["Size"], row["LastModified"].astimezone(UTC)) for row in answer.get("Parts", ())]
-        return found, answer.get("NextPartNumberMarker") if answer.get("IsTruncated") else None
+        return found, _more(answer, answer.get("NextPartNumberMarker"))
 
 
 class _Body:
@@ -359,6 +377,13 @@ def _tags(value: Any) -> str:
     return urlencode(value)
 
 
+def _more(answer: Mapping[str, Any], token: T) -> T | None:
+    """The token of the next page. A page that says there is more, and not where, is no end."""
+    if answer.get("IsTruncated") and not token:
+        raise BackendUnavailable("the store says that its listing goes on, and not where", backend=NAME)
+    return token if answer.get("IsTruncated") else None
+
+
 def _failure(row: Mapping[str, str] | None) -> StorageError | None:
     """What a DeleteObjects answer says of one key; one that was not there is no failure."""
     error = None if row is None else _of_code(row.get("Code", ""), row.get("Message", ""), 0)
@@ -383,8 +408,8 @@ def translate(error: BaseException) -> StorageError | None:
         return PermissionDenied(f"no usable credentials: {error}", backend=NAME)
     if isinstance(error, native.EndpointConnectionError | native.ConnectTimeoutError | native.ProxyConnectionError):
         return BackendUnavailable(text, retry_after=0.0, backend=NAME)  # nothing was sent
-    if isinstance(error, native.SSLError):
-        return BackendUnavailable(text, transient=False, backend=NAME)
+    if isinstance(error, native.SSLError):  # the wrong certificate stays wrong; what breaks off may go on
+        return BackendUnavailable(text, transient="CERTIFICATE_VERIFY_FAILED" not in text, backend=NAME)
     if isinstance(error, native.HTTPClientError | native.IncompleteReadError | native.ResponseStreamingError):
         return BackendUnavailable(text, backend=NAME)
     if isinstance(error, native.ConnectionError | native.ConnectionClosedError | native.ReadTimeoutError):
@@ -405,7 +430,7 @@ def _of_answer(response: Mapping[str, Any]) -> StorageError:
     status = int(meta.get("HTTPStatusCode", 0) or 0)
     error = _of_code(str(told.get("Code", "")), str(told.get("Message", "")), status)
     asked = _retry_after(meta.get("HTTPHeaders", {}).get("retry-after"))
-    if asked is not None and error.transient:
+    if asked is not None and error.retry_after is not None:  # only where nothing was done
         error.retry_after = asked
     return error
 

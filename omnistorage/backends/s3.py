@@ -10,13 +10,13 @@ takes ``part_size * (concurrency + 2)`` bytes. After 1,000 parts they double (10
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from ..core import CopyOptions, Features, ObjectInfo, WriteOptions
+from ..core import CopyOptions, Features, ObjectInfo, Reader, ReadOptions, WriteOptions
 from ..errors import (
     CapabilityNotSupported,
     ConfigError,
@@ -31,7 +31,7 @@ from ..policies import RequestPolicy
 from ..secret import Secret
 from ._object_client import Put
 from ._object_streams import ObjectWriter, conclude, new_put
-from ._objects import CONTENT_TYPE, MAX_COPY, ObjectBackend
+from ._objects import CONTENT_TYPE, LIVE, MAX_COPY, ObjectBackend
 from ._s3_client import EXTRA, NAME, S3Client, translate
 
 PART_SIZE = 8 << 20
@@ -138,6 +138,7 @@ class S3Backend(ObjectBackend):
         self.endpoint_url = endpoint_url
         self._vendor = VENDORS[vendor]
         self._conditional = self._vendor.conditional_writes if conditional_writes is None else conditional_writes
+        self.conditional_deletes = self._conditional and self._vendor.conditional_copies
         self.conditional_uploads = conditional_writes is True or self._vendor.conditional_uploads
         ordered = self._vendor.ordered_listing if ordered_listing is None else ordered_listing
         self._checksums = endpoint_url is None if checksums is None else checksums
@@ -184,6 +185,7 @@ class S3Backend(ObjectBackend):
             request_checksum_calculation=when,
             response_checksum_validation=when,
             s3={"addressing_style": style},
+            ignore_configured_endpoint_urls=True,  # what a server can do is said beside its endpoint_url
             signature_version=UNSIGNED if o["anonymous"] else "s3v4",  # presigned URLs too
         )
         try:
@@ -226,7 +228,8 @@ class S3Backend(ObjectBackend):
         )  # fmt: skip
 
     def _delete(self, path: str, if_match: str | None) -> bool | None:
-        if if_match is not None and not self._vendor.conditional_copies:
+        self._checked(path, "delete")
+        if if_match is not None and not self.conditional_deletes:
             super()._refuse("if_match", "delete", path)
         return super()._delete(path, if_match)
 
@@ -234,40 +237,58 @@ class S3Backend(ObjectBackend):
         source = options.source or self
         if not isinstance(source, S3Backend) or source.endpoint_url != self.endpoint_url:
             super()._refuse("source", op, src)
+        self._checked(src, op)
         return source.bucket, source._prefix + src
 
     def _copy(self, src: str, dst: str, options: CopyOptions) -> ObjectInfo:
         source, client, key = self._source(options, src, "copy"), self.client, self._prefix + dst
-        self._check_name(dst, "copy")
+        if source == self._place(dst):
+            return self._onto_itself("copy", dst, options)
+        self._checked(dst, "copy")
         conditional = not options.overwrite or options.if_match is not None
-        if not conditional and options.user_metadata is None and (options.source_if_match is None or self._copies):
+        if (
+            not conditional
+            and options.user_metadata is None
+            and (options.source_if_match is None or self.conditional_deletes)
+        ):
             try:
                 return self.run("copy", src, lambda: client.copy(source, key, None, options.source_if_match))
             except StorageError as error:
                 if not _is_too_long(error):
                     raise
         from_ = options.source if isinstance(options.source, S3Backend) else self
-        head = from_.run("copy", src, lambda: from_.client.head(source[1]))
+        head, kept = from_.run("copy", src, lambda: from_._s3.head_for_copy(source[1]))
         if options.source_if_match not in (None, head.etag):
             raise PreconditionFailed("the source is not the one expected", path=src, backend=self.name, op="copy")
-        put = _put_for_copy(head, options)
-        if (head.size or 0) > MAX_COPY or (conditional and not self._copies):
+        put = _put_for_copy(head, kept, options)
+        if (head.size or 0) > MAX_COPY or (conditional and not self.conditional_deletes):
             if conditional and not self.conditional_uploads:
                 super()._refuse("conditional_uploads", "copy", dst)
             return self._copy_in_parts(source, head, src, dst, put, head.etag)
         return conclude(self, "copy", dst, key, put, lambda: client.copy(source, key, put, head.etag))
 
-    @property
-    def _copies(self) -> bool:
-        return self._conditional and self._vendor.conditional_copies
-
     def _open_writer(self, path: str, options: WriteOptions) -> ObjectWriter:
-        self._check_name(path, "open_writer")
+        self._checked(path, "open_writer")
         return super()._open_writer(path, options)
 
-    def _check_name(self, path: str, op: str) -> None:
+    def _open_reader(self, path: str, options: ReadOptions) -> Reader:
+        self._checked(path, "open_reader")
+        return super()._open_reader(path, options)
+
+    def _stat(self, path: str) -> ObjectInfo:
+        self._checked(path, "stat")
+        return super()._stat(path)
+
+    def _exists(self, path: str) -> bool:
+        return ("\\" not in path or self._vendor.backslashes) and super()._exists(path)
+
+    def _place(self, path: str) -> tuple[str, str]:
+        return self.bucket, self._prefix + path
+
+    def _checked(self, path: str, op: str) -> str:
         if "\\" in path and not self._vendor.backslashes:
             raise InvalidPath("this server takes a backslash for a slash", path=path, backend=self.name, op=op)
+        return super()._checked(path, op)
 
     # -- powers --------------------------------------------------------------------------------------------------------
 
@@ -334,7 +355,7 @@ class S3Backend(ObjectBackend):
         while True:
             page, token = self.run("stale_uploads", prefix, partial(self._s3.uploads, head, token))
             for key, upload, begun in page:
-                if begun > before or upload in self._live or not key.startswith(head):
+                if begun > before or upload in LIVE or not key.startswith(head):
                     continue
                 touched, size = self._progress(key, upload, begun)
                 if touched <= before:
@@ -383,15 +404,10 @@ def _features(vendor: Vendor, conditional: bool, ordered: bool, checksums: bool)
     )
 
 
-def _put_for_copy(head: ObjectInfo, options: CopyOptions) -> Put:
+def _put_for_copy(head: ObjectInfo, kept: Mapping[str, Any], options: CopyOptions) -> Put:
+    put = new_put(WriteOptions(overwrite=options.overwrite, if_match=options.if_match), CONTENT_TYPE)
     metadata = head.metadata if options.user_metadata is None else options.user_metadata
-    wanted = WriteOptions(
-        overwrite=options.overwrite,
-        if_match=options.if_match,
-        content_type=head.content_type,
-        user_metadata=dict(metadata or {}),
-    )
-    return new_put(wanted, CONTENT_TYPE)
+    return replace(put, content_type=head.content_type or CONTENT_TYPE, metadata=dict(metadata or {}), extra=kept)
 
 
 @lru_cache(maxsize=1)

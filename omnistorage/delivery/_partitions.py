@@ -107,13 +107,13 @@ class Partitions:
         skip.checker.encode(record)  # a bad record is none of those that were published
         skip.left -= 1
         if skip.left <= 0:
-            del self._skips[partition]
             self._commits.found(
                 skip.path,
                 lambda: measured(
                     self._names.backend, skip.path, self._codec, records=skip.records, first=skip.first, last=number
                 ),
             )
+            del self._skips[partition]  # only now: what could not be noted is met again
         return True
 
     def after(self, partition: Partition, opened: OpenObject) -> None:

@@ -18,7 +18,7 @@ import pytest
 from omnistorage import BackendConfig, open_backend, ops
 from omnistorage.backends._s3_client import S3Client
 from omnistorage.backends.s3 import S3Backend
-from omnistorage.core import Features, ListOptions, ReadOptions, WriteOptions
+from omnistorage.core import CopyOptions, Features, ListOptions, ReadOptions, WriteOptions
 from omnistorage.errors import (
     BackendUnavailable,
     CapabilityNotSupported,
@@ -197,6 +197,63 @@ def test_go_f6_a_long_object_is_copied_in_parts(monkeypatch, store):
     assert ops.read_bytes(store, "dst") == data
     assert store.stat("dst").metadata == {"k": "v"}
     assert store.stat("dst").content_type == "text/x"
+
+
+def test_go_s8_a_move_onto_itself_through_another_root_loses_nothing(store):
+    with S3Backend(**{**store._options, "prefix": ""}) as root:
+        plant(store, "k", b"the only copy")
+        inside = f"{store._prefix}k"
+        store.move("k", "k", CopyOptions(source=store))
+        assert store.move("k", "k", CopyOptions()).path == "k"
+        store.move(inside, "k", CopyOptions(source=root))
+        root.move("k", inside, CopyOptions(source=store))
+        with pytest.raises(ConfigError):
+            store.move(inside, "k", CopyOptions(source=root, user_metadata={"n": "1"}))
+        assert ops.read_bytes(store, "k") == b"the only copy"
+
+
+def test_a_move_deletes_what_it_copied_and_nothing_newer():
+    with fresh("seaweedfs") as store:
+        plant(store, "src", b"old")
+        copy = store._copy
+
+        def overtaken(*args):
+            info = copy(*args)
+            if args[0] == "src" and ops.read_bytes(store, "src") == b"old":
+                plant(store, "src", b"newer")
+            return info
+
+        store._copy = overtaken
+        store.move("src", "dst")
+        assert ops.read_bytes(store, "dst") == b"newer"
+        assert not store.exists("src")
+        with store.open_writer("long") as writer:
+            writer.write(b"1" * (store.part_size + 1))
+        store.move("long", "moved")
+        assert [info.path for info in store.list()] == ["dst", "moved"]
+
+
+def test_a_copy_with_conditions_keeps_what_others_have_put_there(moto):
+    sdk("moto").put_object(
+        Bucket=moto.bucket, Key=moto._prefix + "src", Body=b"x", Metadata={"my-key": "v"}, ContentEncoding="gzip",
+        CacheControl="no-store", ContentType="text/x",
+    )  # fmt: skip
+    with S3Backend(**{**moto._options, "conditional_writes": True}) as store:
+        store.copy("src", "dst", CopyOptions(overwrite=False))
+    head = sdk("moto").head_object(Bucket=moto.bucket, Key=moto._prefix + "dst")
+    assert (head["ContentEncoding"], head["CacheControl"], head["ContentType"]) == ("gzip", "no-store", "text/x")
+    assert head["Metadata"]["my-key"] == "v"
+
+
+def test_a_backslash_is_no_way_to_another_object():
+    with fresh("seaweedfs") as store:
+        plant(store, "a/b", b"x")
+        assert not store.exists("a\\b")
+        assert isinstance(dict(store.delete_many(["a\\b"]))["a\\b"], InvalidPath)
+        for call in (store.delete, store.stat, store.open_reader, lambda path: store.copy(path, "c")):
+            with pytest.raises(InvalidPath):
+                call("a\\b")
+        assert ops.read_bytes(store, "a/b") == b"x"
 
 
 # -- what goes with an object ------------------------------------------------------------------------------------------

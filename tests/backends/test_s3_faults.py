@@ -3,6 +3,7 @@
 import gc
 import random
 import threading
+import tracemalloc
 from datetime import timedelta
 
 import pytest
@@ -19,9 +20,11 @@ from omnistorage.errors import (
     OutcomeUnknown,
     PermissionDenied,
     PreconditionFailed,
+    ReaderClosed,
     StorageError,
+    WriterClosed,
 )
-from omnistorage.policies import Clock, RequestPolicy, RetryBudget
+from omnistorage.policies import Clock, RequestPolicy, RetryBudget, deadline
 
 from ..servers import server
 from ..servers.proxy import Answer, Flip, Lost, Proxy, Reset, Stall, Truncate, Unsent
@@ -282,6 +285,102 @@ def test_goal_27_an_answer_of_the_wrong_length_is_no_answer(proxy, store, method
     else:
         proxy.next(Reset("HEAD"))
         assert store.stat("x").size == len(BIG)
+
+
+def test_goal_27_an_answer_with_another_range_is_refused(proxy, store):
+    put(store, "x", b"0123456789")
+    proxy.next(Answer("GET", 200, b"0123456789", {"ETag": '"e"'}))
+    with pytest.raises(CapabilityNotSupported, match="range"):
+        ops.read_bytes(store, "x", ReadOptions(4, 3))
+
+
+def test_goal_30_a_page_that_says_there_is_more_and_not_where_is_no_end(proxy, make):
+    store = make(policy=policy(retries=0))
+    page = b"<?xml version='1.0'?><ListBucketResult><IsTruncated>true</IsTruncated></ListBucketResult>"
+    proxy.next(Answer("GET", 200, page))
+    with pytest.raises(BackendUnavailable, match="goes on"):
+        list(store.list())
+
+
+def test_a_name_with_416_in_it_that_cannot_be_read_is_no_empty_range(proxy, make):
+    store = make(policy=policy(retries=0), read_timeout=0.3)
+    put(store, "logs/416.InvalidRange", b"12345")
+    proxy.next(Stall("GET"), Reset("GET"))
+    for options in (ReadOptions(), ReadOptions(1)):
+        with pytest.raises(BackendUnavailable):
+            ops.read_bytes(store, "logs/416.InvalidRange", options)
+
+
+@pytest.mark.parametrize("code", ["ConditionalRequestConflict", "OperationAborted"])
+def test_goal_26_a_conflict_under_way_did_nothing(proxy, store, code):
+    put(store, "x", b"theirs")
+    proxy.next(Answer("PUT", 409, error_body(code)))
+    with pytest.raises(AlreadyExists):
+        put(store, "x", b"ours", overwrite=False)
+
+
+@pytest.mark.parametrize("status", [500, 502, 504])
+def test_goal_26_a_gateway_that_names_a_time_has_not_said_that_nothing_was_done(proxy, store, status):
+    """The object was stored all the same: told by its write id."""
+    proxy.next(Lost("PUT"), Answer("PUT", status, b"", {"Retry-After": "0"}))
+    put(store, "x", overwrite=False)
+    assert peek(store, "x") == b"data"
+
+
+def test_goal_26_a_lost_answer_before_the_deadline_is_unknown(proxy, store):
+    clock = store._policy.clock
+    proxy.next(Lost("PUT"))
+    with deadline(60, clock):
+        clock.wait = lambda seconds, wake: setattr(clock, "now", lambda: 1e12)
+        with pytest.raises(OutcomeUnknown):
+            put(store, "x")
+
+
+def test_an_abort_ends_the_attempts_of_parts_and_of_the_publication(proxy, make):
+    store = make()
+    writer = store.open_writer("x")
+    writer.write(b"1" * (store.part_size + 1))
+    writer._parts.settle()
+    store._policy.clock.wait = lambda seconds, wake: writer.abort()
+    proxy.forget()
+    proxy.next(*[Answer("PUT", 500, error_body("InternalError"))] * 5)
+    with pytest.raises(StorageError):
+        writer.close()
+    assert proxy.count("PUT") == 1
+    small = store.open_writer("y")
+    small.write(b"data")
+    store._policy.clock.wait = lambda seconds, wake: small.abort()
+    proxy.forget()
+    proxy.next(Answer("PUT", 503, error_body("SlowDown")))
+    with pytest.raises(WriterClosed):
+        small.close()
+    assert proxy.count("PUT") == 1
+    assert peek(store, "x") is peek(store, "y") is None
+    assert list(store.stale_uploads(older_than=AT_ONCE)) == []
+
+
+def test_a_reader_closed_by_another_thread_asks_for_nothing_more(proxy, store):
+    put(store, "x", BIG)
+    proxy.next(Stall("GET", after=1000))
+    reader = store.open_reader("x")
+    assert reader.read(1000)
+    threading.Timer(0.2, reader.close).start()
+    with pytest.raises(ReaderClosed):
+        while reader.read(65536):
+            pass
+    assert proxy.count("GET") == 1
+
+
+def test_many_small_writes_take_no_more_memory_than_one_large_one(store):
+    tracemalloc.start()
+    writer = store.open_writer("x")
+    for _ in range(200_000):
+        writer.write(b"1234")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    writer.close()
+    assert peak < 4_000_000
+    assert peek(store, "x") == b"1234" * 200_000
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------

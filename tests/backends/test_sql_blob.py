@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -260,7 +261,7 @@ def test_what_the_database_sorts_out_never_matches(pattern, key):
     except ConfigError:
         return
     parts = listing.coarse(pattern.removeprefix("/"))
-    with sqlite3.connect(":memory:") as db:
+    with closing(sqlite3.connect(":memory:")) as db:
         kept = db.execute("SELECT ? GLOB ?", (key, listing.like(parts, star=True))).fetchone()[0]
     end = listing.successor(parts[0])
     in_range = sort_key(key) >= sort_key(parts[0]) and (end is None or sort_key(key) < sort_key(end))
@@ -392,7 +393,7 @@ def test_rs_7_1_3_a_wrong_content_type_leaves_the_target_alone(sqlite, wrong):
 
 
 def peek_plain(backend, path):
-    with sqlite3.connect(backend._db.url.database) as db:
+    with closing(sqlite3.connect(backend._db.url.database)) as db, db:
         row = db.execute("SELECT data FROM omnistorage_objects WHERE key = ?", (path,)).fetchone()
     db.close()
     return row and row[0]
@@ -714,6 +715,7 @@ def test_rs_7_1_9_memory_is_one_database_for_all_threads():
         assert not errors, errors[0]
         assert len(list(backend.list())) == 161
         backend.close()
+    engine.dispose()
     with pytest.raises(ConfigError, match="StaticPool"):
         SQLBlobBackend(create_engine("sqlite://"))
 
@@ -781,7 +783,7 @@ def test_nothing_is_opened_before_the_first_call(tmp_path):
 
 def test_sqlite_runs_in_wal_mode_with_a_busy_timeout(sqlite):
     put(sqlite, "x")
-    with sqlite3.connect(sqlite._db.url.database) as db:
+    with closing(sqlite3.connect(sqlite._db.url.database)) as db, db:
         assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     db.close()
     link = sqlite._db.take()
