@@ -42,7 +42,8 @@ LEAST_PART = 5 << 20
 class Vendor:
     """What a server is known to keep: conditions on writes (exactly one winner), those on the end of an upload, on
     copies and deletes too, listings in the order of the keys' bytes, that the ETag of a simple object is its MD5, that
-    a backslash is none of its slashes."""
+    a backslash is none of its slashes. (SeaweedFS also keeps the folder of a deleted object for a while, and refuses
+    meanwhile to create an object of that name under a condition.)"""
 
     conditional_writes: bool = False
     conditional_uploads: bool = False
