@@ -26,6 +26,9 @@ _NAMES = {
     "backends.channel": ("ChannelBackend",),
     "backends.local": ("LocalBackend",),
     "backends.memory": ("MemoryBackend",),
+    "backends.s3": ("S3Backend",),
+    "backends.sftp": ("SFTPBackend",),
+    "backends.sql_blob": ("SQLBlobBackend",),
     "compression.bz2": ("Bz2",),
     "compression.gzip": ("Gzip",),
     "compression.lz4": ("Lz4",),
@@ -51,6 +54,9 @@ if TYPE_CHECKING:
     from .backends.channel import ChannelBackend as ChannelBackend
     from .backends.local import LocalBackend as LocalBackend
     from .backends.memory import MemoryBackend as MemoryBackend
+    from .backends.s3 import S3Backend as S3Backend
+    from .backends.sftp import SFTPBackend as SFTPBackend
+    from .backends.sql_blob import SQLBlobBackend as SQLBlobBackend
     from .compression.bz2 import Bz2 as Bz2
     from .compression.gzip import Gzip as Gzip
     from .compression.lz4 import Lz4 as Lz4

@@ -198,7 +198,7 @@ class Features:
     lazy_read: bool = False  # open_reader transfers only what is read
     atomic_write: bool = False  # close publishes whole or nothing
     create_only: bool = False  # overwrite=False has exactly one winner
-    if_match: bool = False  # conditions on write, delete and copy
+    if_match: bool = False  # conditions on writes; those on deletes and copies hold too, or are refused
     user_metadata: bool = False
 
     purge: bool = False

@@ -12,6 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from functools import lru_cache
 from os import getpid
 from typing import Any, TypeVar
@@ -36,6 +37,8 @@ PAGE = 1000
 CONTENT_TYPE = "application/octet-stream"
 MAX_COPY = 5 << 30
 """The longest object that one request copies, and the longest part."""
+SECOND = timedelta(seconds=1)
+"""How exactly stores tell the time."""
 LIVE: set[str] = set()
 """The uploads of the writers of this process."""
 
@@ -341,6 +344,9 @@ class ObjectBackend(BackendBase):
             if options.source_if_match is not None:
                 raise
         head = self.run("move", src, lambda: self.client.head(self._source(options, src, "move")[1]))
+        if head.modified_at and info.modified_at and head.modified_at + SECOND < info.modified_at:
+            source.delete(src, if_match=head.etag)  # older than the copy: an upload's etag is no single object's
+            return info
         again = replace(options, overwrite=True, if_match=info.etag, source_if_match=head.etag)
         info = self._copy(src, dst, again)
         source.delete(src, if_match=head.etag)

@@ -245,7 +245,9 @@ class S3Client:
         )
         result = {"VersionId": answer.get("VersionId"), **answer.get("CopyObjectResult", {})}
         sealed = {name: answer[name] for name in ("ServerSideEncryption", "SSECustomerAlgorithm") if name in answer}
-        return self._published(key, {"ETag": result.get("ETag"), "VersionId": result["VersionId"], **sealed}, None)
+        info = self._published(key, {"ETag": result.get("ETag"), "VersionId": result["VersionId"], **sealed}, None)
+        moment = result.get("LastModified")
+        return info if moment is None else info._replace(modified_at=moment.astimezone(UTC))
 
     # -- multipart uploads ---------------------------------------------------------------------------------------------
 

@@ -122,7 +122,8 @@ class S3Backend(ObjectBackend):
             check_key(prefix)
         vendor = vendor or ("aws" if endpoint_url is None else "other")
         if vendor not in VENDORS:
-            raise ConfigError(f"vendor={vendor!r}: use one of {', '.join(sorted(VENDORS))}")
+            known = ", ".join(sorted(VENDORS))
+            raise ConfigError(f"vendor={vendor!r}: use one of {known}, or say conditional_writes and ordered_listing")
         if addressing not in ("auto", "path", "virtual"):
             raise ConfigError(f"addressing={addressing!r}: use auto, path or virtual")
         if (access_key is None) != (secret_key is None):

@@ -234,6 +234,24 @@ def test_a_move_deletes_what_it_copied_and_nothing_newer():
         assert [info.path for info in store.list()] == ["dst", "moved"]
 
 
+def test_a_long_object_that_nobody_touches_is_copied_once_to_be_moved():
+    with fresh("seaweedfs") as store:
+        with store.open_writer("long") as writer:
+            writer.write(b"1" * (store.part_size + 1))
+        copy, copies = store.client.copy, []
+
+        def later(*args):  # as if the source were older than the copy
+            copies.append(copy(*args))
+            return copies[-1]._replace(
+                etag="its own", modified_at=store.stat("long").modified_at + timedelta(seconds=2)
+            )
+
+        store.client.copy = later
+        store.move("long", "moved")
+        assert len(copies) == 1
+        assert [info.path for info in store.list()] == ["moved"]
+
+
 def test_a_copy_with_conditions_keeps_what_others_have_put_there(moto):
     sdk("moto").put_object(
         Bucket=moto.bucket, Key=moto._prefix + "src", Body=b"x", Metadata={"my-key": "v"}, ContentEncoding="gzip",

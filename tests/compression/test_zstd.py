@@ -19,6 +19,8 @@ from omnistorage.errors import ConfigError, CorruptData
 from omnistorage.stages import MAX_CHUNK, Limit
 from omnistorage.testing.codecs import SAMPLE, CodecTests, noise, pieces, through
 
+from .goals import flip_every_bit
+
 MAGIC = Zstd.magic
 
 
@@ -355,15 +357,7 @@ def test_goal_15_truncation_is_detected_at_every_byte() -> None:
 
 
 def test_goal_16_no_flipped_bit_of_what_we_write_is_silent() -> None:
-    for data in (b"", SAMPLE, bytes(2000), noise(400), b"short"):
-        blob = encode(data)
-        for bit in range(len(blob) * 8):
-            damaged = bytearray(blob)
-            damaged[bit // 8] ^= 1 << bit % 8
-            try:
-                assert decode(bytes(damaged)) == data, f"bit {bit}"
-            except CorruptData:
-                pass
+    flip_every_bit(encode, decode)
 
 
 BOMB = """
