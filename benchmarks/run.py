@@ -17,7 +17,7 @@ from common import REPOSITORY, Bench, as_rows, machine, version
 
 THEMES = (
     "records_write", "records_read", "formats", "codec_streams", "rolling", "sorting", "local_small", "local_stream",
-    "memory", "startup", "s3", "sftp", "sql",
+    "memory", "startup", "s3", "azure_blob", "sftp", "sql",
 )  # fmt: skip
 RESULTS = REPOSITORY / "benchmarks" / "results.json"
 
@@ -68,8 +68,8 @@ def main():
             run(bench)
             for left in folder.iterdir():
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
-        if not arguments.quick:
-            keep(bench)
+            if not arguments.quick:
+                keep(bench)  # now, so that a run that is broken off loses nothing
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     missed = [result.name for result in bench.results if result.verdict == "MISS"]

@@ -31,15 +31,19 @@ class Place:
         servers.begin()
         self.info = servers.server("seaweedfs")
         self.bucket = self.info["bucket"]
-        self.ours = S3Backend(
-            self.bucket, endpoint_url=self.info["endpoint"], access_key=self.info["access_key"],
-            secret_key=self.info["secret_key"], vendor="seaweedfs",
+        self.ours, self.through_sdk = (
+            S3Backend(
+                self.bucket, endpoint_url=self.info["endpoint"], access_key=self.info["access_key"],
+                secret_key=self.info["secret_key"], vendor="seaweedfs", client=client,
+            )
+            for client in ("auto", "sdk")
         )  # fmt: skip
         self.sdk = bare(self.info)
         return self
 
     def __exit__(self, *exc):
         self.ours.close()
+        self.through_sdk.close()
         self.sdk.close()
         servers.end()
 
@@ -59,14 +63,14 @@ def small(bench: Bench):
     with Place() as place:
 
         def put_ours(number):
-            with place.ours.open_writer(f"small/{number}") as writer:
+            with place.through_sdk.open_writer(f"small/{number}") as writer:
                 writer.write(data)
 
         def put_sdk(number):
             place.sdk.put_object(Bucket=place.bucket, Key=f"small/{number}", Body=data)
 
         def get_ours(number):
-            with place.ours.open_reader(f"small/{number}") as reader:
+            with place.through_sdk.open_reader(f"small/{number}") as reader:
                 assert reader.read(-1) == data
 
         def get_sdk(number):
@@ -93,12 +97,93 @@ def small(bench: Bench):
             )  # fmt: skip
 
 
+def small_obstore(bench: Bench):
+    """The same through obstore, which is what a custom endpoint gets where it is installed."""
+    import obstore
+    from obstore.store import S3Store
+    from pyarrow.fs import S3FileSystem
+
+    count = 64 if bench.quick else 2000
+    data = os.urandom(4096)
+    with Place() as place:
+        info = place.info
+        assert "Obstore" in type(place.ours.client).__name__
+        bare_store = S3Store(
+            place.bucket, endpoint=info["endpoint"], access_key_id=info["access_key"],
+            secret_access_key=info["secret_key"], region="us-east-1", virtual_hosted_style_request=False,
+            client_options={"allow_http": True},
+        )  # fmt: skip
+        arrow = S3FileSystem(
+            access_key=info["access_key"], secret_key=info["secret_key"], region="us-east-1",
+            endpoint_override=info["endpoint"].removeprefix("http://"), scheme="http",
+        )  # fmt: skip
+
+        def put_ours(number):
+            with place.ours.open_writer(f"small/{number}") as writer:
+                writer.write(data)
+
+        def get_ours(number):
+            with place.ours.open_reader(f"small/{number}") as reader:
+                assert reader.read(-1) == data
+
+        def put_arrow(number):
+            with arrow.open_output_stream(f"{place.bucket}/small/{number}") as sink:
+                sink.write(data)
+
+        def get_arrow(number):
+            with arrow.open_input_stream(f"{place.bucket}/small/{number}") as source:
+                assert source.read() == data
+
+        runs = {
+            "put": {
+                "ours": put_ours,
+                "obstore": lambda n: obstore.put(bare_store, f"small/{n}", data, use_multipart=False),
+                "boto3": lambda n: place.sdk.put_object(Bucket=place.bucket, Key=f"small/{n}", Body=data),
+                "pyarrow": put_arrow,
+            },
+            "get": {
+                "ours": get_ours,
+                "obstore": lambda n: bytes(obstore.get(bare_store, f"small/{n}").bytes()),
+                "boto3": lambda n: place.sdk.get_object(Bucket=place.bucket, Key=f"small/{n}")["Body"].read(),
+                "pyarrow": get_arrow,
+            },
+        }
+        for verb, peers in runs.items():
+            for run in peers.values():
+                _both(run, FLYING)
+            cpu = {name: [] for name in peers}
+            times = rounds(
+                {name: lambda run=run: _both(run, count) for name, run in peers.items()},
+                bench.rounds,
+                lambda name, value, cpu=cpu: cpu[name].append(value),
+            )
+            for peer, bar in (("obstore", 0.85), ("boto3", 2.5), ("pyarrow", 1.0)):
+                bench.add(
+                    f"s3_obstore_{verb}_4k_{peer}", f"S3 through obstore, {verb} of 4 KiB objects, {FLYING} in flight",
+                    peer=version(peer), bar=bar, better="higher", samples=over(times[peer], times["ours"]),
+                    engine=version("obstore"),
+                )  # fmt: skip
+            bench.add(
+                f"s3_obstore_{verb}_4k_cpu", f"S3 through obstore, {verb} of 4 KiB objects: CPU time of the client",
+                peer=version("boto3"), bar=0.4, better="lower", samples=over(cpu["ours"], cpu["boto3"]),
+                engine=version("obstore"),
+            )  # fmt: skip
+
+
 class _Null(io.RawIOBase):
+    """Seekable, as the SDK writes parts in any order then; into a sink that is not it never ends at 256 MiB."""
+
     def __init__(self):
         self.size = 0
 
     def writable(self):
         return True
+
+    def seekable(self):
+        return True
+
+    def seek(self, at, whence=0):
+        return at
 
     def write(self, data):
         self.size += len(data)
@@ -216,4 +301,10 @@ def memory(bench: Bench):
             )  # fmt: skip
 
 
-GROUPS = {"s3_memory": memory, "s3_small": small, "s3_streams": streams, "s3_list": listing}
+GROUPS = {
+    "s3_memory": memory,
+    "s3_small": small,
+    "s3_obstore": small_obstore,
+    "s3_streams": streams,
+    "s3_list": listing,
+}

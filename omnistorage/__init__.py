@@ -23,7 +23,10 @@ _NAMES = {
         "MultiError", "NotFound", "OutcomeUnknown", "PermissionDenied", "PreconditionFailed", "ReaderClosed",
         "RecordError", "StorageError", "SyncError", "WriterClosed",
     ),
+    "backends.azure": ("AzureBackend",),
     "backends.channel": ("ChannelBackend",),
+    "backends.gcs": ("GCSBackend",),
+    "backends.http": ("HTTPBackend",),
     "backends.local": ("LocalBackend",),
     "backends.memory": ("MemoryBackend",),
     "backends.s3": ("S3Backend",),
@@ -42,6 +45,7 @@ _NAMES = {
     "wrappers": ("Observe", "Prefix", "ReadOnly", "Retry"),
     "config": ("BackendConfig",),
     "delivery": ("RollingRecordWriter",),
+    "probing": ("probe",),
     "records": ("RecordReader", "RecordWriter", "open_records"),
     "registry": ("open_backend", "register_backend"),
     "secret": ("Secret",),
@@ -51,7 +55,10 @@ _WHERE = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = sorted([*_WHERE, "__version__"])
 
 if TYPE_CHECKING:
+    from .backends.azure import AzureBackend as AzureBackend
     from .backends.channel import ChannelBackend as ChannelBackend
+    from .backends.gcs import GCSBackend as GCSBackend
+    from .backends.http import HTTPBackend as HTTPBackend
     from .backends.local import LocalBackend as LocalBackend
     from .backends.memory import MemoryBackend as MemoryBackend
     from .backends.s3 import S3Backend as S3Backend
@@ -71,6 +78,7 @@ if TYPE_CHECKING:
     from .formats.length_prefixed import LengthPrefixed as LengthPrefixed
     from .formats.lines import Lines as Lines
     from .formats.ndjson import Ndjson as Ndjson
+    from .probing import probe as probe
     from .records import RecordReader as RecordReader
     from .records import RecordWriter as RecordWriter
     from .records import open_records as open_records

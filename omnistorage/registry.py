@@ -3,6 +3,8 @@
 One table of names, loaded lazily: nothing registers itself by being imported. A backend that can be opened by URL has a
 classmethod ``options_from_url(parts, *, is_object)`` that returns its constructor's options and the path that is left;
 the fragment behind a ``#`` is among the parts if the class says ``takes_fragment = True``, and refused otherwise.
+Options stand in the query; a class whose URLs have queries of their own says ``takes_query = True``, and its options
+stand behind the ``#``.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import inspect
 from collections.abc import Mapping
 from os import PathLike, fspath
 from typing import Any
-from urllib.parse import SplitResult, parse_qsl, urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from ._table import Table, nearest
 from .config import BackendConfig
@@ -23,8 +25,15 @@ _TABLE = Table(
     "backend",
     "omnistorage.backends",
     {
+        "abfss": "omnistorage.backends.azure:AzureBackend",
+        "az": "omnistorage.backends.azure:AzureBackend",
+        "azure": "omnistorage.backends.azure:AzureBackend",
         "channel": "omnistorage.backends.channel:ChannelBackend",
         "file": "omnistorage.backends.local:LocalBackend",
+        "gcs": "omnistorage.backends.gcs:GCSBackend",
+        "gs": "omnistorage.backends.gcs:GCSBackend",
+        "http": "omnistorage.backends.http:HTTPBackend",
+        "https": "omnistorage.backends.http:HTTPBackend",
         "local": "omnistorage.backends.local:LocalBackend",
         "memory": "omnistorage.backends.memory:MemoryBackend",
         "mysql": "omnistorage.backends.sql_blob:SQLBlobBackend",
@@ -125,17 +134,21 @@ def _from_url(url: str, *, is_object: bool) -> tuple[str, dict[str, Any], str]:
     if not hasattr(cls, "options_from_url"):
         raise ConfigError(f"the backend {parts.scheme!r} cannot be opened by URL; use open_backend(name, options)")
     takes_fragment = getattr(cls, "takes_fragment", False)
-    bare = parts._replace(query="", fragment=parts.fragment if takes_fragment else "")
+    takes_query = getattr(cls, "takes_query", False)
+    bare = parts._replace(query=parts.query if takes_query else "", fragment=parts.fragment if takes_fragment else "")
     options, path = cls.options_from_url(bare, is_object=is_object)
-    if parts.fragment and not takes_fragment:
+    if parts.fragment and not takes_fragment and not takes_query:
         raise ConfigError(f"a '#' in a URL starts a fragment, which means nothing here: write %23: {mask_url(url)}")
-    return parts.scheme, {**options, **_query_options(cls, parts)}, path
+    given = parts.fragment if takes_query else parts.query
+    if takes_query and not all("=" in each for each in given.split("&") if each):
+        raise ConfigError(f"behind the '#' stand options, name=value; a '#' of a name is %23: {mask_url(url)}")
+    return parts.scheme, {**options, **_query_options(cls, given)}, path
 
 
-def _query_options(cls: Any, parts: SplitResult) -> dict[str, Any]:
+def _query_options(cls: Any, query: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     parameters = inspect.signature(cls).parameters
-    for key, value in parse_qsl(parts.query, keep_blank_values=True):
+    for key, value in parse_qsl(query, keep_blank_values=True):
         if key in found:
             raise ConfigError(f"the option {key!r} stands twice in the URL")
         note = str(parameters[key].annotation) if key in parameters else ""

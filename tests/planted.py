@@ -34,6 +34,7 @@ SMALL = {
     "OMNISTORAGE_FULL": "",
     "HYPOTHESIS_PROFILE": "default",
     "COLUMNS": "300",  # lines of the summary are cut to it
+    "OMNISTORAGE_SERVERS": str(ROOT / ".servers"),
 }
 TIMEOUT = 600
 _FAILED = re.compile(r"^(?:FAILED|ERROR) (tests/\S+?(?:\[.*?\])?)(?: - .*)?$", re.MULTILINE)

@@ -9,7 +9,10 @@ from datetime import timedelta
 import pytest
 
 from omnistorage import LocalBackend, MemoryBackend
+from omnistorage.backends.azure import AzureBackend
 from omnistorage.backends.channel import ChannelBackend
+from omnistorage.backends.gcs import GCSBackend
+from omnistorage.backends.http import HTTPBackend
 from omnistorage.backends.s3 import S3Backend
 from omnistorage.backends.sftp import SFTPBackend
 from omnistorage.backends.sql_blob import SQLBlobBackend
@@ -30,6 +33,20 @@ MAKE = {
     "sql_existing": lambda tmp: SQLBlobBackend(
         f"sqlite:///{tmp}/old.db", table_name="files", create_table=False, columns={"key": "name", "data": "body"}
     ),
+    "az": lambda tmp: AzureBackend("container", account_name="account"),
+    "azure": lambda tmp: AzureBackend("container", endpoint_url="http://127.0.0.1:9/account", anonymous=True),
+    "abfss": lambda tmp: AzureBackend("container", account_name="account", hierarchical=True),
+    "gcs": lambda tmp: GCSBackend("bucket"),
+    "gs": lambda tmp: GCSBackend("bucket"),
+    "gcs_other": lambda tmp: GCSBackend("bucket", endpoint_url="http://127.0.0.1:9"),
+    "gcs_fake": lambda tmp: GCSBackend("bucket", endpoint_url="http://127.0.0.1:9", vendor="fake-gcs-server"),
+    "http": lambda tmp: HTTPBackend("http://host/"),
+    "https": lambda tmp: HTTPBackend("https://host/", untrusted=True),
+    "http_index": lambda tmp: HTTPBackend("http://host/", listing="index"),
+    "http_manifest": lambda tmp: HTTPBackend("http://host/", listing="manifest", listing_path="all.ndjson"),
+    "http_dav": lambda tmp: HTTPBackend("http://host/", dav=True),
+    "http_dav_conditional": lambda tmp: HTTPBackend("http://host/", dav=True, conditional_writes=True),
+    "http_dav_index": lambda tmp: HTTPBackend("http://host/", dav=True, listing="index"),
     "s3": lambda tmp: S3Backend("bucket"),
     "s3_other": lambda tmp: S3Backend("bucket", endpoint_url="http://127.0.0.1:9"),
     "s3_seaweedfs": lambda tmp: S3Backend("bucket", endpoint_url="http://127.0.0.1:9", vendor="seaweedfs"),

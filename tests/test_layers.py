@@ -21,7 +21,7 @@ FLOOR_0 = {
 }
 FLOOR_1 = {"_os", "secret", "backends", "compression", "formats", "wrappers"}
 FLOOR_2 = {
-    "records", "record_reader", "record_writer", "ops", "_sorted_list", "_transfer", "probe", "segments", "config",
+    "records", "record_reader", "record_writer", "ops", "_sorted_list", "_transfer", "probing", "segments", "config",
     "registry",
 }  # fmt: skip
 FLOOR_3 = {"multi", "store", "sync", "delivery"}
@@ -37,10 +37,18 @@ THIRD_PARTIES = {
     "compression/snappy.py": {"snappy", "google_crc32c"},
     "compression/lz4.py": {"lz4"},
     "backends/_streams.py": {"google_crc32c"},
+    "backends/_azure_account.py": {"azure", "requests"},
+    "backends/_azure_hns.py": {"azure"},
+    "backends/_azure_wire.py": {"azure"},
     "backends/s3.py": {"boto3", "botocore"},
     "backends/_s3_client.py": {"botocore"},
+    "backends/_s3_obstore.py": {"obstore"},
+    "backends/gcs.py": {"google", "requests"},
+    "backends/_gcs_errors.py": {"google", "requests"},
     "backends/_sql.py": {"sqlalchemy"},
     "backends/_sftp_settings.py": {"paramiko"},
+    "backends/_http_client.py": {"urllib3"},
+    "backends/_http_net.py": {"urllib3"},
     "cli/": {"click", "rich", "orjson"},
     "testing/": {"pytest", "hypothesis"},
 }

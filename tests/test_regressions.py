@@ -177,7 +177,19 @@ def known_tests():
             if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
                 found.add(f"kit::{node.name}")
     # Where state machines are, which are made by a call.
-    found |= {f"backends/test_{name}.py" for name in ("machines", "s3", "sftp_conformance", "sql_blob_conformance")}
+    found |= {
+        f"backends/test_{name}.py"
+        for name in (
+            "machines",
+            "azure",
+            "azure_hns",
+            "gcs",
+            "http_conformance",
+            "s3",
+            "sftp_conformance",
+            "sql_blob_conformance",
+        )
+    }
     found |= {"delivery/test_rolling_machine.py"}
     return found
 

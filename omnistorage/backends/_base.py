@@ -7,9 +7,11 @@ defines.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import NoReturn
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, ClassVar, NoReturn, Self
 
 from .._context import Closes
 from ..core import (
@@ -48,7 +50,14 @@ class BackendBase(Closes):
 
     durable = False  # whether WriteOptions(durable=True) can be honoured
     extra_keys: frozenset[str] = frozenset()  # the keys of WriteOptions.extra that can be honoured
+    probes: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """The options that depend on the server, each with what ``probe`` tries for it."""
+    _options: dict[str, Any]  # what the constructor was given, where it takes other options than these
     _closed = False
+
+    def with_options(self, **options: Any) -> Self:
+        """The same place, configured otherwise."""
+        return type(self)(**{**self._options, **options})
 
     # -- hooks ---------------------------------------------------------------------------------------------------------
 
@@ -253,3 +262,17 @@ def translating(op: str, path: str | None, translate: Callable[[BaseException], 
 def is_folder_error(path: str, op: str, backend: str) -> InvalidPath:
     """The answer to work on an object whose name a folder has."""
     return InvalidPath("a folder has this name", path=path, op=op, backend=backend)
+
+
+def retry_after(value: str | None) -> float | None:
+    """Seconds of an HTTP ``Retry-After`` (RFC 9110, section 10.2.3), given as such or as a date; None for neither."""
+    if value is None:
+        return None
+    if value.isascii() and value.isdigit():
+        return float(value)
+    try:
+        moment = parsedate_to_datetime(value)
+        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+        return max(0.0, (moment - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return None

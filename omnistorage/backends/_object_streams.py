@@ -45,6 +45,7 @@ class Store(Protocol):
     part_size: int
     concurrency: int
     conditional_uploads: bool
+    any_order: bool
 
     @property
     def client(self) -> ObjectClient: ...
@@ -169,6 +170,7 @@ class Parts:
         self._store = store
         self._path = path
         self._changed = threading.Condition()
+        self._most = store.concurrency if store.any_order else 1
         self.flying = 0
         self.stopped = False
         self._error: BaseException | None = None
@@ -180,7 +182,7 @@ class Parts:
         if number > MAX_PARTS:
             raise StorageError(f"an upload has at most {MAX_PARTS} parts: give size= or a larger part_size")
         with self._changed:
-            while self.flying >= self._store.concurrency and not self.stopped and self._error is None:
+            while self.flying >= self._most and not self.stopped and self._error is None:
                 self._changed.wait()
             self._check()
             self.flying += 1

@@ -49,6 +49,8 @@ class ObjectBackend(BackendBase):
     durable = True  # the store's answer means that it keeps the object
     conditional_deletes = True  # whether if_match holds for deletes and copies, too
     conditional_uploads = True  # whether overwrite=False and if_match hold for a body of several parts, too
+    any_order = True  # whether the parts of an upload may arrive in any order
+    delete_batch = PAGE  # how many objects one request deletes
 
     def __init__(
         self, prefix: str, policy: RequestPolicy | None, *, part_size: int, concurrency: int, least_part: int
@@ -269,10 +271,10 @@ class ObjectBackend(BackendBase):
         return self.run("delete", path, lambda: self.client.delete(self._prefix + path, if_match))
 
     def delete_many(self, paths: Iterable[str]) -> Iterator[tuple[str, StorageError | None]]:
-        """``PAGE`` objects with each request."""
+        """``delete_batch`` objects with each request."""
         self._enter("delete", "delete_many", "")
         source = iter(paths)
-        while batch := list(itertools.islice(source, PAGE)):
+        while batch := list(itertools.islice(source, self.delete_batch)):
             keys: dict[str, str] = {}
             refused: dict[str, StorageError] = {}
             for path in batch:
@@ -302,9 +304,10 @@ class ObjectBackend(BackendBase):
         for page in self._pages("purge", path, self._prefix + path + "/", folders=False):
             found = True if page.objects else found
             keys = [self._prefix + info.path for info in page.objects]
-            for error in filter(None, self._delete_keys(keys)):
-                error.path, error.op = path, "purge"
-                raise error
+            for at in range(0, len(keys), self.delete_batch):
+                for error in filter(None, self._delete_keys(keys[at : at + self.delete_batch])):
+                    error.path, error.op = path, "purge"
+                    raise error
         if not found:
             raise NotFound("no such folder", path=path, backend=self.name, op="purge")
 

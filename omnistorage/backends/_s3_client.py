@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC
-from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 from ..core import ObjectInfo
@@ -23,7 +22,8 @@ from ..errors import (
     PreconditionFailed,
     StorageError,
 )
-from ._object_client import Get, Page, Put, Upload
+from ._base import retry_after
+from ._object_client import Body, Get, Page, Put, Upload
 
 T = TypeVar("T")
 NAME = "s3"
@@ -78,7 +78,7 @@ class S3Client:
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
-    def get(self, key: str, get: Get) -> _Body:
+    def get(self, key: str, get: Get) -> Body:
         wanted: dict[str, Any] = {}
         if get.range is not None:
             wanted["Range"] = get.range
@@ -431,7 +431,7 @@ def _of_answer(response: Mapping[str, Any]) -> StorageError:
     told, meta = response.get("Error", {}), response.get("ResponseMetadata", {})
     status = int(meta.get("HTTPStatusCode", 0) or 0)
     error = _of_code(str(told.get("Code", "")), str(told.get("Message", "")), status)
-    asked = _retry_after(meta.get("HTTPHeaders", {}).get("retry-after"))
+    asked = retry_after(meta.get("HTTPHeaders", {}).get("retry-after"))
     if asked is not None and error.retry_after is not None:  # only where nothing was done
         error.retry_after = asked
     return error
@@ -460,17 +460,3 @@ def _of_code(code: str, message: str, status: int) -> StorageError:
     if status in (301, 307, 308):
         return ConfigError(f"the endpoint sends elsewhere, set region=... or endpoint_url=...: {text}", backend=NAME)
     return StorageError(text, backend=NAME)
-
-
-def _retry_after(value: str | None) -> float | None:
-    """Seconds of an HTTP ``Retry-After`` (RFC 9110, section 10.2.3)."""
-    if value is None:
-        return None
-    if value.isdigit():
-        return float(value)
-    try:
-        from datetime import datetime
-
-        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
-        return None

@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache, partial
-from typing import Any
+from importlib.util import find_spec
+from typing import Any, ClassVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from ..core import CopyOptions, Features, ObjectInfo, Reader, ReadOptions, WriteOptions
@@ -33,6 +34,7 @@ from ._object_client import Put
 from ._object_streams import ObjectWriter, conclude, new_put
 from ._objects import CONTENT_TYPE, LIVE, MAX_COPY, ObjectBackend
 from ._s3_client import EXTRA, NAME, S3Client, translate
+from ._s3_obstore import ObstoreS3Client, is_usable, store_options
 
 PART_SIZE = 8 << 20
 LEAST_PART = 5 << 20
@@ -42,8 +44,8 @@ LEAST_PART = 5 << 20
 class Vendor:
     """What a server is known to keep: conditions on writes (exactly one winner), those on the end of an upload, on
     copies and deletes too, listings in the order of the keys' bytes, that the ETag of a simple object is its MD5, that
-    a backslash is none of its slashes. (SeaweedFS also keeps the folder of a deleted object for a while, and refuses
-    meanwhile to create an object of that name under a condition.)"""
+    a backslash is none of its slashes, that obstore understands it. (SeaweedFS also keeps the folder of a deleted
+    object for a while, and refuses meanwhile to create an object of that name under a condition.)"""
 
     conditional_writes: bool = False
     conditional_uploads: bool = False
@@ -51,6 +53,7 @@ class Vendor:
     ordered_listing: bool = False
     md5_etags: bool = False
     backslashes: bool = True
+    obstore: bool = True
 
 
 VENDORS = {
@@ -62,7 +65,7 @@ VENDORS = {
         md5_etags=True,
     ),
     "moto": Vendor(ordered_listing=True, md5_etags=True),
-    "rclone": Vendor(),
+    "rclone": Vendor(obstore=False),  # its answers to ranges say otherwise
     "seaweedfs": Vendor(conditional_writes=True, conditional_copies=True, md5_etags=True, backslashes=False),
     "swift": Vendor(ordered_listing=True, md5_etags=True),
     "other": Vendor(),
@@ -75,11 +78,13 @@ class S3Backend(ObjectBackend):
     Credentials come from the SDK's default chain, from a ``profile``, or from ``access_key``, ``secret_key`` and
     ``session_token``; ``anonymous=True`` sends none. ``endpoint_url`` is another server than AWS; ``vendor`` names what
     it is (one of ``VENDORS``) and so what it can do, or say so yourself: ``conditional_writes=True`` if it keeps
-    ``If-None-Match`` and ``If-Match`` (``overwrite=False``, ``if_match``) of PUTs and of the end of uploads,
-    ``ordered_listing=True`` if it lists keys in the order of their bytes. Both are true for AWS, and false for a custom
-    endpoint that says nothing. ``checksums`` adds a CRC32 to what is sent, and checks one that comes back: on for AWS,
-    off for custom endpoints, where many servers refuse it. ``addressing`` is "path", "virtual" or "auto" (path for
-    custom endpoints).
+    ``If-None-Match`` and ``If-Match`` (``overwrite=False``, ``if_match``) of PUTs and of the end of uploads (if not of
+    those, ``conditional_uploads=False``), ``ordered_listing=True`` if it lists keys in the order of their bytes. All
+    are true for AWS, and false for a custom endpoint that says nothing; ``omnistorage.probe`` finds out. ``checksums``
+    adds a CRC32 to what is sent, and checks one that comes back: on for AWS, off for custom endpoints, where many
+    servers refuse it. ``addressing`` is "path", "virtual" or "auto" (path for custom endpoints). ``client`` is "sdk",
+    "obstore" (``[accel]``: reads and small writes for a fifth of the CPU time, without ``checksums``), or "auto":
+    obstore where it is installed and can do all that the SDK would.
 
     ``durable`` writes need nothing more. ``WriteOptions.extra`` takes ``s3.storage_class``, ``s3.acl``, ``s3.tags``,
     ``s3.server_side_encryption``, ``s3.sse_kms_key_id``, ``s3.cache_control`` and ``s3.content_disposition``,
@@ -91,6 +96,11 @@ class S3Backend(ObjectBackend):
 
     name = NAME
     extra_keys = frozenset(EXTRA)
+    probes: ClassVar = {
+        "conditional_writes": ("one winner of new keys", "conditions by etag"),
+        "conditional_uploads": ("one winner of new keys in uploads",),
+        "ordered_listing": ("order of listings",),
+    }
 
     def __init__(
         self,
@@ -106,9 +116,11 @@ class S3Backend(ObjectBackend):
         anonymous: bool = False,
         vendor: str | None = None,
         conditional_writes: bool | None = None,
+        conditional_uploads: bool | None = None,
         ordered_listing: bool | None = None,
         checksums: bool | None = None,
         addressing: str = "auto",
+        client: str = "auto",
         part_size: int = PART_SIZE,
         concurrency: int = 4,
         connect_timeout: float = 10.0,
@@ -126,22 +138,31 @@ class S3Backend(ObjectBackend):
             raise ConfigError(f"vendor={vendor!r}: use one of {known}, or say conditional_writes and ordered_listing")
         if addressing not in ("auto", "path", "virtual"):
             raise ConfigError(f"addressing={addressing!r}: use auto, path or virtual")
+        if client not in ("auto", "sdk", "obstore"):
+            raise ConfigError(f"client={client!r}: use auto, sdk or obstore")
+        if client == "obstore" and (checksums is True or (checksums is None and endpoint_url is None)):
+            raise ConfigError("obstore does not check what it reads: say checksums=False beside client='obstore'")
+        if client == "obstore" and addressing == "virtual":
+            raise ConfigError("obstore takes another endpoint for virtual addressing: use client='sdk'")
         if (access_key is None) != (secret_key is None):
             raise ConfigError("access_key and secret_key come together")
         self._options: dict[str, Any] = {
             "bucket": bucket, "prefix": prefix, "region": region, "endpoint_url": endpoint_url, "profile": profile,
             "access_key": access_key, "secret_key": _secret(secret_key), "session_token": _secret(session_token),
             "anonymous": anonymous, "vendor": vendor, "conditional_writes": conditional_writes,
-            "ordered_listing": ordered_listing, "checksums": checksums, "addressing": addressing,
+            "conditional_uploads": conditional_uploads,
+            "ordered_listing": ordered_listing, "checksums": checksums, "addressing": addressing, "client": client,
             "part_size": part_size, "concurrency": concurrency, "connect_timeout": connect_timeout,
             "read_timeout": read_timeout, "policy": policy,
         }  # fmt: skip
         self.bucket = bucket
         self.endpoint_url = endpoint_url
+        self._use = client
         self._vendor = VENDORS[vendor]
         self._conditional = self._vendor.conditional_writes if conditional_writes is None else conditional_writes
         self.conditional_deletes = self._conditional and self._vendor.conditional_copies
-        self.conditional_uploads = conditional_writes is True or self._vendor.conditional_uploads
+        uploads = conditional_writes is True or self._vendor.conditional_uploads
+        self.conditional_uploads = uploads if conditional_uploads is None else conditional_uploads
         ordered = self._vendor.ordered_listing if ordered_listing is None else ordered_listing
         self._checksums = endpoint_url is None if checksums is None else checksums
         self.url = _url(endpoint_url, bucket, prefix)
@@ -208,9 +229,26 @@ class S3Backend(ObjectBackend):
             if ours is None:
                 raise
             raise ours from error
-        return S3Client(
-            sdk, self.bucket, len(self._prefix), checksums=self._checksums, md5_etags=self._vendor.md5_etags
-        )
+        md5_etags = self._vendor.md5_etags
+        credentials = None if o["anonymous"] else session.get_credentials()
+        if self._obstore() and (o["anonymous"] or credentials is not None):
+            timeouts = o["connect_timeout"], o["read_timeout"]
+            options = store_options(
+                self.endpoint_url, sdk.meta.region_name, credentials, timeouts, path_style=style == "path"
+            )
+            return ObstoreS3Client(sdk, self.bucket, len(self._prefix), md5_etags=md5_etags, options=options)
+        return S3Client(sdk, self.bucket, len(self._prefix), checksums=self._checksums, md5_etags=md5_etags)
+
+    def _obstore(self) -> bool:
+        """Whether obstore takes the data path. In a forked child it cannot: its threads are the parent's."""
+        if self._use == "auto":
+            plain = not self._checksums and self._options["addressing"] != "virtual"
+            return plain and self._vendor.obstore and is_usable()
+        if self._use == "obstore" and find_spec("obstore") is None:
+            raise MissingExtra(
+                'client="obstore" needs obstore: pip install "omnistorage[accel]"', extra="accel", backend=self.name
+            )
+        return self._use == "obstore" and is_usable()
 
     @property
     def _s3(self) -> S3Client:

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..core import Features, ListOptions, ObjectInfo, ReadOptions, WriteOptions, check_time
 from ..errors import ConfigError, InvalidPath, NotFound
@@ -93,6 +93,11 @@ class SFTPBackend(Folders):
     """
 
     name = NAME
+    probes: ClassVar = {
+        "posix_rename": ("replacing",),
+        "hardlinks": ("one winner of new keys",),
+        "server_copy": ("copying",),
+    }
 
     def __init__(
         self,

@@ -47,6 +47,7 @@ VERBS = {
     },
     "This command": {
         "backends": ("about:backends", "Say which backends there are and what they can do."),
+        "probe": ("probing:probe", "Try what a server keeps, and print the options to set."),
         "config": ("configuring:config", "Show or check the configuration file."),
         "completion": ("about:completion", "Print what makes a shell complete this command."),
     },

@@ -49,7 +49,7 @@ def fresh(name, *, endpoint=None, **options):
         access_key=info["access_key"],
         secret_key=Secret(info["secret_key"], pickle=True),
         vendor=name,
-        **options,
+        **{"client": "sdk", **options},
     )
 
 
@@ -87,6 +87,13 @@ class TestSeaweedFS(S3Tests):
     server = "seaweedfs"
 
 
+class TestSeaweedFSObstore(S3Tests):
+    def make(self):
+        return fresh("seaweedfs", client="obstore")
+
+    server = "seaweedfs"
+
+
 class OnMoto(S3Tests):
     server = "moto"
 
@@ -98,6 +105,9 @@ if os.environ.get("OMNISTORAGE_FULL"):
 STEPS = 100 * int(os.environ.get("OMNISTORAGE_SCALE", "1"))
 # Without conditions: SeaweedFS takes a folder that is left behind for an object under If-None-Match.
 TestGoal32SeaweedFS = backend_machine(lambda: fresh("seaweedfs", conditional_writes=False), steps=2 * STEPS, peek=peek)
+TestGoal32Obstore = backend_machine(
+    lambda: fresh("seaweedfs", conditional_writes=False, client="obstore"), steps=STEPS, peek=peek
+)
 TestGoal32Moto = backend_machine(lambda: fresh("moto"), steps=STEPS, peek=peek)
 
 

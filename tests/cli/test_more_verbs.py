@@ -21,6 +21,8 @@ from omnistorage.core import ObjectInfo
 from omnistorage.ops import read_bytes, write_bytes
 from omnistorage.registry import register_backend
 
+from ..servers import server
+
 Cli = Callable[..., Any]
 
 
@@ -362,6 +364,19 @@ def test_backends_is_a_matrix_of_what_each_can_do(cli: Cli, box: Path) -> None:
     assert rows["d:"]["features"]["if_match"] is False
     assert answer.code == 7
     assert "s4" in answer.err
+
+
+def test_probe_prints_what_to_write_down(cli: Cli) -> None:
+    url = f"gs://bucket/probed?endpoint_url={server('fake_gcs')['endpoint']}"
+    answer = cli("probe", url)
+    assert (answer.code, answer.err) == (0, "")
+    assert answer.lines[-3:] == ["conditional_writes = false", "conditional_uploads = false", "ordered_listing = true"]
+    assert [line for line in answer.lines if line.startswith("order of listings") and line.endswith("yes")]
+    assert [line for line in answer.lines if line.startswith("conditions of deletes") and " no: " in line]
+    told = json.loads(cli("probe", url, "--json").lines[0])
+    assert told["options"] == {"conditional_writes": False, "conditional_uploads": False, "ordered_listing": True}
+    assert cli("probe", ".").lines == ["local has no options that depend on the server"]
+    assert cli("probe", "s3://bucket?endpoint_url=http://127.0.0.1:9&anonymous=true&vendor=nobody").code == 7
 
 
 def test_backends_that_cannot_be_made_say_why(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,7 @@ SAYS = {
                      "by age: 1 object", "there is ['0.ndjson']", "read back: 6001 records from 11 objects"],
     "etl_csv_to_ndjson": ["in: 5004 rows, out: 5001 records, bad: 3", "'price': None, 'paid': False",
                           "row 5001 at byte", "2 fields where the header has 5", "published: False"],
+    "http_read": ["sum: 49995000", "listed: [('events.ndjson.gz', True)]", "a range: 1f8b", "missing: nothing"],
     "channel_pipeline": ["produced 20000 tasks", "the channel is gone: True", "had [0, 1, 2], then: the stream broke"],
 }  # fmt: skip
 TESTS = {"test_custom_backend": (TestTable, "BackendTests", 80), "test_custom_format": (TestLtsv, "FormatTests", 20)}

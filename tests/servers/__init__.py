@@ -27,10 +27,17 @@ from typing import Any
 import pytest
 
 HOMES = {
+    "nginx": ".http",
+    "range_server": ".http",
+    "wsgidav": ".http",
+    "wsgidav_serial": ".http",
+    "fake_gcs": ".gcs",
     "mariadb": ".sql",
     "postgres": ".sql",
     "asyncssh": ".ssh",
     "sshd": ".ssh",
+    "azurite": ".azure",
+    "dfs": ".dfs",
     "moto": ".s3",
     "rclone_s3": ".s3",
     "seaweedfs": ".s3",

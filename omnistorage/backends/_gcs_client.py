@@ -1,0 +1,444 @@
+"""Google Cloud Storage through google-cloud-storage: an ``ObjectClient``. One request per call, none tried again.
+
+Metadata, listings and small bodies go through the SDK's own calls (the JSON API). Reads are GETs of the XML API, whose
+headers alone carry user metadata beside the bytes; the chunks of a resumable upload are PUTs to its session
+(https://cloud.google.com/storage/docs/performing-resumable-uploads). Both travel on the SDK's authorized session.
+Imports floor 0 and ``_object_client``; the SDK only when a client is made.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC
+from typing import Any
+from urllib.parse import quote
+
+from ..core import ObjectInfo
+from ..errors import AlreadyExists, BackendUnavailable, CapabilityNotSupported, CorruptData, NotFound, StorageError
+from ._gcs_errors import NAME, Refused, is_bucket_missing, of_part, translate
+from ._object_client import Get, Page, Put, Upload
+from ._streams import new_hash
+
+WRITE_ID = "omnistorage-write-id"
+"""Key of user metadata; users' own keys hold no dash."""
+QUANTUM = 256 * 1024
+"""All chunks of a resumable upload but its last are a multiple of this."""
+LISTED = "items(name,size,timeCreated,generation,md5Hash,crc32c),prefixes,nextPageToken"
+EXTRA = frozenset(
+    ("gcs.cache_control", "gcs.content_disposition", "gcs.content_encoding", "gcs.content_language",
+     "gcs.kms_key_name", "gcs.predefined_acl", "gcs.storage_class")
+)  # fmt: skip
+_ARGUMENTS = ("gcs.kms_key_name", "gcs.predefined_acl")
+"""Those of ``EXTRA`` that are arguments of calls; the others are properties of the object."""
+
+
+@dataclass
+class _Session:
+    """What is known of a resumable upload."""
+
+    sent: int = 0  # of the parts that are done, as the store has them
+    tail: bytes = b""  # the end of the last part, which no chunk but the last can hold
+    crc: Any = None
+    unsure: bool = False  # whether an answer was lost, so that only the store knows how much it has
+
+
+class GCSClient:
+    """``ObjectClient`` over a ``google.cloud.storage.Client`` and its authorized session, for one bucket."""
+
+    def __init__(
+        self,
+        sdk: Any,
+        session: Any,
+        bucket: str,
+        skip: int,
+        *,
+        endpoint: str,
+        timeout: Any,
+        resumes: bool,
+        batches: bool,
+    ) -> None:
+        self.sdk = sdk
+        self.skip = skip
+        self._session = session
+        self._bucket = sdk.bucket(bucket)
+        self._endpoint = endpoint
+        self._timeout = timeout
+        self._once = {"timeout": timeout, "retry": None}
+        self._resumes = resumes
+        self._batches = batches
+        self._sessions: dict[str, _Session] = {}
+
+    def close(self) -> None:
+        self.sdk.close()
+        self._session.close()
+
+    def translate(self, error: BaseException) -> StorageError | None:
+        return translate(error)
+
+    def blob(self, key: str, version: str | None = None) -> Any:
+        """The SDK's handle of an object."""
+        if version is None:
+            return self._bucket.blob(key)
+        return self._bucket.blob(key, generation=_generation(version))
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    def get(self, key: str, get: Get) -> _Body:
+        headers = {"Accept-Encoding": "gzip"}  # or the store would decompress objects that say they are gzip
+        if get.range is not None:
+            headers["Range"] = get.range
+        if get.if_match is not None:
+            headers["x-goog-if-generation-match"] = str(_generation(get.if_match))
+        wanted = {} if get.version is None else {"generation": _generation(get.version)}
+        answer = self._session.get(
+            self._url(key), params=wanted, headers=headers, stream=True, timeout=self._timeout, allow_redirects=False
+        )
+        try:
+            return self._body(key, get, answer)
+        except BaseException:
+            answer.close()
+            raise
+
+    def _url(self, key: str) -> str:
+        # Where segments would be taken for steps, the slashes are encoded too.
+        steps = any(segment in (".", "..") for segment in key.split("/"))
+        return f"{self._endpoint}/{quote(self._bucket.name)}/{quote(key, safe='~' if steps else '/~')}"
+
+    def _body(self, key: str, get: Get, answer: Any) -> _Body:
+        if answer.status_code not in (200, 206):
+            raise Refused(answer)
+        headers = answer.headers
+        generation = headers.get("x-goog-generation")
+        if get.if_match not in (None, generation) or (generation and get.if_none_match == generation):
+            raise Refused(answer, 412, f"the object's generation is {generation}")
+        if get.range is not None and not headers.get("Content-Range", "").startswith(f"bytes {get.start}-"):
+            raise CapabilityNotSupported(
+                "the server gives another range than it was asked for", capability="range_read"
+            )
+        length = headers.get("Content-Length")
+        total = headers.get("Content-Range", "").rpartition("/")[2] or headers.get(
+            "x-goog-stored-content-length", length
+        )
+        stated = dict(item.strip().split("=", 1) for item in headers.get("x-goog-hash", "").split(",") if "=" in item)
+        prefix = "x-goog-meta-"
+        metadata = {
+            name.lower()[len(prefix) :]: value for name, value in headers.items() if name.lower().startswith(prefix)
+        }
+        info = ObjectInfo(
+            key[self.skip :], int(total) if total and total.isdigit() else None, None, "file", generation, generation,
+            headers.get("Content-Type"), _hashes(stated.get("md5"), stated.get("crc32c")), _bare(metadata),
+        )  # fmt: skip
+        crc = info.hash("crc32c")
+        return _Body(info, answer, None if length is None else int(length), None if crc is None else ("crc32c", crc))
+
+    def head(self, key: str, version: str | None = None) -> ObjectInfo:
+        return self._info(self._reloaded(key, version))
+
+    def written_by(self, key: str) -> tuple[str | None, ObjectInfo]:
+        blob = self._reloaded(key, None)
+        return (blob.metadata or {}).get(WRITE_ID), self._info(blob)
+
+    def head_for_copy(self, key: str) -> tuple[ObjectInfo, dict[str, Any]]:
+        """What ``head`` says, and what else a copy must be told to keep, as ``WriteOptions.extra``."""
+        blob = self._reloaded(key, None)
+        kept = {name: getattr(blob, name[4:]) for name in EXTRA.difference(_ARGUMENTS)}
+        return self._info(blob), {name: value for name, value in kept.items() if value}
+
+    def _reloaded(self, key: str, version: str | None) -> Any:
+        blob = self.blob(key, version)
+        blob.reload(projection="noAcl", **self._once)
+        return blob
+
+    def _info(self, blob: Any) -> ObjectInfo:
+        generation, moment = str(blob.generation), blob.time_created
+        return ObjectInfo(
+            blob.name[self.skip :], blob.size, None if moment is None else moment.astimezone(UTC), "file", generation,
+            generation, blob.content_type, _hashes(blob.md5_hash, blob.crc32c),
+            _bare({name.lower(): value for name, value in (blob.metadata or {}).items()}),
+        )  # fmt: skip
+
+    def page(self, prefix: str, *, folders: bool, after: str | None, token: Any, limit: int | None) -> Page:
+        listing = self.sdk.list_blobs(
+            self._bucket, prefix=prefix or None, delimiter="/" if folders else None, start_offset=after,
+            page_token=token, max_results=limit, fields=LISTED, **self._once,
+        )  # fmt: skip
+        skip = self.skip
+        objects = []
+        for blob in next(listing.pages):
+            generation = str(blob.generation)
+            objects.append(
+                ObjectInfo(
+                    blob.name[skip:],
+                    blob.size,
+                    blob.time_created,
+                    "file",
+                    generation,
+                    generation,
+                    None,
+                    _hashes(blob.md5_hash, blob.crc32c),
+                )
+            )
+        return Page(objects, sorted(listing.prefixes), None if limit is not None else listing.next_page_token)
+
+    def versions(self, key: str, token: Any) -> tuple[list[ObjectInfo], Any]:
+        """A page of the versions of exactly ``key``, oldest first."""
+        listing = self.sdk.list_blobs(
+            self._bucket, prefix=key, end_offset=key + "\0", versions=True, page_token=token, **self._once
+        )
+        found = [self._info(blob) for blob in next(listing.pages) if blob.name == key]
+        return found, listing.next_page_token
+
+    # -- writing -------------------------------------------------------------------------------------------------------
+
+    def _new(self, key: str, put: Put) -> Any:
+        blob = self._bucket.blob(key, kms_key_name=put.extra.get("gcs.kms_key_name"))
+        blob.content_type = put.content_type
+        metadata = dict(put.metadata)
+        if put.write_id is not None:
+            metadata[WRITE_ID] = put.write_id
+        if metadata:
+            blob.metadata = metadata
+        for name, value in put.extra.items():
+            if name not in _ARGUMENTS:
+                setattr(blob, name[4:], value)
+        return blob
+
+    def put(self, key: str, data: bytes, put: Put) -> ObjectInfo:
+        blob = self._new(key, put)
+        blob.upload_from_file(
+            io.BytesIO(data), size=len(data), content_type=put.content_type, checksum="crc32c",
+            predefined_acl=put.extra.get("gcs.predefined_acl"), **_condition(put), **self._once,
+        )  # fmt: skip
+        return self._info(blob)
+
+    def delete(self, key: str, if_match: str | None) -> bool:
+        condition = {} if if_match is None else {"if_generation_match": _generation(if_match)}
+        try:
+            self.blob(key).delete(**condition, **self._once)
+        except Exception as error:
+            if if_match is not None or not isinstance(translate(error), NotFound) or is_bucket_missing(error):
+                raise
+            return False
+        return True
+
+    def delete_many(self, keys: Sequence[str]) -> list[StorageError | None]:
+        if not self._batches:
+            return [self._failure(key) for key in keys]
+        batch = self.sdk.batch(raise_exception=False)
+        with batch:
+            for key in keys:
+                self.blob(key).delete(**self._once)
+        answers = batch._responses
+        if len(answers) != len(keys):
+            raise BackendUnavailable(f"the store answers {len(answers)} of {len(keys)} deletes", backend=NAME)
+        return [of_part(answer) for answer in answers]
+
+    def _failure(self, key: str) -> StorageError | None:
+        try:
+            self.delete(key, None)
+        except Exception as error:
+            ours = translate(error)
+            if ours is None or ours.transient or isinstance(ours, NotFound):  # the bucket is missing
+                raise
+            return ours
+        return None
+
+    def copy(self, source: tuple[str, str], key: str, put: Put | None, source_if_match: str | None) -> ObjectInfo:
+        token, info = self.rewrite(source, key, put, source_if_match, None)
+        while token is not None:
+            token, info = self.rewrite(source, key, put, source_if_match, token)
+        return info
+
+    def rewrite(
+        self, source: tuple[str, str], key: str, put: Put | None, source_if_match: str | None, token: str | None
+    ) -> tuple[str | None, ObjectInfo]:
+        """One step of a copy; the token of the next one, None when it is done."""
+        blob = self.blob(key) if put is None else self._new(key, put)
+        conditions = {} if put is None else _condition(put)
+        if source_if_match is not None:
+            conditions["if_source_generation_match"] = _generation(source_if_match)
+        origin = self.sdk.bucket(source[0]).blob(source[1])
+        token, _, _ = blob.rewrite(origin, token=token, **conditions, **self._once)
+        return token, self._info(blob)
+
+    def compose(self, keys: Sequence[str], key: str, put: Put) -> ObjectInfo:
+        """One object of up to 32 others, in their order."""
+        blob = self._new(key, put)
+        blob.compose([self.blob(each) for each in keys], **_condition(put), **self._once)
+        return self._info(blob)
+
+    # -- resumable uploads ---------------------------------------------------------------------------------------------
+
+    def start_upload(self, key: str, put: Put) -> Upload:
+        try:
+            url = self._new(key, put).create_resumable_upload_session(
+                content_type=put.content_type, checksum=None, predefined_acl=put.extra.get("gcs.predefined_acl"),
+                **_condition(put), **self._once,
+            )  # fmt: skip
+        except Exception as error:
+            if put.create and getattr(error, "code", None) == 412:
+                raise AlreadyExists("the object exists, and overwrite=False keeps it", backend=NAME) from error
+            raise
+        self._sessions[url] = _Session(crc=new_hash("crc32c"))
+        return Upload(key, url, put)
+
+    def put_part(self, upload: Upload, number: int, data: bytes) -> str:
+        """Parts come one by one; the bytes of the last one that fill no ``QUANTUM`` wait for ``finish_upload``."""
+        session = self._sessions[upload.id]
+        begin, whole = session.sent, len(data) - len(data) % QUANTUM
+        at = self._received(upload, session) if session.unsure else begin
+        while at < begin + whole:
+            if at < begin:
+                raise StorageError(f"the store has {at} bytes of the upload, and had {begin}", backend=NAME)
+            before = at
+            at = self._send(upload, session, memoryview(data)[at - begin : whole], at, "*")
+            if at <= before:
+                raise BackendUnavailable("the store took none of a chunk", backend=NAME)
+        session.sent, session.tail = begin + whole, data[whole:]
+        session.crc.update(data)
+        return ""
+
+    def copy_part(self, upload: Upload, number: int, source: Any, start: int, end: int, if_match: str | None) -> str:
+        raise CapabilityNotSupported("an upload takes no parts of other objects", capability="copy_part", backend=NAME)
+
+    def finish_upload(self, upload: Upload, tags: Mapping[int, str]) -> ObjectInfo:
+        session = self._sessions[upload.id]
+        total = session.sent + len(session.tail)
+        at: Any = self._received(upload, session) if session.unsure else session.sent
+        if not isinstance(at, ObjectInfo):
+            rest = memoryview(session.tail)[at - session.sent :]
+            try:
+                at = self._send(upload, session, rest, at, str(total), _of_crc(session.crc))
+            except Refused as error:
+                ours = translate(error)
+                if isinstance(ours, CorruptData):  # the chunks before are not here any more
+                    ours.transient = False
+                    raise ours from error
+                raise
+        if not isinstance(at, ObjectInfo):
+            raise BackendUnavailable(f"the store has {at} of the upload's {total} bytes", backend=NAME)
+        if at.hash("crc32c") not in (None, session.crc.hexdigest()) or at.size != total:
+            self.delete(upload.key, at.etag)
+            raise CorruptData("what arrived at the store is not what was sent; it was deleted", backend=NAME)
+        del self._sessions[upload.id]
+        return at
+
+    def abort_upload(self, upload: Upload) -> None:
+        self._sessions.pop(upload.id, None)
+        with self._session.delete(upload.id, timeout=self._timeout, headers={"Content-Length": "0"}) as answer:
+            if answer.status_code not in (200, 204, 404, 410, 499):
+                raise Refused(answer)
+
+    def etag_of(self, tags: Mapping[int, str]) -> None:
+        return None  # generations are the store's to give
+
+    def _send(self, upload: Upload, session: _Session, data: memoryview, at: int, total: str, digest: str = "") -> Any:
+        """Send a chunk. How much the store has then; what it made of it, if that was all."""
+        session.unsure = True
+        span = f"{at}-{at + len(data) - 1}" if data else "*"
+        headers = {"Content-Range": f"bytes {span}/{total}", "Content-Length": str(len(data))}
+        if digest:
+            headers["x-goog-hash"] = digest
+        answer = self._session.put(
+            upload.id, data=bytes(data), headers=headers, timeout=self._timeout, allow_redirects=False
+        )
+        session.unsure = answer.status_code < 300 or answer.status_code >= 500  # it may have taken it all the same
+        found = self._progress(answer)
+        session.unsure = False
+        return found if self._resumes or isinstance(found, ObjectInfo) else at + len(data)
+
+    def _received(self, upload: Upload, session: _Session) -> Any:
+        """How much the store has of an upload, or what it made of it."""
+        if not self._resumes:
+            raise StorageError(
+                "the answer to a chunk was lost, and this server does not tell what it has (vendor=...)", backend=NAME
+            )
+        answer = self._session.put(
+            upload.id, headers={"Content-Range": "bytes */*", "Content-Length": "0"}, timeout=self._timeout,
+            allow_redirects=False,
+        )  # fmt: skip
+        found = self._progress(answer)
+        session.unsure = False
+        return found
+
+    def _progress(self, answer: Any) -> Any:
+        if answer.status_code == 308:
+            span = answer.headers.get("Range", "")
+            return int(span.rpartition("-")[2]) + 1 if span else 0
+        if answer.status_code not in (200, 201):
+            raise Refused(answer)
+        try:
+            told = json.loads(answer.content)
+            return self._info(_Told(told))
+        except (ValueError, KeyError, TypeError) as error:
+            raise BackendUnavailable(
+                "the store ended the upload with an answer that says nothing", backend=NAME
+            ) from error
+
+
+class _Told:
+    """The resource of an object in JSON, with the names that the SDK's handles have."""
+
+    def __init__(self, told: Mapping[str, Any]) -> None:
+        from datetime import datetime
+
+        self.name = told["name"]
+        self.generation = told["generation"]
+        self.size = int(told["size"])
+        moment = told.get("timeCreated")
+        self.time_created = None if moment is None else datetime.fromisoformat(moment)
+        self.content_type = told.get("contentType")
+        self.md5_hash, self.crc32c = told.get("md5Hash"), told.get("crc32c")
+        self.metadata = told.get("metadata")
+
+
+class _Body:
+    """The body of a GET."""
+
+    def __init__(self, info: ObjectInfo, answer: Any, length: int | None, digest: tuple[str, str] | None) -> None:
+        self.info = info
+        self.length = length
+        self.digest = digest
+        self._answer = answer
+
+    def read(self, size: int, /) -> bytes:
+        return bytes(self._answer.raw.read(size, decode_content=False))
+
+    def close(self) -> None:
+        self._answer.close()
+
+    def interrupt(self) -> None:
+        shutdown = getattr(self._answer.raw, "shutdown", None)  # urllib3 2.3 and newer: ends a read in another thread
+        try:
+            (shutdown or self._answer.close)()
+        except Exception:  # noqa: S110  it ended by itself meanwhile
+            pass
+
+
+def _condition(put: Put) -> dict[str, int]:
+    if put.create:
+        return {"if_generation_match": 0}
+    return {} if put.if_match is None else {"if_generation_match": _generation(put.if_match)}
+
+
+def _generation(etag: str) -> int:
+    """An etag or version of ours; one that is no generation is that of no object."""
+    return int(etag) if etag.isascii() and etag.isdigit() and int(etag) else 1
+
+
+def _bare(metadata: dict[str, str]) -> dict[str, str]:
+    metadata.pop(WRITE_ID, None)
+    return metadata
+
+
+def _hashes(md5: str | None, crc32c: str | None) -> dict[str, str] | None:
+    found = {"md5": md5, "crc32c": crc32c}
+    return {name: base64.b64decode(value).hex() for name, value in found.items() if value} or None
+
+
+def _of_crc(crc: Any) -> str:
+    return f"crc32c={base64.b64encode(bytes.fromhex(crc.hexdigest())).decode()}"

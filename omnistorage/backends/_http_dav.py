@@ -1,0 +1,437 @@
+"""Changing things over WebDAV (RFC 4918). Imports floor 0, and its own neighbours.
+
+A write goes to a hidden temporary beside its place and gets its name by MOVE, for a PUT shows its bytes as they come on
+many servers. The body is kept here first, in memory and then in a file without a name, so that it can be sent with its
+length (chunked bodies arrive empty behind some gateways) and sent again. Since MOVE onto a folder and DELETE of one
+take everything in it along, what stands in a place is looked at before either.
+
+When the answer to a MOVE or DELETE is lost, the server is asked what became of it before anything is said.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable
+from contextvars import Context
+from tempfile import SpooledTemporaryFile
+from typing import Any, TypeVar
+
+from ..core import CopyOptions, ObjectInfo, WriteOptions
+from ..errors import (
+    AlreadyExists,
+    BackendUnavailable,
+    CapabilityNotSupported,
+    InvalidPath,
+    NotFound,
+    OutcomeUnknown,
+    PermissionDenied,
+    PreconditionFailed,
+    StorageError,
+    WriterClosed,
+)
+from ..paths import join, parent
+from ._http_answers import Body, is_strong
+from ._http_client import Folder, error_of, finish, translate
+from ._http_listing import Listing
+from ._http_pages import member_info, multistatus
+from ._http_settings import NAME
+from ._http_urls import new_hidden
+from ._object_client import Get
+from ._objects import content_type
+from ._streams import WriterBase
+
+T = TypeVar("T")
+SPOOL = 8 << 20
+"""So many bytes of a body are kept in memory, the rest in a file."""
+LARGE = 1 << 20
+"""A body of this length is not sent before its folder is seen to be there."""
+_MISREAD = re.compile("[?;]")
+"""Some servers decode a Destination before they take it apart, and would move to another name."""
+DONE = frozenset((200, 201, 202, 204))
+
+
+class Dav(Listing):
+    """What ``dav=True`` adds."""
+
+    conditional_writes = False
+    _leftovers: deque[str]
+    _live: set[str]
+
+    def run(self, op: str, path: str, call: Callable[[], T], *, idempotent: bool = True) -> T:
+        if self._leftovers and op != "abort":
+            self._sweep()
+        return super().run(op, path, call, idempotent=idempotent)
+
+    def _sweep(self) -> None:
+        """Remove what dropped writers have left."""
+        while self._leftovers:
+            try:
+                self.remove_temporary(self._leftovers.popleft())
+            except IndexError:  # another thread took the last one
+                return
+
+    def _close(self) -> None:
+        if self._leftovers:
+            self._sweep()
+        super()._close()
+
+    def _new_key(self, path: str, op: str) -> str:
+        self._key(path, op)
+        if self._propfind and _MISREAD.search(path):
+            raise InvalidPath("WebDAV servers read '?' and ';' in a name differently", path=path, op=op, backend=NAME)
+        if not self._propfind and any(segment.startswith(".") for segment in path.split("/")):
+            raise InvalidPath("index pages leave out names that begin with a dot", path=path, op=op, backend=NAME)
+        return path
+
+    # -- what stands in a place ----------------------------------------------------------------------------------------
+
+    def _look(self, path: str) -> ObjectInfo | None:
+        """What ``path`` is, an object or a folder. One request, or its redirect; None if nothing is there."""
+        try:
+            if not self._propfind:
+                return self.client.head(self.root.of(path), path)
+            members = multistatus(self._propfound(self.root.of(path), "0"))
+        except Folder:
+            return ObjectInfo(path, kind="dir")
+        except NotFound:
+            return None
+        return member_info(members[0], path) if members and members[0].status < 400 else None
+
+    def _object(self, path: str, op: str) -> ObjectInfo:
+        found = self._look(path)
+        if found is None or found.is_dir:
+            word = "no such object" if found is None else "this is a folder, not an object"
+            raise NotFound(word, path=path, op=op, backend=NAME)
+        return found
+
+    def _head(self, path: str, op: str) -> ObjectInfo:
+        return self.run(op, path, lambda: self._object(path, op)) if self._propfind else super()._head(path, op)
+
+    def _got(self, url: str, path: str, get: Get) -> Body:
+        if not self._propfind:
+            return super()._got(url, path, get)
+        try:
+            body = super()._got(url, path, get)
+        except (PermissionDenied, CapabilityNotSupported):
+            self._object(path, "open_reader")  # a folder cannot be got, and each server says so in its own way
+            raise
+        if body.info.etag is None and body.info.modified_at is None:  # perhaps a page about a folder
+            try:
+                self._object(path, "open_reader")
+            except BaseException:
+                body.close()
+                raise
+        return body
+
+    # -- requests ------------------------------------------------------------------------------------------------------
+
+    def _ask(self, method: str, url: str, headers: dict[str, str] | None = None, body: Any = None) -> int:
+        """The status of the answer, whose body nobody needs."""
+        answer = self.client.send(method, url, headers, body, follow=False)
+        finish(answer)
+        if answer.status in (401, 429, 503) or answer.status == 207:
+            if answer.status == 207:
+                raise PermissionDenied(f"the server did {method} in part only", backend=NAME)
+            raise error_of(answer.status, answer.headers)
+        return int(answer.status)
+
+    def _make_folders(self, path: str, op: str) -> None:
+        """The folder ``path`` and those above it."""
+        url = self.root.folder(path)
+        status = self._ask("MKCOL", url)
+        if status in (404, 409) and path:
+            self._make_folders(parent(path), op)
+            status = self._ask("MKCOL", url)
+        if status in DONE:
+            return
+        found = self._look(path) if path else ObjectInfo("", kind="dir")
+        if found is None:
+            self._refuse_below(path, op)
+            raise error_of(status, {})
+        if not found.is_dir:
+            raise InvalidPath(f"{path!r} is an object, and not a folder", op=op, backend=NAME)
+
+    def _refuse_below(self, path: str, op: str) -> None:
+        """Raise ``InvalidPath`` if an object stands where a folder above ``path`` would have to be."""
+        above = parent(path)
+        while above:
+            found = self._look(above)
+            if found is not None and not found.is_dir:
+                raise InvalidPath(f"{above!r} is an object, and nothing can be below it", op=op, backend=NAME)
+            above = parent(above) if found is None else ""
+
+    def _lacks_folder(self, path: str) -> bool:
+        return bool(parent(path)) and self._look(parent(path)) is None
+
+    def _put_there(self, request: Callable[[], int], path: str, op: str) -> None:
+        """Send what makes something at ``path``, and again once its folder is made."""
+        status = request()
+        if status in (404, 409) or (status == 500 and self._lacks_folder(path)):  # 500 is what nginx says
+            self._make_folders(parent(path), op)
+            status = request()
+        if status not in DONE:
+            self._refuse_below(path, op)
+            raise error_of(status, {})
+
+    # -- writing -------------------------------------------------------------------------------------------------------
+
+    def _open_writer(self, path: str, options: WriteOptions) -> DAVWriter:
+        self._new_key(path, "open_writer")
+        self.client  # noqa: B018  a configuration that cannot work is an error here, not in the first write
+        return DAVWriter(self, path, options)
+
+    def new_temporary(self, path: str) -> str:
+        name = join(parent(path), new_hidden())
+        self._live.add(name)
+        return name
+
+    def upload(self, path: str, temporary: str, source: Source, kind: str) -> None:
+        """Send ``source`` to the temporary of ``path``."""
+        headers = {"Content-Type": kind, "Content-Length": str(source.size)}
+        url = self.root.of(temporary)
+
+        def attempt() -> None:
+            if source.size >= LARGE and self._lacks_folder(path):
+                self._make_folders(parent(path), "close")
+            self._put_there(lambda: self._ask("PUT", url, headers, source.begin()), path, "close")
+
+        self.run("close", path, attempt)
+
+    def remove_temporary(self, temporary: str) -> None:
+        """What cannot be removed is found by the ``StaleUploads`` power."""
+        try:
+            # In a context of its own: what was cancelled or came too late must still be taken back.
+            Context().run(super().run, "abort", temporary, lambda: self._ask("DELETE", self.root.of(temporary)))
+        except StorageError:
+            pass
+        finally:
+            self._live.discard(temporary)
+
+    def rename(self, op: str, src: str, dst: str, options: CopyOptions, moved: ObjectInfo | None = None) -> None:
+        """MOVE ``src``, of which nobody else knows, or which is the object ``moved``, to ``dst``."""
+        lost: list[StorageError] = []
+
+        def attempt() -> None:
+            if lost:
+                if self._look(src) is None:
+                    self._check_arrival(dst, moved, lost[0])
+                    return
+                lost.clear()
+            there = self._target(op, dst, options)
+            if there is None and moved is not None and not self._propfind and self._lacks_folder(dst):
+                self._make_folders(parent(dst), op)
+            headers = {"Destination": self.root.of(dst), "Overwrite": "F" if there is None else "T"}
+            etag = None if there is None else options.if_match or there.etag
+            if self.conditional_writes and is_strong(etag):
+                headers["If"] = f'<{self.root.tag(dst)}> (["{etag}"])'
+            self._put_there(lambda: self._renamed(src, dst, headers, options, lost), dst, op)
+
+        try:
+            self.run(op, dst, attempt)
+        except StorageError as error:
+            if lost and not isinstance(error, OutcomeUnknown):
+                raise _unknown(lost[0], path=dst, op=op) from error
+            raise
+
+    def _target(self, op: str, dst: str, options: CopyOptions) -> ObjectInfo | None:
+        """What stands at ``dst``, if it may be replaced."""
+        there = self._look(dst)
+        if there is not None and there.is_dir:
+            raise InvalidPath("a folder has this name", path=dst, op=op, backend=NAME)
+        if there is not None and not options.overwrite:
+            raise AlreadyExists("the object exists, and overwrite=False keeps it", path=dst, op=op, backend=NAME)
+        if options.if_match is not None and (there is None or there.etag != options.if_match):
+            raise PreconditionFailed("the object is not the one expected", path=dst, op=op, backend=NAME)
+        return there
+
+    def _renamed(
+        self, src: str, dst: str, headers: dict[str, str], options: CopyOptions, lost: list[StorageError]
+    ) -> int:
+        status = self._noting(lost, lambda: self._ask("MOVE", self.root.of(src), headers))
+        if status != 412:
+            return status
+        if not options.overwrite:
+            raise AlreadyExists("the object exists, and overwrite=False keeps it", path=dst, backend=NAME)
+        if options.if_match is not None:
+            raise PreconditionFailed("the object is not the one expected", path=dst, backend=NAME)
+        raise BackendUnavailable("the place changed while it was looked at", retry_after=0.0, backend=NAME)
+
+    def _noting(self, lost: list[StorageError], request: Callable[[], int]) -> int:
+        """Send a request that must not be done twice; note an answer after which it may have been done."""
+        try:
+            status = request()
+        except Exception as error:
+            ours = error if isinstance(error, StorageError) else translate(error)
+            if ours is not None and ours.transient and ours.retry_after is None:
+                lost.append(ours)
+            raise
+        if status in (408, 500, 502, 504) or status > 508:
+            lost.append(error_of(status, {}))
+            raise lost[-1]
+        return status
+
+    def _check_arrival(self, dst: str, moved: ObjectInfo | None, lost: StorageError) -> None:
+        """What was moved is gone from its place, after an answer was lost: it must stand in the other."""
+        if moved is None:
+            return
+        there = self._look(dst)
+        if there is None or there.size != moved.size or there.modified_at not in (None, moved.modified_at):
+            raise _unknown(lost, path=dst)
+
+    def _delete(self, path: str, if_match: str | None) -> bool | None:
+        self._key(path, "delete")
+        lost: list[StorageError] = []
+
+        def attempt() -> bool | None:
+            there = self._look(path)
+            if there is None and lost:
+                return None
+            if if_match is not None and (there is None or there.etag != if_match):
+                if lost:
+                    raise _unknown(lost[0], path=path)
+                raise PreconditionFailed("the object is not the one expected", path=path, backend=NAME)
+            if there is None or there.is_dir:
+                return False
+            headers = {"If-Match": f'"{there.etag}"'} if self.conditional_writes and is_strong(there.etag) else {}
+            status = self._noting(lost, lambda: self._ask("DELETE", self.root.of(path), headers))
+            if status in DONE:
+                return True
+            if status == 412 and if_match is None:
+                raise BackendUnavailable("the object changed while it was looked at", retry_after=0.0, backend=NAME)
+            if status == 404:
+                return None if lost else False
+            raise error_of(status, {})
+
+        try:
+            return self.run("delete", path, attempt)
+        except StorageError as error:
+            if lost and not isinstance(error, OutcomeUnknown):
+                raise _unknown(lost[0], path=path, op="delete") from error
+            raise
+
+    # -- copy and move -------------------------------------------------------------------------------------------------
+
+    def _from(self, options: CopyOptions, src: str, op: str) -> Dav:
+        source = options.source or self
+        if not isinstance(source, Dav) or source.root.origin != self.root.origin:
+            self._refuse("source", op, src)
+        source._key(src, op)
+        return source
+
+    def _sourced(self, source: Dav, src: str, options: CopyOptions, op: str) -> ObjectInfo:
+        info = source.run(op, src, lambda: source._object(src, op))
+        if options.source_if_match not in (None, info.etag):
+            raise PreconditionFailed("the source is not the one expected", path=src, op=op, backend=NAME)
+        return info
+
+    def _copy(self, src: str, dst: str, options: CopyOptions) -> ObjectInfo:
+        source = self._from(options, src, "copy")
+        if source.root.of(src) == self.root.of(dst):
+            return self._onto_itself("copy", dst, options)
+        self._new_key(dst, "copy")
+        info = self._sourced(source, src, options, "copy")
+        temporary = self.new_temporary(dst)
+        headers = {"Destination": self.root.of(temporary), "Overwrite": "T", "Depth": "0"}
+        if self.conditional_writes and is_strong(info.etag):
+            headers["If"] = f'<{source.root.tag(src)}> (["{info.etag}"])'
+
+        def attempt() -> None:
+            self._put_there(lambda: self._copied(source.root.of(src), headers), dst, "copy")
+
+        try:
+            self.run("copy", src, attempt)
+            self.rename("copy", temporary, dst, options)
+            self._live.discard(temporary)
+        except BaseException as error:
+            if not isinstance(error, OutcomeUnknown):
+                self.remove_temporary(temporary)
+            raise
+        return ObjectInfo(dst, info.size, content_type=info.content_type)
+
+    def _copied(self, url: str, headers: dict[str, str]) -> int:
+        status = self._ask("COPY", url, headers)
+        if status == 412:
+            raise PreconditionFailed("the source changed while it was looked at", backend=NAME)
+        return status
+
+    def _move(self, src: str, dst: str, options: CopyOptions) -> ObjectInfo:
+        source = self._from(options, src, "move")
+        if source.root.of(src) == self.root.of(dst):
+            return self._onto_itself("move", dst, options)
+        self._new_key(dst, "move")
+        info = self._sourced(source, src, options, "move")
+        if source is not self:
+            self._copy(src, dst, options)
+            source.delete(src, if_match=info.etag if source.conditional_writes else None)
+        else:
+            self.rename("move", src, dst, options, info)
+        return ObjectInfo(dst, info.size, content_type=info.content_type)
+
+
+def _unknown(lost: StorageError, **where: Any) -> OutcomeUnknown:
+    return OutcomeUnknown(
+        f"the answer was lost ({lost.args[0]}), and what stands there now does not tell", backend=NAME, **where
+    )
+
+
+class Source:
+    """What urllib3 reads a body from; ``stopped`` says that the writer was aborted meanwhile."""
+
+    def __init__(self, file: Any, size: int, throttle: Callable[[int], None], stopped: Callable[[], bool]) -> None:
+        self.size = size
+        self._file, self._throttle, self._stopped = file, throttle, stopped
+
+    def begin(self) -> Any:
+        self._file.seek(0)
+        return self if self.size else b""
+
+    def read(self, size: int = -1) -> bytes:
+        if self._stopped():
+            raise WriterClosed("the writer was aborted", op="close", backend=NAME)
+        data = bytes(self._file.read(size))
+        self._throttle(len(data))
+        return data
+
+
+class DAVWriter(WriterBase):
+    """Keeps the body here until ``prepare``, which sends it to a temporary."""
+
+    _temporary: str | None = None
+
+    def __init__(self, store: Dav, path: str, options: WriteOptions) -> None:
+        self._store = store
+        self._file = SpooledTemporaryFile(SPOOL)  # noqa: SIM115  (closed at the writer's end, whichever it is)
+        super().__init__(path, options, NAME)
+
+    def _write(self, data: bytes | memoryview) -> None:
+        self._file.write(data)
+
+    def _prepare(self) -> None:
+        self._temporary = self._store.new_temporary(self._path)
+        source = Source(self._file, self._written, self._store.policy.throttle, lambda: self._abort_asked)
+        self._store.upload(self._path, self._temporary, source, self._kind)
+        self._file.close()
+
+    @property
+    def _kind(self) -> str:
+        return self._options.content_type or content_type(self._path.rpartition("/")[2])
+
+    def _publish(self) -> ObjectInfo:
+        assert self._temporary is not None
+        options = CopyOptions(overwrite=self._options.overwrite, if_match=self._options.if_match)
+        self._store.rename("close", self._temporary, self._path, options)
+        self._store._live.discard(self._temporary)
+        return ObjectInfo(self._path, self._written)
+
+    def _discard(self) -> None:
+        self._file.close()
+        temporary, self._temporary = self._temporary, None
+        if temporary is not None:
+            self._store.remove_temporary(temporary)
+
+    def _drop(self) -> None:
+        self._file.close()
+        if self._temporary is not None:
+            self._store._leftovers.append(self._temporary)
+            self._store._live.discard(self._temporary)

@@ -1,0 +1,133 @@
+"""The folders of a WebDAV server, and what dead writers left in them. Imports floor 0 and its neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import NoReturn
+
+from ..core import ObjectInfo
+from ..errors import AlreadyExists, DirectoryNotEmpty, NotFound, StorageError
+from ..paths import check_key, check_prefix, join, parent
+from ._http_answers import time_of
+from ._http_client import error_of, finish
+from ._http_dav import DONE, Dav
+from ._http_settings import NAME
+from ._http_urls import is_hidden, new_hidden
+
+GRACE = timedelta(hours=1)
+
+
+class Folders(Dav):
+    """Making, removing and emptying folders."""
+
+    def _mkdir(self, path: str) -> None:
+        self._new_key(path, "mkdir")
+
+        def attempt() -> None:
+            found = self._look(path)
+            if found is None:
+                self._make_folders(path, "mkdir")
+            elif not found.is_dir:
+                raise AlreadyExists("an object has this name", path=path, op="mkdir", backend=NAME)
+
+        self.run("mkdir", path, attempt)
+
+    def _no_folder(self, path: str, op: str) -> NoReturn:
+        raise NotFound("no such folder", path=path, op=op, backend=NAME)
+
+    def _rmdir(self, path: str) -> None:
+        """WebDAV deletes a folder with all that is in it. So an empty one is first taken out of the way, where nobody
+        finds it, looked at again, and put back if something has come meanwhile."""
+        self._key(path, "rmdir")
+        aside, gone = join(parent(path), new_hidden()), list[StorageError]()
+
+        def attempt() -> None:
+            found = self._look(path)
+            hidden = gone and self._look(aside) is not None
+            if not hidden:
+                if gone and found is None:
+                    return
+                if found is None or not found.is_dir:
+                    self._no_folder(path, "rmdir")
+                self._demand_empty(path, path)
+                self._put_there(lambda: self._shift(path, aside, gone), path, "rmdir")
+            try:
+                self._demand_empty(aside, path)
+            except DirectoryNotEmpty:
+                self._shift(aside, path, gone)
+                raise
+            status = self._noting(gone, lambda: self._ask("DELETE", self.root.folder(aside)))
+            if status not in DONE and status != 404:
+                raise error_of(status, {})
+
+        self.run("rmdir", path, attempt)
+
+    def _shift(self, src: str, dst: str, gone: list[StorageError]) -> int:
+        headers = {"Destination": self.root.folder(dst), "Overwrite": "F", "Depth": "infinity"}
+        status = self._noting(gone, lambda: self._ask("MOVE", self.root.folder(src), headers))
+        gone.append(StorageError("it was taken out of the way"))
+        return status
+
+    def _demand_empty(self, folder: str, path: str) -> None:
+        rows = self._members(folder)
+        if rows:
+            word = "holds temporaries of writers" if all(is_hidden(row.name) for row in rows) else "is not empty"
+            raise DirectoryNotEmpty(f"the folder {word}", path=path, op="rmdir", backend=NAME)
+
+    def purge(self, path: str) -> None:
+        """Delete the folder ``path`` and all that is under it, temporaries too."""
+        self._enter("purge", "purge", path)
+        self._key(check_key(path, op="purge"), "purge")
+        lost: list[StorageError] = []
+
+        def attempt() -> None:
+            found = self._look(path)
+            if found is None and lost:
+                return
+            if found is None or not found.is_dir:
+                self._no_folder(path, "purge")
+            status = self._noting(lost, lambda: self._ask("DELETE", self.root.folder(path)))
+            if status not in DONE and status != 404:
+                raise error_of(status, {})
+
+        self.run("purge", path, attempt)
+
+    # -- what dead writers left ----------------------------------------------------------------------------------------
+
+    def stale_uploads(self, prefix: str = "", *, older_than: timedelta = GRACE) -> Iterator[ObjectInfo]:
+        """The temporaries of writers that died, by the path of the temporary. Of others' nobody can ask whether their
+        writers live: they count as alive until they are an hour old, or ``older_than`` if that is longer."""
+        self._enter("list", "stale_uploads", prefix)
+        return self._stale(check_prefix(prefix, op="stale_uploads"), older_than)
+
+    def remove_stale_uploads(self, prefix: str = "", *, older_than: timedelta = GRACE) -> int:
+        """Remove what ``stale_uploads`` yields; how many there were."""
+        self._enter("delete", "remove_stale_uploads", prefix)
+        count = 0
+        for info in self._stale(check_prefix(prefix, op="remove_stale_uploads"), older_than):
+            url = self.root.folder(info.path) if info.is_dir else self.root.of(info.path)
+            status = self.run("remove_stale_uploads", info.path, partial(self._ask, "DELETE", url))
+            if status in DONE:
+                count += 1
+        return count
+
+    def _stale(self, prefix: str, older_than: timedelta) -> Iterator[ObjectInfo]:
+        newest = self.run("stale_uploads", prefix, self._server_time) - max(older_than, GRACE)
+        todo = [prefix]
+        while todo:
+            try:
+                rows = self._folder(todo.pop(), "stale_uploads")
+            except NotFound:
+                continue
+            for info in rows:
+                if not is_hidden(info.name):
+                    todo += [info.path] * info.is_dir
+                elif info.path not in self._live and (info.modified_at is None or info.modified_at <= newest):
+                    yield info
+
+    def _server_time(self) -> datetime:
+        answer = self.client.send("OPTIONS", self.root.url, follow=False)
+        finish(answer)
+        return time_of(answer.headers.get("Date")) or datetime.now(UTC)

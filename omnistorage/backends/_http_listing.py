@@ -1,0 +1,250 @@
+"""Listing over HTTP: HTTP has no listing, so it is what an index page, a sitemap, a manifest or WebDAV says. Imports
+floor 0, and its own neighbours.
+
+Index pages and WebDAV are walked folder by folder, in the order of the keys; a manifest or a sitemap is read from its
+beginning, in its own order. Nothing is kept between two listings.
+"""
+
+from __future__ import annotations
+
+import itertools
+import zlib
+from collections.abc import Callable, Iterator
+
+from ..core import ListOptions, ObjectInfo, ReadOptions
+from ..errors import CapabilityNotSupported, CorruptData, InvalidPath, NotFound, PermissionDenied, StorageError
+from ..paths import check_key, is_under, sort_key
+from ._http_core import Core
+from ._http_pages import MAX_DEPTH, PROPFIND, index_page, manifest, member_info, multistatus, sitemap
+from ._http_settings import NAME
+from ._http_urls import is_hidden, why_not
+
+MAX_PAGE = 64 << 20
+"""The longest page of one folder, in bytes; it is held while it is read."""
+MAX_MANIFEST = 8 << 30
+MAX_SITEMAP = 50 << 20
+"""By the protocol a sitemap has at most so many bytes, decompressed."""
+MAX_NESTED = 3
+BLOCK = 64 * 1024
+
+
+class Listing(Core):
+    """``list`` and ``list_dir`` by what the configuration names."""
+
+    listing: str | None = None
+    listing_path = ""
+    webdav = False
+
+    @property
+    def _propfind(self) -> bool:
+        """Whether the server is asked by PROPFIND."""
+        return self.webdav and self.listing is None
+
+    # -- folder by folder ----------------------------------------------------------------------------------------------
+
+    def _folder(self, path: str, op: str) -> list[ObjectInfo]:
+        """The entries of one folder, unsorted; ``NotFound`` if there is none."""
+        return self.run(op, path, lambda: self._members(path) if self._propfind else self._index(path))
+
+    def _index(self, path: str) -> list[ObjectInfo]:
+        url = self.root.folder(path)
+        answer, page = self.client.whole("GET", url, None, MAX_PAGE)
+        return index_page(page, answer.headers.get("Content-Type", "").lower(), self.root, path, url)
+
+    def _members(self, path: str) -> list[ObjectInfo]:
+        """By PROPFIND of depth 1, never infinity: many servers refuse that, and the answer would have no end."""
+        url = self.root.folder(path)
+        head = path + "/" if path else ""
+        found, is_folder = dict[str, ObjectInfo](), False
+        for member in multistatus(self._propfound(url, "1")):
+            below = self.root.below(member.href, url)
+            if below is None:
+                continue
+            name = below[0]
+            if name.rstrip("/") == path:
+                is_folder = is_folder or member.is_folder
+                continue
+            name = name[:-1] if name.endswith("/") else name
+            if not name.startswith(head) or "/" in name[len(head) :] or name[len(head) :] in ("", ".", ".."):
+                raise CorruptData("the server lists what is not in the folder", path=path, backend=NAME)
+            if member.status >= 400:
+                raise PermissionDenied(f"the server lists {name!r} with HTTP {member.status}", backend=NAME)
+            found[name] = member_info(member, name)
+        if not is_folder:
+            raise NotFound("no such folder", path=path, backend=NAME)
+        return list(found.values())
+
+    def _propfound(self, url: str, depth: str) -> bytes:
+        headers = {"Depth": depth, "Content-Type": "application/xml; charset=utf-8"}
+        answer, page = self.client.whole("PROPFIND", url, headers, MAX_PAGE, PROPFIND)
+        if answer.status != 207:
+            raise CapabilityNotSupported(
+                "the server does not know PROPFIND: is it WebDAV? listing='index' lists by pages", capability="list"
+            )
+        return page
+
+    def _walked(self, prefix: str, options: ListOptions) -> Iterator[ObjectInfo]:
+        def read(folder: str) -> list[ObjectInfo]:
+            try:
+                return self._folder(folder[:-1], "list")
+            except NotFound:
+                if folder != head or not prefix:
+                    raise
+                self._folder("", "list")  # a folder may be missing, the root may not
+                return []
+
+        head = prefix + "/" if prefix else ""
+        return walk(read, head, options)
+
+    # -- documents -----------------------------------------------------------------------------------------------------
+
+    def _documented(self, op: str, options: ListOptions) -> Iterator[ObjectInfo]:
+        """Every object that the manifest or the sitemap names, once."""
+        place, seen = self.listing_path, set[str]()
+        url = self.root.document(place)
+        rows = manifest(self._pieces(url, place), MAX_MANIFEST) if self.listing == "manifest" else self._mapped(url)
+        for info in rows:
+            if info.path in seen or not info.path or info.path.endswith("/"):
+                continue
+            seen.add(info.path)
+            if self._nameable(info.path, op, options):
+                yield info
+
+    def _nameable(self, path: str, op: str, options: ListOptions) -> bool:
+        """Whether a listed name can be a path here; one that cannot is reported, or raises."""
+        try:
+            check_key(path, op=op)
+            self._key(path, op)
+        except InvalidPath as error:
+            error.backend = NAME
+            if options.on_error is None:
+                raise
+            options.on_error(error)
+            return False
+        return True
+
+    def _pieces(self, url: str, place: str) -> Iterator[bytes]:
+        with self._open_url(url, place, ReadOptions()) as reader:
+            while piece := reader.read(BLOCK):
+                yield piece
+
+    def _mapped(self, top: str) -> Iterator[ObjectInfo]:
+        waiting, seen = [(top, 0)], {top}
+        while waiting:
+            url, depth = waiting.pop()
+            for place in sitemap(_unpacked(self._pieces(url, self.listing_path)), MAX_SITEMAP):
+                if place.is_sitemap:
+                    if place.url in seen:
+                        continue
+                    if depth + 1 >= MAX_NESTED or not place.url.startswith(self.root.site + "/"):
+                        raise CorruptData("the sitemap leads to sitemaps too deep, or of another server", backend=NAME)
+                    seen.add(place.url)
+                    waiting.append((place.url, depth + 1))
+                    continue
+                below = self.root.below(place.url, url)
+                if below is not None:
+                    yield ObjectInfo(f"{below[0]}?{below[1]}" if below[1] else below[0], None, place.modified_at)
+
+    # -- the two calls -------------------------------------------------------------------------------------------------
+
+    def _list(self, prefix: str, options: ListOptions) -> Iterator[ObjectInfo]:
+        if prefix and why_not(prefix) is not None:
+            return iter(())
+        if self.listing in (None, "index"):
+            return self._walked(prefix, options)
+        after = None if options.start_after is None else sort_key(options.start_after)
+        return (
+            info
+            for info in self._documented("list", options)
+            if is_under(info.path, prefix) and (after is None or sort_key(info.path) > after)
+        )
+
+    def _list_dir(self, path: str) -> Iterator[ObjectInfo]:
+        if path:
+            self._key(path, "list_dir")
+        rows = self._folder(path, "list_dir") if self.listing in (None, "index") else self._collapsed(path)
+        for _, info in visible(rows):
+            yield info
+
+    def _collapsed(self, path: str) -> list[ObjectInfo]:
+        head, found = path + "/" if path else "", dict[tuple[str, bool], ObjectInfo]()
+        for info in self._documented("list_dir", ListOptions()):
+            if info.path.startswith(head):
+                name, slash, _ = info.path[len(head) :].partition("/")
+                found[head + name, bool(slash)] = ObjectInfo(head + name, kind="dir") if slash else info
+        if path and not found:
+            raise NotFound("no such folder", path=path, op="list_dir", backend=NAME)
+        return list(found.values())
+
+    def check_health(self) -> None:
+        self._enter("read", "check_health", "")
+        if self._propfind:
+            self._folder("", "check_health")
+        elif self.listing is None or self.listing == "index":
+            super().check_health()
+        else:
+            url = self.root.document(self.listing_path)
+            self.run("check_health", "", lambda: self.client.head(url, self.listing_path))
+
+
+def visible(rows: list[ObjectInfo], after: bytes | None = None) -> list[tuple[bytes, ObjectInfo]]:
+    """Sorted by the names' UTF-8 bytes, a folder's with its slash; without temporaries, and without what lies wholly at
+    or before ``after``."""
+    keyed = [(sort_key(info.path + "/" * info.is_dir), info) for info in rows if not is_hidden(info.name)]
+    if after is not None:
+        keyed = [row for row in keyed if row[0] > after or (row[1].is_dir and after.startswith(row[0]))]
+    keyed.sort(key=lambda row: row[0])
+    return keyed
+
+
+def walk(read: Callable[[str], list[ObjectInfo]], head: str, options: ListOptions) -> Iterator[ObjectInfo]:
+    """Every file under the folder ``head`` in the order of the keys; ``read`` gives the entries of one folder."""
+    after = None if options.start_after is None else sort_key(options.start_after)
+    key = sort_key(head)
+    if after is not None and not after.startswith(key) and after > key:
+        return
+    levels = [iter(visible(read(head), after))]
+    while levels:
+        for _, info in levels[-1]:
+            if not info.is_dir:
+                yield info
+                continue
+            if len(levels) >= 4 * MAX_DEPTH:
+                raise CorruptData("folders inside folders without an end", path=info.path, backend=NAME)
+            try:
+                levels.append(iter(visible(read(info.path + "/"), after)))
+            except StorageError as error:
+                if options.on_error is None:
+                    raise
+                options.on_error(error)
+                continue
+            break
+        else:
+            levels.pop()
+
+
+def _unpacked(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """A sitemap as it is, or out of gzip, told by its first bytes; never more than a block at once."""
+    first = next(pieces, b"")
+    if first[:2] != b"\x1f\x8b":
+        yield first
+        yield from pieces
+        return
+    engine = zlib.decompressobj(31)
+    try:
+        for piece in itertools.chain((first,), pieces):
+            yield from _inflated(engine, piece)
+    except zlib.error as error:
+        raise CorruptData(f"the sitemap's gzip is damaged: {error}", backend=NAME) from error
+    if not engine.eof:
+        raise CorruptData("the sitemap's gzip is cut off", backend=NAME)
+
+
+def _inflated(engine: zlib._Decompress, piece: bytes) -> Iterator[bytes]:
+    while True:
+        data = engine.decompress(piece, BLOCK)
+        piece = engine.unconsumed_tail
+        if data:
+            yield data
+        if not piece and len(data) < BLOCK:
+            return

@@ -1,0 +1,159 @@
+"""Connections of the HTTP backend: which addresses they may lead to, and what they are made of. Imports floor 0 and its
+neighbours; urllib3 when a connection pool is made.
+
+Whoever takes URLs from strangers must not be sent to the machine itself, its network or a cloud's metadata service: in
+``untrusted`` mode a name is resolved once, every address it has is looked at, and the connection goes to an address
+that was looked at. The name stays in ``Host`` and in the TLS handshake. What is decided about is the address, so that
+``127.1``, ``0x7f000001``, ``::ffff:127.0.0.1``, a redirect and a name whose address changes meet the same rule.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from ..errors import ConfigError, MissingExtra
+from ._http_settings import NAME, Settings
+
+Resolver = Callable[[str, int], Iterable[str]]
+Dial = Callable[[str, int, Any], socket.socket]
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_LOCAL_NAT64 = ipaddress.ip_network("64:ff9b:1::/48")
+_COMPATIBLE = ipaddress.ip_network("::/96")
+
+
+class Blocked(Exception):
+    """A name leads to an address that ``untrusted`` mode does not connect to."""
+
+
+def resolve(host: str, port: int) -> list[str]:
+    """All addresses of ``host``, as the system finds them."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(row[4][0]) for row in found))
+
+
+def dial(address: str, port: int, timeout: Any) -> socket.socket:
+    """A connection to ``address``, which is no name."""
+    return socket.create_connection((address, port), timeout)
+
+
+def why_blocked(address: str) -> str | None:
+    """Why an address is not one of the public internet. None if it is."""
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return "not an address"
+    inner = _embedded(ip) if isinstance(ip, ipaddress.IPv6Address) else None
+    if inner is not None:
+        why = why_blocked(str(inner))
+        return why and f"{why}, inside an IPv6 address"
+    for word in ("loopback", "link_local", "multicast", "unspecified", "private"):
+        if getattr(ip, f"is_{word}"):
+            return word.replace("_", "-")
+    if isinstance(ip, ipaddress.IPv6Address) and (ip.is_site_local or ip in _LOCAL_NAT64):
+        return "private"
+    return None if ip.is_global and not ip.is_reserved else "reserved"
+
+
+def _embedded(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address that packets to ``ip`` may end up at."""
+    if ip.ipv4_mapped is not None:
+        return ip.ipv4_mapped
+    if ip.sixtofour is not None:
+        return ip.sixtofour
+    if ip.teredo is not None:
+        return ip.teredo[1]
+    if ip in _NAT64 or (ip in _COMPATIBLE and int(ip) > 1):
+        return ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+    return None
+
+
+def checked_addresses(host: str, port: int, resolver: Resolver, *, untrusted: bool) -> list[str]:
+    """The addresses to connect to. One bad address among good ones refuses the name: it would be the next to be
+    used."""
+    found = list(resolver(host, port))
+    if not found:
+        raise OSError(f"the name {host!r} has no address")
+    if untrusted:
+        for address in found:
+            why = why_blocked(address.partition("%")[0])
+            if why is not None:
+                raise Blocked(f"{host!r} leads to {address}, which is {why}")
+    return found
+
+
+def make_manager(settings: Settings, dialling: Dial) -> Any:
+    """A pool manager of urllib3 which resolves and connects by the rules above, and retries nothing itself."""
+    try:
+        import urllib3
+    except ImportError as error:
+        raise MissingExtra(
+            'the http backend needs urllib3: pip install "omnistorage[http]"', extra="http", backend=NAME
+        ) from error
+    options: dict[str, Any] = {
+        "num_pools": 16,
+        "maxsize": settings.connections,
+        "block": False,
+        "blocksize": 65536,
+        "timeout": urllib3.Timeout(connect=settings.connect_timeout, read=settings.read_timeout),
+        "cert_reqs": "CERT_REQUIRED" if settings.verify else "CERT_NONE",
+    }
+    if settings.ca_file is not None:
+        options["ca_certs"] = settings.ca_file
+    if settings.proxy is not None:
+        return _through_proxy(urllib3, settings.proxy.reveal(), options)
+    manager = urllib3.PoolManager(**options)
+    manager.pool_classes_by_scheme = _pools(urllib3, settings, dialling)
+    return manager
+
+
+def _through_proxy(urllib3: Any, proxy: str, options: dict[str, Any]) -> Any:
+    from urllib.parse import unquote, urlsplit
+
+    try:
+        parts = urlsplit(proxy)
+        where = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        headers = None
+        if parts.username is not None:
+            who = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+            headers = urllib3.make_headers(proxy_basic_auth=who)
+        return urllib3.ProxyManager(where, proxy_headers=headers, **options)
+    except (ValueError, urllib3.exceptions.HTTPError):
+        raise ConfigError("proxy is a URL, http(s)://user:password@host:port") from None
+
+
+def _pools(urllib3: Any, settings: Settings, dialling: Dial) -> dict[str, Any]:
+    def connected(connection: Any) -> socket.socket:
+        return _connected(connection, settings, dialling)
+
+    found = {}
+    for scheme, pool in (("http", urllib3.HTTPConnectionPool), ("https", urllib3.HTTPSConnectionPool)):
+        kind = type("Connection", (pool.ConnectionCls,), {"_new_conn": connected})
+        found[scheme] = type("Pool", (pool,), {"ConnectionCls": kind})
+    return found
+
+
+def _connected(connection: Any, settings: Settings, dialling: Dial) -> socket.socket:
+    """What urllib3 calls for the socket of a connection; its own errors say what went wrong."""
+    from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
+
+    host, port = connection._dns_host.strip("[]"), connection.port
+    try:
+        found = checked_addresses(host, port, settings.resolver or resolve, untrusted=settings.untrusted)
+    except (OSError, UnicodeError) as error:
+        raise NameResolutionError(connection.host, connection, error) from error  # type: ignore[arg-type]
+    last: OSError | None = None
+    for address in found:
+        try:
+            made = dialling(address, port, connection.timeout)
+        except OSError as error:
+            last = error
+            continue
+        for option in connection.socket_options or ():
+            made.setsockopt(*option)
+        return made
+    if isinstance(last, TimeoutError):
+        raise ConnectTimeoutError(connection, f"connecting to {host} took too long") from last
+    raise NewConnectionError(connection, f"cannot connect to {host}: {last}") from last
