@@ -3,7 +3,8 @@
 Without arguments the records are the rows of the RECORD files (CSV) of the installed packages: path, SHA-256, size.
 They go to ``demo-out/{package}/{seq:04d}.ndjson.zst``, and each is checked against the file on disk.
 ``demo.py FILE...`` (``-``: standard input) takes files of one's own: rows of .csv and .tsv, records of .ndjson and
-.jsonl, lines of all else, compressed or not; each is compared with its source. The exit code is 0 only if all is well.
+.jsonl, lines of all else, compressed or not; each is compared with its source. ``--to URL`` before them writes there
+instead (s3://bucket/prefix, ...). The exit code is 0 only if all is well.
 """
 
 import base64
@@ -19,7 +20,7 @@ from contextlib import contextmanager
 from importlib.metadata import distributions
 from pathlib import Path
 
-from omnistorage import Csv, LocalBackend, RollingRecordWriter, StorageError, open_records
+from omnistorage import Csv, LocalBackend, RollingRecordWriter, StorageError, open_backend, open_records
 from omnistorage.compression import without_codec_suffix
 from omnistorage.delivery import read_manifest
 from omnistorage.errors import CorruptData
@@ -195,16 +196,25 @@ def draw(backend, path="", indent=""):
             yield from draw(backend, child.path, indent + ("    " if last else "│   "))
 
 
-def show_written(backend, done, seconds):
+def emptied(backend):
+    """``backend`` without what an earlier run wrote to it, and nothing else taken away."""
+    if backend.exists(MANIFEST):
+        for entry in list(read_manifest(backend, MANIFEST)):
+            backend.delete(entry.path)
+        backend.delete(MANIFEST)
+    return backend
+
+
+def show_written(backend, done, seconds, out):
     ratio, rate = done.raw_bytes / done.bytes, done.raw_bytes / seconds / 1e6
     print(f"wrote     {counted(done.records, 'record')} into {counted(done.objects, 'object')}")
     print(f"size      {done.raw_bytes:,} bytes of NDJSON -> {done.bytes:,} of zstd, ratio {ratio:.1f}")
     print(f"speed     {done.records / seconds:,.0f} records/s, {rate:,.1f} MB/s, reading included")
     lines = list(draw(backend))
     more = [f"... and {counted(len(lines) - 10, 'more line')}: 'tree' below shows all"] if len(lines) > 10 else []
-    print(f"\n{OUT}/", *lines[:10], *more, sep="\n")
+    print(f"\n{out}/", *lines[:10], *more, sep="\n")
     entries = list(itertools.islice(read_manifest(backend, MANIFEST), 3))
-    print(f"\n{OUT}/{MANIFEST}, {len(entries)} of {counted(done.objects, 'line')}, in short:")
+    print(f"\n{out}/{MANIFEST}, {len(entries)} of {counted(done.objects, 'line')}, in short:")
     for entry in entries:
         print(
             f"  {entry.path}  {counted(entry.records, 'record')}, {entry.bytes:,} bytes, SHA-256 {entry.sha256[:8]}..."
@@ -225,23 +235,24 @@ def show_next(backend):
         print(f"  {shown} {rest}")
 
 
-def run(names, folder):
+def run(names, folder, target):
     with live("reading", None) as show:
         sources, complaints = find_files(names, folder, show) if names else (find_packages(), 0)
     if not sources:
         return complaints or complain("no installed package has a RECORD file: name files of your own")
-    if Path(OUT, MANIFEST).exists():
+    if not target and Path(OUT, MANIFEST).exists():
         shutil.rmtree(OUT)  # what an earlier run wrote
-    backend, total = LocalBackend(OUT), sum(source.count for source in sources)
+    backend, out = (emptied(open_backend(target)), "") if target else (LocalBackend(OUT), OUT)
+    out, total = out or backend.url.rstrip("/"), sum(source.count for source in sources)
     template, roll_records = "{package}/{seq:04d}.ndjson.zst", 250
     if names:
         template, roll_records = "{file}/{seq:04d}.ndjson.zst", 10_000
     what = ", ".join(source.name for source in sources) if names else "the RECORD files of the installed packages"
-    print(f"Streaming {what:.60} to\n  {OUT}/{template}, a new object after {roll_records:,} records.\n")
+    print(f"Streaming {what:.60} to\n  {out}/{template}, a new object after {roll_records:,} records.\n")
     start = time.perf_counter()
     with live("writing", total) as show:
         done = write(backend, sources, template, roll_records, show)
-    show_written(backend, done, time.perf_counter() - start)
+    show_written(backend, done, time.perf_counter() - start, out)
     with live("verifying", total) as show:
         verdicts = read_back(backend, sources, show)
     print(f"\nread      {counted(done.objects, 'object')} back, with the SHA-256 that the manifest says")
@@ -249,14 +260,21 @@ def run(names, folder):
     apart = f", {verdicts[None]:,} no hash" if verdicts[None] else ""
     against = "the source" if names else "the files on disk"
     print(f"compared  {counted(compared, 'record')} with {against}: {ok:,} ok, {bad:,} bad{apart}")
-    show_next(backend)
+    if not target:
+        show_next(backend)
+    backend.close()
     return 1 if complaints or verdicts[False] else 0
 
 
 def main(names):
+    target = ""
+    if names[:1] == ["--to"]:
+        if len(names) < 2:
+            return complain("--to takes a URL: --to s3://bucket/prefix") + 1
+        target, names = names[1], names[2:]
     try:
         with tempfile.TemporaryDirectory() as folder:
-            code = min(run(names, folder), 1)
+            code = min(run(names, folder, target), 1)
             sys.stdout.flush()
             return code
     except BrokenPipeError:  # of whoever reads our output

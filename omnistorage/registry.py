@@ -65,41 +65,49 @@ def backend_class(name: str) -> Any:
 
 
 def open_backend(
-    spec: str | PathLike[str] | BackendConfig, options: Mapping[str, Any] | None = None
+    spec: str | PathLike[str] | BackendConfig,
+    options: Mapping[str, Any] | None = None,
+    *,
+    defaults: Mapping[str, Any] | None = None,
 ) -> ExtendedBackend:
     """Open a backend by URL (``"file:///data"``), by name and options (``"file", {"root": "/data"}``), from a
-    ``BackendConfig``, or by a path object. Performs no I/O. Raises ``ConfigError`` for unknown names and options."""
+    ``BackendConfig``, or by a path object. ``defaults`` are options for those backends that have them and are not told
+    otherwise (a ``policy`` for all that have a network). Performs no I/O. Raises ``ConfigError`` for unknown names and
+    options."""
     if isinstance(spec, BackendConfig):
         if options:
             raise ConfigError("a BackendConfig brings its own options; give none beside it")
-        return _make(spec.type, spec.options)
+        return _make(spec.type, spec.options, defaults)
     if isinstance(spec, PathLike):
-        return _make("local", {"root": fspath(spec)})
+        return _make("local", {"root": fspath(spec)}, defaults)
     if not isinstance(spec, str):
         raise ConfigError(f"a backend is opened by a name, a URL, a path or a BackendConfig, not {type(spec).__name__}")
     if "://" not in spec:
-        return _make(spec, options or {})
+        return _make(spec, options or {}, defaults)
     if options:
         raise ConfigError(f"a URL brings its own options; put them into its query: {mask_url(spec)}")
     name, found, path = _from_url(spec, is_object=False)
     if path:
         raise ConfigError(f"the URL names an object inside the backend, not a backend: {mask_url(spec)}")
-    return _make(name, found)
+    return _make(name, found, defaults)
 
 
-def locate(target: str | PathLike[str], *, is_object: bool = True) -> tuple[ExtendedBackend, str]:
+def locate(
+    target: str | PathLike[str], *, is_object: bool = True, defaults: Mapping[str, Any] | None = None
+) -> tuple[ExtendedBackend, str]:
     """A backend and a path in it for a URL or a plain file path. With ``is_object`` the last segment is the object;
-    without, the whole is a folder (the path is then ``""`` where the backend can be opened right there)."""
+    without, the whole is a folder (the path is then ``""`` where the backend can be opened right there). ``defaults``
+    as for ``open_backend``."""
     text = fspath(target) if isinstance(target, PathLike) else target
     if not isinstance(text, str):
         raise ConfigError(f"a place is a URL or a path, not {type(text).__name__}")
     if "://" not in text:
         options, path = backend_class("local").options_from_path(text, is_object=is_object)
-        return _make("local", options), path
+        return _make("local", options, defaults), path
     name, options, path = _from_url(text, is_object=is_object)
     if is_object and not path:
         raise ConfigError(f"the URL names no object: {mask_url(text)}")
-    return _make(name, options), path
+    return _make(name, options, defaults), path
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> None:
@@ -119,9 +127,13 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
             raise ConfigError(f"the backend {name!r} needs the option {p.name!r}")
 
 
-def _make(name: str, options: Mapping[str, Any]) -> ExtendedBackend:
+def _make(name: str, options: Mapping[str, Any], defaults: Mapping[str, Any] | None) -> ExtendedBackend:
     check_options(name, options)
-    backend: ExtendedBackend = backend_class(name)(**options)
+    cls = backend_class(name)
+    if defaults:
+        known = inspect.signature(cls).parameters
+        options = {**{key: value for key, value in defaults.items() if key in known}, **options}
+    backend: ExtendedBackend = cls(**options)
     return backend
 
 

@@ -1,8 +1,9 @@
 """Google Cloud Storage through google-cloud-storage: an ``ObjectClient``. One request per call, none tried again.
 
 Metadata, listings and small bodies go through the SDK's own calls (the JSON API). Reads are GETs of the XML API, whose
-headers alone carry user metadata beside the bytes; the chunks of a resumable upload are PUTs to its session
-(https://cloud.google.com/storage/docs/performing-resumable-uploads). Both travel on the SDK's authorized session.
+headers alone carry user metadata beside the bytes (emulators send it with the JSON API too, and may answer the other
+under one host name only). The chunks of a resumable upload are PUTs to its session
+(https://cloud.google.com/storage/docs/performing-resumable-uploads). All travel on the SDK's authorized session.
 Imports floor 0 and ``_object_client``; the SDK only when a client is made.
 """
 
@@ -58,6 +59,7 @@ class GCSClient:
         *,
         endpoint: str,
         timeout: Any,
+        xml: bool,
         resumes: bool,
         batches: bool,
     ) -> None:
@@ -68,6 +70,7 @@ class GCSClient:
         self._endpoint = endpoint
         self._timeout = timeout
         self._once = {"timeout": timeout, "retry": None}
+        self._xml = xml
         self._resumes = resumes
         self._batches = batches
         self._sessions: dict[str, _Session] = {}
@@ -91,9 +94,13 @@ class GCSClient:
         headers = {"Accept-Encoding": "gzip"}  # or the store would decompress objects that say they are gzip
         if get.range is not None:
             headers["Range"] = get.range
-        if get.if_match is not None:
+        wanted: dict[str, Any] = {} if self._xml else {"alt": "media"}
+        if get.version is not None:
+            wanted["generation"] = _generation(get.version)
+        if get.if_match is not None and self._xml:
             headers["x-goog-if-generation-match"] = str(_generation(get.if_match))
-        wanted = {} if get.version is None else {"generation": _generation(get.version)}
+        elif get.if_match is not None:
+            wanted["ifGenerationMatch"] = _generation(get.if_match)
         answer = self._session.get(
             self._url(key), params=wanted, headers=headers, stream=True, timeout=self._timeout, allow_redirects=False
         )
@@ -104,6 +111,8 @@ class GCSClient:
             raise
 
     def _url(self, key: str) -> str:
+        if not self._xml:
+            return f"{self._endpoint}/download/storage/v1/b/{quote(self._bucket.name)}/o/{quote(key, safe='')}"
         # Where segments would be taken for steps, the slashes are encoded too.
         steps = any(segment in (".", "..") for segment in key.split("/"))
         return f"{self._endpoint}/{quote(self._bucket.name)}/{quote(key, safe='~' if steps else '/~')}"

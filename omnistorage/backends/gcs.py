@@ -55,6 +55,7 @@ class Vendor:
     ordered_listing: bool = False
     resumes: bool = False
     batches: bool = False
+    xml: bool = False
 
 
 VENDORS = {
@@ -65,6 +66,7 @@ VENDORS = {
         ordered_listing=True,
         resumes=True,
         batches=True,
+        xml=True,
     ),
     # It looks at conditions when an upload begins and not when it ends, its answer to a status query publishes what has
     # arrived so far, and its batch endpoint is broken (1.54).
@@ -178,8 +180,10 @@ class GCSBackend(ObjectBackend):
 
     def _make_client(self) -> GCSClient:
         try:
+            from google.auth.credentials import AnonymousCredentials
             from google.auth.transport.requests import AuthorizedSession
             from google.cloud import storage
+            from requests import Session
             from requests.adapters import HTTPAdapter
         except ImportError as error:
             raise MissingExtra(
@@ -189,7 +193,8 @@ class GCSBackend(ObjectBackend):
         o = self._options
         try:
             credentials = self._credentials()
-            session = AuthorizedSession(credentials)
+            # Nothing can be refreshed for nobody: trying to would leave the refused answer open.
+            session = Session() if isinstance(credentials, AnonymousCredentials) else AuthorizedSession(credentials)
             pool = HTTPAdapter(pool_connections=4, pool_maxsize=max(32, 2 * self.concurrency), max_retries=0)
             session.mount("https://", pool)
             session.mount("http://", pool)
@@ -209,7 +214,8 @@ class GCSBackend(ObjectBackend):
             raise ours from error
         return GCSClient(
             sdk, session, self.bucket, len(self._prefix), endpoint=endpoint,
-            timeout=(o["connect_timeout"], o["read_timeout"]), resumes=self._vendor.resumes,
+            timeout=(o["connect_timeout"], o["read_timeout"]),
+            xml=self._vendor.xml, resumes=self._vendor.resumes,
             batches=self._vendor.batches,
         )  # fmt: skip
 

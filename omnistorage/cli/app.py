@@ -11,8 +11,9 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import IO, TYPE_CHECKING, Any
 
 from ..errors import ConfigError, StorageError
@@ -68,6 +69,10 @@ class App:
     quiet: bool = False
     json: bool = False
     progress: bool | None = None
+    retries: int | None = None
+    timeout: float | None = None  # seconds
+    bwlimit: int | None = None  # bytes a second, of all networked backends together; 0: no limit
+    tpslimit: float | None = None
     verb: str = ""
     events: bool = False  # this verb's --json is a stream of events
     interrupted: str = "nothing half-written was left"
@@ -160,10 +165,27 @@ class App:
             if named is not None:
                 name, path = named.groups()
                 return Location(self._backend(name), path if is_object else path.rstrip("/"), argument)
-            backend, path = locate(argument, is_object=is_object)
+            backend, path = locate(argument, is_object=is_object, defaults=self.defaults)
         backend = self._shared(argument, backend)
         self.detail(f"{argument}: {path!r} in {backend.url or backend.name}")
         return Location(extended(backend), path, mask_url(argument))
+
+    @cached_property
+    def defaults(self) -> dict[str, Any]:
+        """What the global options say to every backend that has a network; the same limits for all together."""
+        found: dict[str, Any] = {}
+        if self.timeout is not None:
+            found = {"timeout": self.timeout, "read_timeout": self.timeout}
+        if (self.retries, self.bwlimit or None, self.tpslimit) != (None, None, None):
+            from ..policies import RequestPolicy, TokenBucket
+
+            policy = RequestPolicy() if self.retries is None else RequestPolicy(retries=self.retries)
+            found["policy"] = replace(
+                policy,
+                bandwidth=TokenBucket(self.bwlimit) if self.bwlimit else None,
+                requests=TokenBucket(self.tpslimit) if self.tpslimit is not None else None,
+            )
+        return found
 
     def _shared(self, argument: str, backend: ExtendedBackend) -> ExtendedBackend:
         """``backend``, or the one that is open for the same place already: each holds a folder or a connection open,
@@ -201,7 +223,7 @@ class App:
         if name not in self._configured:
             raise ConfigError(f"the configuration has no backend {name!r}{nearest(name, self._configured)}")
         if name not in self._named:
-            backend = open_backend(self._configured[name])
+            backend = open_backend(self._configured[name], defaults=self.defaults)
             self._opened.append(backend)
             self._named[name] = extended(backend)
         return self._named[name]

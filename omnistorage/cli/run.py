@@ -63,7 +63,11 @@ def _set(ctx: click.Context, param: click.Parameter, value: Any) -> None:
         app.verbose += value
     elif param.name == "log_file" and value is not None:
         app.log_to(value)
-    elif value not in (None, False) or (param.name == "progress" and value is not None):
+    elif param.name in ("timeout", "bwlimit") and value is not None:
+        from .specs import Duration, Size
+
+        setattr(app, param.name, (Duration() if param.name == "timeout" else Size()).convert(value, param, ctx))
+    elif value is not None and (value is not False or param.name == "progress"):
         setattr(app, str(param.name), value)
 
 
@@ -84,6 +88,10 @@ def global_options() -> list[click.Option]:
         ),
         option("--progress/--no-progress", default=None, help="Live display (on a terminal only)."),
         option("--log-file", metavar="FILE", help="Append all that is said to FILE."),
+        option("--retries", type=click.IntRange(0), metavar="N", help="Try a failed request N times more (5)."),
+        option("--timeout", metavar="TIME", help="Give up on a connection that is silent for so long: 30s."),
+        option("--bwlimit", metavar="SIZE", help="Move at most so many bytes a second over networks: 10MiB."),
+        option("--tpslimit", type=click.FloatRange(0, min_open=True), metavar="N", help="At most N requests a second."),
     ]
 
 

@@ -17,11 +17,13 @@ import pytest
 from omnistorage import registry
 from omnistorage.backends.local import LocalBackend
 from omnistorage.backends.memory import MemoryBackend
+from omnistorage.cli.app import App
 from omnistorage.core import ObjectInfo
 from omnistorage.ops import read_bytes, write_bytes
 from omnistorage.registry import register_backend
 
 from ..servers import server
+from ..servers.proxy import Answer, Proxy
 
 Cli = Callable[..., Any]
 
@@ -377,6 +379,38 @@ def test_probe_prints_what_to_write_down(cli: Cli) -> None:
     assert told["options"] == {"conditional_writes": False, "conditional_uploads": False, "ordered_listing": True}
     assert cli("probe", ".").lines == ["local has no options that depend on the server"]
     assert cli("probe", "s3://bucket?endpoint_url=http://127.0.0.1:9&anonymous=true&vendor=nobody").code == 7
+
+
+def test_the_global_limits_hold_for_every_networked_backend_together(cli: Cli, box: Path) -> None:
+    (box / "c.toml").write_text('[backends.far]\ntype="sftp"\noptions={host="h", root="/r", timeout=7.0}\n')
+    app = App(config="c.toml", retries=1, timeout=2.5, bwlimit=10 << 20, tpslimit=4.0)
+    s3 = app.locate("s3://bucket/x?endpoint_url=http://127.0.0.1:9").backend
+    far, here = app.locate("far:x").backend, app.locate("x").backend
+    assert isinstance(here, LocalBackend), "which has no network, and no such options"
+    assert (s3._options["read_timeout"], far._options["timeout"]) == (2.5, 7.0), "what is configured stands"
+    policy = s3._policy
+    assert policy is far.policy
+    assert (policy.retries, policy.bandwidth.rate, policy.requests.rate) == (1, 10 << 20, 4.0)
+    app.close()
+    assert App().defaults == {}
+    assert App(bwlimit=0).defaults == {}
+
+
+def test_the_global_limits_are_read_before_the_verb_and_behind_it(cli: Cli, box: Path) -> None:
+    info = server("fake_gcs")
+    with Proxy(info["port"]) as proxy:
+        (box / "x").write_bytes(b"data")
+        url = f"gs://bucket/limits/x?endpoint_url={proxy.url}"
+        limits = ("--timeout", "30s", "--bwlimit", "100MiB", "--tpslimit", "1000")
+        assert cli(*limits, "cp", "x", url).code == 0
+        proxy.next(Answer("GET /download", 503))
+        answer = cli("cat", url, "--retries", "0", *limits)
+        assert (answer.code, answer.out) == (5, b"")
+        proxy.next(Answer("GET /download", 503))
+        answer = cli("--retries", "2", "cat", url)
+        assert (answer.code, answer.out, answer.err) == (0, b"data", "")
+    for wrong in (("--retries", "-1"), ("--timeout", "soon"), ("--bwlimit", "much"), ("--tpslimit", "0")):
+        assert cli(*wrong, "ls").code == 2
 
 
 def test_backends_that_cannot_be_made_say_why(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,10 @@ import sys
 
 import pytest
 
-from omnistorage import LocalBackend, open_records
+from omnistorage import LocalBackend, open_backend, open_records, ops
 from omnistorage.delivery import read_manifest
+
+from ..servers import server
 
 DEMO = pathlib.Path(__file__).parent.parent.parent / "examples" / "demo.py"
 
@@ -68,6 +70,25 @@ def test_a_second_run_takes_the_place_of_the_first(tmp_path):
     assert demo(tmp_path, "b.log").returncode == 0
     assert [path.name for path in (tmp_path / "demo-out").iterdir() if path.is_dir()] == ["b.log"]
     assert [entry.path for entry in entries(tmp_path)] == ["b.log/0000.ndjson.zst"]
+
+
+def test_to_a_url_it_writes_there_and_takes_the_place_of_its_own_earlier_run_alone(tmp_path):
+    info = server("seaweedfs")
+    keys = {"AWS_ACCESS_KEY_ID": info["access_key"], "AWS_SECRET_ACCESS_KEY": info["secret_key"]}
+    url = f"s3://{info['bucket']}/demo-{os.getpid()}?endpoint_url={info['endpoint']}&vendor=seaweedfs"
+    (tmp_path / "a.log").write_text("one\n")
+    (tmp_path / "b.log").write_text("two\n" * 3)
+    store = open_backend(f"{url}&access_key={info['access_key']}&secret_key={info['secret_key']}")
+    ops.write_bytes(store, "mine.txt", b"mine")
+    for name in ("a.log", "b.log"):
+        done = demo(tmp_path, "--to", url, name, **keys)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert info["secret_key"] not in done.stdout
+    assert "compared  3 records with the source: 3 ok, 0 bad" in done.stdout
+    assert [info.path for info in store.list()] == ["_manifest.ndjson", "b.log/0000.ndjson.zst", "mine.txt"]
+    assert not (tmp_path / "demo-out").exists()
+    store.close()
+    assert demo(tmp_path, "--to").returncode == 2
 
 
 def test_a_folder_that_no_demo_wrote_is_kept(tmp_path):

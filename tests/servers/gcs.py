@@ -167,11 +167,15 @@ class _Handler(BaseHTTPRequestHandler):
             return self._batch(headers, body)
         if path.startswith("/session/"):
             return self._chunk(method, path, headers, body)
-        if not (found := re.fullmatch(r"(/upload)?/storage/v1/b/([^/]+)/o(?:/([^/]+))?(/.*)?", path)):
+        if not (found := re.fullmatch(r"(/upload|/download)?/storage/v1/b/([^/]+)/o(?:/([^/]+))?(/.*)?", path)):
             return self._read(unquote(path[1:]), query, headers)
         upload, bucket, name, more = found[1], found[2], unquote(found[3] or ""), found[4]
         if bucket != BUCKET:
             raise Refusal(404, "The specified bucket does not exist.")
+        if upload == "/download":
+            if "ifGenerationMatch" in query:
+                headers["x-goog-if-generation-match"] = query["ifGenerationMatch"]
+            return self._read(f"{bucket}/{name}", query, headers)
         if upload:
             return self._insert(query, headers, body)
         if method == "POST" and more == "/compose":
