@@ -94,3 +94,16 @@ def test_scripts_are_posix_and_runnable():
         assert path.stat().st_mode & 0o111, name
         assert path.read_text().startswith("#!/bin/sh\n")
         subprocess.run(["sh", "-n", str(path)], check=True)
+
+
+def test_the_hashes_of_the_servers_are_of_the_versions_that_are_asked_for():
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    pinned = set(project["optional-dependencies"]["test-servers"])
+    lines = [
+        line for line in (REPOSITORY / "tests/servers/requirements.txt").read_text().splitlines() if line[0] != "#"
+    ]
+    assert len(lines) >= 4
+    for line in lines:
+        version, _, digest = line.partition(" --hash=sha256:")
+        assert version in pinned
+        assert len(digest) == 64

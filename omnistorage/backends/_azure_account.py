@@ -5,6 +5,7 @@ Imports floor 0, ``secret`` and the SDK, the latter when a client is made.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -12,7 +13,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from ..errors import CapabilityNotSupported, ConfigError, InvalidPath, MissingExtra
-from ..secret import Secret
+from ..secret import Secret, mask_url
 
 NAME = "azure"
 SUFFIX = "core.windows.net"
@@ -123,6 +124,8 @@ class Clients:
             raise _missing() from error
         self.session = requests.Session()
         self.session.auth = lambda request: request  # or a .netrc would be put in the place of ours
+        if account.sas is not None:
+            logging.getLogger("urllib3.connectionpool").addFilter(_mask)  # its debug messages show URLs
         adapter = HTTPAdapter(pool_connections=4, pool_maxsize=max(32, 2 * options["concurrency"]))
         for scheme in ("http://", "https://"):
             self.session.mount(scheme, adapter)
@@ -208,10 +211,21 @@ def blob_url(container_url: str, key: str) -> str:
 
 def check_sendable(key: str) -> str:
     """``key``, unless the service, or what sends requests to it, would make another name of it."""
+    check_text(key)
     if "." in key and not {".", ".."}.isdisjoint(key.split("/")):
         raise InvalidPath("Azure keeps no names with a segment . or ..", backend=NAME)
     if "\\" in key:
         raise InvalidPath("Azure takes a backslash for a slash", backend=NAME)
+    return key
+
+
+def check_text(key: str) -> str:
+    """``key``, if it is Unicode: the service knows no bytes that are not."""
+    if not key.isascii():
+        try:
+            key.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidPath("Azure keeps names of Unicode alone", backend=NAME) from error
     return key
 
 
@@ -222,6 +236,12 @@ def root_url(account: Account, container: str, prefix: str) -> str:
     if account.microsoft and scheme == "https":
         return f"abfss://{container}@{host.replace('.blob.', '.dfs.', 1)}/{below}"
     return f"azure+{scheme}://{host}/{container}/{below}"
+
+
+def _mask(record: logging.LogRecord) -> bool:
+    if isinstance(record.args, tuple):
+        record.args = tuple(mask_url(one) if isinstance(one, str) else one for one in record.args)
+    return True
 
 
 def _missing() -> MissingExtra:

@@ -8,10 +8,11 @@ service wants. Imports floor 0 and ``_azure_*``.
 from __future__ import annotations
 
 import hashlib
+import re
 import uuid
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from email.utils import format_datetime, parsedate_to_datetime
 from functools import lru_cache
 from typing import Any
@@ -19,8 +20,8 @@ from urllib.parse import quote, unquote, urlencode
 from xml.etree import ElementTree
 
 from ..core import ObjectInfo
-from ..errors import BackendUnavailable, CapabilityNotSupported, NotFound, StorageError
-from ._azure_account import NAME, Clients
+from ..errors import BackendUnavailable, CapabilityNotSupported, ConfigError, NotFound, StorageError
+from ._azure_account import NAME, Clients, check_text
 from ._azure_wire import Refused, Wire, quiet, translate
 from ._object_client import Get, Page, Put, Upload
 
@@ -64,9 +65,9 @@ class AzureClient:
     def get(self, key: str, get: Get) -> _Body:
         headers = {} if get.range is None else {"x-ms-range": get.range}  # Range itself is not signed
         if get.if_match is not None:
-            headers["If-Match"] = _quoted(get.if_match)
+            headers["If-Match"] = quoted(get.if_match)
         if get.if_none_match is not None:
-            headers["If-None-Match"] = _quoted(get.if_none_match)
+            headers["If-None-Match"] = quoted(get.if_none_match)
         try:
             answer = self.wire.send("GET", key, "", headers, stream=True)
         except Refused as error:
@@ -74,18 +75,13 @@ class AzureClient:
                 raise
             headers.pop("x-ms-range")  # a blob without a byte has no range that begins at 0
             answer = self.wire.send("GET", key, "", headers, stream=True)
-        if get.start and not answer.headers.get("Content-Range", "").startswith(f"bytes {get.start}-"):
-            answer.close()
-            raise CapabilityNotSupported(
-                "the server gives another range than it was asked for", capability="range_read"
-            )
         try:
-            info = self._info(key, answer.headers)
+            info, length = self._info(key, answer.headers), _length(get, answer.headers)
         except BaseException:
             answer.close()
             raise
         md5 = info.hash("md5") if self._checksums else None
-        return _Body(info, answer, None if md5 is None else ("md5", md5))
+        return _Body(info, answer, length, None if md5 is None else ("md5", md5))
 
     def head(self, key: str, version: str | None = None) -> ObjectInfo:
         return self._info(key, self.wire.send("HEAD", key).headers)
@@ -99,7 +95,7 @@ class AzureClient:
         try:
             headers = self.wire.send("HEAD", key).headers
         except Refused as error:
-            if error.status != 404 or error.code == "ContainerNotFound":
+            if not _is_gone(error):
                 raise
             return None
         return _is_folder(headers)
@@ -111,15 +107,16 @@ class AzureClient:
         metadata = {name.lower()[10:]: value for name, value in headers.items() if name[:10].lower() == "x-ms-meta-"}
         metadata.pop(WRITE_ID, None)
         digest = headers.get("x-ms-blob-content-md5") if "Content-Range" in headers else headers.get("Content-MD5")
+        hashes = _md5(digest, headers.get("x-ms-blob-type"))
         return ObjectInfo(
-            key[self.skip :], int(whole) if whole.isdigit() else None, _time(headers.get("Last-Modified")), "file",
-            _bare(headers.get("ETag")), None, headers.get("Content-Type"), _md5(digest), metadata,
+            key[self.skip :], _number(whole), _time(headers.get("Last-Modified")), "file", _bare(headers.get("ETag")),
+            None, headers.get("Content-Type"), hashes, metadata,
         )  # fmt: skip
 
     def page(self, prefix: str, *, folders: bool, after: str | None, token: Any, limit: int | None) -> Page:
         wanted = {"restype": "container", "comp": "list"}
         if prefix:
-            wanted["prefix"] = prefix
+            wanted["prefix"] = check_text(prefix)
         if folders:
             wanted["delimiter"] = "/"
         if token is not None:
@@ -154,22 +151,18 @@ class AzureClient:
             marks = _fields(one, "Metadata")
             if said.get("ResourceType") == "directory" or marks.get(FOLDER) == "true":
                 return None
+        size = _number(said.get("Content-Length") or "0")
+        if size is None:
+            raise BackendUnavailable("the store lists an object whose length is no number", backend=NAME)
         return ObjectInfo(
-            _name(one)[self.skip :], int(said.get("Content-Length") or 0), _time(said.get("Last-Modified")), "file",
-            _bare(said.get("Etag")), None, said.get("Content-Type"), _md5(said.get("Content-MD5")),
+            _name(one)[self.skip :], size, _time(said.get("Last-Modified")), "file", _bare(said.get("Etag")), None,
+            said.get("Content-Type"), _md5(said.get("Content-MD5"), said.get("BlobType")),
         )  # fmt: skip
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
-    def _with(self, put: Put) -> dict[str, str]:
-        headers = {"x-ms-blob-content-type": put.content_type, **_metadata(put), **_condition(put)}
-        for name, value in put.extra.items():
-            if name in EXTRA:
-                headers[EXTRA[name]] = _tags(value) if name == "azure.tags" else str(value)
-        return headers
-
     def put(self, key: str, data: bytes, put: Put) -> ObjectInfo:
-        headers = {"x-ms-blob-type": "BlockBlob", **self._with(put), **self._digest(data)}
+        headers = {"x-ms-blob-type": "BlockBlob", **_described(put), **self._digest(data)}
         try:
             answer = self.wire.send("PUT", key, "", headers, data)
         except Refused as error:
@@ -196,13 +189,13 @@ class AzureClient:
     def delete(self, key: str, if_match: str | None, unmodified_since: datetime | None = None) -> bool:
         headers = {"x-ms-delete-snapshots": "include"}
         if if_match is not None:
-            headers["If-Match"] = _quoted(if_match)
+            headers["If-Match"] = quoted(if_match)
         if unmodified_since is not None:
             headers["If-Unmodified-Since"] = format_datetime(unmodified_since, usegmt=True)
         try:
             self.wire.send("DELETE", key, "", headers)
         except Refused as error:
-            if error.status != 404 or error.code == "ContainerNotFound":
+            if not _is_gone(error):
                 raise
             return False
         return True
@@ -217,11 +210,9 @@ class AzureClient:
                 raise _failure(answers[0])  # of the batch as a whole
             raise BackendUnavailable(f"{len(answers)} answers came for {len(keys)} objects to delete", backend=NAME)
         return [
-            None if each.status_code == 404 or each.status_code < 300 else translate(_failure(each)) for each in answers
+            None if each.status_code < 300 or _is_gone(failed := _failure(each)) else translate(failed)
+            for each in answers
         ]
-
-    def copy(self, source: tuple[str, str], key: str, put: Put | None, source_if_match: str | None) -> ObjectInfo:
-        return self.begin_copy(source, key, put, source_if_match)[0]
 
     def begin_copy(
         self, source: tuple[str, str], key: str, put: Put | None, source_if_match: str | None
@@ -231,7 +222,7 @@ class AzureClient:
         if put is not None:
             headers |= {**_metadata(put), **_condition(put)}
         if source_if_match is not None:
-            headers["x-ms-source-if-match"] = _quoted(source_if_match)
+            headers["x-ms-source-if-match"] = quoted(source_if_match)
         answer = self.wire.send("PUT", key, "", headers).headers
         done = answer.get("x-ms-copy-status", "success") == "success"
         return self._published(key, answer, None), None if done else answer.get("x-ms-copy-id", "")
@@ -268,7 +259,7 @@ class AzureClient:
     def finish_upload(self, upload: Upload, tags: Mapping[int, str]) -> ObjectInfo:
         names = "".join(f"<Latest>{tags[number]}</Latest>" for number in sorted(tags) if tags[number])
         body = f'<?xml version="1.0" encoding="utf-8"?><BlockList>{names}</BlockList>'.encode()
-        headers = {"Content-Type": "application/xml", **self._with(upload.put), **self._digest(body)}
+        headers = {"Content-Type": "application/xml", **_described(upload.put), **self._digest(body)}
         md5 = upload.put.extra.get(MD5)
         if md5 is not None:
             headers["x-ms-blob-content-md5"] = b64encode(bytes.fromhex(md5)).decode()
@@ -291,16 +282,20 @@ class AzureClient:
 class _Body:
     """The body of a Get Blob."""
 
-    def __init__(self, info: ObjectInfo, answer: Any, digest: tuple[str, str] | None) -> None:
+    def __init__(self, info: ObjectInfo, answer: Any, length: int | None, digest: tuple[str, str] | None) -> None:
         self.info = info
-        length = answer.headers.get("Content-Length", "")
-        self.length = int(length) if length.isdigit() else None
+        self.length = length
+        more = _number(answer.headers.get("Content-Length", "")) != length
+        self._left = length if more else None  # what is more was not asked for
         self.digest = digest
         self._raw = answer.raw
 
     def read(self, size: int, /) -> bytes:
         with quiet():
-            return bytes(self._raw.read(size))
+            data = bytes(self._raw.read(size if self._left is None else min(size, self._left)))
+        if self._left is not None:
+            self._left -= len(data)
+        return data
 
     def close(self) -> None:
         self._raw.close()
@@ -312,6 +307,47 @@ class _Body:
             (shutdown or self._raw.close)()
         except Exception:  # noqa: S110  it ended by itself meanwhile
             pass
+
+
+def check_headers(put: Put) -> Put:
+    """``put``, if headers can hold what goes with it."""
+    for name, value in _described(put).items():
+        if not (value.isascii() and value.isprintable()) or value != value.strip():
+            raise ConfigError(f"{value!r} cannot be sent as {name}: use printable ASCII without spaces around it")
+    return put
+
+
+def _described(put: Put) -> dict[str, str]:
+    """The headers of Put Blob and Put Block List."""
+    headers = {"x-ms-blob-content-type": put.content_type, **_metadata(put), **_condition(put)}
+    for name, value in put.extra.items():
+        if name in EXTRA:
+            headers[EXTRA[name]] = _tags(value) if name == "azure.tags" else str(value)
+    return headers
+
+
+def _length(get: Get, headers: Mapping[str, str]) -> int | None:
+    """How many bytes of an answer were asked for, which are its first ones. Refuses one that begins elsewhere or holds
+    fewer than there are."""
+    length = _number(headers.get("Content-Length", ""))
+    start, end, whole = 0, length, length
+    if "Content-Range" in headers:
+        found = re.fullmatch(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})", headers["Content-Range"], re.ASCII)
+        start, end, whole = (int(found[1]), int(found[2]) + 1, int(found[3])) if found else (-1, None, None)
+    elif length is None and get.range is None:
+        return None
+    if end is not None and whole is not None and start == get.start and length == end - start:
+        wanted = whole if get.end is None else min(get.end, whole)
+        if end >= wanted:
+            return wanted - start
+    raise CapabilityNotSupported(
+        "the server gives another range than it was asked for", capability="range_read", backend=NAME
+    )
+
+
+def _is_gone(error: Refused) -> bool:
+    """Whether there is no such blob, in a container that is there."""
+    return error.status == 404 and error.code != "ContainerNotFound"
 
 
 def _is_folder(headers: Mapping[str, str]) -> bool:
@@ -326,7 +362,7 @@ def _metadata(put: Put) -> dict[str, str]:
 def _condition(put: Put) -> dict[str, str]:
     if put.create:
         return {"If-None-Match": "*"}
-    return {} if put.if_match is None else {"If-Match": _quoted(put.if_match)}
+    return {} if put.if_match is None else {"If-Match": quoted(put.if_match)}
 
 
 def _name(one: ElementTree.Element) -> str:
@@ -345,7 +381,9 @@ def _failure(part: Any) -> Refused:
     return Refused(part.status_code, part.headers.get("x-ms-error-code", ""), str(part.reason or ""))
 
 
-def _quoted(etag: str) -> str:
+def quoted(etag: str) -> str:
+    if not (etag.isascii() and etag.isprintable()):
+        raise ConfigError(f"an etag is printable ASCII, not {etag!r}")
     return f'"{etag}"'
 
 
@@ -353,16 +391,31 @@ def _bare(etag: str | None) -> str | None:
     return None if etag is None else etag.strip('"')
 
 
-def _md5(base64: str | None) -> dict[str, str] | None:
-    return None if not base64 else {"md5": b64decode(base64).hex()}
+def _number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdecimal() else None
+
+
+def _md5(base64: str | None, kind: str | None = None) -> dict[str, str] | None:
+    """The digest of a block blob: nobody keeps that of others up to date."""
+    try:
+        digest = b64decode(base64 or "")
+    except ValueError:
+        return None
+    return {"md5": digest.hex()} if len(digest) == 16 and kind in (None, "BlockBlob") else None
 
 
 @lru_cache(maxsize=4096)
 def _time(text: str | None) -> datetime | None:
     """A date of HTTP (RFC 9110, section 5.6.7); a listing says the same ones again and again."""
-    return None if not text else parsedate_to_datetime(text)
+    try:
+        found = None if not text else parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return found if found is None or found.tzinfo is not None else found.replace(tzinfo=UTC)
 
 
 def _tags(value: Any) -> str:
     """Tags as the header has them; a mapping is encoded, text is taken as it is."""
+    if not isinstance(value, str | Mapping):
+        raise ConfigError("azure.tags is a mapping, or text as in a query")
     return value if isinstance(value, str) else urlencode(value)

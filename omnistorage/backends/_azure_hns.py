@@ -7,13 +7,14 @@ Imports floor 0 and ``_azure_*``.
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from typing import Any
 
 from ..core import ObjectInfo
-from ..errors import BackendUnavailable
+from ..errors import BackendUnavailable, InvalidPath
 from ._azure_account import NAME
-from ._azure_client import WRITE_ID, AzureClient, _bare
+from ._azure_client import WRITE_ID, AzureClient, _bare, quoted
 from ._azure_wire import Refused, quiet
 from ._object_client import Put
 
@@ -58,10 +59,13 @@ class Folders:
 
     def rename(self, src: str, dst: str, put: Put, etag: str | None) -> ObjectInfo:
         """Move the object ``src``, as it was when it had ``etag``, in one step. What stood at ``dst`` is replaced."""
+        last = dst.rpartition("?")[2]
+        if "sig=" in last and re.search(r"sv=\d{4}-\d\d-\d\d", last):
+            raise InvalidPath("the SDK takes the end of this name for a SAS", backend=NAME)
         properties = {**put.metadata, **({} if put.write_id is None else {WRITE_ID: put.write_id})}
         wanted: dict[str, Any] = _only_new() if put.create else _matching(put.if_match)
         if etag is not None:
-            wanted |= {"source_etag": f'"{etag}"', "source_match_condition": _conditions().IfNotModified}
+            wanted |= {"source_etag": quoted(etag), "source_match_condition": _conditions().IfNotModified}
         said: dict[str, str] = {}
         with quiet():
             self._files.get_file_client(src).rename_file(
@@ -98,4 +102,4 @@ def _only_new() -> dict[str, Any]:
 
 
 def _matching(etag: str | None) -> dict[str, Any]:
-    return {} if etag is None else {"etag": f'"{etag}"', "match_condition": _conditions().IfNotModified}
+    return {} if etag is None else {"etag": quoted(etag), "match_condition": _conditions().IfNotModified}

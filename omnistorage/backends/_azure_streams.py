@@ -13,8 +13,19 @@ from ..paths import sort_key
 from ._azure_client import MD5
 from ._object_streams import ObjectWriter
 
+MAX_BLOCK = 4000 << 20
+"""The longest block, and the longest body of one request but for 1,000 MiB."""
 
-class AzureWriter(ObjectWriter):
+
+class BlockWriter(ObjectWriter):
+    """Makes no block longer than the service takes."""
+
+    def _push(self) -> None:
+        super()._push()
+        self._part_size = min(self._part_size, MAX_BLOCK)
+
+
+class DigestWriter(BlockWriter):
     """Keeps the digest of the whole of a body in blocks, which the service does not compute."""
 
     _md5: Any = None

@@ -10,8 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 from ..errors import (
@@ -28,6 +26,7 @@ from ..errors import (
 )
 from ..secret import mask_url
 from ._azure_account import NAME, blob_url
+from ._base import retry_after
 
 _BUSY = frozenset(
     ("ServerBusy", "PendingCopyOperation", "ContainerBeingDeleted", "AccountBeingCreated", "SourcePathIsBeingDeleted",
@@ -51,7 +50,7 @@ class Refused(Exception):
     """An answer that is no success."""
 
     def __init__(self, status: int, code: str, message: str, retry_after: float | None = None) -> None:
-        super().__init__(f"{code or status}: {message}" if message else str(code or f"HTTP {status}"))
+        super().__init__(f"{code or status}: {message}" if message else str(code or status))
         self.status = status
         self.code = code
         self.retry_after = retry_after
@@ -111,7 +110,7 @@ def _refused(answer: Any) -> Refused:
     if body:
         code = code or _between(body, "Code")
         message = _between(body, "Message").partition("\n")[0]
-    return Refused(answer.status_code, code, mask_url(message), _retry_after(headers.get("Retry-After")))
+    return Refused(answer.status_code, code, mask_url(message), retry_after(headers.get("Retry-After")))
 
 
 def _between(body: str, name: str) -> str:
@@ -142,11 +141,10 @@ def _plain(error: Exception) -> Exception | None:
         headers: Any = getattr(error.response, "headers", {})
         told = headers.get("x-ms-error-code") or getattr(error, "error_code", None) or ""
         code = str(getattr(told, "value", told))
-        message = mask_url(str(error.message).partition("\n")[0])
-        return Refused(
-            int(error.response.status_code or 0), code, message,
-            _retry_after(headers.get("Retry-After")),
-        )  # fmt: skip
+        status, message = int(error.response.status_code or 0), mask_url(str(error.message).partition("\n")[0])
+        if isinstance(error, native.ClientAuthenticationError) and not code and status not in (401, 403):
+            return _without_token(status, message)
+        return Refused(status, code, message, retry_after(headers.get("Retry-After")))
     if isinstance(error, native.ClientAuthenticationError):  # of azure-identity, or of a key that is none
         return Refused(401, "", f"no usable credentials: {text}")
     if "CERTIFICATE_VERIFY_FAILED" in text:
@@ -157,6 +155,13 @@ def _plain(error: Exception) -> Exception | None:
     if root in ("requests", "urllib3", "http") or isinstance(error, OSError):
         return Broken(text)
     return None
+
+
+def _without_token(status: int, message: str) -> Exception:
+    """What azure-identity says when it gets no token: then nothing was sent."""
+    if status == 429 or status >= 500:
+        return Broken(f"no token: {message}", sent=False)
+    return Refused(401, "", f"no usable credentials: {message}")
 
 
 def _never_sent(error: BaseException | None) -> bool:
@@ -177,6 +182,8 @@ def _never_sent(error: BaseException | None) -> bool:
 
 def translate(error: BaseException) -> StorageError | None:
     """Ours for what ``Wire`` and ``quiet`` raise, and for errors of the way; None for what is none of theirs."""
+    if isinstance(error, Refused | Broken):
+        error.__context__ = None  # the native one, which ``from None`` hides and keeps
     if isinstance(error, Refused):
         return _of_answer(error)
     if isinstance(error, Broken):
@@ -189,19 +196,21 @@ def translate(error: BaseException) -> StorageError | None:
 def _of_answer(error: Refused) -> StorageError:
     code, status, text = error.code, error.status, str(error)
     if code in _CONTAINER or (status == 404 and code == "ResourceNotFound"):
-        return NotFound(f"no such container (Azure's bucket): {text}", backend=NAME)
+        return NotFound(f"no such bucket (a container, as Azure says): {text}", backend=NAME)
     if status in (304, 412) or code in _THERE:
         return PreconditionFailed(text, backend=NAME)
-    if code in _BUSY or status in (429, 503):
+    if code in _BUSY or status == 429:
         return BackendUnavailable(text, retry_after=error.retry_after or 0.0, backend=NAME)  # it did nothing
     if code in _DENIED or status in (401, 403):
         return PermissionDenied(text, backend=NAME)
     if code in _DAMAGED:
-        return CorruptData(f"what arrived at the store is not what was sent: {text}", transient=True, backend=NAME)
+        return CorruptData(  # and the store did nothing
+            f"what arrived at the store is not what was sent: {text}", transient=True, retry_after=0.0, backend=NAME
+        )
     if code == "InvalidBlockList":
         return PreconditionFailed(
-            "another writer of this blob published first, and Azure then forgot the blocks of this one: write it again "
-            f"({text})",
+            "another writer of this blob published first, or deleted it, and Azure then forgot the blocks of this one: "
+            f"write it again ({text})",
             backend=NAME,
         )
     if code in _FOLDER:
@@ -224,7 +233,7 @@ def _of_status(error: Refused) -> StorageError:
             backend=NAME,
         )
     if status == 408 or (status >= 500 and status not in (501, 505)):
-        return BackendUnavailable(text, backend=NAME)
+        return BackendUnavailable(text, retry_after=error.retry_after, backend=NAME)
     if status == 501 or code in ("UnsupportedHeader", "UnsupportedQueryParameter", "FeatureVersionMismatch"):
         return CapabilityNotSupported(f"the server cannot do this: {text}", capability=code or "501", backend=NAME)
     if status in (301, 302, 307, 308) or code in ("AccountRequiresHttps", "InvalidHttpVerb"):
@@ -234,15 +243,3 @@ def _of_status(error: Refused) -> StorageError:
             f"the server does not know this version of the API, set api_version=...: {text}", backend=NAME
         )
     return StorageError(text, backend=NAME)
-
-
-def _retry_after(value: str | None) -> float | None:
-    """Seconds of an HTTP ``Retry-After`` (RFC 9110, section 10.2.3)."""
-    if value is None:
-        return None
-    if value.isdigit():
-        return float(value)
-    try:
-        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
-        return None

@@ -263,8 +263,9 @@ def is_folder_error(path: str, op: str, backend: str) -> InvalidPath:
     return InvalidPath("a folder has this name", path=path, op=op, backend=backend)
 
 
-def retry_after(value: str | None) -> float | None:
-    """Seconds of an HTTP ``Retry-After`` (RFC 9110, section 10.2.3), given as such or as a date; None for neither."""
+def retry_after(value: str | None, now: datetime | None = None) -> float | None:
+    """Seconds of an HTTP ``Retry-After`` (RFC 9110, section 10.2.3), given as such or as a date; None for neither.
+    ``now`` is the server's own time, if it tells it."""
     if value is None:
         return None
     if value.isascii() and value.isdigit():
@@ -274,6 +275,6 @@ def retry_after(value: str | None) -> float | None:
     try:
         moment = parsedate_to_datetime(value)
         moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
-        return max(0.0, (moment - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
+        return max(0.0, (moment - (now or datetime.now(UTC))).total_seconds())
+    except (ValueError, TypeError, OverflowError):
         return None

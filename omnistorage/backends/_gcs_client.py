@@ -9,9 +9,9 @@ Imports floor 0 and ``_object_client``; the SDK only when a client is made.
 
 from __future__ import annotations
 
-import base64
-import io
 import json
+import re
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC
@@ -21,11 +21,10 @@ from urllib.parse import quote
 from ..core import ObjectInfo
 from ..errors import AlreadyExists, BackendUnavailable, CapabilityNotSupported, CorruptData, NotFound, StorageError
 from ._gcs_errors import NAME, Refused, is_bucket_missing, of_part, translate
+from ._gcs_wire import WRITE_ID, ReadBody, Told, bare, base64_of, camel, generation_of, hashes, of_crc
 from ._object_client import Get, Page, Put, Upload
 from ._streams import new_hash
 
-WRITE_ID = "omnistorage-write-id"
-"""Key of user metadata; users' own keys hold no dash."""
 QUANTUM = 256 * 1024
 """All chunks of a resumable upload but its last are a multiple of this."""
 LISTED = "items(name,size,timeCreated,generation,md5Hash,crc32c),prefixes,nextPageToken"
@@ -41,8 +40,9 @@ _ARGUMENTS = ("gcs.kms_key_name", "gcs.predefined_acl")
 class _Session:
     """What is known of a resumable upload."""
 
-    sent: int = 0  # of the parts that are done, as the store has them
-    tail: bytes = b""  # the end of the last part, which no chunk but the last can hold
+    given: int = 0  # what the parts hold that are done
+    sent: int = 0  # what the store has of them
+    tail: bytes = b""  # the end of them, which no chunk but the last can hold
     crc: Any = None
     unsure: bool = False  # whether an answer was lost, so that only the store knows how much it has
 
@@ -86,21 +86,21 @@ class GCSClient:
         """The SDK's handle of an object."""
         if version is None:
             return self._bucket.blob(key)
-        return self._bucket.blob(key, generation=_generation(version))
+        return self._bucket.blob(key, generation=generation_of(version))
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
-    def get(self, key: str, get: Get) -> _Body:
+    def get(self, key: str, get: Get) -> ReadBody:
         headers = {"Accept-Encoding": "gzip"}  # or the store would decompress objects that say they are gzip
         if get.range is not None:
             headers["Range"] = get.range
         wanted: dict[str, Any] = {} if self._xml else {"alt": "media"}
         if get.version is not None:
-            wanted["generation"] = _generation(get.version)
+            wanted["generation"] = generation_of(get.version)
         if get.if_match is not None and self._xml:
-            headers["x-goog-if-generation-match"] = str(_generation(get.if_match))
+            headers["x-goog-if-generation-match"] = str(generation_of(get.if_match))
         elif get.if_match is not None:
-            wanted["ifGenerationMatch"] = _generation(get.if_match)
+            wanted["ifGenerationMatch"] = generation_of(get.if_match)
         answer = self._session.get(
             self._url(key), params=wanted, headers=headers, stream=True, timeout=self._timeout, allow_redirects=False
         )
@@ -117,7 +117,7 @@ class GCSClient:
         steps = any(segment in (".", "..") for segment in key.split("/"))
         return f"{self._endpoint}/{quote(self._bucket.name)}/{quote(key, safe='~' if steps else '/~')}"
 
-    def _body(self, key: str, get: Get, answer: Any) -> _Body:
+    def _body(self, key: str, get: Get, answer: Any) -> ReadBody:
         if answer.status_code not in (200, 206):
             raise Refused(answer)
         headers = answer.headers
@@ -139,10 +139,12 @@ class GCSClient:
         }
         info = ObjectInfo(
             key[self.skip :], int(total) if total and total.isdigit() else None, None, "file", generation, generation,
-            headers.get("Content-Type"), _hashes(stated.get("md5"), stated.get("crc32c")), _bare(metadata),
+            headers.get("Content-Type"), hashes(stated.get("md5"), stated.get("crc32c")), bare(metadata),
         )  # fmt: skip
-        crc = info.hash("crc32c")
-        return _Body(info, answer, None if length is None else int(length), None if crc is None else ("crc32c", crc))
+        crc, brings = info.hash("crc32c"), int(length) if length and length.isascii() and length.isdigit() else None
+        if brings is not None and get.end is not None:
+            brings = min(brings, get.end - get.start)  # what is more was not asked for
+        return ReadBody(info, answer, brings, None if crc is None else ("crc32c", crc))
 
     def head(self, key: str, version: str | None = None) -> ObjectInfo:
         return self._info(self._reloaded(key, version))
@@ -166,8 +168,8 @@ class GCSClient:
         generation, moment = str(blob.generation), blob.time_created
         return ObjectInfo(
             blob.name[self.skip :], blob.size, None if moment is None else moment.astimezone(UTC), "file", generation,
-            generation, blob.content_type, _hashes(blob.md5_hash, blob.crc32c),
-            _bare({name.lower(): value for name, value in (blob.metadata or {}).items()}),
+            generation, blob.content_type, hashes(blob.md5_hash, blob.crc32c),
+            bare({name.lower(): value for name, value in (blob.metadata or {}).items()}),
         )  # fmt: skip
 
     def page(self, prefix: str, *, folders: bool, after: str | None, token: Any, limit: int | None) -> Page:
@@ -188,7 +190,7 @@ class GCSClient:
                     generation,
                     generation,
                     None,
-                    _hashes(blob.md5_hash, blob.crc32c),
+                    hashes(blob.md5_hash, blob.crc32c),
                 )
             )
         return Page(objects, sorted(listing.prefixes), None if limit is not None else listing.next_page_token)
@@ -217,15 +219,32 @@ class GCSClient:
         return blob
 
     def put(self, key: str, data: bytes, put: Put) -> ObjectInfo:
-        blob = self._new(key, put)
-        blob.upload_from_file(
-            io.BytesIO(data), size=len(data), content_type=put.content_type, checksum="crc32c",
-            predefined_acl=put.extra.get("gcs.predefined_acl"), **_condition(put), **self._once,
+        """One request, however long the body (the SDK makes two of one over 8 MiB): objects.insert, multipart."""
+        crc = new_hash("crc32c")
+        crc.update(data)
+        metadata = {**put.metadata, **({WRITE_ID: put.write_id} if put.write_id is not None else {})}
+        told = {"name": key, "contentType": put.content_type, "metadata": metadata, "crc32c": base64_of(crc)}
+        told |= {camel(name): value for name, value in put.extra.items() if name not in _ARGUMENTS}
+        query: dict[str, Any] = {"uploadType": "multipart"}
+        query |= {camel(name): put.extra[name] for name in _ARGUMENTS if name in put.extra}
+        if put.conditional:
+            query["ifGenerationMatch"] = 0 if put.create else generation_of(put.if_match or "")
+        mark = uuid.uuid4().hex
+        head = f"--{mark}\r\nContent-Type: application/json; charset=UTF-8\r\n\r\n{json.dumps(told)}\r\n--{mark}\r\n"
+        kind = put.content_type.encode("latin-1", "replace")
+        body = head.encode() + b"Content-Type: " + kind + b"\r\n\r\n" + data + f"\r\n--{mark}--".encode()
+        answer = self._session.post(
+            f"{self._endpoint}/upload/storage/v1/b/{quote(self._bucket.name)}/o", params=query, data=body,
+            headers={"Content-Type": f"multipart/related; boundary={mark}"}, timeout=self._timeout,
+            allow_redirects=False,
         )  # fmt: skip
-        return self._info(blob)
+        found = self._progress(answer)
+        if not isinstance(found, ObjectInfo):
+            raise BackendUnavailable("the store answers an object with a question", backend=NAME)
+        return found
 
     def delete(self, key: str, if_match: str | None) -> bool:
-        condition = {} if if_match is None else {"if_generation_match": _generation(if_match)}
+        condition = {} if if_match is None else {"if_generation_match": generation_of(if_match)}
         try:
             self.blob(key).delete(**condition, **self._once)
         except Exception as error:
@@ -238,9 +257,14 @@ class GCSClient:
         if not self._batches:
             return [self._failure(key) for key in keys]
         batch = self.sdk.batch(raise_exception=False)
-        with batch:
-            for key in keys:
-                self.blob(key).delete(**self._once)
+        try:
+            with batch:
+                for key in keys:
+                    self.blob(key).delete(**self._once)
+        except ValueError as error:
+            if isinstance(error, UnicodeEncodeError):
+                raise
+            raise BackendUnavailable("the store's answer to a batch of deletes is none", backend=NAME) from error
         answers = batch._responses
         if len(answers) != len(keys):
             raise BackendUnavailable(f"the store answers {len(answers)} of {len(keys)} deletes", backend=NAME)
@@ -256,12 +280,6 @@ class GCSClient:
             return ours
         return None
 
-    def copy(self, source: tuple[str, str], key: str, put: Put | None, source_if_match: str | None) -> ObjectInfo:
-        token, info = self.rewrite(source, key, put, source_if_match, None)
-        while token is not None:
-            token, info = self.rewrite(source, key, put, source_if_match, token)
-        return info
-
     def rewrite(
         self, source: tuple[str, str], key: str, put: Put | None, source_if_match: str | None, token: str | None
     ) -> tuple[str | None, ObjectInfo]:
@@ -269,7 +287,7 @@ class GCSClient:
         blob = self.blob(key) if put is None else self._new(key, put)
         conditions = {} if put is None else _condition(put)
         if source_if_match is not None:
-            conditions["if_source_generation_match"] = _generation(source_if_match)
+            conditions["if_source_generation_match"] = generation_of(source_if_match)
         origin = self.sdk.bucket(source[0]).blob(source[1])
         token, _, _ = blob.rewrite(origin, token=token, **conditions, **self._once)
         return token, self._info(blob)
@@ -298,17 +316,19 @@ class GCSClient:
     def put_part(self, upload: Upload, number: int, data: bytes) -> str:
         """Parts come one by one; the bytes of the last one that fill no ``QUANTUM`` wait for ``finish_upload``."""
         session = self._sessions[upload.id]
-        begin, whole = session.sent, len(data) - len(data) % QUANTUM
-        at = self._received(upload, session) if session.unsure else begin
+        body = session.tail + data
+        begin, whole = session.sent, len(body) - len(body) % QUANTUM
+        at = self._where(upload, session)
         while at < begin + whole:
-            if at < begin:
-                raise StorageError(f"the store has {at} bytes of the upload, and had {begin}", backend=NAME)
             before = at
-            at = self._send(upload, session, memoryview(data)[at - begin : whole], at, "*")
+            at = self._send(upload, session, memoryview(body)[at - begin : whole], at, "*")
+            if isinstance(at, ObjectInfo):
+                raise StorageError("the store ended the upload before it was whole", backend=NAME)
             if at <= before:
                 raise BackendUnavailable("the store took none of a chunk", backend=NAME)
-        session.sent, session.tail = begin + whole, data[whole:]
+        session.sent, session.tail = begin + whole, body[whole:]
         session.crc.update(data)
+        session.given += len(data)
         return ""
 
     def copy_part(self, upload: Upload, number: int, source: Any, start: int, end: int, if_match: str | None) -> str:
@@ -316,12 +336,12 @@ class GCSClient:
 
     def finish_upload(self, upload: Upload, tags: Mapping[int, str]) -> ObjectInfo:
         session = self._sessions[upload.id]
-        total = session.sent + len(session.tail)
-        at: Any = self._received(upload, session) if session.unsure else session.sent
+        total = session.given
+        at = self._where(upload, session)
         if not isinstance(at, ObjectInfo):
             rest = memoryview(session.tail)[at - session.sent :]
             try:
-                at = self._send(upload, session, rest, at, str(total), _of_crc(session.crc))
+                at = self._send(upload, session, rest, at, str(total), of_crc(session.crc))
             except Refused as error:
                 ours = translate(error)
                 if isinstance(ours, CorruptData):  # the chunks before are not here any more
@@ -345,6 +365,13 @@ class GCSClient:
     def etag_of(self, tags: Mapping[int, str]) -> None:
         return None  # generations are the store's to give
 
+    def _where(self, upload: Upload, session: _Session) -> Any:
+        """How much the store has of an upload, no less than it had; what it made of it, if that was all."""
+        at = self._received(upload, session) if session.unsure else session.sent
+        if not isinstance(at, ObjectInfo) and at < session.sent:
+            raise StorageError(f"the store has {at} bytes of the upload, and had {session.sent}", backend=NAME)
+        return at
+
     def _send(self, upload: Upload, session: _Session, data: memoryview, at: int, total: str, digest: str = "") -> Any:
         """Send a chunk. How much the store has then; what it made of it, if that was all."""
         session.unsure = True
@@ -352,9 +379,7 @@ class GCSClient:
         headers = {"Content-Range": f"bytes {span}/{total}", "Content-Length": str(len(data))}
         if digest:
             headers["x-goog-hash"] = digest
-        answer = self._session.put(
-            upload.id, data=bytes(data), headers=headers, timeout=self._timeout, allow_redirects=False
-        )
+        answer = self._told(upload, bytes(data), headers)
         session.unsure = answer.status_code < 300 or answer.status_code >= 500  # it may have taken it all the same
         found = self._progress(answer)
         session.unsure = False
@@ -366,88 +391,43 @@ class GCSClient:
             raise StorageError(
                 "the answer to a chunk was lost, and this server does not tell what it has (vendor=...)", backend=NAME
             )
-        answer = self._session.put(
-            upload.id, headers={"Content-Range": "bytes */*", "Content-Length": "0"}, timeout=self._timeout,
-            allow_redirects=False,
-        )  # fmt: skip
+        answer = self._told(upload, b"", {"Content-Range": "bytes */*", "Content-Length": "0"})
         found = self._progress(answer)
         session.unsure = False
         return found
 
+    def _told(self, upload: Upload, data: bytes, headers: dict[str, str]) -> Any:
+        """The answer to a PUT. Native errors name the session's URL, which is the right to write: none is kept."""
+        try:
+            return self._session.put(
+                upload.id, data=data, headers=headers, timeout=self._timeout, allow_redirects=False
+            )
+        except Exception as error:
+            ours = translate(error)
+            if ours is None:
+                raise
+            raise ours from None
+
     def _progress(self, answer: Any) -> Any:
         if answer.status_code == 308:
-            span = answer.headers.get("Range", "")
-            return int(span.rpartition("-")[2]) + 1 if span else 0
+            span = answer.headers.get("Range")
+            if span and not (found := re.fullmatch(r"bytes=0-(\d{1,18})", span)):
+                raise BackendUnavailable(f"the store has {span!r} of the upload, which says nothing", backend=NAME)
+            return int(found[1]) + 1 if span and found else 0
+        if answer.status_code in (404, 410):
+            raise NotFound("NoSuchUpload: the store does not know the upload any more", backend=NAME)
         if answer.status_code not in (200, 201):
             raise Refused(answer)
         try:
             told = json.loads(answer.content)
-            return self._info(_Told(told))
+            return self._info(Told(told))
         except (ValueError, KeyError, TypeError) as error:
             raise BackendUnavailable(
                 "the store ended the upload with an answer that says nothing", backend=NAME
             ) from error
 
 
-class _Told:
-    """The resource of an object in JSON, with the names that the SDK's handles have."""
-
-    def __init__(self, told: Mapping[str, Any]) -> None:
-        from datetime import datetime
-
-        self.name = told["name"]
-        self.generation = told["generation"]
-        self.size = int(told["size"])
-        moment = told.get("timeCreated")
-        self.time_created = None if moment is None else datetime.fromisoformat(moment)
-        self.content_type = told.get("contentType")
-        self.md5_hash, self.crc32c = told.get("md5Hash"), told.get("crc32c")
-        self.metadata = told.get("metadata")
-
-
-class _Body:
-    """The body of a GET."""
-
-    def __init__(self, info: ObjectInfo, answer: Any, length: int | None, digest: tuple[str, str] | None) -> None:
-        self.info = info
-        self.length = length
-        self.digest = digest
-        self._answer = answer
-
-    def read(self, size: int, /) -> bytes:
-        return bytes(self._answer.raw.read(size, decode_content=False))
-
-    def close(self) -> None:
-        self._answer.close()
-
-    def interrupt(self) -> None:
-        shutdown = getattr(self._answer.raw, "shutdown", None)  # urllib3 2.3 and newer: ends a read in another thread
-        try:
-            (shutdown or self._answer.close)()
-        except Exception:  # noqa: S110  it ended by itself meanwhile
-            pass
-
-
 def _condition(put: Put) -> dict[str, int]:
     if put.create:
         return {"if_generation_match": 0}
-    return {} if put.if_match is None else {"if_generation_match": _generation(put.if_match)}
-
-
-def _generation(etag: str) -> int:
-    """An etag or version of ours; one that is no generation is that of no object."""
-    return int(etag) if etag.isascii() and etag.isdigit() and int(etag) else 1
-
-
-def _bare(metadata: dict[str, str]) -> dict[str, str]:
-    metadata.pop(WRITE_ID, None)
-    return metadata
-
-
-def _hashes(md5: str | None, crc32c: str | None) -> dict[str, str] | None:
-    found = {"md5": md5, "crc32c": crc32c}
-    return {name: base64.b64decode(value).hex() for name, value in found.items() if value} or None
-
-
-def _of_crc(crc: Any) -> str:
-    return f"crc32c={base64.b64encode(bytes.fromhex(crc.hexdigest())).decode()}"
+    return {} if put.if_match is None else {"if_generation_match": generation_of(put.if_match)}

@@ -78,8 +78,8 @@ def translate(error: BaseException) -> StorageError | None:
         return BackendUnavailable(text, retry_after=0.0, backend=NAME)  # nothing was sent
     if isinstance(error, native.InvalidURL | native.InvalidSchema | native.MissingSchema | native.InvalidHeader):
         return ConfigError(text, backend=NAME)
-    if type(error).__name__ == "DataCorruption":
-        return CorruptData(text, transient=True, backend=NAME)
+    if isinstance(error, UnicodeEncodeError):
+        return InvalidPath("the name of an object is UTF-8, and this is not", backend=NAME)
     if isinstance(error, native.RequestException | OSError):
         return BackendUnavailable(text, backend=NAME)
     if type(error).__name__ == "InvalidResponse" or type(error).__module__.partition(".")[0] == "urllib3":
@@ -111,9 +111,7 @@ def _of_status(status: int, message: str, headers: Mapping[str, str], reasons: l
     if status in (304, 412):
         return PreconditionFailed(text, backend=NAME)
     if status in (404, 410):
-        if "upload" in message.lower() or status == 410:
-            return NotFound(f"NoSuchUpload: the session is gone ({text})", backend=NAME)
-        of_bucket = "NoSuchBucket" in message or "bucket does not exist" in message
+        of_bucket = message.startswith("NoSuchBucket") or message.rstrip(".") == "The specified bucket does not exist"
         return NotFound(NO_BUCKET if of_bucket else f"no such object ({text})", backend=NAME)
     if status == 429 or busy:
         asked = retry_after(headers.get("Retry-After"))
@@ -121,7 +119,9 @@ def _of_status(status: int, message: str, headers: Mapping[str, str], reasons: l
     if status in (401, 403):
         return PermissionDenied(text, backend=NAME)
     if status == 400 and ("doesn't match calculated" in message or "CRC32C" in message):
-        return CorruptData(f"what arrived at the store is not what was sent: {text}", transient=True, backend=NAME)
+        return CorruptData(
+            f"what arrived at the store is not what was sent: {text}", transient=True, retry_after=0.0, backend=NAME
+        )
     if status == 400 and "object name" in message.lower():
         return InvalidPath(f"the store cannot hold such a name: {text}", backend=NAME)
     if status == 501:

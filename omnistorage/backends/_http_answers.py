@@ -8,6 +8,7 @@ from binascii import a2b_base64
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from importlib.util import find_spec
 from typing import Any
 
 from ..core import ObjectInfo
@@ -15,7 +16,9 @@ from ..errors import CapabilityNotSupported
 from ._http_settings import NAME
 
 _ETAG = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
-_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)", re.ASCII | re.IGNORECASE)
+_ETAGS = re.compile(r"[\x21\x23-\x7e\x80-\xff]*")
+_NUMBER = re.compile("[0-9]{1,18}")
+_RANGE = re.compile(r"bytes (?:([0-9]{1,18})-([0-9]{1,18})|\*)/([0-9]{1,18}|\*)", re.ASCII | re.IGNORECASE)
 _DIGEST = re.compile(r"\s*([A-Za-z0-9-]+)\s*=\s*:?([A-Za-z0-9+/=]+):?\s*(?:;.*)?", re.ASCII)
 _ALGORITHMS = {
     "sha-512": "sha512", "sha-256": "sha256", "sha": "sha1", "md5": "md5", "crc32c": "crc32c",
@@ -48,13 +51,13 @@ class Body:
     ) -> None:
         self.info, self.start, self.left = info, start, left
         self.validator, self.digest = validator, digest
-        self._answer = answer
+        self.answer = answer
 
     def read(self, size: int) -> bytes:
         """At most ``size`` bytes; ``b""`` at the end. Raises if the connection ends before the body does."""
         if self.left is not None:
             size = min(size, self.left)
-        data = bytes(self._answer.read(size)) if size else b""
+        data = bytes(self.answer.read(size)) if size else b""
         self.start += len(data)
         if self.left is not None:
             if size and not data:
@@ -63,29 +66,29 @@ class Body:
         return data
 
     def close(self) -> None:
-        if not self._answer.closed:
-            self._answer.close()
-        self._answer.release_conn()
+        if not self.answer.closed:
+            self.answer.close()
+        self.answer.release_conn()
 
     def interrupt(self) -> None:
         """Make a ``read`` that is blocked in another thread return soon."""
         try:
-            self._answer.shutdown()
+            self.answer.shutdown()
         except Exception:  # noqa: S110  it ended by itself meanwhile
             pass
 
 
 def info_of(path: str, headers: Mapping[str, str], encoded: str) -> ObjectInfo:
     """What an answer says of the whole object."""
-    length = headers.get("Content-Length", "")
+    length = number(headers.get("Content-Length"))
     ranged = headers.get("Content-Range") is not None
-    known = length.isdigit() and not ranged and not _is_encoded(path, headers, encoded)
+    known = not ranged and not _is_encoded(path, headers, encoded)
     found = hashes_of(headers)
     if ranged and "Content-MD5" in headers:
         found.pop("md5", None)  # of the part
     return ObjectInfo(
         path,
-        int(length) if known else None,
+        length if known else None,
         time_of(headers.get("Last-Modified")),
         "file",
         etag_of(headers.get("ETag")),
@@ -93,6 +96,11 @@ def info_of(path: str, headers: Mapping[str, str], encoded: str) -> ObjectInfo:
         headers.get("Content-Type"),
         found or None,
     )
+
+
+def number(text: str | None) -> int | None:
+    """What somebody else wrote as a number of bytes or seconds; None for what is none, or beyond all reason."""
+    return int(text) if text is not None and _NUMBER.fullmatch(text) else None
 
 
 def etag_of(value: str | None) -> str | None:
@@ -104,7 +112,8 @@ def etag_of(value: str | None) -> str | None:
 
 
 def is_strong(etag: str | None) -> bool:
-    return etag is not None and not etag.startswith('W/"')
+    """Whether it can be sent as a condition that holds for one version alone."""
+    return etag is not None and not etag.startswith('W/"') and _ETAGS.fullmatch(etag) is not None
 
 
 def time_of(value: str | None) -> datetime | None:
@@ -115,18 +124,6 @@ def time_of(value: str | None) -> datetime | None:
         return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
     except (ValueError, TypeError, OverflowError):
         return None
-
-
-def retry_after(value: str | None, date: str | None = None) -> float | None:
-    """Seconds of a ``Retry-After`` (RFC 9110, section 10.2.3), by the server's own clock if it gives its date."""
-    if not value:
-        return None
-    if value.strip().isdigit():
-        return float(value)
-    moment = time_of(value)
-    if moment is None:
-        return None
-    return max(0.0, (moment - (time_of(date) or datetime.now(UTC))).total_seconds())
 
 
 def content_range(value: str | None) -> tuple[int, int, int | None] | None:
@@ -156,7 +153,9 @@ def hashes_of(headers: Mapping[str, str]) -> dict[str, str]:
     """Digests of the whole representation: ``Repr-Digest`` (RFC 9530), ``Digest`` (RFC 3230), ``Content-MD5`` of a
     whole body, and Google's ``x-goog-hash``, which is the same list under another name."""
     found: dict[str, str] = {}
-    for name in ("x-goog-hash", "Digest", "Repr-Digest"):
+    stored = headers.get("x-goog-stored-content-encoding", "identity")
+    unpacked = stored not in ("identity", headers.get("Content-Encoding"))  # Google's digest is of the stored bytes
+    for name in ("Digest", "Repr-Digest") if unpacked else ("x-goog-hash", "Digest", "Repr-Digest"):
         for part in headers.get(name, "").split(","):
             said = _DIGEST.fullmatch(part)
             if said is not None and (algorithm := _ALGORITHMS.get(said[1].lower())) is not None:
@@ -176,10 +175,10 @@ def _note(found: dict[str, str], algorithm: str, text: str) -> None:
 
 
 def digest_of(info: ObjectInfo) -> tuple[str, str] | None:
-    """The best digest to hold a whole body against."""
+    """The best digest that can be held against a whole body here."""
     for algorithm in _PREFERRED:
         value = info.hash(algorithm)
-        if value is not None:
+        if value is not None and (algorithm != "crc32c" or find_spec("google_crc32c") is not None):
             return algorithm, value
     return None
 

@@ -8,8 +8,10 @@ refused unless allowed; a redirect that only adds a slash says that the path is 
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping
 from http import HTTPStatus
+from threading import get_ident
 from typing import Any, NoReturn
 from urllib.parse import urljoin, urlsplit
 
@@ -25,19 +27,21 @@ from ..errors import (
     PreconditionFailed,
     StorageError,
 )
+from ._base import retry_after
 from ._http_answers import (
     Body,
     content_range,
     digest_of,
     info_of,
     is_strong,
+    number,
     refuse_encoding,
-    retry_after,
+    time_of,
     validator_of,
 )
 from ._http_net import Blocked, Dial, make_manager
 from ._http_settings import NAME, Settings, own_headers
-from ._http_urls import cleaned, origin_of
+from ._http_urls import cleaned, decode, origin_of
 from ._object_client import Get
 
 REDIRECTS = frozenset((301, 302, 303, 307, 308))
@@ -60,11 +64,21 @@ class HTTPClient:
 
     def __init__(self, settings: Settings, dialling: Dial) -> None:
         self._settings = settings
-        self._manager = make_manager(settings, dialling)
+        self._in_use: dict[int, Any] = {}
+        self._manager = make_manager(settings, dialling, self._in_use)
         self._no_head = False
 
     def close(self) -> None:
         self._manager.clear()
+
+    def cut(self, thread: int) -> None:
+        """Break off the request that ``thread`` waits for."""
+        connection = self._in_use.get(thread)
+        try:
+            if connection is not None and connection.sock is not None:
+                socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
+        except OSError:
+            pass
 
     def translate(self, error: BaseException) -> StorageError | None:
         return translate(error)
@@ -86,10 +100,13 @@ class HTTPClient:
         wire = url if s.query is None else f"{url}{'&' if '?' in url else '?'}{s.query.reveal().lstrip('?')}"
         while True:
             sent = {"Accept-Encoding": "identity", "User-Agent": "omnistorage", **(headers or {}), **(own or {})}
-            answer = self._manager.urlopen(
-                method, wire, headers=sent, body=body, redirect=False, retries=False, preload_content=False,
-                decode_content=False,
-            )  # fmt: skip
+            try:
+                answer = self._manager.urlopen(
+                    method, wire, headers=sent, body=body, redirect=False, retries=False, preload_content=False,
+                    decode_content=False,
+                )  # fmt: skip
+            finally:
+                self._in_use.pop(get_ident(), None)
             location = answer.headers.get("Location")
             if answer.status not in REDIRECTS or location is None:
                 return answer
@@ -112,7 +129,7 @@ class HTTPClient:
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise PermissionDenied(f"the server sends to {parts.scheme}:, and only http and https are followed")
         found = cleaned(found)
-        if parts.hostname == here.hostname and urlsplit(found).path == here.path + "/":
+        if parts.hostname == here.hostname and decode(parts.path) == decode(here.path) + "/":
             raise Folder("this is a folder, not an object: the server adds a slash", backend=NAME)
         if not follow:
             raise ConfigError(f"the server answers {method} with a redirect: make its target the root", backend=NAME)
@@ -148,8 +165,7 @@ class HTTPClient:
             fail(answer)
         refuse_encoding(path, answer.headers, self._settings.encoded)
         info = info_of(path, answer.headers, self._settings.encoded)
-        length = answer.headers.get("Content-Length", "")
-        left = int(length) if length.isdigit() else None
+        left = number(answer.headers.get("Content-Length"))
         start = 0
         if answer.status == 206:
             found = content_range(answer.headers.get("Content-Range"))
@@ -203,6 +219,7 @@ class HTTPClient:
             if answer.status not in (200, 207):
                 fail(answer)
             refuse_encoding("", answer.headers, "refuse")
+            refuse_unframed(answer)
             data = bytearray()
             while piece := answer.read(SMALL):
                 data += piece
@@ -218,11 +235,16 @@ def _same_origin(one: str, other: str) -> bool:
     return origin_of(a.scheme, a.hostname, a.port) == origin_of(b.scheme, b.hostname, b.port)
 
 
+def refuse_unframed(answer: Any) -> None:
+    """A listing that ends where the connection ends may have been cut, and would only look shorter."""
+    if "Content-Length" not in answer.headers and "chunked" not in answer.headers.get("Transfer-Encoding", "").lower():
+        raise CorruptData("the listing has no length and no framing: nobody can tell whether it is whole", backend=NAME)
+
+
 def finish(answer: Any) -> None:
     """Let go of an answer whose body nobody wants; the connection is used again if little is left in it."""
     try:
-        length = answer.headers.get("Content-Length", "0")
-        if not length.isdigit() or int(length) <= WASTE:
+        if (number(answer.headers.get("Content-Length")) or 0) <= WASTE:
             answer.read(WASTE)
     except Exception:  # noqa: S110  the bytes are wanted by nobody
         pass
@@ -246,7 +268,7 @@ def error_of(status: int, headers: Mapping[str, str]) -> StorageError:
     error = _of_status(status)
     error.backend = NAME
     if isinstance(error, BackendUnavailable):
-        asked = retry_after(headers.get("Retry-After"), headers.get("Date"))
+        asked = retry_after(headers.get("Retry-After"), time_of(headers.get("Date")))
         if asked is not None and (status in (425, 429, 503)):
             error.retry_after = asked
             error.transient = asked <= LONGEST_WAIT
@@ -268,7 +290,7 @@ def _of_status(status: int) -> StorageError:
     if status in (401, 402, 403, 407, 423, 451, 511):
         return PermissionDenied(text)
     if status in (425, 429, 503):
-        return BackendUnavailable(text, retry_after=0.0)  # it says that it did nothing
+        return BackendUnavailable(text, retry_after=0.0)
     if status in (405, 501, 505):
         return CapabilityNotSupported(f"the server does not do this: {text}", capability=str(status))
     if status == 414:
@@ -285,7 +307,7 @@ def translate(error: BaseException) -> StorageError | None:
     kind = type(error)
     if kind.__module__.partition(".")[0] == "urllib3":
         return _of_urllib3(error)
-    if isinstance(error, UnicodeError) or (kind.__module__ == "http.client" and isinstance(error, ValueError)):
+    if isinstance(error, UnicodeError):
         return ConfigError(f"no such request can be sent: {kind.__name__}", backend=NAME)
     if isinstance(error, OSError) or kind.__module__ == "http.client":
         return BackendUnavailable(f"{kind.__name__}: {error}", backend=NAME)
@@ -301,7 +323,9 @@ def _of_urllib3(error: BaseException) -> StorageError:
         refused = isinstance(cause, OSError) and "Tunnel connection failed" in str(cause)
         return BackendUnavailable(f"the proxy does not let through: {cause}", transient=not refused, backend=NAME)
     if isinstance(error, native.NewConnectionError | native.ConnectTimeoutError | native.NameResolutionError):
-        return BackendUnavailable(text, retry_after=0.0, backend=NAME)  # nothing was sent
+        unsent = BackendUnavailable(text, retry_after=0.0, backend=NAME)
+        unsent.__dict__["unsent"] = True
+        return unsent
     if isinstance(error, native.SSLError):  # the wrong certificate stays wrong; what breaks off may go on
         return BackendUnavailable(text, transient="CERTIFICATE_VERIFY_FAILED" not in text, backend=NAME)
     if isinstance(error, native.LocationValueError):

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from copy import copy
 from os import getpid
 from typing import TypeVar
 
 from ..core import ObjectInfo, ReadOptions
 from ..errors import (
+    BackendUnavailable,
     CapabilityNotSupported,
     ConfigError,
     CorruptData,
@@ -29,7 +31,7 @@ from ..paths import check_key
 from ..policies import RequestPolicy
 from ._base import BackendBase, translating
 from ._http_answers import Body, is_strong
-from ._http_client import WASTE, HTTPClient, translate
+from ._http_client import WASTE, HTTPClient, refuse_unframed, translate
 from ._http_net import Dial
 from ._http_settings import NAME, Settings
 from ._http_urls import Root, why_not
@@ -98,7 +100,7 @@ class Core(BackendBase):
             self._refuse("version", "open_reader", path)
         return self._open_url(self.root.of(path), path, options)
 
-    def _open_url(self, url: str, path: str, options: ReadOptions) -> ReaderBase:
+    def _open_url(self, url: str, path: str, options: ReadOptions, *, document: bool = False) -> ReaderBase:
         if options.length == 0:
             return self._nothing(url, path, options)
         end = None if options.length is None else options.offset + options.length
@@ -111,6 +113,8 @@ class Core(BackendBase):
             return self._nothing(url, path, options)
         try:
             check_conditions(body.info, options, NAME)  # not every server does
+            if document:
+                refuse_unframed(body.answer)
         except StorageError as error:
             body.close()
             error.op = "open_reader"
@@ -147,13 +151,12 @@ class Core(BackendBase):
         self._enter("range_read", "read_ranges", path)
         check_key(path, op="read_ranges")
         found: list[bytes] = []
-        first: ObjectInfo | None = None
+        first: HTTPReader | None = None
         for options in [ReadOptions(offset, length) for offset, length in ranges]:
-            with self._open_reader(path, options) as reader:
-                info = reader.info
-                first = first or info
-                if (info.etag, info.size, info.modified_at) != (first.etag, first.size, first.modified_at):
-                    raise CorruptData("the object changed between two ranges", path=path, op="read_ranges")
+            with self._open_reader(path, options) if first is None else first.again(options) as reader:
+                if first is None and len(ranges) > 1 and isinstance(reader, HTTPReader):
+                    first = reader
+                    first.demand_validator()
                 found.append(reader.read(-1))
         return found
 
@@ -190,13 +193,31 @@ class HTTPReader(ReaderBase):
         size = body.info.size
         ends = None if options.length is None else options.offset + options.length
         self._ends = size if ends is None else ends if size is None else min(ends, size)
-        if self._ends is None and body.left is not None:
-            self._ends = body.start + body.left
         self._whole = options.offset == 0 and (options.length is None or self._ends == size)
         self._digest = new_hash(body.digest[0]) if body.digest is not None and self._whole else None
         self._wanted = body.digest[1] if body.digest is not None else ""
 
     _damage: CorruptData | None = None
+    _thread = 0
+
+    def demand_validator(self) -> None:
+        if self._validator is None:
+            raise CapabilityNotSupported(
+                "the server gives no strong etag: several ranges could be of several versions",
+                capability="read_ranges", path=self._info.path, backend=NAME, op="read_ranges",
+            )  # fmt: skip
+
+    def again(self, options: ReadOptions) -> HTTPReader:
+        """Another range of the same version, asked for when it is read."""
+        found = copy(self)
+        found._lock = threading.Lock()
+        found._closed = found._released = False
+        found._body = found._digest = None
+        found._at, found._ends = options.offset, self._info.size
+        if options.length is not None:
+            end = options.offset + options.length
+            found._ends = end if self._info.size is None else min(end, self._info.size)
+        return found
 
     def _read(self, size: int) -> bytes:
         if self._damage is not None:
@@ -209,6 +230,9 @@ class HTTPReader(ReaderBase):
             data = self._store.run("read", self._info.path, lambda: self._attempt(size))
         except CorruptData as error:
             self._damage = error
+            raise
+        except BackendUnavailable:
+            self._check_open()  # perhaps it was ``close`` that broke the connection
             raise
         self._store.policy.throttle(len(data))
         self._at += len(data)
@@ -226,14 +250,18 @@ class HTTPReader(ReaderBase):
         if self._pid != getpid():  # the connection is its parent's
             raise ReaderClosed("this reader belongs to the process that opened it", path=self._info.path, op="read")
         self._check_open()
+        self._thread = threading.get_ident()
         body = self._body
-        if body is None or (body.left == 0 and self._ends is not None):  # broken, or a range cut shorter than asked
+        if body is None or body.left == 0:  # broken, or a range cut shorter than asked
             body = self._reopened()
         self._check_open()
+        if body is None:
+            self._ends = self._at
+            return b""
         try:
             data = body.read(size)
-            if not data and self._ends is not None:
-                raise ConnectionError(f"the body ended {self._ends - self._at} bytes too early")
+            if not data and self._info.size is not None:
+                raise ConnectionError("the body ended too early")
             return data
         except BaseException:
             self._body = None
@@ -245,13 +273,14 @@ class HTTPReader(ReaderBase):
         if self._closed:
             raise ReaderClosed("the reader is closed", path=self._info.path, op="read")
 
-    def _reopened(self) -> Body:
+    def _reopened(self) -> Body | None:
+        """A body that goes on; None at the end of an object of unknown size."""
         if self._body is not None:
             self._body.close()
             self._body = None
         if self._validator is None:
             raise CorruptData(
-                "the connection broke, and the server gives no strong etag: the rest could be another version's",
+                "the body broke off, and the server gives no strong etag: the rest could be another version's",
                 offset=self._at,
             )
         try:
@@ -261,9 +290,11 @@ class HTTPReader(ReaderBase):
         except (NotFound, PreconditionFailed) as error:
             raise self._changed() from error
         except StorageError as error:
-            if getattr(error, "status", 0) == 416:
+            if getattr(error, "status", 0) != 416:
+                raise
+            if self._info.size is not None:
                 raise self._changed() from error
-            raise
+            return None
         new, old = body.info, self._info
         same = new.etag == old.etag if is_strong(old.etag) else new.modified_at == old.modified_at
         if not same or (None not in (new.size, old.size) and new.size != old.size):
@@ -280,8 +311,7 @@ class HTTPReader(ReaderBase):
 
     def _changed(self) -> CorruptData:
         return CorruptData(
-            "the object changed while it was read, after the connection broke: what was read is of a version that is "
-            "gone",
+            "the object changed while it was read: what was read is of a version that is gone",
             offset=self._at,
         )
 
@@ -289,6 +319,8 @@ class HTTPReader(ReaderBase):
         body = self._body
         if body is not None:
             body.interrupt()
+        elif self._thread:
+            self._store.client.cut(self._thread)
 
     def _release(self) -> None:
         body, self._body = self._body, None

@@ -14,7 +14,7 @@ import re
 from collections import deque
 from collections.abc import Callable
 from contextvars import Context
-from tempfile import SpooledTemporaryFile
+from functools import partial
 from typing import Any, TypeVar
 
 from ..core import CopyOptions, ObjectInfo, WriteOptions
@@ -22,13 +22,13 @@ from ..errors import (
     AlreadyExists,
     BackendUnavailable,
     CapabilityNotSupported,
+    CorruptData,
     InvalidPath,
     NotFound,
     OutcomeUnknown,
     PermissionDenied,
     PreconditionFailed,
     StorageError,
-    WriterClosed,
 )
 from ..paths import join, parent
 from ._http_answers import Body, is_strong
@@ -37,18 +37,19 @@ from ._http_listing import Listing
 from ._http_pages import member_info, multistatus
 from ._http_settings import NAME
 from ._http_urls import new_hidden
+from ._http_writer import DAVWriter, Moving, Source
 from ._object_client import Get
-from ._objects import content_type
-from ._streams import WriterBase
 
 T = TypeVar("T")
-SPOOL = 8 << 20
-"""So many bytes of a body are kept in memory, the rest in a file."""
 LARGE = 1 << 20
 """A body of this length is not sent before its folder is seen to be there."""
 _MISREAD = re.compile("[?;]")
 """Some servers decode a Destination before they take it apart, and would move to another name."""
 DONE = frozenset((200, 201, 202, 204))
+
+
+OVERTAKEN = 16
+"""So often a place may change between the look at it and the MOVE, before that counts as a failure."""
 
 
 class Dav(Listing):
@@ -96,7 +97,13 @@ class Dav(Listing):
             return ObjectInfo(path, kind="dir")
         except NotFound:
             return None
-        return member_info(members[0], path) if members and members[0].status < 400 else None
+        if not members:
+            raise CorruptData("the server answers with an empty multistatus", path=path, backend=NAME)
+        if members[0].status in (404, 410):
+            return None
+        if members[0].status >= 400:
+            raise error_of(members[0].status, {})
+        return member_info(members[0], path)
 
     def _object(self, path: str, op: str) -> ObjectInfo:
         found = self._look(path)
@@ -164,15 +171,18 @@ class Dav(Listing):
     def _lacks_folder(self, path: str) -> bool:
         return bool(parent(path)) and self._look(parent(path)) is None
 
-    def _put_there(self, request: Callable[[], int], path: str, op: str) -> None:
-        """Send what makes something at ``path``, and again once its folder is made."""
+    def _put_there(self, request: Callable[[], int], path: str, op: str) -> bool:
+        """Send what makes something at ``path``, and again once its folder is made. False: the place changed."""
         status = request()
         if status in (404, 409) or (status == 500 and self._lacks_folder(path)):  # 500 is what nginx says
             self._make_folders(parent(path), op)
             status = request()
+        if status == 412:
+            return False
         if status not in DONE:
             self._refuse_below(path, op)
             raise error_of(status, {})
+        return True
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
@@ -194,7 +204,8 @@ class Dav(Listing):
         def attempt() -> None:
             if source.size >= LARGE and self._lacks_folder(path):
                 self._make_folders(parent(path), "close")
-            self._put_there(lambda: self._ask("PUT", url, headers, source.begin()), path, "close")
+            if not self._put_there(lambda: self._ask("PUT", url, headers, source.begin()), path, "close"):
+                raise error_of(412, {})
 
         self.run("close", path, attempt)
 
@@ -208,31 +219,46 @@ class Dav(Listing):
         finally:
             self._live.discard(temporary)
 
-    def rename(self, op: str, src: str, dst: str, options: CopyOptions, moved: ObjectInfo | None = None) -> None:
-        """MOVE ``src``, of which nobody else knows, or which is the object ``moved``, to ``dst``."""
-        lost: list[StorageError] = []
+    def rename(self, moving: Moving) -> None:
+        """MOVE an object, or a temporary of which nobody else knows."""
+        op, dst, options, lost = moving.op, moving.dst, moving.options, list[StorageError]()
 
         def attempt() -> None:
-            if lost:
-                if self._look(src) is None:
-                    self._check_arrival(dst, moved, lost[0])
+            if lost and self._has_gone(moving):
+                self._check_arrival(dst, moving.info, lost[0])
+                return
+            for _ in range(OVERTAKEN):
+                there = self._target(op, dst, options)
+                if there is None and not moving.is_temporary and not self._propfind and self._lacks_folder(dst):
+                    self._make_folders(parent(dst), op)
+                if self._put_there(partial(self._renamed, moving, there, lost), dst, op):
                     return
-                lost.clear()
-            there = self._target(op, dst, options)
-            if there is None and moved is not None and not self._propfind and self._lacks_folder(dst):
-                self._make_folders(parent(dst), op)
-            headers = {"Destination": self.root.of(dst), "Overwrite": "F" if there is None else "T"}
-            etag = None if there is None else options.if_match or there.etag
-            if self.conditional_writes and is_strong(etag):
-                headers["If"] = f'<{self.root.tag(dst)}> (["{etag}"])'
-            self._put_there(lambda: self._renamed(src, dst, headers, options, lost), dst, op)
+            raise BackendUnavailable("the place changes whenever it is looked at", retry_after=0.0, backend=NAME)
 
         try:
             self.run(op, dst, attempt)
         except StorageError as error:
             if lost and not isinstance(error, OutcomeUnknown):
-                raise _unknown(lost[0], path=dst, op=op) from error
+                self._settle(moving, lost[0], error)
+                return
             raise
+        finally:
+            self._live.discard(moving.info.path)
+
+    def _has_gone(self, moving: Moving) -> bool:
+        return moving.source._look(moving.info.path) is None
+
+    def _settle(self, moving: Moving, lost: StorageError, error: StorageError) -> None:
+        """An answer was lost, and then came an error, perhaps over what we ourselves have done."""
+        try:
+            if self.run(moving.op, moving.dst, lambda: self._has_gone(moving)):
+                self.run(moving.op, moving.dst, lambda: self._check_arrival(moving.dst, moving.info, lost))
+                return
+        except OutcomeUnknown:
+            raise
+        except StorageError:
+            pass
+        raise _unknown(lost, path=moving.dst, op=moving.op) from error
 
     def _target(self, op: str, dst: str, options: CopyOptions) -> ObjectInfo | None:
         """What stands at ``dst``, if it may be replaced."""
@@ -245,17 +271,21 @@ class Dav(Listing):
             raise PreconditionFailed("the object is not the one expected", path=dst, op=op, backend=NAME)
         return there
 
-    def _renamed(
-        self, src: str, dst: str, headers: dict[str, str], options: CopyOptions, lost: list[StorageError]
-    ) -> int:
-        status = self._noting(lost, lambda: self._ask("MOVE", self.root.of(src), headers))
-        if status != 412:
-            return status
-        if not options.overwrite:
+    def _renamed(self, moving: Moving, there: ObjectInfo | None, lost: list[StorageError]) -> int:
+        """The status of the MOVE; 412 if the place changed meanwhile, and may be looked at again."""
+        dst, options = moving.dst, moving.options
+        headers = {"Destination": self.root.of(dst), "Overwrite": "F" if there is None else "T"}
+        if self.conditional_writes and is_strong(options.if_match):
+            headers["If"] = f'<{self.root.tag(dst)}> (["{options.if_match}"])'
+        url = moving.source.root.of(moving.info.path)
+        status = self._noting(lost, lambda: self._ask("MOVE", url, headers))
+        if status in (404, 409) and self._has_gone(moving):
+            raise NotFound("what was to be moved is gone", path=moving.info.path, backend=NAME)
+        if status == 412 and not options.overwrite:
             raise AlreadyExists("the object exists, and overwrite=False keeps it", path=dst, backend=NAME)
-        if options.if_match is not None:
+        if status == 412 and options.if_match is not None:
             raise PreconditionFailed("the object is not the one expected", path=dst, backend=NAME)
-        raise BackendUnavailable("the place changed while it was looked at", retry_after=0.0, backend=NAME)
+        return status
 
     def _noting(self, lost: list[StorageError], request: Callable[[], int]) -> int:
         """Send a request that must not be done twice; note an answer after which it may have been done."""
@@ -263,7 +293,8 @@ class Dav(Listing):
             status = request()
         except Exception as error:
             ours = error if isinstance(error, StorageError) else translate(error)
-            if ours is not None and ours.transient and ours.retry_after is None:
+            sent = ours is not None and not hasattr(ours, "unsent")
+            if ours is not None and sent and (ours.transient or getattr(ours, "status", 0) == 503):
                 lost.append(ours)
             raise
         if status in (408, 500, 502, 504) or status > 508:
@@ -271,12 +302,12 @@ class Dav(Listing):
             raise lost[-1]
         return status
 
-    def _check_arrival(self, dst: str, moved: ObjectInfo | None, lost: StorageError) -> None:
+    def _check_arrival(self, dst: str, moved: ObjectInfo, lost: StorageError) -> None:
         """What was moved is gone from its place, after an answer was lost: it must stand in the other."""
-        if moved is None:
-            return
         there = self._look(dst)
-        if there is None or there.size != moved.size or there.modified_at not in (None, moved.modified_at):
+        if there is None or there.is_dir or _differ(there.size, moved.size):
+            raise _unknown(lost, path=dst)
+        if _differ(there.modified_at, moved.modified_at):
             raise _unknown(lost, path=dst)
 
     def _delete(self, path: str, if_match: str | None) -> bool | None:
@@ -341,8 +372,8 @@ class Dav(Listing):
 
         try:
             self.run("copy", src, attempt)
-            self.rename("copy", temporary, dst, options)
-            self._live.discard(temporary)
+            copied = ObjectInfo(temporary, info.size)
+            self.rename(Moving("copy", self, copied, dst, options, is_temporary=True))
         except BaseException as error:
             if not isinstance(error, OutcomeUnknown):
                 self.remove_temporary(temporary)
@@ -360,78 +391,18 @@ class Dav(Listing):
         if source.root.of(src) == self.root.of(dst):
             return self._onto_itself("move", dst, options)
         self._new_key(dst, "move")
+        source._enter("delete", "move", src)
         info = self._sourced(source, src, options, "move")
-        if source is not self:
-            self._copy(src, dst, options)
-            source.delete(src, if_match=info.etag if source.conditional_writes else None)
-        else:
-            self.rename("move", src, dst, options, info)
+        self.rename(Moving("move", source, info, dst, options))
         return ObjectInfo(dst, info.size, content_type=info.content_type)
+
+
+def _differ(one: Any, other: Any) -> bool:
+    """Whether both are known, and differ."""
+    return None not in (one, other) and one != other
 
 
 def _unknown(lost: StorageError, **where: Any) -> OutcomeUnknown:
     return OutcomeUnknown(
         f"the answer was lost ({lost.args[0]}), and what stands there now does not tell", backend=NAME, **where
     )
-
-
-class Source:
-    """What urllib3 reads a body from; ``stopped`` says that the writer was aborted meanwhile."""
-
-    def __init__(self, file: Any, size: int, throttle: Callable[[int], None], stopped: Callable[[], bool]) -> None:
-        self.size = size
-        self._file, self._throttle, self._stopped = file, throttle, stopped
-
-    def begin(self) -> Any:
-        self._file.seek(0)
-        return self if self.size else b""
-
-    def read(self, size: int = -1) -> bytes:
-        if self._stopped():
-            raise WriterClosed("the writer was aborted", op="close", backend=NAME)
-        data = bytes(self._file.read(size))
-        self._throttle(len(data))
-        return data
-
-
-class DAVWriter(WriterBase):
-    """Keeps the body here until ``prepare``, which sends it to a temporary."""
-
-    _temporary: str | None = None
-
-    def __init__(self, store: Dav, path: str, options: WriteOptions) -> None:
-        self._store = store
-        self._file = SpooledTemporaryFile(SPOOL)  # noqa: SIM115  (closed at the writer's end, whichever it is)
-        super().__init__(path, options, NAME)
-
-    def _write(self, data: bytes | memoryview) -> None:
-        self._file.write(data)
-
-    def _prepare(self) -> None:
-        self._temporary = self._store.new_temporary(self._path)
-        source = Source(self._file, self._written, self._store.policy.throttle, lambda: self._abort_asked)
-        self._store.upload(self._path, self._temporary, source, self._kind)
-        self._file.close()
-
-    @property
-    def _kind(self) -> str:
-        return self._options.content_type or content_type(self._path.rpartition("/")[2])
-
-    def _publish(self) -> ObjectInfo:
-        assert self._temporary is not None
-        options = CopyOptions(overwrite=self._options.overwrite, if_match=self._options.if_match)
-        self._store.rename("close", self._temporary, self._path, options)
-        self._store._live.discard(self._temporary)
-        return ObjectInfo(self._path, self._written)
-
-    def _discard(self) -> None:
-        self._file.close()
-        temporary, self._temporary = self._temporary, None
-        if temporary is not None:
-            self._store.remove_temporary(temporary)
-
-    def _drop(self) -> None:
-        self._file.close()
-        if self._temporary is not None:
-            self._store._leftovers.append(self._temporary)
-            self._store._live.discard(self._temporary)

@@ -8,15 +8,16 @@ from functools import partial
 from typing import NoReturn
 
 from ..core import ObjectInfo
-from ..errors import AlreadyExists, DirectoryNotEmpty, NotFound, StorageError
+from ..errors import AlreadyExists, BackendUnavailable, DirectoryNotEmpty, NotFound, OutcomeUnknown, StorageError
 from ..paths import check_key, check_prefix, join, parent
 from ._http_answers import time_of
 from ._http_client import error_of, finish
 from ._http_dav import DONE, Dav
 from ._http_settings import NAME
-from ._http_urls import is_hidden, new_hidden
+from ._http_urls import born, is_hidden, new_hidden
 
 GRACE = timedelta(hours=1)
+OLDEST = datetime.min.replace(tzinfo=UTC)
 
 
 class Folders(Dav):
@@ -52,23 +53,47 @@ class Folders(Dav):
                 if found is None or not found.is_dir:
                     self._no_folder(path, "rmdir")
                 self._demand_empty(path, path)
-                self._put_there(lambda: self._shift(path, aside, gone), path, "rmdir")
+                if not self._put_there(lambda: self._shift(path, aside, gone), path, "rmdir"):
+                    raise BackendUnavailable("the folder was moved meanwhile", retry_after=0.0, backend=NAME)
             try:
                 self._demand_empty(aside, path)
             except DirectoryNotEmpty:
-                self._shift(aside, path, gone)
+                self._put_back(aside, path, gone)
                 raise
             status = self._noting(gone, lambda: self._ask("DELETE", self.root.folder(aside)))
             if status not in DONE and status != 404:
                 raise error_of(status, {})
 
-        self.run("rmdir", path, attempt)
+        try:
+            self.run("rmdir", path, attempt)
+        except StorageError as error:
+            if not gone or isinstance(error, DirectoryNotEmpty | NotFound | OutcomeUnknown):
+                raise
+            raise OutcomeUnknown(
+                f"the folder may be half removed: it stands in {aside!r}, if anywhere", path=path, backend=NAME
+            ) from error
 
     def _shift(self, src: str, dst: str, gone: list[StorageError]) -> int:
         headers = {"Destination": self.root.folder(dst), "Overwrite": "F", "Depth": "infinity"}
         status = self._noting(gone, lambda: self._ask("MOVE", self.root.folder(src), headers))
-        gone.append(StorageError("it was taken out of the way"))
+        if status in DONE:
+            gone.append(StorageError("it was taken out of the way"))
         return status
+
+    def _put_back(self, aside: str, path: str, gone: list[StorageError]) -> None:
+        """The folder, or if there is one again what is in it."""
+        if self._shift(aside, path, gone) in DONE:
+            return
+        for row in self._members(aside):
+            self._shift_member(row, join(path, row.name), gone)
+        if self._members(aside):
+            raise OutcomeUnknown(f"what came meanwhile stands in {aside!r} now", path=path, backend=NAME)
+        self._ask("DELETE", self.root.folder(aside))
+
+    def _shift_member(self, row: ObjectInfo, dst: str, gone: list[StorageError]) -> None:
+        place = self.root.folder if row.is_dir else self.root.of
+        headers = {"Destination": place(dst), "Overwrite": "F", "Depth": "infinity"}
+        self._noting(gone, lambda: self._ask("MOVE", place(row.path), headers))
 
     def _demand_empty(self, folder: str, path: str) -> None:
         rows = self._members(folder)
@@ -124,8 +149,17 @@ class Folders(Dav):
             for info in rows:
                 if not is_hidden(info.name):
                     todo += [info.path] * info.is_dir
-                elif info.path not in self._live and (info.modified_at is None or info.modified_at <= newest):
+                elif info.path not in self._live and self._is_stale(info, newest):
                     yield info
+
+    def _is_stale(self, info: ObjectInfo, newest: datetime) -> bool:
+        """Whether it is old; what a folder was put aside with is somebody's, however old."""
+        if max(born(info.name), info.modified_at or OLDEST) > newest:
+            return False
+        try:
+            return not info.is_dir or not self._folder(info.path, "stale_uploads")
+        except NotFound:
+            return False
 
     def _server_time(self) -> datetime:
         answer = self.client.send("OPTIONS", self.root.url, follow=False)

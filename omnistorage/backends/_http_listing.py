@@ -15,16 +15,16 @@ from ..core import ListOptions, ObjectInfo, ReadOptions
 from ..errors import CapabilityNotSupported, CorruptData, InvalidPath, NotFound, PermissionDenied, StorageError
 from ..paths import check_key, is_under, sort_key
 from ._http_core import Core
-from ._http_pages import MAX_DEPTH, PROPFIND, index_page, manifest, member_info, multistatus, sitemap
+from ._http_pages import MAX_DEPTH, MAX_PAGE, PROPFIND, index_page, manifest, member_info, multistatus, sitemap
 from ._http_settings import NAME
 from ._http_urls import is_hidden, why_not
 
-MAX_PAGE = 64 << 20
-"""The longest page of one folder, in bytes; it is held while it is read."""
 MAX_MANIFEST = 8 << 30
 MAX_SITEMAP = 50 << 20
 """By the protocol a sitemap has at most so many bytes, decompressed."""
 MAX_NESTED = 3
+REMEMBERED = 1 << 17
+"""So many names of a document are kept, to leave out what it names twice."""
 BLOCK = 64 * 1024
 
 
@@ -59,7 +59,10 @@ class Listing(Core):
         for member in multistatus(self._propfound(url, "1")):
             below = self.root.below(member.href, url)
             if below is None:
-                continue
+                raise CorruptData(
+                    "the server lists what is not below the root: is the root the server's own name for itself?",
+                    path=path, backend=NAME,
+                )  # fmt: skip
             name = below[0]
             if name.rstrip("/") == path:
                 is_folder = is_folder or member.is_folder
@@ -99,14 +102,16 @@ class Listing(Core):
     # -- documents -----------------------------------------------------------------------------------------------------
 
     def _documented(self, op: str, options: ListOptions) -> Iterator[ObjectInfo]:
-        """Every object that the manifest or the sitemap names, once."""
+        """Every object that the manifest or the sitemap names."""
         place, seen = self.listing_path, set[str]()
         url = self.root.document(place)
-        rows = manifest(self._pieces(url, place), MAX_MANIFEST) if self.listing == "manifest" else self._mapped(url)
+        is_list = self.listing == "manifest"
+        rows = manifest(self._pieces(url, place), MAX_MANIFEST) if is_list else self._mapped(url, options)
         for info in rows:
             if info.path in seen or not info.path or info.path.endswith("/"):
                 continue
-            seen.add(info.path)
+            if len(seen) < REMEMBERED:
+                seen.add(info.path)
             if self._nameable(info.path, op, options):
                 yield info
 
@@ -116,19 +121,16 @@ class Listing(Core):
             check_key(path, op=op)
             self._key(path, op)
         except InvalidPath as error:
-            error.backend = NAME
-            if options.on_error is None:
-                raise
-            options.on_error(error)
+            _report(error, options)
             return False
         return True
 
     def _pieces(self, url: str, place: str) -> Iterator[bytes]:
-        with self._open_url(url, place, ReadOptions()) as reader:
+        with self._open_url(url, place, ReadOptions(), document=True) as reader:
             while piece := reader.read(BLOCK):
                 yield piece
 
-    def _mapped(self, top: str) -> Iterator[ObjectInfo]:
+    def _mapped(self, top: str, options: ListOptions) -> Iterator[ObjectInfo]:
         waiting, seen = [(top, 0)], {top}
         while waiting:
             url, depth = waiting.pop()
@@ -141,9 +143,24 @@ class Listing(Core):
                     seen.add(place.url)
                     waiting.append((place.url, depth + 1))
                     continue
-                below = self.root.below(place.url, url)
-                if below is not None:
-                    yield ObjectInfo(f"{below[0]}?{below[1]}" if below[1] else below[0], None, place.modified_at)
+                try:
+                    name = self._mapped_name(place.url, url)
+                except InvalidPath as error:
+                    _report(error, options)
+                    continue
+                if name is not None:
+                    yield ObjectInfo(name, None, place.modified_at)
+
+    def _mapped_name(self, link: str, base: str) -> str | None:
+        """The path of a sitemap's entry; None for what lies beside the root."""
+        below = self.root.below(link, base)
+        scheme, _, place = link.partition("://")
+        ours, _, host = f"{self.root.site}/".partition("://")
+        if below is None and scheme != ours and place.startswith(host):
+            raise InvalidPath(f"the sitemap names {link[:200]!r}, and the root has another scheme")
+        if below is not None and below[1]:
+            raise InvalidPath(f"the sitemap names {link[:200]!r}, and no path here has a query")
+        return None if below is None else below[0]
 
     # -- the two calls -------------------------------------------------------------------------------------------------
 
@@ -185,6 +202,14 @@ class Listing(Core):
         else:
             url = self.root.document(self.listing_path)
             self.run("check_health", "", lambda: self.client.head(url, self.listing_path))
+
+
+def _report(error: StorageError, options: ListOptions) -> None:
+    """Of what is listed and cannot be a path."""
+    error.backend = NAME
+    if options.on_error is None:
+        raise error
+    options.on_error(error)
 
 
 def visible(rows: list[ObjectInfo], after: bytes | None = None) -> list[tuple[bytes, ObjectInfo]]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Callable, Iterable
+from threading import get_ident
 from typing import Any
 
 from ..errors import ConfigError, MissingExtra
@@ -21,6 +22,8 @@ Resolver = Callable[[str, int], Iterable[str]]
 Dial = Callable[[str, int, Any], socket.socket]
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _LOCAL_NAT64 = ipaddress.ip_network("64:ff9b:1::/48")
+_OTHERS = [ipaddress.ip_network(text) for text in ("168.63.129.16/32", "192.88.99.0/24", "3fff::/20")]
+"""Azure's own services, the relays of 6to4, and addresses for documentation, which not every Python knows."""
 _COMPATIBLE = ipaddress.ip_network("::/96")
 
 
@@ -54,6 +57,8 @@ def why_blocked(address: str) -> str | None:
             return word.replace("_", "-")
     if isinstance(ip, ipaddress.IPv6Address) and (ip.is_site_local or ip in _LOCAL_NAT64):
         return "private"
+    if any(ip in network for network in _OTHERS):
+        return "reserved"
     return None if ip.is_global and not ip.is_reserved else "reserved"
 
 
@@ -84,8 +89,9 @@ def checked_addresses(host: str, port: int, resolver: Resolver, *, untrusted: bo
     return found
 
 
-def make_manager(settings: Settings, dialling: Dial) -> Any:
-    """A pool manager of urllib3 which resolves and connects by the rules above, and retries nothing itself."""
+def make_manager(settings: Settings, dialling: Dial, in_use: dict[int, Any]) -> Any:
+    """A pool manager of urllib3 which resolves and connects by the rules above, and retries nothing itself. The
+    connection of each thread's last request stands in ``in_use``."""
     try:
         import urllib3
     except ImportError as error:
@@ -103,9 +109,15 @@ def make_manager(settings: Settings, dialling: Dial) -> Any:
     if settings.ca_file is not None:
         options["ca_certs"] = settings.ca_file
     if settings.proxy is not None:
-        return _through_proxy(urllib3, settings.proxy.reveal(), options)
+        manager = _through_proxy(urllib3, settings.proxy.reveal(), options)
+        manager.pool_classes_by_scheme = _pools(urllib3, in_use, {})
+        return manager
+
+    def connected(connection: Any) -> socket.socket:
+        return _connected(connection, settings, dialling)
+
     manager = urllib3.PoolManager(**options)
-    manager.pool_classes_by_scheme = _pools(urllib3, settings, dialling)
+    manager.pool_classes_by_scheme = _pools(urllib3, in_use, {"_new_conn": connected})
     return manager
 
 
@@ -124,13 +136,14 @@ def _through_proxy(urllib3: Any, proxy: str, options: dict[str, Any]) -> Any:
         raise ConfigError("proxy is a URL, http(s)://user:password@host:port") from None
 
 
-def _pools(urllib3: Any, settings: Settings, dialling: Dial) -> dict[str, Any]:
-    def connected(connection: Any) -> socket.socket:
-        return _connected(connection, settings, dialling)
+def _pools(urllib3: Any, in_use: dict[int, Any], methods: dict[str, Any]) -> dict[str, Any]:
+    def noted(connection: Any, *args: Any, **options: Any) -> None:
+        in_use[get_ident()] = connection
+        super(type(connection), connection).request(*args, **options)
 
     found = {}
     for scheme, pool in (("http", urllib3.HTTPConnectionPool), ("https", urllib3.HTTPSConnectionPool)):
-        kind = type("Connection", (pool.ConnectionCls,), {"_new_conn": connected})
+        kind = type("Connection", (pool.ConnectionCls,), {"request": noted, **methods})
         found[scheme] = type("Pool", (pool,), {"ConnectionCls": kind})
     return found
 

@@ -7,6 +7,7 @@ link counts only if it lies below the root.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,16 +17,21 @@ from typing import Any, NamedTuple
 from xml.parsers import expat
 
 from ..core import ObjectInfo
-from ..errors import CorruptData
-from ._http_answers import etag_of, time_of
+from ..errors import CorruptData, PermissionDenied
+from ..paths import sort_key
+from ._http_answers import etag_of, number, time_of
 from ._http_settings import NAME
 from ._http_urls import Root
 
+MAX_PAGE = 64 << 20
+"""The longest page of one folder, or list in JSON, in bytes; it is held while it is read."""
 MAX_LINE = 1 << 20
+MAX_TAG = 1 << 14
 MAX_TEXT = 1 << 16
 MAX_DEPTH = 64
 _SIZE = re.compile(r"\s*(?:[0-9]{2}-[A-Z][a-z]{2}-[0-9]{4}|[0-9]{4}-[0-9]{2}-[0-9]{2}) [0-9:]{5,8}\s+([0-9]{1,18})\s*")
 """What stands behind a link: a time, and a size in bytes, and nothing more."""
+_MARK = "\ufeff".encode()
 _ENDS = frozenset(("a", "tr", "hr", "pre", "table", "address", "li", "ul"))
 
 
@@ -69,8 +75,11 @@ def index_page(page: bytes, content_type: str, root: Root, folder: str, url: str
         return _json_index(page, folder)
     if not content_type.startswith(("text/html", "application/xhtml")):
         raise _bad(f"the folder's page is no index but {content_type[:60]!r}")
-    links = _Links()
-    links.feed(page.decode("utf-8", "surrogateescape"))
+    links, text_of = _Links(), page.decode("utf-8", "surrogateescape")
+    for at in range(0, len(text_of), 4096):  # the parser goes through what is unfinished again and again
+        links.feed(text_of[at : at + 4096])
+        if len(links.rawdata) > MAX_TAG:
+            raise _bad("the folder's page has a tag that never ends")
     links.close()
     head = folder + "/" if folder else ""
     found: dict[str, ObjectInfo] = {}
@@ -106,16 +115,21 @@ def _json_index(page: bytes, folder: str) -> list[ObjectInfo]:
             found.append(ObjectInfo(head + name, kind="dir"))
         elif kind == "file":
             size = row.get("size")
-            found.append(ObjectInfo(head + name, size if type(size) is int else None, time_of(row.get("mtime"))))
+            known = type(size) is int and size >= 0
+            found.append(ObjectInfo(head + name, size if known else None, _moment(row.get("mtime"))))
     return found
 
 
 def _is_name(name: str) -> bool:
     """Whether ``name`` is one segment, and none that leads elsewhere."""
+    try:
+        sort_key(name)
+    except UnicodeEncodeError:
+        return False
     return name not in ("", ".", "..") and "/" not in name and "\0" not in name
 
 
-def _json(text: bytes | str) -> Any:
+def _json(text: bytes | bytearray) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -130,23 +144,29 @@ def manifest(pieces: Iterable[bytes], limit: int) -> Iterator[ObjectInfo]:
     text with a path in each line, and behind tabs its size, etag and time. Objects have ``path`` (or ``name``,
     ``key``), ``size`` (``bytes``), ``etag``, ``modified`` (``modified_at``, ``last_modified``), and digests by their
     names."""
-    lines = _lines(pieces, limit)
-    first = next(lines, None)
-    if first is None:
+    pieces, start = iter(pieces), b""
+    for piece in pieces:
+        start += piece
+        if (len(start) >= len(_MARK) and start.removeprefix(_MARK).strip()) or len(start) > MAX_LINE:
+            break
+    start = start.removeprefix(_MARK)
+    kind, pieces = start.lstrip()[:1], itertools.chain((start,), pieces)
+    if kind == b"[":
+        yield from (_object(row) for row in _json(_held(pieces, min(limit, MAX_PAGE))))
         return
-    if first.lstrip()[:1] == b"[":
-        whole = bytearray(first)
-        for line in lines:
-            whole += b"\n" + line
-        rows = _json(bytes(whole))
-        yield from (_object(row) for row in rows)
-        return
-    read: Callable[[bytes], ObjectInfo] = _json_line if first.lstrip()[:1] == b"{" else _text_line
-    if first.strip():
-        yield read(first)
-    for line in lines:
+    read: Callable[[bytes], ObjectInfo] = _json_line if kind == b"{" else _text_line
+    for line in _lines(pieces, limit):
         if line.strip():
             yield read(line)
+
+
+def _held(pieces: Iterable[bytes], limit: int) -> bytearray:
+    whole = bytearray()
+    for piece in pieces:
+        whole += piece
+        if len(whole) > limit:
+            raise _bad(f"the listing is one JSON list of more than {limit} bytes: an object in each line has no end")
+    return whole
 
 
 def _lines(pieces: Iterable[bytes], limit: int) -> Iterator[bytes]:
@@ -157,7 +177,7 @@ def _lines(pieces: Iterable[bytes], limit: int) -> Iterator[bytes]:
             raise _bad(f"the listing has more than {limit} bytes")
         *whole, rest = (rest + piece).split(b"\n")
         yield from (line.rstrip(b"\r") for line in whole)
-        if len(rest) > MAX_LINE and not rest.lstrip()[:1] == b"[":
+        if len(rest) > MAX_LINE:
             raise _bad("the listing has a line that never ends")
     if rest:
         yield rest
@@ -170,9 +190,9 @@ def _json_line(line: bytes) -> ObjectInfo:
 def _text_line(line: bytes) -> ObjectInfo:
     path, *more = line.decode("utf-8", "surrogateescape").split("\t")
     size, etag, modified = [*more, "", "", ""][:3]
-    if size and not size.isdigit():
+    if size and number(size) is None:
         raise _bad("the size in a manifest's line is no number")
-    return ObjectInfo(path, int(size) if size else None, _moment(modified or None), "file", etag_token(etag or None))
+    return ObjectInfo(path, number(size), _moment(modified or None), "file", etag_token(etag or None))
 
 
 def _object(row: Any) -> ObjectInfo:
@@ -215,9 +235,9 @@ def _moment(value: Any) -> datetime | None:
         if isinstance(value, int | float):
             return datetime.fromtimestamp(value, UTC)
         moment = datetime.fromisoformat(value)
+        return None if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, TypeError, OverflowError, OSError):
         return time_of(value) if isinstance(value, str) else None
-    return None if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 # -- XML ---------------------------------------------------------------------------------------------------------------
@@ -361,17 +381,18 @@ def multistatus(page: bytes) -> list[Member]:
 def _status(line: str) -> int:
     """The code in ``HTTP/1.1 200 OK``."""
     words = line.split()
-    return int(words[1]) if len(words) > 1 and words[1].isdigit() else 0
+    return number(words[1]) or 0 if len(words) > 1 else 0
 
 
 def member_info(member: Member, path: str) -> ObjectInfo:
     """What a multistatus says of ``path``."""
     if member.is_folder:
         return ObjectInfo(path, kind="dir")
-    size = member.props.get("getcontentlength", "")
+    if member.href.endswith("/") and "resourcetype" not in member.props:
+        raise PermissionDenied("the server does not say what this is, by its name a folder", path=path, backend=NAME)
     return ObjectInfo(
         path,
-        int(size) if size.isdigit() else None,
+        number(member.props.get("getcontentlength")),
         time_of(member.props.get("getlastmodified")),
         "file",
         etag_token(member.props.get("getetag")),

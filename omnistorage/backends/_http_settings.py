@@ -62,16 +62,17 @@ def checked_headers(headers: Mapping[str, str | Secret] | None, *, authorized: b
 
 def own_headers(settings: Settings) -> dict[str, str]:
     """The headers for the root's own origin, and for no other. Secrets are looked up each time: they may change."""
-    found = {name: _sendable(value.reveal(), name) for name, value in settings.headers.items()}
+    found = {name: sendable(value.reveal(), name) for name, value in settings.headers.items()}
     if settings.token is not None:
-        found["Authorization"] = "Bearer " + _sendable(settings.token.reveal(), "token")
+        found["Authorization"] = "Bearer " + sendable(settings.token.reveal(), "token")
     elif settings.user is not None:
         password = "" if settings.password is None else settings.password.reveal()
         found["Authorization"] = "Basic " + b64encode(f"{settings.user}:{password}".encode()).decode()
     return found
 
 
-def _sendable(value: str, name: str) -> str:
+def sendable(value: str, name: str) -> str:
+    """``value``, if a header can hold it."""
     if not _VALUE.fullmatch(value):
         raise ConfigError(f"the value of {name} holds a line end or what no header can hold")
     return value

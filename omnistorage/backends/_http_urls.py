@@ -7,18 +7,20 @@ is a part of the name; what a server writes into a link is decoded once and must
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from os import urandom
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
-from ..errors import ConfigError
+from ..errors import ConfigError, InvalidPath
 from ..paths import sort_key
 
 SEGMENT = "-._~!$&'()*+,;=:@"
 """What may stand in a segment as it is (RFC 3986, ``pchar``)."""
 PORTS = {"http": 80, "https": 443}
 Origin = tuple[str, str, int]
-_HIDDEN = re.compile(r"\.omnistorage-[0-9a-f]{16}\.tmp", re.ASCII)
+_HIDDEN = re.compile(r"\.omnistorage-([0-9a-f]{8})[0-9a-f]{16}\.tmp", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ class Root:
 
     def below(self, link: str, base: str) -> tuple[str, str] | None:
         """The path below the root that the ``link`` in the document ``base`` leads to, with its slash if it is a
-        folder's, and the link's query; None if it leads elsewhere."""
+        folder's, and the link's query; None if it leads elsewhere. Raises ``InvalidPath`` for an encoded slash, which
+        would become a slash."""
         try:
             parts = urlsplit(urljoin(base, link))
             origin = origin_of(parts.scheme, parts.hostname, parts.port)
@@ -72,7 +75,10 @@ class Root:
         path, top = decode(parts.path), decode(self.path)
         if origin != self.origin or not path.startswith(top):
             return None
-        return path[len(top) :], parts.query
+        below = path[len(top) :]
+        if below.count("/") != parts.path.count("/") - self.path.count("/"):
+            raise InvalidPath(f"the server names {link[:200]!r}, and no path holds an encoded slash", backend="http")
+        return below, parts.query
 
 
 def origin_of(scheme: str, host: str | None, port: int | None) -> Origin:
@@ -88,8 +94,15 @@ def decode(text: str) -> str:
 
 
 def new_hidden() -> str:
-    """The name of a temporary, which no listing shows."""
-    return f".omnistorage-{urandom(8).hex()}.tmp"
+    """The name of a temporary, which no listing shows. It tells when it was made: the server's time of a copy may be
+    that of what was copied."""
+    return f".omnistorage-{int(time.time()):08x}{urandom(8).hex()}.tmp"
+
+
+def born(name: str) -> datetime:
+    """When a temporary of this name was made, by its maker's clock."""
+    found = _HIDDEN.fullmatch(name)
+    return datetime.fromtimestamp(int(found[1], 16) if found else 0, UTC)
 
 
 def is_hidden(name: str) -> bool:
@@ -118,17 +131,17 @@ def parse_root(url: str) -> tuple[Root, str | None, str | None, str]:
         scheme, host, port = origin_of(parts.scheme, parts.hostname, parts.port)
         if not host.isascii():
             host = host.encode("idna").decode()
-    except ValueError as error:
-        raise ConfigError("root is a URL, http(s)://host/path/") from error
+        path = parts.path.strip("/")
+        canonical = "/".join(quote(decode(s), safe=SEGMENT, errors="surrogateescape") for s in path.split("/"))
+    except ValueError:
+        raise ConfigError("root is a URL, http(s)://host/path/") from None
     if scheme not in PORTS or not host or parts.fragment:
         raise ConfigError("root is a URL, http(s)://host/path/, without a fragment")
-    path = parts.path.strip("/")
     if any(segment in (".", "..") for segment in decode(path).split("/")) or "\0" in decode(path):
         raise ConfigError("the root's path has no '.', '..' and NUL")
-    path = quote(path, safe=SEGMENT + "/%")
     user = None if parts.username is None else unquote(parts.username)
     password = None if parts.password is None else unquote(parts.password)
-    return Root(scheme, host, port, f"/{path}/" if path else "/"), user, password, parts.query
+    return Root(scheme, host, port, f"/{canonical}/" if path else "/"), user, password, parts.query
 
 
 def cleaned(url: str) -> str:

@@ -46,6 +46,7 @@ class Store(Protocol):
     concurrency: int
     conditional_uploads: bool
     any_order: bool
+    most_parts: int | None
 
     @property
     def client(self) -> ObjectClient: ...
@@ -146,8 +147,9 @@ class ObjectReader(ReaderBase):
         try:
             near = self._ends is not None and self._ends - self._at <= WASTE
             if self._closed and near and self._pid == getpid():
-                while body.read(WASTE):  # the connection can serve the next request
-                    pass
+                left = WASTE
+                while left > 0 and (data := body.read(left)):  # the connection can serve the next request
+                    left -= len(data)
         except Exception:  # noqa: S110  the bytes are wanted by nobody
             pass
         body.close()
@@ -179,8 +181,9 @@ class Parts:
         """Send the next part, in the background; waits while too many are on their way."""
         self.sent += 1
         number = self.sent
-        if number > MAX_PARTS:
-            raise StorageError(f"an upload has at most {MAX_PARTS} parts: give size= or a larger part_size")
+        most = self._store.most_parts
+        if most is not None and number > most:
+            raise StorageError(f"an upload has at most {most} parts: give size= or a larger part_size")
         with self._changed:
             while self.flying >= self._most and not self.stopped and self._error is None:
                 self._changed.wait()
@@ -254,7 +257,9 @@ class ObjectWriter(WriterBase):
         self._small = bytearray()  # pieces too small to be held one by one
         self._size = 0
         self._staged = False
-        self._part_size = max(store.part_size, -(-(options.size or 0) // (MAX_PARTS - 1)))
+        self._part_size = store.part_size
+        if store.most_parts is not None:
+            self._part_size = max(store.part_size, -(-(options.size or 0) // (store.most_parts - 1)))
         super().__init__(path, options, store.name)
 
     def _write(self, data: bytes | memoryview) -> None:
@@ -283,7 +288,7 @@ class ObjectWriter(WriterBase):
             self._store.live(upload, True)
             self._parts = Parts(self._store, upload, self._path)
         self._parts.put(data)
-        if self._parts.sent % DOUBLING == 0 and self._options.size is None:
+        if self._store.most_parts and self._parts.sent % DOUBLING == 0 and self._options.size is None:
             self._part_size *= 2
 
     def _taken(self) -> bytes:
@@ -358,6 +363,9 @@ class ObjectWriter(WriterBase):
             self._store.abandon(self._parts)
 
 
+_OTHERS_GONE = ("no such bucket", "NoSuchUpload", "no such object (NoSuchUpload")
+
+
 def conclude(
     store: Store,
     op: str,
@@ -398,7 +406,7 @@ def conclude(
             ) from error
         raise
     except NotFound as error:
-        gone = not any(word in str(error.args[0]) for word in ("bucket", "NoSuchUpload"))
+        gone = op == "close" and not str(error.args[0]).startswith(_OTHERS_GONE)
         if lost:
             raise _unknown(lost[0], path=path, backend=store.name, op=op) from error
         if put.if_match is not None and gone:

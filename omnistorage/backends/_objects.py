@@ -50,6 +50,7 @@ class ObjectBackend(BackendBase):
     conditional_deletes = True  # whether if_match holds for deletes and copies, too
     conditional_uploads = True  # whether overwrite=False and if_match hold for a body of several parts, too
     any_order = True  # whether the parts of an upload may arrive in any order
+    most_parts: int | None = MAX_PARTS  # of an upload
     delete_batch = PAGE  # how many objects one request deletes
 
     def __init__(
@@ -144,14 +145,16 @@ class ObjectBackend(BackendBase):
         try:
             body = self.run("open_reader", path, lambda: self.client.get(key, get))
         except StorageError as error:
-            if not options.offset or not _is_past_end(error):
+            if not _is_past_end(error):
                 raise
-            return self._nothing(path, key, options)
+            return self._nothing(path, key, options, error)
         return ObjectReader(self, path, key, options, body, options.offset)
 
-    def _nothing(self, path: str, key: str, options: ReadOptions) -> Reader:
+    def _nothing(self, path: str, key: str, options: ReadOptions, refused: StorageError | None = None) -> Reader:
         """A range without a byte, which no request can ask for: the conditions still hold."""
         info = self.run("open_reader", path, lambda: self.client.head(key, options.version))
+        if refused is not None and (info.size or 0) > options.offset:
+            raise refused
         for wanted, fails in ((options.if_match, False), (options.if_none_match, True)):
             if wanted is not None and (info.etag == wanted) is fails:
                 raise PreconditionFailed(

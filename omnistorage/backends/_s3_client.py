@@ -50,9 +50,9 @@ _DENIED = frozenset(
 )  # fmt: skip
 _BUSY = frozenset(
     ("ConditionalRequestConflict", "OperationAborted", "SlowDown", "ServiceUnavailable", "Throttling",
-     "ThrottlingException", "TooManyRequests", "RequestLimitExceeded", "429", "503")
+     "ThrottlingException", "TooManyRequests", "RequestLimitExceeded", "429")
 )  # fmt: skip
-_AGAIN = frozenset(("InternalError", "RequestTimeout", "500", "502", "504"))
+_AGAIN = frozenset(("InternalError", "RequestTimeout", "500", "502", "503", "504"))
 _DAMAGED = frozenset(
     ("BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch", "IncompleteBody")
 )
@@ -100,6 +100,8 @@ class S3Client:
                 "the server gives another range than it was asked for", capability="range_read"
             )
         info = self._info(key, answer)
+        if get.end is not None and answer.get("ContentLength") is not None:  # what is more was not asked for
+            answer["ContentLength"] = min(answer["ContentLength"], get.end - get.start)
         return _Body(info, answer, _digest(answer, info) if self._mode else None)
 
     def head(self, key: str, version: str | None = None) -> ObjectInfo:
@@ -418,6 +420,8 @@ def translate(error: BaseException) -> StorageError | None:
         return BackendUnavailable(text, backend=NAME)
     if type(error).__name__ == "ResponseParserError":
         return BackendUnavailable(f"the answer cannot be understood: {error}", backend=NAME)
+    if isinstance(error, UnicodeEncodeError):
+        return InvalidPath("the key of an object is UTF-8, and this name is not", backend=NAME)
     if isinstance(error, native.ParamValidationError | native.BotoCoreError):
         return ConfigError(text, backend=NAME)
     if isinstance(error, OSError):
@@ -443,12 +447,14 @@ def _of_code(code: str, message: str, status: int) -> StorageError:
         return PreconditionFailed(text, backend=NAME)
     if code in _MISSING or (status == 404 and code not in _AGAIN):
         return NotFound("no such bucket" if code == "NoSuchBucket" else f"no such object ({text})", backend=NAME)
-    if code in _BUSY or status in (429, 503):
+    if code in _BUSY or status == 429:
         return BackendUnavailable(text, retry_after=0.0, backend=NAME)  # it says that it did nothing
     if code in _DENIED or (status in (401, 403) and code not in _DAMAGED):
         return PermissionDenied(text, backend=NAME)
     if code in _DAMAGED:
-        return CorruptData(f"what arrived at the store is not what was sent: {text}", transient=True, backend=NAME)
+        return CorruptData(
+            f"what arrived at the store is not what was sent: {text}", transient=True, retry_after=0.0, backend=NAME
+        )
     if code in _AGAIN or (status >= 500 and status != 501):
         return BackendUnavailable(text, backend=NAME)
     if code == "NotImplemented" or status == 501:

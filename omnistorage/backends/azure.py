@@ -3,13 +3,13 @@ SDKs when they are needed.
 
 Every request is sent once by the SDK and tried again by our ``RequestPolicy`` alone. A body of up to ``part_size``
 bytes is one Put Blob; a longer one goes as blocks, ``concurrency`` on their way at once, so that a stream takes
-``part_size * (concurrency + 2)`` bytes. After 1,000 blocks they double, unless ``WriteOptions(size=)`` tells the size.
+``part_size * (concurrency + 2)`` bytes. After 1,000 blocks they double, up to 4,000 MiB, unless
+``WriteOptions(size=)`` tells the size.
 """
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import Context
 from dataclasses import replace
 from datetime import timedelta
@@ -30,12 +30,13 @@ from ..paths import check_key, suffixes
 from ..policies import RequestPolicy, pause
 from ..secret import Secret
 from ._azure_account import NAME, SIGNED, SUFFIX, Clients, account_of, blob_url, check_sendable, root_url
-from ._azure_client import EXTRA, WRITE_ID, AzureClient
+from ._azure_client import EXTRA, AzureClient, check_headers
+from ._azure_conclude import check_names, conclude_copy, noting, put_for_copy
 from ._azure_hns import Folders
-from ._azure_streams import AzureWriter, in_byte_order
-from ._object_client import Put
-from ._object_streams import ObjectWriter, conclude, new_put
-from ._objects import CONTENT_TYPE, SECOND, ObjectBackend, _side_by_side, content_type
+from ._azure_streams import MAX_BLOCK, BlockWriter, DigestWriter, in_byte_order
+from ._base import is_folder_error
+from ._object_streams import ObjectWriter, new_put
+from ._objects import SECOND, ObjectBackend, _side_by_side, content_type
 
 PART_SIZE = 8 << 20
 LEAST_PART = 64 << 10
@@ -68,6 +69,7 @@ class AzureBackend(ObjectBackend):
     name = NAME
     extra_keys = frozenset(EXTRA)
     delete_batch = BATCH
+    most_parts: int | None = 50_000
 
     def __init__(
         self,
@@ -99,6 +101,8 @@ class AzureBackend(ObjectBackend):
             check_key(prefix)
         if isinstance(credential, str | Secret):
             raise ConfigError("credential is an object of azure-identity; a text is account_key= or sas_token=")
+        if isinstance(part_size, int) and part_size > MAX_BLOCK:
+            raise ConfigError(f"Azure's blocks have at most {MAX_BLOCK} bytes: part_size={part_size} is too much")
         if isinstance(sas_token, str):
             sas_token = sas_token.lstrip("?")
         self._options: dict[str, Any] = {
@@ -194,10 +198,10 @@ class AzureBackend(ObjectBackend):
 
     def _open_writer(self, path: str, options: WriteOptions) -> ObjectWriter:
         self._checked(path, "open_writer")
-        _check_names(options.user_metadata)
+        check_names(options.user_metadata)
         self.client  # noqa: B018  a configuration that cannot work is an error here, not in the first write
-        put = new_put(options, content_type("x" + "".join(suffixes(path)[-2:])))
-        kind = AzureWriter if self._checksums else ObjectWriter
+        put = check_headers(new_put(options, content_type("x" + "".join(suffixes(path)[-2:]))))
+        kind = DigestWriter if self._checksums else BlockWriter
         return kind(self, path, self._prefix + path, options, put)
 
     def _list(self, prefix: str, options: ListOptions) -> Iterator[ObjectInfo]:
@@ -239,18 +243,11 @@ class AzureBackend(ObjectBackend):
         key, lost = self._prefix + path, list[StorageError]()
 
         def attempt() -> bool:
-            try:
-                if self.hierarchical:
-                    return self._folders.delete_object(key, if_match)
-                return self._azure.delete(key, if_match)
-            except Exception as error:
-                ours = error if isinstance(error, StorageError) else self.client.translate(error)
-                if ours is not None and ours.transient and ours.retry_after is None:
-                    lost.append(ours)
-                raise
+            delete = self._folders.delete_object if self.hierarchical else self._azure.delete
+            return delete(key, if_match)
 
         try:
-            if self.run("delete", path, attempt):
+            if self.run("delete", path, noting(self.client, attempt, lost)):
                 return True
         except PreconditionFailed as error:
             if not lost:
@@ -288,7 +285,7 @@ class AzureBackend(ObjectBackend):
 
     def _copied(self, op: str, src: str, dst: str, options: CopyOptions) -> tuple[ObjectInfo, str | None]:
         """Copy; the etag of what was copied, where it is known."""
-        _check_names(options.user_metadata)
+        check_names(options.user_metadata)
         from_ = options.source if isinstance(options.source, AzureBackend) else self
         client, key, etag, put = self._azure, self._prefix + dst, options.source_if_match, None
         source = self._opened(from_, src)
@@ -297,22 +294,24 @@ class AzureBackend(ObjectBackend):
             head = from_.run(op, src, lambda: from_.client.head(from_._prefix + src))
             if etag not in (None, head.etag):
                 raise PreconditionFailed("the source is not the one expected", path=src, backend=self.name, op=op)
-            etag, put = head.etag, _put_for_copy(head, options) if replaces else None
-        under_way: list[str] = []
+            etag, put = head.etag, put_for_copy(head, options) if replaces else None
+        answers: list[str | None] = []
 
         def request() -> ObjectInfo:
             info, copy_id = client.begin_copy(source, key, put, etag)
-            under_way[:] = [] if copy_id is None else [copy_id]
+            answers[:] = [copy_id]
             return info
 
-        info = self.run(op, src, request) if put is None else conclude(self, op, dst, key, put, request)
-        return (self._awaited(op, dst, key, under_way[0]) if under_way else info), etag
+        info = self.run(op, src, request) if put is None else conclude_copy(self, op, src, dst, key, put, request)
+        # Without an answer it was found by its id, and perhaps the store is at it yet.
+        under_way = answers[0] if answers else self.run(op, dst, lambda: client.copy_state(key))[0]
+        return (info if under_way is None else self._awaited(op, dst, key, under_way)), etag
 
     def _opened(self, from_: AzureBackend, src: str) -> tuple[str, str]:
         """The URL of a source, and the SAS by which the store may read it where our own name does not suffice."""
         url, account = blob_url(*from_._place(src)), from_._account
         if account.sas is not None:
-            return url, account.sas.reveal()
+            return url, account.sas.reveal().lstrip("?")
         if account.url == self._account.url:
             return url, ""
         return url, from_._azure.clients.signed(from_._prefix + src, "r", timedelta(days=1))
@@ -379,20 +378,26 @@ class AzureBackend(ObjectBackend):
     # -- folders of hierarchical accounts ------------------------------------------------------------------------------
 
     def _rename(self, source: AzureBackend, src: str, dst: str, options: CopyOptions) -> ObjectInfo:
-        _check_names(options.user_metadata)
+        check_names(options.user_metadata)
         from_, key = source._prefix + src, self._prefix + dst
-        head = source.run("move", src, lambda: source.client.head(from_))
+        head = self.run("move", src, lambda: self.client.head(from_))
         if options.source_if_match not in (None, head.etag):
             raise PreconditionFailed("the source is not the one expected", path=src, backend=self.name, op="move")
-        put = _put_for_copy(head, options)
+        put = put_for_copy(head, options)
 
         def rename() -> ObjectInfo:
-            return conclude(self, "move", dst, key, put, lambda: self._folders.rename(from_, key, put, head.etag))
+            return conclude_copy(
+                self, "move", src, dst, key, put, lambda: self._folders.rename(from_, key, put, head.etag)
+            )
 
         try:
             info = rename()
+        except AlreadyExists as error:
+            if not self.run("move", dst, lambda: self._azure.is_folder(key)):
+                raise
+            raise is_folder_error(dst, "move", self.name) from error
         except NotFound as error:
-            if "Parent" not in str(error.args[0]):
+            if getattr(error.__cause__, "code", "") != "RenameDestinationParentPathNotFound":
                 raise
             self._make_folder(key.rpartition("/")[0], dst, "move")  # its folder was missing
             info = rename()
@@ -409,7 +414,7 @@ class AzureBackend(ObjectBackend):
 
     def _rmdir(self, path: str) -> None:
         self._need_folder(path, "rmdir")
-        self.run("rmdir", path, lambda: self._folders.remove(self._prefix + path))
+        self._end("rmdir", path, lambda: self._folders.remove(self._prefix + path))
 
     def purge(self, path: str) -> None:
         if not self.hierarchical:
@@ -418,7 +423,16 @@ class AzureBackend(ObjectBackend):
         self._enter("purge", "purge", path)
         check_key(path, op="purge")
         self._need_folder(path, "purge")
-        self.run("purge", path, lambda: self._folders.remove_all(self._prefix + path))
+        self._end("purge", path, lambda: self._folders.remove_all(self._prefix + path))
+
+    def _end(self, op: str, path: str, call: Callable[[], None]) -> None:
+        """Remove a folder; if an answer was lost, that it is gone is what was asked for."""
+        lost = list[StorageError]()
+        try:
+            self.run(op, path, noting(self.client, call, lost))
+        except NotFound:
+            if not lost:
+                raise
 
     def _need_folder(self, path: str, op: str) -> None:
         if not self.run(op, path, lambda: self._azure.is_folder(self._prefix + path)):
@@ -437,22 +451,6 @@ class AzureBackend(ObjectBackend):
             "presign", path, lambda: self._azure.clients.signed(self._prefix + path, SIGNED[method], expires)
         )
         return f"{blob_url(*self._place(path))}?{sas}"
-
-
-def _check_names(metadata: Mapping[str, str] | None) -> None:
-    """Refuse what Azure would change or we would hide."""
-    for name, value in (metadata or {}).items():
-        if name == WRITE_ID:
-            raise ConfigError(f"the metadata key {name!r} is taken: it tells whose a write was")
-        if value != value.strip():
-            raise ConfigError(f"the metadata value of {name!r}: Azure keeps no spaces around it")
-
-
-def _put_for_copy(head: ObjectInfo, options: CopyOptions) -> Put:
-    put = new_put(WriteOptions(overwrite=options.overwrite, if_match=options.if_match), CONTENT_TYPE)
-    metadata = head.metadata if options.user_metadata is None else options.user_metadata
-    # With an id in any case: without a single key the store would keep those of the source.
-    return replace(put, metadata=dict(metadata or {}), write_id=put.write_id or uuid.uuid4().hex)
 
 
 def _secret(value: Secret | str | None) -> Secret | None:

@@ -30,7 +30,7 @@ from ..paths import check_key, check_new
 from ..policies import RequestPolicy
 from ..secret import Secret
 from ._gcs_client import EXTRA, QUANTUM, GCSClient
-from ._gcs_errors import NAME, translate
+from ._gcs_errors import NAME, is_bucket_missing, translate
 from ._object_client import Put
 from ._object_streams import ObjectWriter, conclude, new_put
 from ._objects import ObjectBackend, _side_by_side, content_type
@@ -97,6 +97,7 @@ class GCSBackend(ObjectBackend):
     name = NAME
     extra_keys = EXTRA
     any_order = False
+    most_parts: int | None = None
     probes: ClassVar = {
         "conditional_writes": ("one winner of new keys", "conditions by etag", "conditions of deletes and copies"),
         "conditional_uploads": ("one winner of new keys in uploads",),
@@ -265,7 +266,14 @@ class GCSBackend(ObjectBackend):
         def once() -> bool | None:
             nonlocal tries
             tries += 1
-            removed = self.client.delete(self._prefix + path, if_match)
+            try:
+                removed = self.client.delete(self._prefix + path, if_match)
+            except Exception as error:
+                ours = self.client.translate(error)
+                ours_too = tries > 1 and if_match is not None and not is_bucket_missing(error)
+                if ours_too and isinstance(ours, NotFound | PreconditionFailed):
+                    return None  # a generation is gone for good: the answer that was lost said that it is deleted
+                raise
             return None if tries > 1 and not removed else removed  # it may have been ours, whose answer was lost
 
         return self.run("delete", path, once)
@@ -383,6 +391,10 @@ class GCSBackend(ObjectBackend):
         self._check_write(dst, options, "compose")
         if options.expect:
             self._refuse("expect", "compose", dst)
+        if "gcs.predefined_acl" in (options.extra or {}):
+            self._refuse("extra['gcs.predefined_acl']", "compose", dst)
+        if dst in sources and options.overwrite and options.if_match is None and self.conditional_deletes:
+            options = replace(options, if_match=self.stat(dst).etag)  # sent twice, it would be appended twice
         keys = [self._prefix + check_key(path, op="compose") for path in sources]
         put = new_put(options, content_type(dst))
         return conclude(

@@ -60,7 +60,8 @@ class HTTPBackend(Folders):
     a coding nobody asked for is refused, unless the name says the same (``.gz``); ``encoded="raw"`` takes the bytes as
     they come. A digest that the server sends (``Repr-Digest``, ``Digest``, ``Content-MD5``) is held against a body that
     is read whole. A broken body goes on only where the server tells versions apart. A body without any length or
-    framing ends where the connection ends. A redirect that only adds a slash means a folder.
+    framing ends where the connection ends; a listing of that kind is refused. Several ranges are read of one version,
+    which takes a server that tells versions apart. A redirect that only adds a slash means a folder.
 
     WebDAV: a write costs a PUT, a look at its place and a MOVE; ``close`` knows neither time nor etag. A MOVE onto an
     existing object is what the server makes of it: RFC 4918 lets it delete the old one first, so for a moment there may

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache, partial
-from importlib.util import find_spec
 from typing import Any, ClassVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -34,7 +33,7 @@ from ._object_client import Put
 from ._object_streams import ObjectWriter, conclude, new_put
 from ._objects import CONTENT_TYPE, LIVE, MAX_COPY, ObjectBackend
 from ._s3_client import EXTRA, NAME, S3Client, translate
-from ._s3_obstore import ObstoreS3Client, is_usable, store_options
+from ._s3_obstore import ObstoreS3Client, store_options, use_obstore
 
 PART_SIZE = 8 << 20
 LEAST_PART = 5 << 20
@@ -229,26 +228,15 @@ class S3Backend(ObjectBackend):
             if ours is None:
                 raise
             raise ours from error
-        md5_etags = self._vendor.md5_etags
-        credentials = None if o["anonymous"] else session.get_credentials()
-        if self._obstore() and (o["anonymous"] or credentials is not None):
-            timeouts = o["connect_timeout"], o["read_timeout"]
-            options = store_options(
-                self.endpoint_url, sdk.meta.region_name, credentials, timeouts, path_style=style == "path"
-            )
-            return ObstoreS3Client(sdk, self.bucket, len(self._prefix), md5_etags=md5_etags, options=options)
-        return S3Client(sdk, self.bucket, len(self._prefix), checksums=self._checksums, md5_etags=md5_etags)
-
-    def _obstore(self) -> bool:
-        """Whether obstore takes the data path. In a forked child it cannot: its threads are the parent's."""
-        if self._use == "auto":
-            plain = not self._checksums and self._options["addressing"] != "virtual"
-            return plain and self._vendor.obstore and is_usable()
-        if self._use == "obstore" and find_spec("obstore") is None:
-            raise MissingExtra(
-                'client="obstore" needs obstore: pip install "omnistorage[accel]"', extra="accel", backend=self.name
-            )
-        return self._use == "obstore" and is_usable()
+        bucket, skip, md5_etags = self.bucket, len(self._prefix), self._vendor.md5_etags
+        suits = not self._checksums and o["addressing"] != "virtual" and self._vendor.obstore
+        if use_obstore(self._use, suits, core, sdk.meta.endpoint_url):
+            credentials = None if o["anonymous"] else session.get_credentials()
+            if o["anonymous"] or credentials is not None:  # nobody's are the SDK's to complain of
+                timeouts = o["connect_timeout"], o["read_timeout"]
+                options = store_options(sdk.meta.endpoint_url, sdk.meta.region_name, credentials, timeouts)
+                return ObstoreS3Client(sdk, bucket, skip, md5_etags=md5_etags, options=options)
+        return S3Client(sdk, bucket, skip, checksums=self._checksums, md5_etags=md5_etags)
 
     @property
     def _s3(self) -> S3Client:
@@ -281,7 +269,7 @@ class S3Backend(ObjectBackend):
         return source.bucket, source._prefix + src
 
     def _copy(self, src: str, dst: str, options: CopyOptions) -> ObjectInfo:
-        source, client, key = self._source(options, src, "copy"), self.client, self._prefix + dst
+        source, client, key = self._source(options, src, "copy"), self._s3, self._prefix + dst
         if source == self._place(dst):
             return self._onto_itself("copy", dst, options)
         self._checked(dst, "copy")

@@ -38,11 +38,14 @@ def backends(app: App, /) -> None:
             app.out.line(f"{one['name']}: {one['error']}")
 
 
+_ALIASES = ("abfss", "azure", "gcs", "https", "local", "sql")
+
+
 def _names() -> list[str]:
-    """Every type once: of two names for one, the one that ``url`` begins with. What SQL is depends on the database."""
+    """Every type once: of the names for one, the shortest that URLs begin with. What SQL is depends on the database."""
     from ..registry import backend_names
 
-    return [name for name in backend_names() if name not in ("local", "sql")]
+    return [name for name in backend_names() if name not in _ALIASES]
 
 
 def _registered(name: str) -> dict[str, Any]:

@@ -1,13 +1,16 @@
 """GCS: how many requests calls cost, what is in them, and what happens when the network and the store misbehave."""
 
 import gc
+import os
 import random
 import threading
+import traceback
 import tracemalloc
 
 import pytest
 
 from omnistorage import open_records, ops
+from omnistorage.backends._object_streams import new_put
 from omnistorage.core import CopyOptions, ReadOptions, WriteOptions
 from omnistorage.errors import (
     AlreadyExists,
@@ -15,6 +18,7 @@ from omnistorage.errors import (
     CapabilityNotSupported,
     ConfigError,
     CorruptData,
+    InvalidPath,
     NotFound,
     OutcomeUnknown,
     PermissionDenied,
@@ -30,6 +34,7 @@ from ..servers.proxy import Answer, Flip, Lost, Proxy, Reset, Stall, Truncate, U
 from .gcs_places import fresh, peek
 
 QUANTUM = 256 * 1024
+SCALE = int(os.environ.get("OMNISTORAGE_SCALE", "1"))
 BIG = random.Random(1).randbytes(3_000_000)
 
 
@@ -261,7 +266,8 @@ def test_goal_29_a_download_taken_up_again_never_splices_two_versions(proxy, sto
 
 def test_goal_28_one_flipped_bit_of_a_download_is_noticed(proxy, store):
     put(store, "x", BIG)
-    for at in (0, 1_500_000, len(BIG) - 1):
+    chance = random.Random(28)
+    for at in (0, len(BIG) - 1, *(chance.randrange(len(BIG)) for _ in range(3 * SCALE))):
         proxy.next(Flip("GET", at))
         with store.open_reader("x") as reader:
             for _ in range(2):
@@ -272,7 +278,8 @@ def test_goal_28_one_flipped_bit_of_a_download_is_noticed(proxy, store):
 
 
 def test_goal_28_one_flipped_bit_of_a_small_upload_is_noticed_and_sent_again(proxy, store):
-    for at in (2000, 1_500_000, 2_999_000):
+    chance = random.Random(28)
+    for at in (2000, *(chance.randrange(2000, len(BIG)) for _ in range(3 * SCALE))):
         proxy.forget()
         proxy.next(Flip("POST", at, up=True))
         put(store, "x", BIG)
@@ -280,19 +287,19 @@ def test_goal_28_one_flipped_bit_of_a_small_upload_is_noticed_and_sent_again(pro
         assert peek(store, "x") == BIG
 
 
-def test_goal_28_one_flipped_bit_of_a_long_upload_fails_it(proxy, make):
+def test_goal_28_one_flipped_bit_of_a_long_upload_fails_it(proxy, double, make):
     """The chunks before cannot be sent again."""
     store = make(part_size=4 * QUANTUM)
     for at in (0, 4 * QUANTUM - 1):
         proxy.next(Flip("PUT", at, up=True))
         with pytest.raises(CorruptData):
             put(store, "x", BIG)
-        assert peek(store, "x") is None
+        assert store._prefix + "x" not in double.objects, "it was never there"
 
 
 def test_a_server_that_does_not_check_is_checked(proxy, double, make, monkeypatch):
     store = make(part_size=4 * QUANTUM)
-    monkeypatch.setattr("omnistorage.backends._gcs_client._of_crc", lambda crc: "")
+    monkeypatch.setattr("omnistorage.backends._gcs_client.of_crc", lambda crc: "")
     proxy.next(Flip("PUT", 5, up=True))
     with pytest.raises(CorruptData, match="deleted"):
         put(store, "x", BIG)
@@ -535,7 +542,7 @@ def test_goal_27_an_end_of_an_upload_that_says_nothing_is_not_taken_for_success(
 
 def test_goal_26_random_faults_on_racing_creators_leave_one_winner_and_no_false_conflict(proxy, make):
     chance = random.Random(26)
-    for number in range(25):
+    for number in range(25 * SCALE):
         stores, outcomes = [make() for _ in range(3)], {}
         faults = [chance.choice([Lost, Unsent, Reset, None]) for _ in range(4)]
         proxy.next(*[fault("POST") for fault in faults if fault])
@@ -559,3 +566,119 @@ def test_goal_26_random_faults_on_racing_creators_leave_one_winner_and_no_false_
         there = int(peek(stores[0], f"k{number}"))
         assert outcomes[there] in ("won", "unknown"), "never a conflict with oneself"
         assert [at for at, what in outcomes.items() if what == "won"] in ([], [there])
+
+
+# -- what a reading of it found ----------------------------------------------------------------------------------------
+
+
+def test_go_p4_a_size_told_beforehand_changes_no_part(double, make, monkeypatch):
+    """There is no limit to their number that parts would have to grow for, and no part may lose its end."""
+    monkeypatch.setattr("omnistorage.backends._object_streams.MAX_PARTS", 4)
+    store = make(part_size=QUANTUM)
+    put(store, "x", BIG, size=len(BIG))
+    assert peek(store, "x") == BIG
+    client = store._gcs
+    upload = client.start_upload(store._prefix + "odd", new_put(WriteOptions(), "x/y"))
+    for number, part in enumerate((BIG[:300_000], BIG[300_000:300_001], BIG[300_001:900_000]), 1):
+        client.put_part(upload, number, part)
+    assert client.finish_upload(upload, {}).size == 900_000
+    assert peek(store, "odd") == BIG[:900_000]
+
+
+@pytest.mark.parametrize("size", [9 << 20, 12 << 20])
+def test_a_body_of_one_part_is_one_request_however_long(proxy, make, size):
+    store = make(part_size=16 << 20)
+    data = BIG * 4
+    assert cost(proxy, lambda: put(store, "x", data[:size], overwrite=False)) == 1
+    assert peek(store, "x") == data[:size]
+
+
+def test_goal_26_a_lost_answer_never_appends_twice(proxy, store):
+    put(store, "log", b"AAA")
+    put(store, "new", b"BBB")
+    proxy.next(Lost("POST"))
+    store.compose(["log", "new"], "log")
+    assert peek(store, "log") == b"AAABBB"
+
+
+def test_goal_26_a_conditional_delete_whose_answer_was_lost_is_no_failure(proxy, store):
+    etag = put(store, "x").etag
+    proxy.next(Lost("DELETE"))
+    assert store.delete("x", if_match=etag) is None
+    put(store, "src")
+    proxy.next(Lost("DELETE"))
+    store.move("src", "dst")
+    assert [info.path for info in store.list()] == ["dst"]
+    with pytest.raises((NotFound, PreconditionFailed)):
+        store.delete("src", if_match="1")
+
+
+def test_ranges_of_an_empty_object_are_empty(store):
+    put(store, "empty", b"")
+    assert ops.read_bytes(store, "empty", ReadOptions(0, 5)) == b""
+    assert store.read_ranges("empty", [(0, 5), (7, 1)]) == [b"", b""]
+
+
+def test_goal_27_more_than_was_asked_for_is_not_read(proxy, store):
+    etag = put(store, "x", b"0123456789").etag
+    head = {"Content-Range": "bytes 4-9/10", "x-goog-generation": etag}
+    proxy.next(Answer("GET", 206, b"456789", head))
+    assert ops.read_bytes(store, "x", ReadOptions(4, 3)) == b"456"
+
+
+def test_goal_28_a_body_that_is_refused_for_its_checksum_again_and_again_was_not_stored(proxy, make):
+    store = make(policy=policy(retries=1))
+    proxy.next(*[Flip("POST", 2000, up=True)] * 2)
+    with pytest.raises(CorruptData):
+        put(store, "x", BIG)
+    assert peek(store, "x") is None
+
+
+def test_goal_27_answers_that_mean_nothing_are_errors_of_ours(proxy, double, make):
+    store = make(part_size=QUANTUM, policy=policy(retries=0))
+    for answer in (Answer("PUT", 308, b"", {"Range": "bytes=0-x"}), Answer("PUT", 200, b'{"name":"x"}')):
+        proxy.next(answer)
+        with pytest.raises(StorageError):
+            put(store, "x", BIG)
+        assert peek(store, "x") is None
+    proxy.next(Answer("POST", 200, b"no parts"))
+    with pytest.raises(BackendUnavailable, match="batch"):
+        list(store.delete_many(["a", "b"]))
+
+
+def test_a_name_that_is_not_utf_8_is_no_name_here(store):
+    odd = "a\udcff"
+    for call in (
+        lambda: store.stat(odd), lambda: store.open_reader(odd), lambda: store.delete(odd), lambda: store.exists(odd),
+        lambda: list(store.list(odd)), lambda: list(store.delete_many([odd, "b"])), lambda: store.copy(odd, "b"),
+    ):  # fmt: skip
+        with pytest.raises(InvalidPath):
+            call()
+
+
+def test_names_decide_nothing(store):
+    """404s are told apart by what the store says, not by the words in a name."""
+    assert store.delete("NoSuchBucket/bucket does not exist") is False
+    with pytest.raises(NotFound) as caught:
+        store.stat("uploads/NoSuchUpload")
+    assert "session" not in str(caught.value)
+    put(store, "there")
+    with pytest.raises(NotFound):
+        store.compose(["missing"], "there", WriteOptions(if_match=store.stat("there").etag))
+
+
+def test_what_compose_cannot_keep_is_refused(store):
+    put(store, "a")
+    with pytest.raises(CapabilityNotSupported):
+        store.compose(["a"], "b", WriteOptions(extra={"gcs.predefined_acl": "publicRead"}))
+
+
+def test_goal_41_no_chain_of_errors_holds_the_url_of_an_upload(proxy, make):
+    store = make(part_size=QUANTUM, policy=policy(retries=0))
+    writer = store.open_writer("x")
+    writer.write(BIG)
+    writer._parts.settle()
+    proxy.__exit__()
+    with pytest.raises(StorageError) as caught:
+        writer.close()
+    assert "/session/" not in "".join(traceback.format_exception(caught.value))

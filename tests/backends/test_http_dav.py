@@ -458,13 +458,13 @@ def test_a_listing_that_is_cut_off_or_in_part_refused_is_never_believed(dav):
 
 def test_what_dead_writers_left_is_found_by_its_age_and_removed(dav):
     put(dav, "folder/x")
-    file_plant(dav, "folder/.omnistorage-0123456789abcdef.tmp", b"left")
+    file_plant(dav, "folder/.omnistorage-0123456789abcdef01234567.tmp", b"left")
     assert list(dav.stale_uploads(older_than=timedelta(0))) == [], "it may be somebody's, for an hour"
     old = time.time() - 7200
-    os.utime(dav.disk / "folder/.omnistorage-0123456789abcdef.tmp", (old, old))
+    os.utime(dav.disk / "folder/.omnistorage-0123456789abcdef01234567.tmp", (old, old))
     live = dav.open_writer("folder/y")
     live.prepare()
-    assert [info.path for info in dav.stale_uploads()] == ["folder/.omnistorage-0123456789abcdef.tmp"]
+    assert [info.path for info in dav.stale_uploads()] == ["folder/.omnistorage-0123456789abcdef01234567.tmp"]
     assert dav.remove_stale_uploads() == 1
     live.close()
     assert on_the_disk(dav) == ["folder/x", "folder/y"]

@@ -4,6 +4,8 @@ kit and the state machine run on it in ``test_s3.py``."""
 import multiprocessing
 import pickle
 import random
+import subprocess
+import sys
 import threading
 import time
 import traceback
@@ -264,6 +266,7 @@ def test_pain_9_a_forked_child_has_the_sdks_client_and_a_spawned_one_its_own(sto
 
 
 def test_pain_11_the_client_follows_what_must_be_checked(monkeypatch):
+    monkeypatch.delenv("AWS_CA_BUNDLE", raising=False)
     local = {"endpoint_url": "http://127.0.0.1:9", "access_key": "a", "secret_key": "b"}
     for options, kind in (
         (local, ObstoreS3Client),
@@ -286,7 +289,7 @@ def test_pain_11_the_client_follows_what_must_be_checked(monkeypatch):
     ):
         with pytest.raises(ConfigError):
             S3Backend("bucket", **wrong)
-    monkeypatch.setattr("omnistorage.backends.s3.find_spec", lambda name: None)
+    monkeypatch.setattr("omnistorage.backends._s3_obstore.find_spec", lambda name: None)
     with S3Backend("bucket", **local, client="obstore") as store, pytest.raises(MissingExtra, match=r"\[accel\]"):
         store.exists("x")
 
@@ -329,3 +332,95 @@ def test_an_outage_is_refused_connections_and_those_did_nothing(proxy, make):
     assert not isinstance(caught.value, OutcomeUnknown)
     with pytest.raises(StorageError):
         store.open_writer("y", WriteOptions(overwrite=False)).close()
+
+
+AWS = {"access_key": "a", "secret_key": "b", "region": "eu-west-1", "checksums": False}
+
+
+def test_it_does_what_the_sdk_was_told_whatever_the_environment_says(monkeypatch, proxy, make):
+    """obstore reads variables of its own, which the SDK does not know."""
+    with Proxy(server("moto")["port"]) as stranger:
+        for name, value in {
+            "AWS_ENDPOINT_URL_S3": stranger.url, "AWS_ENDPOINT_URL": stranger.url, "AWS_SKIP_SIGNATURE": "true",
+            "AWS_UNSIGNED_PAYLOAD": "true", "AWS_CONDITIONAL_PUT": "disabled", "AWS_S3_EXPRESS": "true",
+            "AWS_REQUEST_PAYER": "true", "AWS_VIRTUAL_HOSTED_STYLE_REQUEST": "true",
+        }.items():  # fmt: skip
+            monkeypatch.setenv(name, value)
+        store = make()
+        put(store, "x", overwrite=False)
+        assert ops.read_bytes(store, "x") == b"data"
+        assert len(by_obstore(proxy)) == 2
+        assert stranger.connections == 0
+        for head in proxy.heads:
+            assert b"authorization: aws4-hmac-sha256" in head.lower()
+            assert b"unsigned-payload" not in head.lower()
+            assert b"x-amz-request-payer" not in head.lower()
+    monkeypatch.setenv("AWS_SERVER_SIDE_ENCRYPTION", "aws:kms")
+    assert type(make(client="auto").client) is S3Client
+
+
+def test_certificates_of_ones_own_are_the_sdks(monkeypatch, tmp_path):
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+    (tmp_path / "ca.pem").write_text("")
+    with S3Backend("bucket", client="obstore", **AWS) as store, pytest.raises(ConfigError, match="ca_bundle"):
+        store.client  # noqa: B018
+    options = {**AWS, "endpoint_url": "https://127.0.0.1:9"}
+    with S3Backend("bucket", **options) as store:
+        assert type(store.client) is S3Client
+
+
+def test_metadata_never_becomes_a_header(store):
+    metadata = {"contenttype": "v1", "cache_control": "v2", "plain": "v3"}
+    put(store, "x", user_metadata=metadata, content_type="text/plain")
+    assert (store.stat("x").metadata, store.stat("x").content_type) == (metadata, "text/plain")
+
+
+def test_what_others_wrote_into_headers_can_be_read(proxy, store):
+    put(store, "x")
+    seen = {"ETag": '"8d777f385d3dfec8815d20f7496026dc"', "x-amz-meta-k": "ü".encode().decode("latin-1")}
+    proxy.next(Answer("GET", 200, b"data", {**seen, "Last-Modified": "Sun, 01 Nov 2026 00:00:00 GMT"}))
+    assert ops.read_bytes(store, "x") == b"data"
+
+
+def test_a_long_body_that_keeps_moving_is_no_silence(proxy, store):
+    """obstore would count its read timeout from the beginning of the request."""
+    put(store, "x", BIG)
+    assert by_obstore(proxy) == []
+
+
+def test_ranges_are_bounded_by_the_object_alone(store):
+    put(store, "empty", b"")
+    put(store, "x", b"12345")
+    for options, data in (
+        (ReadOptions(0, 5), b""), (ReadOptions(3, 1 << 40), b"45"), (ReadOptions(9, 2), b""),
+    ):  # fmt: skip
+        assert ops.read_bytes(store, "empty" if data == b"" else "x", options) == data
+    assert store.read_ranges("empty", [(0, 5), (2, 2)]) == [b"", b""]
+
+
+def test_goal_26_a_connection_that_was_reset_may_have_brought_the_body(proxy, make):
+    """ "kind: ConnectionReset" is not "kind: Connect"."""
+    store = make(policy=policy(retries=0))
+    proxy.next(Unsent("PUT", after=2))
+    with pytest.raises(OutcomeUnknown):
+        put(store, "x", overwrite=False)
+
+
+FORKED = """
+import os, sys
+import obstore
+from obstore.store import MemoryStore
+import omnistorage
+from omnistorage.backends.s3 import S3Backend
+obstore.put(MemoryStore(), "x", b"1")  # the program's own use of it
+if os.fork() == 0:
+    store = S3Backend("b", endpoint_url="http://127.0.0.1:9", access_key="a", secret_key="b")
+    print(type(store.client).__name__, flush=True)
+    os._exit(0)
+print(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+
+
+def test_pain_9_a_child_of_a_program_that_used_obstore_itself_has_the_sdks_client():
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", FORKED], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.split()) == (0, ["S3Client", "0"])
