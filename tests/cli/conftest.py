@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -112,17 +111,9 @@ def popen(box: Path) -> Callable[..., subprocess.Popen[bytes]]:
 
     def start(*argv: str, env: dict[str, str] | None = None, **kwargs: Any) -> subprocess.Popen[bytes]:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        was = signal.getsignal(signal.SIGINT)
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # what a run in the background ignores its children would ignore
-        try:
-            return subprocess.Popen(
-                [sys.executable, "-m", "omnistorage", *argv],
-                env={**os.environ, **(env or {})},
-                cwd=box,
-                **(pipes | kwargs),
-            )
-        finally:
-            signal.signal(signal.SIGINT, was)
+        return subprocess.Popen(
+            [sys.executable, "-m", "omnistorage", *argv], env={**os.environ, **(env or {})}, cwd=box, **(pipes | kwargs)
+        )
 
     return start
 
