@@ -302,7 +302,14 @@ class AzureBackend(ObjectBackend):
             answers[:] = [copy_id]
             return info
 
-        info = self.run(op, src, request) if put is None else conclude_copy(self, op, src, dst, key, put, request)
+        if put is None:
+            info = self.run(op, src, request)
+        else:
+            try:
+                info = conclude_copy(self, op, src, dst, key, put, request)
+            except AlreadyExists as error:
+                self._unless_folder(op, dst, error)
+                raise
         # Without an answer it was found by its id, and perhaps the store is at it yet.
         under_way = answers[0] if answers else self.run(op, dst, lambda: client.copy_state(key))[0]
         return (info if under_way is None else self._awaited(op, dst, key, under_way)), etag
@@ -393,15 +400,19 @@ class AzureBackend(ObjectBackend):
         try:
             info = rename()
         except AlreadyExists as error:
-            if not self.run("move", dst, lambda: self._azure.is_folder(key)):
-                raise
-            raise is_folder_error(dst, "move", self.name) from error
+            self._unless_folder("move", dst, error)
+            raise
         except NotFound as error:
             if getattr(error.__cause__, "code", "") != "RenameDestinationParentPathNotFound":
                 raise
             self._make_folder(key.rpartition("/")[0], dst, "move")  # its folder was missing
             info = rename()
         return info._replace(size=head.size, content_type=head.content_type, hashes=head.hashes)
+
+    def _unless_folder(self, op: str, path: str, error: AlreadyExists) -> None:
+        """Raise ``InvalidPath`` if what is there already is a folder, which no object can replace."""
+        if self.hierarchical and self.run(op, path, lambda: self._azure.is_folder(self._prefix + path)):
+            raise is_folder_error(path, op, self.name) from error
 
     def _make_folder(self, key: str, path: str, op: str) -> None:
         if self.run(op, path, lambda: self._folders.make(key)):

@@ -12,6 +12,7 @@ from omnistorage.errors import (
     AlreadyExists,
     CapabilityNotSupported,
     DirectoryNotEmpty,
+    InvalidPath,
     NotFound,
     OutcomeUnknown,
     PreconditionFailed,
@@ -226,3 +227,15 @@ def test_a_flat_account_refuses_what_folders_need():
         for call in (lambda: flat.mkdir("x"), lambda: flat.rmdir("x")):
             with pytest.raises(CapabilityNotSupported):
                 call()
+
+
+def test_a_folder_is_no_object_that_is_there_already_for_copies_and_moves():
+    with on_double() as store:
+        for path in ("src", "folder/x"):
+            with store.open_writer(path) as writer:
+                writer.write(b"data")
+        for call in (store.copy, store.move):
+            for options in (CopyOptions(), CopyOptions(overwrite=False)):
+                with pytest.raises(InvalidPath):
+                    call("src", "folder", options)
+            assert [info.path for info in store.list()] == ["folder/x", "src"]
