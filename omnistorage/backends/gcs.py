@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import Any, ClassVar, TypeVar
@@ -30,7 +30,8 @@ from ..paths import check_key, check_new
 from ..policies import RequestPolicy
 from ..secret import Secret
 from ._gcs_client import EXTRA, QUANTUM, GCSClient
-from ._gcs_errors import NAME, is_bucket_missing, translate
+from ._gcs_errors import NAME, NO_BUCKET, is_bucket_missing, translate
+from ._gcs_vendors import VENDORS
 from ._object_client import Put
 from ._object_streams import ObjectWriter, conclude, new_put
 from ._objects import ObjectBackend, _side_by_side, content_type
@@ -42,37 +43,6 @@ PART_SIZE = 8 << 20
 MOST_COMPOSED = 32
 BATCH = 100
 """The most calls that one request of the batch endpoint takes."""
-
-
-@dataclass(frozen=True)
-class Vendor:
-    """What a server is known to keep: generation preconditions of writes, those of the end of uploads, those of deletes
-    and copies too, listings in the order of the keys' bytes, the status of resumable uploads, the batch endpoint."""
-
-    conditional_writes: bool = False
-    conditional_uploads: bool = False
-    conditional_copies: bool = False
-    ordered_listing: bool = False
-    resumes: bool = False
-    batches: bool = False
-    xml: bool = False
-
-
-VENDORS = {
-    "google": Vendor(
-        conditional_writes=True,
-        conditional_uploads=True,
-        conditional_copies=True,
-        ordered_listing=True,
-        resumes=True,
-        batches=True,
-        xml=True,
-    ),
-    # It looks at conditions when an upload begins and not when it ends, its answer to a status query publishes what has
-    # arrived so far, and its batch endpoint is broken (1.54).
-    "fake-gcs-server": Vendor(conditional_writes=True, ordered_listing=True),
-    "other": Vendor(),
-}
 
 
 class GCSBackend(ObjectBackend):
@@ -261,6 +231,16 @@ class GCSBackend(ObjectBackend):
         )  # fmt: skip
 
     def _delete(self, path: str, if_match: str | None) -> bool | None:
+        try:
+            return self._remove(path, if_match)
+        except NotFound as error:
+            if if_match is None or error.args[0] == NO_BUCKET:
+                raise
+            raise PreconditionFailed(
+                "there is no object to delete", path=path, backend=self.name, op="delete"
+            ) from error
+
+    def _remove(self, path: str, if_match: str | None) -> bool | None:
         tries = 0
 
         def once() -> bool | None:
@@ -374,8 +354,8 @@ class GCSBackend(ObjectBackend):
         etag = options.source_if_match or from_.stat(src).etag
         info = self._copy(src, dst, replace(options, source_if_match=etag))
         try:
-            from_.delete(src, if_match=etag)
-        except NotFound:
+            from_._remove(src, etag)
+        except NotFound:  # somebody else removed it
             pass
         return info
 

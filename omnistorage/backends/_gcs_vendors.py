@@ -1,0 +1,36 @@
+"""What servers that speak the API of Google Cloud Storage keep. Imports nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Vendor:
+    """What a server is known to keep: generation preconditions of writes, those of the end of uploads, those of deletes
+    and copies too, listings in the order of the keys' bytes, the status of resumable uploads, the batch endpoint."""
+
+    conditional_writes: bool = False
+    conditional_uploads: bool = False
+    conditional_copies: bool = False
+    ordered_listing: bool = False
+    resumes: bool = False
+    batches: bool = False
+    xml: bool = False
+
+
+VENDORS = {
+    "google": Vendor(
+        conditional_writes=True,
+        conditional_uploads=True,
+        conditional_copies=True,
+        ordered_listing=True,
+        resumes=True,
+        batches=True,
+        xml=True,
+    ),
+    # It looks at conditions when an upload begins and not when it ends, its answer to a status query publishes what has
+    # arrived so far, and its batch endpoint is broken (1.54).
+    "fake-gcs-server": Vendor(conditional_writes=True, ordered_listing=True),
+    "other": Vendor(),
+}
