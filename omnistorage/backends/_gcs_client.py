@@ -128,20 +128,18 @@ class GCSClient:
             raise CapabilityNotSupported(
                 "the server gives another range than it was asked for", capability="range_read"
             )
-        length = headers.get("Content-Length")
-        total = headers.get("Content-Range", "").rpartition("/")[2] or headers.get(
-            "x-goog-stored-content-length", length
-        )
+        length = _number(headers.get("Content-Length"))
+        total = headers.get("Content-Range", "").rpartition("/")[2] or headers.get("x-goog-stored-content-length")
         stated = dict(item.strip().split("=", 1) for item in headers.get("x-goog-hash", "").split(",") if "=" in item)
         prefix = "x-goog-meta-"
         metadata = {
             name.lower()[len(prefix) :]: value for name, value in headers.items() if name.lower().startswith(prefix)
         }
         info = ObjectInfo(
-            key[self.skip :], int(total) if total and total.isdigit() else None, None, "file", generation, generation,
+            key[self.skip :], _number(total) if total else length, None, "file", generation, generation,
             headers.get("Content-Type"), hashes(stated.get("md5"), stated.get("crc32c")), bare(metadata),
         )  # fmt: skip
-        crc, brings = info.hash("crc32c"), int(length) if length and length.isascii() and length.isdigit() else None
+        crc, brings = info.hash("crc32c"), length
         if brings is not None and get.end is not None:
             brings = min(brings, get.end - get.start)  # what is more was not asked for
         return ReadBody(info, answer, brings, None if crc is None else ("crc32c", crc))
@@ -238,10 +236,7 @@ class GCSClient:
             headers={"Content-Type": f"multipart/related; boundary={mark}"}, timeout=self._timeout,
             allow_redirects=False,
         )  # fmt: skip
-        found = self._progress(answer)
-        if not isinstance(found, ObjectInfo):
-            raise BackendUnavailable("the store answers an object with a question", backend=NAME)
-        return found
+        return self._made(answer)
 
     def delete(self, key: str, if_match: str | None) -> bool:
         condition = {} if if_match is None else {"if_generation_match": generation_of(if_match)}
@@ -319,13 +314,13 @@ class GCSClient:
         body = session.tail + data
         begin, whole = session.sent, len(body) - len(body) % QUANTUM
         at = self._where(upload, session)
-        while at < begin + whole:
+        while not isinstance(at, ObjectInfo) and at < begin + whole:
             before = at
             at = self._send(upload, session, memoryview(body)[at - begin : whole], at, "*")
-            if isinstance(at, ObjectInfo):
-                raise StorageError("the store ended the upload before it was whole", backend=NAME)
-            if at <= before:
+            if not isinstance(at, ObjectInfo) and at <= before:
                 raise BackendUnavailable("the store took none of a chunk", backend=NAME)
+        if isinstance(at, ObjectInfo):
+            raise StorageError("the store ended the upload before it was whole", backend=NAME)
         session.sent, session.tail = begin + whole, body[whole:]
         session.crc.update(data)
         session.given += len(data)
@@ -358,9 +353,9 @@ class GCSClient:
 
     def abort_upload(self, upload: Upload) -> None:
         self._sessions.pop(upload.id, None)
-        with self._session.delete(upload.id, timeout=self._timeout, headers={"Content-Length": "0"}) as answer:
-            if answer.status_code not in (200, 204, 404, 410, 499):
-                raise Refused(answer)
+        answer = self._told(upload, b"", {"Content-Length": "0"}, "DELETE")
+        if answer.status_code not in (200, 204, 404, 410, 499):
+            raise Refused(answer)
 
     def etag_of(self, tags: Mapping[int, str]) -> None:
         return None  # generations are the store's to give
@@ -396,11 +391,11 @@ class GCSClient:
         session.unsure = False
         return found
 
-    def _told(self, upload: Upload, data: bytes, headers: dict[str, str]) -> Any:
-        """The answer to a PUT. Native errors name the session's URL, which is the right to write: none is kept."""
+    def _told(self, upload: Upload, data: bytes, headers: dict[str, str], method: str = "PUT") -> Any:
+        """The session's answer. Native errors name the session's URL, which is the right to write: none is kept."""
         try:
-            return self._session.put(
-                upload.id, data=data, headers=headers, timeout=self._timeout, allow_redirects=False
+            return self._session.request(
+                method, upload.id, data=data, headers=headers, timeout=self._timeout, allow_redirects=False
             )
         except Exception as error:
             ours = translate(error)
@@ -416,15 +411,22 @@ class GCSClient:
             return int(found[1]) + 1 if span and found else 0
         if answer.status_code in (404, 410):
             raise NotFound("NoSuchUpload: the store does not know the upload any more", backend=NAME)
+        return self._made(answer)
+
+    def _made(self, answer: Any) -> ObjectInfo:
+        """The object that an answer says was made."""
         if answer.status_code not in (200, 201):
             raise Refused(answer)
         try:
-            told = json.loads(answer.content)
-            return self._info(Told(told))
+            return self._info(Told(json.loads(answer.content)))
         except (ValueError, KeyError, TypeError) as error:
             raise BackendUnavailable(
-                "the store ended the upload with an answer that says nothing", backend=NAME
+                "the store took an object with an answer that says nothing", backend=NAME
             ) from error
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text is not None and re.fullmatch(r"[0-9]{1,18}", text) else None
 
 
 def _condition(put: Put) -> dict[str, int]:

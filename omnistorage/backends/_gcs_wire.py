@@ -62,7 +62,10 @@ def bare(metadata: dict[str, str]) -> dict[str, str]:
 
 def hashes(md5: str | None, crc32c: str | None) -> dict[str, str] | None:
     found = {"md5": md5, "crc32c": crc32c}
-    return {name: base64.b64decode(value).hex() for name, value in found.items() if value} or None
+    try:
+        return {name: base64.b64decode(value).hex() for name, value in found.items() if value} or None
+    except ValueError:  # what is no base64 is no digest
+        return None
 
 
 def base64_of(crc: Any) -> str:

@@ -682,3 +682,21 @@ def test_goal_41_no_chain_of_errors_holds_the_url_of_an_upload(proxy, make):
     with pytest.raises(StorageError) as caught:
         writer.close()
     assert "/session/" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_write_into_a_bucket_that_is_not_there_says_so(make):
+    store = make(part_size=QUANTUM)
+    with store.with_options(bucket="no-such-bucket") as gone:
+        for body in (b"small", BIG):
+            with pytest.raises(NotFound) as caught:
+                put(gone, "x", body)
+            assert caught.value.args[0] == "no such bucket"
+
+
+def test_goal_27_an_upload_that_ended_unasked_is_no_success(proxy, make):
+    """As fake-gcs-server ends one when it is asked how much it has."""
+    store = make(part_size=QUANTUM)
+    proxy.next(Reset("PUT"), Answer("PUT", 200, b'{"name": "x", "size": "5", "generation": "7"}'))
+    with pytest.raises(StorageError, match="before it was whole"):
+        put(store, "x", BIG)
+    assert peek(store, "x") is None
