@@ -1,4 +1,4 @@
-"""A second client of S3: reads and small writes through obstore, which takes a fifth of the SDK's CPU time for them.
+"""A second client of S3: reads and small writes through obstore, for about a fifth of the SDK's CPU time.
 
 Everything else stays with the SDK: listings, copies, uploads of parts (a dropped upload of obstore's own would stay at
 the store), and what obstore cannot say: versions, further headers, keys that are no path to it. ADR 0010 has the

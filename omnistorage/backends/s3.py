@@ -82,7 +82,7 @@ class S3Backend(ObjectBackend):
     are true for AWS, and false for a custom endpoint that says nothing; ``omnistorage.probe`` finds out. ``checksums``
     adds a CRC32 to what is sent, and checks one that comes back: on for AWS, off for custom endpoints, where many
     servers refuse it. ``addressing`` is "path", "virtual" or "auto" (path for custom endpoints). ``client`` is "sdk",
-    "obstore" (``[accel]``: reads and small writes for a fifth of the CPU time, without ``checksums``), or "auto":
+    "obstore" (``[accel]``: reads and small writes for about a fifth of the CPU time, without ``checksums``), or "auto":
     obstore where it is installed and can do all that the SDK would.
 
     ``durable`` writes need nothing more. ``WriteOptions.extra`` takes ``s3.storage_class``, ``s3.acl``, ``s3.tags``,
