@@ -1,4 +1,4 @@
-"""Readers and writers of object stores, over an ``ObjectClient``. Imports floor 0 and shared bases only.
+"""Writers of object stores, over an ``ObjectClient``. Imports floor 0 and shared bases only.
 
 A body that fits one part is one request; a longer one is a multipart upload, whose parts travel side by side on the I/O
 pool. Nothing is visible before the last request, which ``close`` sends.
@@ -10,156 +10,39 @@ import threading
 import uuid
 from collections.abc import Callable, Mapping
 from contextvars import Context
-from os import getpid
 from typing import Any, Protocol, TypeVar
 
-from ..core import ObjectInfo, ReadOptions, WriteOptions
+from ..core import ObjectInfo, WriteOptions
 from ..errors import (
     AlreadyExists,
     CapabilityNotSupported,
-    CorruptData,
     NotFound,
     OutcomeUnknown,
     PreconditionFailed,
-    ReaderClosed,
     StorageError,
     WriterClosed,
 )
 from ..strands import IO
-from ._object_client import Body, Get, ObjectClient, Put, Upload
-from ._streams import ReaderBase, WriterBase, new_hash
+from ._object_client import ObjectClient, Put, Upload
+from ._object_readers import Source
+from ._streams import WriterBase
 
 T = TypeVar("T")
 MAX_PARTS = 10_000
 DOUBLING = 1000
 """After so many parts of one size the next ones are twice as long, so that 10,000 parts hold 5 TiB and more."""
 SMALL = 64 * 1024
-WASTE = 256 * 1024
-"""What is rather read and thrown away than left in a connection, which is closed then."""
 
 
-class Store(Protocol):
-    """What a stream asks of its backend."""
+class Store(Source, Protocol):
+    """What a writer asks of its backend."""
 
-    name: str
-    part_size: int
-    concurrency: int
     conditional_uploads: bool
     any_order: bool
     most_parts: int | None
 
-    @property
-    def client(self) -> ObjectClient: ...
-    def run(self, op: str, path: str, call: Callable[[], T], *, idempotent: bool = True) -> T: ...
-    def throttle(self, size: int) -> None: ...
     def abandon(self, parts: Parts) -> None: ...
     def live(self, upload: Upload, alive: bool) -> None: ...
-
-
-class ObjectReader(ReaderBase):
-    """Reads one body. When the connection breaks, the rest is asked for again, of the same version of the object."""
-
-    def __init__(self, store: Store, path: str, key: str, options: ReadOptions, body: Body, at: int) -> None:
-        super().__init__(body.info)
-        self._store = store
-        self._key = key
-        self._options = options
-        self._body: Body | None = body
-        self._at = at  # in the object
-        self._pid = getpid()
-        self._ends = None if body.length is None else at + body.length
-        whole = body.digest is not None and at == 0 and self._ends == body.info.size
-        self._digest = new_hash(body.digest[0]) if whole and body.digest is not None else None
-        self._wanted = body.digest[1] if body.digest is not None else ""
-
-    _damage: CorruptData | None = None
-
-    def _read(self, size: int) -> bytes:
-        if self._damage is not None:
-            raise self._damage
-        if self._ends is not None:
-            size = min(size, self._ends - self._at)
-            if size <= 0:
-                return b""
-        data = self._store.run("read", self._info.path, lambda: self._attempt(size))
-        self._store.throttle(len(data))
-        self._at += len(data)
-        if self._digest is not None:
-            self._digest.update(data)
-            if self._at == self._ends and self._digest.hexdigest() != self._wanted:
-                self._damage = CorruptData(
-                    "what arrived is not what is stored: its checksum is another",
-                    path=self._info.path, backend=self._store.name, op="read",
-                )  # fmt: skip
-                raise self._damage
-        return data
-
-    def _attempt(self, size: int) -> bytes:
-        if self._pid != getpid():  # the connection is its parent's
-            raise ReaderClosed("this reader belongs to the process that opened it", path=self._info.path, op="read")
-        self._check_open()
-        body = self._reopened() if self._body is None else self._body
-        self._check_open()
-        try:
-            data = body.read(size)
-            if not data and self._ends is not None:
-                raise ConnectionError(f"the body ended {self._ends - self._at} bytes too early")
-            return data
-        except BaseException:
-            self._body = None
-            body.close()
-            raise
-
-    def _check_open(self) -> None:
-        """``close`` from another thread ends the attempts, too."""
-        if self._closed:
-            raise ReaderClosed("the reader is closed", path=self._info.path, op="read")
-
-    def _reopened(self) -> Body:
-        if self._info.etag is None:
-            raise CorruptData("the connection broke, and without an etag the rest could be another version's")
-        try:
-            body = self._store.client.get(
-                self._key,
-                Get(self._at, self._ends, if_match=self._info.etag, version=self._options.version),
-            )
-        except Exception as error:
-            ours = self._store.client.translate(error)
-            if isinstance(ours, PreconditionFailed | NotFound):
-                raise CorruptData(
-                    "the object changed while it was read, after the connection broke: what was read is of a version "
-                    "that is gone",
-                    offset=self._at,
-                ) from error
-            raise
-        self._body = body
-        return body
-
-    def _interrupt(self) -> None:
-        body = self._body
-        if body is not None:
-            body.interrupt()
-
-    def _release(self) -> None:
-        body, self._body = self._body, None
-        if body is None:
-            return
-        try:
-            near = self._ends is not None and self._ends - self._at <= WASTE
-            if self._closed and near and self._pid == getpid():
-                left = WASTE
-                while left > 0 and (data := body.read(left)):  # the connection can serve the next request
-                    left -= len(data)
-        except Exception:  # noqa: S110  the bytes are wanted by nobody
-            pass
-        body.close()
-
-
-class NothingReader(ReaderBase):
-    """A range that holds nothing."""
-
-    def _read(self, size: int) -> bytes:
-        return b""
 
 
 class Parts:

@@ -29,8 +29,9 @@ from ..paths import check_key, sort_key, suffixes
 from ..policies import RequestPolicy
 from ..strands import IO
 from ._base import BackendBase, translating
-from ._object_client import Get, ObjectClient, Page, Put, Upload
-from ._object_streams import MAX_PARTS, NothingReader, ObjectReader, ObjectWriter, Parts, new_put
+from ._object_client import Body, Get, ObjectClient, Page, Put, Upload
+from ._object_readers import NothingReader, ObjectReader
+from ._object_streams import MAX_PARTS, ObjectWriter, Parts, new_put
 
 T = TypeVar("T")
 PAGE = 1000
@@ -50,6 +51,8 @@ class ObjectBackend(BackendBase):
     conditional_deletes = True  # whether if_match holds for deletes and copies, too
     conditional_uploads = True  # whether overwrite=False and if_match hold for a body of several parts, too
     any_order = True  # whether the parts of an upload may arrive in any order
+    ranged = False  # whether even the first request of a read asks for a range: nothing is lost by it, and the store
+    # does not read on for a connection that is given up
     most_parts: int | None = MAX_PARTS  # of an upload
     delete_batch = PAGE  # how many objects one request deletes
 
@@ -138,17 +141,30 @@ class ObjectBackend(BackendBase):
 
     def _open_reader(self, path: str, options: ReadOptions) -> Reader:
         key = self._prefix + path
-        end = None if options.length is None else options.offset + options.length
-        get = Get(options.offset, end, options.if_match, options.if_none_match, options.version)
+        start, end = options.offset, None if options.length is None else options.offset + options.length
+        get = Get(start, end, options.if_match, options.if_none_match, options.version)
+        first = start + 2 * self.part_size
+        split = self.ranged and (end is None or end > first)
         if options.length == 0:
             return self._nothing(path, key, options)
+
+        def request() -> tuple[Body, int | None]:
+            if not split:
+                return self.client.get(key, get), None
+            body = self.client.get(key, replace(get, end=first))
+            size = body.info.size
+            if size is not None and body.info.etag is not None:
+                return body, size if end is None else min(end, size)
+            body.close()  # the rest could not be asked for
+            return self.client.get(key, get), None
+
         try:
-            body = self.run("open_reader", path, lambda: self.client.get(key, get))
+            body, last = self.run("open_reader", path, request)
         except StorageError as error:
             if not _is_past_end(error):
                 raise
             return self._nothing(path, key, options, error)
-        return ObjectReader(self, path, key, options, body, options.offset)
+        return ObjectReader(self, key, options, body, last)
 
     def _nothing(self, path: str, key: str, options: ReadOptions, refused: StorageError | None = None) -> Reader:
         """A range without a byte, which no request can ask for: the conditions still hold."""

@@ -3,7 +3,8 @@ needed.
 
 Every request is sent once by the SDK and tried again by our ``RequestPolicy`` alone. A body of up to ``part_size``
 bytes is one request; a longer one is a resumable upload, whose chunks go one after another while the next one fills, so
-that a stream takes ``3 * part_size`` bytes whatever its length. The store checks the CRC32C of every body.
+that a stream takes ``3 * part_size`` bytes whatever its length. Of a long object that is read, ``concurrency`` ranges of
+``part_size`` come side by side. The store checks the CRC32C of every body.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from functools import partial
 from typing import Any, ClassVar, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from ..core import WRITE, CopyOptions, Features, ObjectInfo, ReadOptions, WriteOptions
+from ..core import WRITE, CopyOptions, ObjectInfo, ReadOptions, WriteOptions
 from ..errors import (
     CapabilityNotSupported,
     ConfigError,
@@ -31,10 +32,12 @@ from ..policies import RequestPolicy
 from ..secret import Secret
 from ._gcs_client import EXTRA, QUANTUM, GCSClient
 from ._gcs_errors import NAME, NO_BUCKET, is_bucket_missing, translate
-from ._gcs_vendors import VENDORS
+from ._gcs_obstore import ObstoreGCSClient, takes_over, unable
+from ._gcs_vendors import VENDORS, features_of
 from ._object_client import Put
 from ._object_streams import ObjectWriter, conclude, new_put
 from ._objects import ObjectBackend, _side_by_side, content_type
+from ._obstore import check_client
 
 T = TypeVar("T")
 ENDPOINT = "https://storage.googleapis.com"
@@ -54,7 +57,9 @@ class GCSBackend(ObjectBackend):
     names what it is (one of ``VENDORS``) and so what it can do, or say so yourself: ``conditional_writes=True`` if it
     keeps generation preconditions (``overwrite=False``, ``if_match``), ``conditional_uploads=False`` if not at the end
     of resumable uploads, ``ordered_listing=True`` if it lists names in the order of their bytes; ``omnistorage.probe``
-    finds out.
+    finds out. ``checksums=False`` holds no body that is read against the store's CRC32C, and sends none with a small
+    one. ``client`` is "sdk", "obstore" (``[accel]``: reads and small writes for a fraction of the CPU time, without
+    ``checksums``, of a server that answers the XML API), or "auto": obstore where it can do all that the SDK would.
 
     An etag is the object's generation, and so is its version. ``durable`` writes need nothing more.
     ``WriteOptions.extra`` takes ``gcs.storage_class``, ``gcs.predefined_acl``, ``gcs.kms_key_name``,
@@ -88,6 +93,8 @@ class GCSBackend(ObjectBackend):
         conditional_writes: bool | None = None,
         conditional_uploads: bool | None = None,
         ordered_listing: bool | None = None,
+        checksums: bool = True,
+        client: str = "auto",
         part_size: int = PART_SIZE,
         concurrency: int = 4,
         connect_timeout: float = 10.0,
@@ -109,12 +116,14 @@ class GCSBackend(ObjectBackend):
             raise ConfigError("give one of credentials_file, credentials and anonymous")
         if type(part_size) is int and part_size % QUANTUM:
             raise ConfigError(f"part_size is a multiple of {QUANTUM} bytes, not {part_size}")
+        check_client(client, unable(xml=VENDORS[vendor].xml, checksums=checksums))
         self._options: dict[str, Any] = {
             "bucket": bucket, "prefix": prefix, "project": project, "credentials_file": credentials_file,
             "credentials": Secret(credentials) if isinstance(credentials, str) else credentials,
             "anonymous": anonymous, "endpoint_url": endpoint_url,
             "vendor": vendor, "conditional_writes": conditional_writes,
             "conditional_uploads": conditional_uploads, "ordered_listing": ordered_listing,
+            "checksums": checksums, "client": client,
             "part_size": part_size, "concurrency": concurrency, "connect_timeout": connect_timeout,
             "read_timeout": read_timeout, "policy": policy,
         }  # fmt: skip
@@ -128,7 +137,7 @@ class GCSBackend(ObjectBackend):
         self.delete_batch = BATCH if self._vendor.batches else concurrency
         ordered = self._vendor.ordered_listing if ordered_listing is None else ordered_listing
         self.url = _url(endpoint_url, bucket, prefix)
-        self.features = _features(self._conditional, self.conditional_deletes, ordered)
+        self.features = features_of(self._conditional, self.conditional_deletes, ordered)
         super().__init__(prefix, policy, part_size=part_size, concurrency=concurrency, least_part=QUANTUM)
 
     @classmethod
@@ -183,12 +192,14 @@ class GCSBackend(ObjectBackend):
             if ours is None:
                 raise
             raise ours from error
-        return GCSClient(
-            sdk, session, self.bucket, len(self._prefix), endpoint=endpoint,
-            timeout=(o["connect_timeout"], o["read_timeout"]),
-            xml=self._vendor.xml, resumes=self._vendor.resumes,
-            batches=self._vendor.batches,
-        )  # fmt: skip
+        where = sdk, session, self.bucket, len(self._prefix)
+        told = {
+            "endpoint": endpoint, "timeout": (o["connect_timeout"], o["read_timeout"]), "checksums": o["checksums"],
+            "xml": self._vendor.xml, "resumes": self._vendor.resumes, "batches": self._vendor.batches,
+        }  # fmt: skip
+        if takes_over(o["client"], endpoint, xml=self._vendor.xml, checksums=o["checksums"]):
+            return ObstoreGCSClient(*where, credentials=credentials, **told)
+        return GCSClient(*where, **told)
 
     def _credentials(self) -> Any:
         import google.auth
@@ -422,29 +433,6 @@ class GCSBackend(ObjectBackend):
         if not found:
             raise NotFound("no such object", path=path, backend=self.name, op="versions")
         yield from sorted(found, key=lambda info: -int(info.version or 0))  # newest first
-
-
-def _features(creates: bool, conditional: bool, ordered: bool) -> Features:
-    return Features(
-        read=True,
-        write=True,
-        delete=True,
-        list=True,
-        sorted_list=ordered,
-        list_seek=ordered,
-        stat=True,
-        copy=True,
-        move=True,
-        range_read=True,
-        lazy_read=True,
-        atomic_write=True,
-        create_only=creates,
-        if_match=conditional,
-        user_metadata=True,
-        purge=True,
-        hashes=frozenset({"md5", "crc32c"}),
-        modified_precision=timedelta(milliseconds=1),
-    )
 
 
 def _put_for_copy(head: ObjectInfo, kept: Mapping[str, Any], options: CopyOptions) -> Put:

@@ -4,7 +4,7 @@ Every request is sent once by the SDK and tried again by our ``RequestPolicy`` a
 bytes is one PUT; a longer one is a multipart upload with ``concurrency`` parts on their way at once, so that a stream
 takes ``part_size * (concurrency + 2)`` bytes. After 1,000 parts they double (10,000 hold 8 TiB), unless
 ``WriteOptions(size=)`` tells the size beforehand; where all parts must be equally long (R2) give ``size`` or a
-``part_size`` that suffices.
+``part_size`` that suffices. Of a long object that is read, ``concurrency`` ranges of ``part_size`` come side by side.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ LEAST_PART = 5 << 20
 class Vendor:
     """What a server is known to keep: conditions on writes (exactly one winner), those on the end of an upload, on
     copies and deletes too, listings in the order of the keys' bytes, that the ETag of a simple object is its MD5, that
-    a backslash is none of its slashes, that obstore understands it. (SeaweedFS also keeps the folder of a deleted
-    object for a while, and refuses meanwhile to create an object of that name under a condition.)"""
+    a backslash is none of its slashes, that it answers ranges as they are asked for. (SeaweedFS also keeps the folder
+    of a deleted object for a while, and refuses meanwhile to create an object of that name under a condition.)"""
 
     conditional_writes: bool = False
     conditional_uploads: bool = False
@@ -52,7 +52,7 @@ class Vendor:
     ordered_listing: bool = False
     md5_etags: bool = False
     backslashes: bool = True
-    obstore: bool = True
+    ranges: bool = True
 
 
 VENDORS = {
@@ -64,7 +64,7 @@ VENDORS = {
         md5_etags=True,
     ),
     "moto": Vendor(ordered_listing=True, md5_etags=True),
-    "rclone": Vendor(obstore=False),  # its answers to ranges say otherwise
+    "rclone": Vendor(ranges=False),  # its answers to ranges say otherwise
     "seaweedfs": Vendor(conditional_writes=True, conditional_copies=True, md5_etags=True, backslashes=False),
     "swift": Vendor(ordered_listing=True, md5_etags=True),
     "other": Vendor(),
@@ -166,6 +166,7 @@ class S3Backend(ObjectBackend):
         self._checksums = endpoint_url is None if checksums is None else checksums
         self.url = _url(endpoint_url, bucket, prefix)
         self.features = _features(self._vendor, self._conditional, ordered, self._checksums)
+        self.ranged = self._vendor.ranges and not self._checksums  # only a whole body comes with its checksum
         super().__init__(prefix, policy, part_size=part_size, concurrency=concurrency, least_part=LEAST_PART)
 
     @classmethod
@@ -229,7 +230,7 @@ class S3Backend(ObjectBackend):
                 raise
             raise ours from error
         bucket, skip, md5_etags = self.bucket, len(self._prefix), self._vendor.md5_etags
-        suits = not self._checksums and o["addressing"] != "virtual" and self._vendor.obstore
+        suits = not self._checksums and o["addressing"] != "virtual" and self._vendor.ranges
         if use_obstore(self._use, suits, core, sdk.meta.endpoint_url):
             credentials = None if o["anonymous"] else session.get_credentials()
             if o["anonymous"] or credentials is not None:  # nobody's are the SDK's to complain of

@@ -235,7 +235,7 @@ def test_goal_13_pain_7_memory_does_not_grow_with_the_stream():
         tracemalloc.stop()
         assert store.stat("x").size == 160 * len(block) == 40 * part
         assert up < 5 * part
-        assert down < part
+        assert down < 6 * part  # four ranges on their way, and what is handed out
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------

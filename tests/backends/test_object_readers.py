@@ -1,0 +1,337 @@
+"""The reader of all object stores, over a client that is a script: ranges side by side, and whatever can go wrong."""
+
+import contextlib
+import gc
+import hashlib
+import os
+import random
+import signal
+import threading
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from omnistorage.backends._object_client import Get
+from omnistorage.backends._objects import ObjectBackend
+from omnistorage.core import Features, ObjectInfo, ReadOptions
+from omnistorage.errors import BackendUnavailable, CorruptData, PreconditionFailed, ReaderClosed
+from omnistorage.policies import Clock, RequestPolicy, RetryBudget
+from omnistorage.strands import IO
+
+from ..servers import server
+from ..servers.proxy import Proxy, Reset
+from . import azure_places, gcs_places, test_s3
+
+
+class NoWait(Clock):
+    def wait(self, seconds, wake):
+        pass
+
+
+class Body:
+    """Bytes on their way, which break off after ``good`` of them."""
+
+    def __init__(self, client, info, data, digest, good):
+        self.client, self.info, self.length, self.digest = client, info, len(data), digest
+        self.data, self.good, self.closed = data, good, False
+        client.bodies.append(self)
+
+    def read(self, size, /):
+        self.client.at_read(self)
+        if self.closed:
+            raise ConnectionAbortedError("closed")
+        size = size if self.good is None else min(size, self.good)
+        if self.good is not None:
+            self.good -= size
+            if not size:
+                raise ConnectionResetError("it broke")
+        piece, self.data = self.data[:size], self.data[size:]
+        with self.client.lock:
+            self.client.given += len(piece)
+        return piece
+
+    def close(self):
+        self.closed = True
+
+    interrupt = close
+
+
+class Client:
+    """A store of one object. ``breaks``: after how many bytes each body breaks off; ``at_get`` and ``at_read`` are what
+    happens meanwhile; ``careless``: looks at no condition; ``most``: gives no more than that for a range."""
+
+    skip = 0
+
+    def __init__(self, data, *, digest=False, breaks=(), careless=False, etags=True, most=None):
+        self.lock = threading.Lock()
+        self.gets, self.bodies, self.given = [], [], 0
+        self.breaks, self.careless, self.etags, self.most = list(breaks), careless, etags, most
+        self.wants_digest = digest
+        self.at_get = self.at_read = lambda _: None
+        self.store(data)
+
+    def store(self, data):
+        self.data, self.etag = data, hashlib.md5(data).hexdigest()
+
+    def get(self, key, get):
+        self.at_get(get)
+        with self.lock:
+            self.gets.append(get)
+            data, etag = self.data, self.etag
+            good = self.breaks.pop() if self.breaks else None
+        if get.if_match not in (None, etag) and not self.careless:
+            raise PreconditionFailed("412")
+        info = ObjectInfo(key, len(data), etag=etag if self.etags else None)
+        end = len(data) if get.end is None else min(get.end, len(data))
+        if self.most is not None and get.end is not None:
+            end = min(end, get.start + self.most)
+        digest = ("sha256", hashlib.sha256(data).hexdigest()) if self.wants_digest else None
+        return Body(self, info, data[get.start : end], digest, good)
+
+    def translate(self, error):
+        if isinstance(error, PreconditionFailed):
+            return error
+        return BackendUnavailable(str(error)) if isinstance(error, OSError) else None
+
+    def close(self):
+        pass
+
+
+class Place(ObjectBackend):
+    name, url, features = "place", "place:///", Features(read=True, range_read=True, lazy_read=True)
+
+    def __init__(self, client, part=8, concurrency=3, ranged=False):
+        policy = RequestPolicy(clock=NoWait(), budget=RetryBudget(reserve=10_000))
+        super().__init__("", policy, part_size=part, concurrency=concurrency, least_part=1)
+        self.ranged = ranged
+        self.scripted = client
+
+    def _make_client(self):
+        return self.scripted
+
+
+TEXT = bytes(range(251)) * 2
+places = st.fixed_dictionaries({"part": st.integers(1, 40), "concurrency": st.integers(1, 5), "ranged": st.booleans()})
+
+
+def drain(reader, sizes=(3,)):
+    out, turn = [], 0
+    while data := reader.read(sizes[turn % len(sizes)]):
+        out.append(data)
+        turn += 1
+    return b"".join(out)
+
+
+@given(
+    data=st.binary(max_size=300), place=places, offset=st.integers(0, 310), length=st.none() | st.integers(0, 310),
+    sizes=st.lists(st.integers(1, 50) | st.just(-1), min_size=1, max_size=3), digest=st.booleans(),
+    breaks=st.lists(st.none() | st.integers(0, 20), max_size=6), most=st.none() | st.integers(1, 30),
+)  # fmt: skip
+def test_whatever_is_asked_for_arrives_however_connections_break(
+    data, place, offset, length, sizes, digest, breaks, most
+):
+    client = Client(data, breaks=breaks, digest=digest, most=None if length is not None else most)
+    client.head = lambda key, version: ObjectInfo(key, len(client.data), etag=client.etag)
+    with Place(client, **place) as store, store.open_reader("x", ReadOptions(offset, length)) as reader:
+        wanted = data[offset:] if length is None else data[offset : offset + length]
+        assert drain(reader, sizes) == wanted
+        assert reader.read(5) == b""
+
+
+@given(place=places, when=st.integers(1, 12), careless=st.booleans(), breaks=st.lists(st.integers(0, 20), max_size=4))
+@settings(max_examples=300)
+def test_goal_29_no_two_versions_are_ever_spliced(place, when, careless, breaks):
+    client = Client(TEXT, careless=careless, breaks=breaks)
+
+    def overwrite(get):
+        if len(client.gets) == when:
+            client.store(b"new" + TEXT)
+
+    client.at_get = overwrite
+    with Place(client, **place) as store, store.open_reader("x") as reader:
+        try:
+            outcome = drain(reader, (7,))
+        except CorruptData as error:
+            outcome = str(error).encode()
+    assert outcome in (TEXT, b"new" + TEXT) or b"changed while it was read" in outcome
+
+
+@pytest.mark.parametrize("ranged", [False, True])
+def test_the_memory_of_a_stream_is_its_parts(ranged):
+    client, taken, most = Client(os.urandom(4096)), 0, 0
+    with Place(client, part=64, concurrency=4, ranged=ranged) as store, store.open_reader("x") as reader:
+        while data := reader.read(16):
+            taken += len(data)
+            most = max(most, client.given - taken)
+    assert taken == 4096
+    assert 64 < most <= 64 * 5
+
+
+@pytest.mark.parametrize(("ranged", "size", "gets"), [(False, 31, 1), (False, 32, 3), (True, 16, 1), (True, 17, 2)])
+def test_a_short_body_is_one_request(ranged, size, gets):
+    client = Client(bytes(size))
+    with Place(client, part=8, ranged=ranged) as store, store.open_reader("x") as reader:
+        assert drain(reader, (8,)) == bytes(size)
+    assert len(client.gets) == gets
+
+
+@pytest.mark.parametrize("most", [1, 3, 7])
+def test_a_server_may_give_less_than_the_range_it_was_asked_for(most):
+    with Place(Client(TEXT, most=most), ranged=True) as store, store.open_reader("x") as reader:
+        assert drain(reader) == TEXT
+
+
+def test_what_has_no_etag_is_read_in_one_piece():
+    client = Client(TEXT, etags=False)
+    with Place(client, ranged=True) as store, store.open_reader("x") as reader:
+        assert drain(reader) == TEXT
+    assert client.gets == [Get(0, 16), Get()]
+    assert client.bodies[0].closed
+
+
+def test_goal_28_a_flipped_bit_is_noticed_at_the_end_of_many_ranges():
+    client = Client(TEXT, digest=True)
+
+    def flip(body):
+        if body is client.bodies[-1] and len(client.bodies) == 4:
+            body.data = bytes(len(body.data))
+
+    client.at_read = flip
+    with Place(client) as store, store.open_reader("x") as reader:
+        for _ in range(2):
+            with pytest.raises(CorruptData, match="checksum"):
+                drain(reader)
+
+
+def test_an_error_of_a_range_comes_in_its_place():
+    client = Client(TEXT)
+
+    def fail(get):
+        if get.start >= 64:
+            raise PermissionError("no more")
+
+    client.at_get, client.translate = fail, lambda error: None
+    with Place(client) as store, store.open_reader("x") as reader:
+        got = b""
+        with pytest.raises(PermissionError, match="no more"):
+            while data := reader.read(8):
+                got += data
+        assert got == TEXT[:64]
+        with pytest.raises(PermissionError, match="no more"):
+            reader.read(5)
+
+
+def test_a_close_from_another_thread_ends_all_ranges():
+    client, waits, stuck = Client(TEXT), threading.Event(), threading.Event()
+
+    def hang(body):
+        if body.info is not client.bodies[0].info and not body.closed:
+            stuck.set()
+            waits.wait(10)
+
+    client.at_read = hang
+    store = Place(client)
+    reader = store.open_reader("x")
+    threading.Thread(target=lambda: (stuck.wait(10), reader.close(), waits.set())).start()
+    with pytest.raises(ReaderClosed):
+        drain(reader)
+    asked = len(client.gets)
+    assert all(body.closed for body in client.bodies[1:])
+    with pytest.raises(ReaderClosed):
+        reader.read(1)
+    assert len(client.gets) == asked
+
+
+def test_a_dropped_reader_ends_the_ranges_on_their_way():
+    client, stuck = Client(TEXT), threading.Event()
+
+    def hang(body):
+        if body is not client.bodies[0]:
+            stuck.set()
+            for _ in range(1000):
+                if body.closed:
+                    return
+                threading.Event().wait(0.01)
+
+    client.at_read = hang
+    reader = Place(client).open_reader("x")
+    assert reader.read(8) + reader.read(3) == TEXT[:11]
+    assert stuck.wait(10)
+    del reader
+    gc.collect()
+    assert all(body.closed for body in client.bodies)
+
+
+def test_without_a_free_thread_whoever_reads_does_the_work(monkeypatch):
+    monkeypatch.setattr(IO, "spawn", lambda task: False)
+    client = Client(TEXT, breaks=[None, 3, None, 5])
+    with Place(client) as store, store.open_reader("x") as reader:
+        assert drain(reader, (5, 100)) == TEXT
+
+
+def test_a_forked_child_cannot_go_on_with_its_parents_ranges():
+    reader = Place(Client(TEXT)).open_reader("x")
+    head = b"".join(reader.read(5) for _ in range(6))
+    pid = os.fork()
+    if not pid:
+        signal.alarm(10)  # rather than wait for threads that are not there
+        try:
+            reader.read(5)
+        except ReaderClosed:
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert head + drain(reader) == TEXT
+    reader.close()
+
+
+# -- on servers --------------------------------------------------------------------------------------------------------
+
+MIB = 1 << 20
+LONG = random.Random(4).randbytes(40 * MIB)
+
+
+def s3(proxied, name, **options):
+    return test_s3.fresh(name, endpoint=proxied(server(name)["port"]).url, part_size=5 * MIB, **options)
+
+
+def gcs(proxied, place):
+    port = server("fake_gcs")["port"] if place == "fake" else gcs_places.double().port
+    return gcs_places.fresh(place, endpoint=proxied(port).url, part_size=5 * MIB)
+
+
+def azure(proxied):
+    return azure_places.fresh(endpoint=azure_places.via(proxied(server("azurite")["port"])), part_size=5 * MIB)
+
+
+@pytest.mark.parametrize(
+    ("make", "ranges"),
+    [
+        pytest.param(lambda proxied: s3(proxied, "seaweedfs"), 7, id="s3"),
+        pytest.param(lambda proxied: s3(proxied, "seaweedfs", client="obstore"), 7, id="s3-obstore"),
+        pytest.param(lambda proxied: s3(proxied, "moto", checksums=True), 7, id="s3-checksums"),
+        pytest.param(lambda proxied: gcs(proxied, "fake"), 7, id="gcs"),
+        pytest.param(azure, 7, id="azure"),
+    ],
+)
+def test_a_long_object_is_read_in_ranges_and_a_broken_one_is_asked_for_again(make, ranges):
+    with contextlib.ExitStack() as stack:
+        proxies = []
+
+        def proxied(port):
+            proxies.append(stack.enter_context(Proxy(port)))
+            return proxies[0]
+
+        store = stack.enter_context(make(proxied))
+        with store.open_writer("long") as writer:
+            writer.write(LONG)
+        asked = proxies[0].count("GET")
+        with store.open_reader("long") as reader:
+            got = [reader.read(MIB)]
+            proxies[0].next(Reset("GET", after=MIB))
+            while data := reader.read(MIB):
+                got.append(data)
+        assert hashlib.sha256(b"".join(got)).digest() == hashlib.sha256(LONG).digest()
+        assert proxies[0].count("GET") - asked == ranges + 1
