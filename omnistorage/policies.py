@@ -98,7 +98,7 @@ def check(op: str | None = None, path: str | None = None) -> None:
     scope = _SCOPE.get()
     if scope is not None and scope.cancelled:
         raise Cancelled("cancelled", op=op, path=path)
-    if remaining() == 0.0:
+    if _DEADLINE.get() is not None and remaining() == 0.0:
         raise DeadlineExceeded("the deadline has passed", op=op, path=path)
 
 
@@ -229,8 +229,9 @@ class RetryBudget:
         self._lock = threading.Lock()
 
     def earn(self) -> None:
-        with self._lock:
-            self._saved = min(self.reserve, self._saved + self.ratio)
+        if self._saved < self.reserve:  # it nearly always is full
+            with self._lock:
+                self._saved = min(self.reserve, self._saved + self.ratio)
 
     def spend(self) -> bool:
         """Whether a retry may be made now; takes it from the budget."""

@@ -277,15 +277,6 @@ class Database:
         elif self._engine is not None:
             self._engine = None
 
-    def _quickly(self) -> Link | None:
-        """A connection that waits in the list, where no more needs to be looked at."""
-        if self._plain and self._pid == getpid():
-            try:
-                return self._idle.pop()
-            except IndexError:
-                pass
-        return None
-
     def take(self) -> Link:
         """A connection for this thread alone, until ``give`` or ``throw_away``."""
         if self._pid != getpid():
@@ -409,7 +400,10 @@ class Database:
 
     def _attempt(self, op: str, path: str | None, work: Callable[..., T], *given: Any) -> T:
         try:
-            link = self._quickly() or self.take()
+            try:  # one that waits in the list, where no more needs to be looked at
+                link = self._idle.pop() if self._plain and self._pid == getpid() else self.take()
+            except IndexError:
+                link = self.take()
         except StorageError as error:
             self._place(error, op, path)
             raise

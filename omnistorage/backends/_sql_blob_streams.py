@@ -9,10 +9,13 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import cached_property
 from os import getpid
 from typing import Any
 
+from .._context import Closes
 from ..core import ObjectInfo, ReadOptions, WriteOptions
 from ..errors import (
     CapabilityNotSupported,
@@ -32,24 +35,29 @@ _FIRST_FETCH = 64 << 10
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-class InlineReader(ReaderBase):
+class InlineReader(Closes):
     """Over bytes that came with the row. There is nothing to wait for and nothing to give back, so it does without the
-    lock that other readers need."""
+    lock that other readers need; ``info`` is made of the row when somebody asks."""
 
     instant = True
+    _closed = False
+    _at = 0
 
-    def __init__(self, info: ObjectInfo, data: bytes) -> None:
-        self._info = info
+    def __init__(self, row: Any, to_info: Callable[[Any], ObjectInfo], data: bytes) -> None:
+        self._row = row
+        self._to_info = to_info
         self._data = data
-        self._at = 0
-        self._released = True
+
+    @cached_property
+    def info(self) -> ObjectInfo:
+        return self._to_info(self._row)
 
     def read(self, size: int = -1, /) -> bytes:
         start, data = self._at, self._data
         self._at = start + size if size >= 0 else len(data)
         found = data[start : self._at]
         if self._closed:  # perhaps by another thread, just now
-            raise ReaderClosed("the reader is closed", path=self._info.path, op="read")
+            raise ReaderClosed("the reader is closed", path=self.info.path, op="read")
         return found
 
     def close(self) -> None:

@@ -22,6 +22,7 @@ from ..core import (
     Features,
     ListOptions,
     ObjectInfo,
+    Reader,
     ReadOptions,
     ResolutionPlan,
     SetMetadata,
@@ -51,7 +52,7 @@ from ._sql_blob_list import (
 )
 from ._sql_blob_streams import BlobWriter, ChunkReader, ColumnReader, ColumnWriter, InlineReader
 from ._sql_blob_table import COLUMNS, INLINE, Table, check_name
-from ._streams import ReaderBase, WriterBase, check_conditions
+from ._streams import WriterBase, check_conditions
 
 T = TypeVar("T")
 
@@ -220,12 +221,12 @@ class SQLBlobBackend(BackendBase):
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
-    def _open_reader(self, path: str, options: ReadOptions) -> ReaderBase:
+    def _open_reader(self, path: str, options: ReadOptions) -> Reader:
         if options.version is not None:
             self._refuse("version", "open_reader", path)
         return self._db.run("open_reader", path, self._reader, path, options)
 
-    def _reader(self, link: Link, path: str, options: ReadOptions) -> ReaderBase:
+    def _reader(self, link: Link, path: str, options: ReadOptions) -> Reader:
         table = self._table
         if not table.has_blobs:
             return self._column_reader(link, path, options)
@@ -240,16 +241,15 @@ class SQLBlobBackend(BackendBase):
                 row = link.one(table.read_part, (start + 1, 0 if options.length == 0 else length, key))
             if row is None:
                 raise NotFound("no such object", path=path, backend=self.name, op="open_reader")
-            info = self._read_info(row)
             if options.if_match is not None or options.if_none_match is not None:
-                check_conditions(info, options, self.name)
+                check_conditions(self._read_info(row), options, self.name)
             if row[7] is None:
-                return InlineReader(info, row[8] if type(row[8]) is bytes else as_bytes(row[8]))
+                return InlineReader(row, self._read_info, row[8] if type(row[8]) is bytes else as_bytes(row[8]))
             if pin(link, table, row[7], self._lease):
-                return ChunkReader(self, info, row[7], options)
+                return ChunkReader(self, self._read_info(row), row[7], options)
         raise CorruptData("the chunks of this object are missing", path=path, backend=self.name, op="open_reader")
 
-    def _column_reader(self, link: Link, path: str, options: ReadOptions) -> ReaderBase:
+    def _column_reader(self, link: Link, path: str, options: ReadOptions) -> Reader:
         table = self._table
         limit = INLINE if table.streams and not self._db.shared else self.max_blob_size
         row = link.one(table.read_bounded, (limit, table.key(path)))
@@ -266,9 +266,11 @@ class SQLBlobBackend(BackendBase):
             )  # fmt: skip
         data = as_bytes(row[8])
         stop = len(data) if options.length is None else options.offset + options.length
-        return InlineReader(info, data if options.offset == 0 and stop >= len(data) else data[options.offset : stop])
+        return InlineReader(
+            row, self._read_info, data if options.offset == 0 and stop >= len(data) else data[options.offset : stop]
+        )
 
-    def _streamed(self, path: str, options: ReadOptions) -> ReaderBase:
+    def _streamed(self, path: str, options: ReadOptions) -> Reader:
         """On a connection of its own, inside a snapshot that lasts as long as the reader."""
         table, link = self._table, self._db.take()
         try:
