@@ -27,6 +27,7 @@ from ..core import (
     WriteOptions,
     Writer,
 )
+from ..digests import new_hash
 from ..errors import (
     BackendClosed,
     CapabilityNotSupported,
@@ -36,7 +37,6 @@ from ..errors import (
     StorageError,
 )
 from ..paths import check_key, check_new, check_prefix, sort_key
-from ._streams import new_hash
 
 
 class BackendBase(Closes):

@@ -15,6 +15,7 @@ from os import getpid
 from typing import TypeVar
 
 from ..core import ObjectInfo, ReadOptions
+from ..digests import new_hash
 from ..errors import (
     BackendUnavailable,
     CapabilityNotSupported,
@@ -36,7 +37,7 @@ from ._http_net import Dial
 from ._http_settings import NAME, Settings
 from ._http_urls import Root, why_not
 from ._object_client import Get
-from ._streams import ReaderBase, check_conditions, new_hash
+from ._streams import ReaderBase, check_conditions
 
 T = TypeVar("T")
 

@@ -11,7 +11,8 @@ import click
 
 from .. import ops
 from ..core import ObjectInfo, Reader
-from ..errors import ConfigError, NotFound, StorageError
+from ..digests import new_hash
+from ..errors import NotFound, StorageError
 from .app import App, Location, naming
 from .listing import info_of, is_folder, reporter
 from .recordio import Counted
@@ -23,7 +24,7 @@ _BLOCK = 1 << 20
 
 def _algorithm(ctx: click.Context, param: click.Parameter, value: str) -> str:
     name = value.lower().replace("-", "") if not value.lower().startswith("sha3") else value.lower().replace("-", "_")
-    known = sorted({*(a for a in hashlib.algorithms_guaranteed if not a.startswith("shake")), "crc32c"})
+    known = sorted({*(a for a in hashlib.algorithms_guaranteed if not a.startswith("shake")), "crc32", "crc32c"})
     if name not in known:
         raise click.BadParameter(f"{value!r} is no digest; use one of {', '.join(known)}", ctx, param)
     return name
@@ -100,12 +101,10 @@ class _Digests:
 
     def _read(self, source: Reader) -> str:
         with Counted(source, self._app) as reader:
-            if self._algorithm == "crc32c":
-                raise ConfigError("crc32c is only printed where the store knows it; sha256 can be computed")
-            digest = hashlib.new(self._algorithm)
+            digest = new_hash(self._algorithm)
             while block := reader.read(_BLOCK):
                 digest.update(block)
-        return digest.hexdigest()
+        return str(digest.hexdigest())
 
     def _print(self, name: str, digest: str) -> None:
         app = self._app

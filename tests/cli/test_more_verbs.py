@@ -153,7 +153,12 @@ def test_hash_fails_for_what_is_not_there_and_goes_on(cli: Cli, tree: Path) -> N
     assert "-R" in cli("hash", "md5", "t").err
     assert cli("hash", "md5", "-R", "nope").code == 4
     assert cli("hash", "md6", "t/b.txt").code == 2
-    assert cli("hash", "crc32c", "t/b.txt").code == 7
+
+
+def test_hash_computes_the_checksums_of_stores_too(cli: Cli, box: Path) -> None:
+    (box / "check").write_bytes(b"123456789")  # the check values that the catalogues of CRCs give
+    assert cli("hash", "crc32c", "check").lines == ["e3069283  check"]
+    assert cli("hash", "crc32", "check").lines == ["cbf43926  check"]
 
 
 # -- mv ----------------------------------------------------------------------------------------------------------------
