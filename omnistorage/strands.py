@@ -5,8 +5,8 @@ once, on a thread of a shared pool while there is something to do, which it then
 
 1. No thread starts at import, and none is kept per stream: ten thousand open streams cost no thread.
 2. When no thread is free the caller runs the step itself, so nothing can wait for ever for a thread.
-3. A step on the CPU pool may wait for the I/O pool, never the other way round, and none for its own pool, but for a task
-   that runs already and itself waits for no other.
+3. A step on the CPU pool may wait for the I/O pool, never the other way round, and none for its own pool, but for a
+   task that runs already and itself waits for no other.
 4. A strand holds no reference to the public handle that feeds it, so the handle can be collected while a step runs.
 5. After a fork the child starts with empty pools.
 """
