@@ -31,15 +31,19 @@ class Place:
     def __enter__(self):
         servers.begin()
         self.info = servers.server("azurite")
-        self.ours = AzureBackend(
-            self.info["container"], endpoint_url=self.info["endpoint"], account_name=self.info["account_name"],
-            account_key=self.info["account_key"],
+        self.ours, self.through_sdk = (
+            AzureBackend(
+                self.info["container"], endpoint_url=self.info["endpoint"], account_name=self.info["account_name"],
+                account_key=self.info["account_key"], client=client,
+            )
+            for client in ("auto", "sdk")
         )  # fmt: skip
         self.sdk = bare(self.info)
         return self
 
     def __exit__(self, *exc):
         self.ours.close()
+        self.through_sdk.close()
         self.sdk.close()
         servers.end()
 
@@ -53,20 +57,20 @@ def _both(run, count):
 
 
 def small(bench: Bench):
-    """4 KiB objects written and read, 16 at once."""
+    """4 KiB objects written and read through the SDK, 16 at once."""
     count = 64 if bench.quick else 2000
     data = os.urandom(4096)
     with Place() as place:
 
         def put_ours(number):
-            with place.ours.open_writer(f"small/{number}") as writer:
+            with place.through_sdk.open_writer(f"small/{number}") as writer:
                 writer.write(data)
 
         def put_sdk(number):
             place.sdk.upload_blob(f"small/{number}", data, overwrite=True)
 
         def get_ours(number):
-            with place.ours.open_reader(f"small/{number}") as reader:
+            with place.through_sdk.open_reader(f"small/{number}") as reader:
                 assert reader.read(-1) == data
 
         def get_sdk(number):
@@ -90,6 +94,64 @@ def small(bench: Bench):
                 f"azure_{verb}_4k_cpu", f"Azure {verb} of 4 KiB objects: CPU time of the client",
                 peer="azure-storage-blob", bar=1.15, better="lower", samples=over(cpu["ours"], cpu["sdk"]),
                 engine=engine,
+            )  # fmt: skip
+
+
+def small_obstore(bench: Bench):
+    """The same through obstore, which is what a custom endpoint gets where it is installed."""
+    import obstore
+    from obstore.store import AzureStore
+
+    count = 64 if bench.quick else 2000
+    data = os.urandom(4096)
+    with Place() as place:
+        info = place.info
+        assert "Obstore" in type(place.ours.client).__name__
+        bare_store = AzureStore(
+            info["container"], endpoint=info["endpoint"], account_name=info["account_name"],
+            account_key=info["account_key"], client_options={"allow_http": True},
+        )  # fmt: skip
+
+        def put_ours(number):
+            with place.ours.open_writer(f"small/{number}") as writer:
+                writer.write(data)
+
+        def get_ours(number):
+            with place.ours.open_reader(f"small/{number}") as reader:
+                assert reader.read(-1) == data
+
+        runs = {
+            "put": {
+                "ours": put_ours,
+                "obstore": lambda n: obstore.put(bare_store, f"small/{n}", data, use_multipart=False),
+                "azure-storage-blob": lambda n: place.sdk.upload_blob(f"small/{n}", data, overwrite=True),
+            },
+            "get": {
+                "ours": get_ours,
+                "obstore": lambda n: bytes(obstore.get(bare_store, f"small/{n}").bytes()),
+                "azure-storage-blob": lambda n: place.sdk.download_blob(f"small/{n}").readall(),
+            },
+        }
+        for verb, peers in runs.items():
+            for run in peers.values():
+                _both(run, FLYING)
+            cpu = {name: [] for name in peers}
+            times = rounds(
+                {name: lambda run=run: _both(run, count) for name, run in peers.items()},
+                bench.rounds,
+                lambda name, value, cpu=cpu: cpu[name].append(value),
+            )
+            for peer, bar in (("obstore", 0.85), ("azure-storage-blob", 1.0)):
+                bench.add(
+                    f"azure_obstore_{verb}_4k_{peer}",
+                    f"Azure through obstore, {verb} of 4 KiB objects, {FLYING} in flight", peer=version(peer), bar=bar,
+                    better="higher", samples=over(times[peer], times["ours"]), engine=version("obstore"),
+                )  # fmt: skip
+            bench.add(
+                f"azure_obstore_{verb}_4k_cpu",
+                f"Azure through obstore, {verb} of 4 KiB objects: CPU time of the client",
+                peer=version("azure-storage-blob"), bar=0.4, better="lower",
+                samples=over(cpu["ours"], cpu["azure-storage-blob"]), engine=version("obstore"),
             )  # fmt: skip
 
 
@@ -214,4 +276,10 @@ def memory(bench: Bench):
             )  # fmt: skip
 
 
-GROUPS = {"azure_memory": memory, "azure_small": small, "azure_streams": streams, "azure_list": listing}
+GROUPS = {
+    "azure_memory": memory,
+    "azure_small": small,
+    "azure_obstore": small_obstore,
+    "azure_streams": streams,
+    "azure_list": listing,
+}

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from ..core import Features
 from ..errors import CapabilityNotSupported, ConfigError, InvalidPath, MissingExtra
 from ..secret import Secret, mask_url
 
@@ -104,6 +105,31 @@ def _name_in(url: str) -> str | None:
     parts = urlsplit(url)
     head, found, _ = (parts.hostname or "").partition(".blob.")
     return head if found else parts.path.strip("/") or None
+
+
+def features_of(hierarchical: bool) -> Features:
+    """What accounts of one kind can do."""
+    return Features(
+        read=True,
+        write=True,
+        delete=True,
+        list=True,
+        sorted_list=not hierarchical,
+        stat=True,
+        copy=True,
+        move=True,
+        atomic_move=hierarchical,
+        dirs=hierarchical,
+        range_read=True,
+        lazy_read=True,
+        atomic_write=True,
+        create_only=True,
+        if_match=True,
+        user_metadata=True,
+        purge=True,
+        hashes=frozenset({"md5"}),
+        modified_precision=timedelta(seconds=1),
+    )
 
 
 class Clients:

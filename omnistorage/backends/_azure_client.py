@@ -23,7 +23,7 @@ from ..core import ObjectInfo
 from ..errors import BackendUnavailable, CapabilityNotSupported, ConfigError, NotFound, StorageError
 from ._azure_account import NAME, Clients, check_text
 from ._azure_wire import Refused, Wire, quiet, translate
-from ._object_client import Get, Page, Put, Upload
+from ._object_client import Body, Get, Page, Put, Upload
 
 WRITE_ID = "omnistorage_write_id"
 """Key of metadata; a user's own key may not be this one."""
@@ -62,7 +62,7 @@ class AzureClient:
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
-    def get(self, key: str, get: Get) -> _Body:
+    def get(self, key: str, get: Get) -> Body:
         headers = {} if get.range is None else {"x-ms-range": get.range}  # Range itself is not signed
         if get.if_match is not None:
             headers["If-Match"] = quoted(get.if_match)
@@ -166,12 +166,16 @@ class AzureClient:
         try:
             answer = self.wire.send("PUT", key, "", headers, data)
         except Refused as error:
-            if error.code != "BlobAlreadyExists" or self.is_folder(key) is not None:
-                raise
-            # There is no blob, but blocks that nobody committed: Azurite takes them for one, but for block lists.
-            upload = self.start_upload(key, put)
-            return self.finish_upload(upload, {1: self.put_part(upload, 1, data)})
+            return self._beside_blocks(key, data, put, error)
         return self._published(key, answer.headers, len(data))
+
+    def _beside_blocks(self, key: str, data: bytes, put: Put, refused: Refused) -> ObjectInfo:
+        """Put once more where there is no blob, but blocks that nobody committed: Azurite takes them for one, but for
+        block lists."""
+        if refused.code != "BlobAlreadyExists" or self.is_folder(key) is not None:
+            raise refused
+        upload = self.start_upload(key, put)
+        return self.finish_upload(upload, {1: self.put_part(upload, 1, data)})
 
     def _digest(self, data: bytes) -> dict[str, str]:
         if not self._checksums:

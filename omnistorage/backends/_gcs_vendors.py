@@ -1,8 +1,11 @@
-"""What servers that speak the API of Google Cloud Storage keep. Imports nothing."""
+"""What servers that speak the API of Google Cloud Storage keep, and so what a backend can do. Imports floor 0."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
+
+from ..core import Features
 
 
 @dataclass(frozen=True)
@@ -34,3 +37,26 @@ VENDORS = {
     "fake-gcs-server": Vendor(conditional_writes=True, ordered_listing=True),
     "other": Vendor(),
 }
+
+
+def features_of(creates: bool, conditional: bool, ordered: bool) -> Features:
+    return Features(
+        read=True,
+        write=True,
+        delete=True,
+        list=True,
+        sorted_list=ordered,
+        list_seek=ordered,
+        stat=True,
+        copy=True,
+        move=True,
+        range_read=True,
+        lazy_read=True,
+        atomic_write=True,
+        create_only=creates,
+        if_match=conditional,
+        user_metadata=True,
+        purge=True,
+        hashes=frozenset({"md5", "crc32c"}),
+        modified_precision=timedelta(milliseconds=1),
+    )

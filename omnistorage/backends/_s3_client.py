@@ -68,6 +68,8 @@ class S3Client:
         self._bucket = bucket
         self._mode = {"ChecksumMode": "ENABLED"} if checksums else {}
         self._part = {"ChecksumAlgorithm": "CRC32"} if checksums else {}
+        # One of the whole object: no download could be held against a checksum of its parts' checksums.
+        self._whole = {"ChecksumType": "FULL_OBJECT"} if checksums else {}
         self._md5_etags = md5_etags
 
     def close(self) -> None:
@@ -255,7 +257,9 @@ class S3Client:
     # -- multipart uploads ---------------------------------------------------------------------------------------------
 
     def start_upload(self, key: str, put: Put) -> Upload:
-        answer = self.sdk.create_multipart_upload(Bucket=self._bucket, Key=key, **self._with(put), **self._part)
+        answer = self.sdk.create_multipart_upload(
+            Bucket=self._bucket, Key=key, **self._with(put), **self._part, **self._whole
+        )
         return Upload(key, answer["UploadId"], put)
 
     def put_part(self, upload: Upload, number: int, data: bytes) -> str:
@@ -284,7 +288,7 @@ class S3Client:
             parts.append({"PartNumber": number, "ETag": etag, **({"ChecksumCRC32": checksum} if checksum else {})})
         answer = self.sdk.complete_multipart_upload(
             Bucket=self._bucket, Key=upload.key, UploadId=upload.id, MultipartUpload={"Parts": parts},
-            **_condition(upload.put),
+            **self._whole, **_condition(upload.put),
         )  # fmt: skip
         if not answer.get("ETag"):
             raise BackendUnavailable("the store ended the upload with an answer that says nothing", backend=NAME)

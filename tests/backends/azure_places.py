@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import time
 
 from omnistorage.backends.azure import AzureBackend
 from omnistorage.secret import Secret
@@ -23,7 +24,7 @@ def fresh(name="azurite", *, endpoint=None, **options):
         f"t{os.getpid()}-{next(_numbers)}",
         endpoint_url=endpoint or info["endpoint"],
         account_name=info["account_name"],
-        **{"account_key": Secret(info["account_key"], pickle=True), **options},
+        **{"account_key": Secret(info["account_key"], pickle=True), "client": "sdk", **options},
     )
 
 
@@ -53,3 +54,18 @@ def peek(backend, path):
 
 def plant(backend, path, data=b"x", **options):
     sdk(_name(backend)).upload_blob(backend._prefix + path, data, overwrite=True, **options)
+
+
+class Token:
+    """A credential as azure-identity has them."""
+
+    def __init__(self, token="canary-token", error=None):
+        self.token, self.error, self.asked = token, error, []
+
+    def get_token(self, *scopes, **options):
+        from azure.core.credentials import AccessToken
+
+        self.asked.append(scopes)
+        if self.error is not None:
+            raise self.error
+        return AccessToken(self.token, int(time.time()) + 3600)

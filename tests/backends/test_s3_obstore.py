@@ -10,6 +10,7 @@ import threading
 import time
 import traceback
 import warnings
+from dataclasses import replace
 
 import pytest
 
@@ -117,14 +118,15 @@ def test_a_body_that_breaks_off_is_taken_up_where_it_broke(proxy, make, fault, a
 
 def test_goal_29_a_download_taken_up_again_never_splices_two_versions(proxy, make):
     store = make(read_timeout=0.5)
-    put(store, "x", BIG)
-    proxy.next(Stall("GET", after=1_500_000))
-    with store.open_reader("x") as reader:
-        assert reader.read(1000) == BIG[:1000]
-        put(store, "x", BIG[::-1])
-        with pytest.raises(CorruptData, match="changed"):
-            while reader.read(65536):
-                pass
+    for size in (1_500_000, 3_000_000):  # the rest is asked for through obstore, and through the SDK
+        put(store, "x", BIG[:size])
+        proxy.next(Stall("GET", after=1_200_000))
+        with store.open_reader("x") as reader:
+            assert reader.read(1000) == BIG[:1000]
+            put(store, "x", BIG[:size][::-1])
+            with pytest.raises(CorruptData, match="changed"):
+                while reader.read(65536):
+                    pass
 
 
 def test_a_reader_closed_by_another_thread_is_free_at_once(proxy, make):
@@ -157,6 +159,7 @@ CASES = [
     (412, "PreconditionFailed", PreconditionFailed, False),
     (501, "NotImplemented", CapabilityNotSupported, False),
     (400, "AuthorizationHeaderMalformed", ConfigError, False),
+    (301, "PermanentRedirect", ConfigError, False),
     (400, "InvalidArgument", StorageError, False),
 ]
 
@@ -184,6 +187,28 @@ def test_goal_27_an_answer_with_another_range_is_refused(proxy, store):
     proxy.next(Answer("GET", 200, b"0123456789", {"ETag": '"e"', "Last-Modified": "Sun, 01 Nov 2026 00:00:00 GMT"}))
     with pytest.raises(CapabilityNotSupported, match="range"):
         ops.read_bytes(store, "x", ReadOptions(4, 3))
+
+
+def test_goal_27_a_page_that_a_request_is_sent_on_to_is_neither_an_object_nor_a_success(proxy, make):
+    """obstore follows redirects, a 303 of a PUT with a GET; the SDK does not."""
+    page = Answer("", 200, b"<html>", {"ETag": '"5e5c0a0c-264"', "Last-Modified": "Sun, 01 Nov 2026 00:00:00 GMT"})
+    for overwrite in (True, False):
+        with Proxy(server("seaweedfs")["port"]) as stranger:
+            there = {"Location": f"{stranger.url}/page"}
+            store = make()
+            proxy.next(Answer("PUT", 303, b"", there))
+            stranger.next(page)
+            put(store, "x", overwrite=overwrite)
+            assert peek(store, "x") == b"data"
+            assert len(stranger.requests) == 1
+            store = make()
+            plant(store, "x", b"data")
+            proxy.next(Answer("GET", 302, b"", there))
+            stranger.next(replace(page, status=206, headers={**page.headers, "Content-Range": "bytes 0-5/6"}))
+            assert ops.read_bytes(store, "x") == b"data"
+            proxy.forget()
+            put(store, "x")
+            assert by_obstore(proxy) == []
 
 
 @pytest.mark.parametrize("fault", [Lost("PUT"), Reset("PUT"), Unsent("PUT", after=1000), Unsent("PUT")])
@@ -289,7 +314,7 @@ def test_pain_11_the_client_follows_what_must_be_checked(monkeypatch):
     ):
         with pytest.raises(ConfigError):
             S3Backend("bucket", **wrong)
-    monkeypatch.setattr("omnistorage.backends._s3_obstore.find_spec", lambda name: None)
+    monkeypatch.setattr("omnistorage.backends._obstore.find_spec", lambda name: None)
     with S3Backend("bucket", **local, client="obstore") as store, pytest.raises(MissingExtra, match=r"\[accel\]"):
         store.exists("x")
 

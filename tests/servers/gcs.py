@@ -1,8 +1,8 @@
 """Google Cloud Storage servers: fake-gcs-server (not Google's), and our own double for what that one does not keep.
 
 ``Double`` is written from the public reference of the JSON and XML APIs, and is no proof of Google's: it keeps
-preconditions on every call, answers status queries of resumable uploads, takes as much of a chunk as it is told to, and
-has the batch endpoint. It lives in the test's own process.
+preconditions on every call, answers status queries of resumable uploads, takes as much of a chunk as it is told to, has
+the batch endpoint, and gives tokens. It lives in the test's own process.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ class Double:
         self.objects: dict[str, list[dict[str, Any]]] = {}
         self.sessions: dict[str, dict[str, Any]] = {}
         self.begun = 0  # sessions
+        self.tokens = 0  # given
         self.takes: int | None = None  # how much of a chunk is kept, where not all of it
         self.rewrites = 1  # how many requests a copy takes
         self.page = 1000
@@ -168,15 +169,19 @@ class _Handler(BaseHTTPRequestHandler):
             return self._batch(headers, body)
         if path.startswith("/session/"):
             return self._chunk(method, path, headers, body)
+        if path == "/token":
+            double.tokens += 1
+            return _json({"access_token": f"token-{double.tokens}", "expires_in": 3600, "token_type": "Bearer"})
         if not (found := re.fullmatch(r"(/upload|/download)?/storage/v1/b/([^/]+)/o(?:/([^/]+))?(/.*)?", path)):
-            return self._read(unquote(path[1:]), query, headers)
+            serve = self._write if method == "PUT" else self._read
+            return serve(unquote(path[1:]), query, headers, body)
         upload, bucket, name, more = found[1], found[2], unquote(found[3] or ""), found[4]
         if bucket != BUCKET:
             raise Refusal(404, "The specified bucket does not exist.")
         if upload == "/download":
             if "ifGenerationMatch" in query:
                 headers["x-goog-if-generation-match"] = query["ifGenerationMatch"]
-            return self._read(f"{bucket}/{name}", query, headers)
+            return self._read(f"{bucket}/{name}", query, headers, body)
         if upload:
             return self._insert(query, headers, body)
         if method == "POST" and more == "/compose":
@@ -287,7 +292,20 @@ class _Handler(BaseHTTPRequestHandler):
             told["nextPageToken"] = str(at + most)
         return told
 
-    def _read(self, path: str, query: Any, headers: Any) -> tuple[int, dict[str, str], bytes]:
+    def _write(self, path: str, query: Any, headers: Any, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        """A PUT of the XML API."""
+        bucket, _, name = path.partition("/")
+        if bucket != BUCKET:
+            raise Refusal(404, "<Error><Code>NoSuchBucket</Code></Error>")
+        condition = headers.get("x-goog-if-generation-match")
+        self.server.double.check(name, {} if condition is None else {"ifGenerationMatch": condition})
+        prefix = "x-goog-meta-"
+        metadata = {key[len(prefix) :]: value for key, value in headers.items() if key.startswith(prefix)}
+        told = {"contentType": headers.get("content-type"), "metadata": metadata}
+        row = self.server.double.store(name, body, told)
+        return 200, {"x-goog-generation": row["generation"], "ETag": f'"{row["crc32c"]}"'}, b""
+
+    def _read(self, path: str, query: Any, headers: Any, body: bytes) -> tuple[int, dict[str, str], bytes]:
         bucket, _, name = path.partition("/")
         if bucket != BUCKET:
             raise Refusal(404, "<Error><Code>NoSuchBucket</Code></Error>")
@@ -298,6 +316,7 @@ class _Handler(BaseHTTPRequestHandler):
         told = {
             "x-goog-generation": row["generation"], "x-goog-hash": f"crc32c={row['crc32c']}",
             "x-goog-stored-content-length": row["size"], "Content-Type": row.get("contentType") or "",
+            "ETag": f'"{row["crc32c"]}"', "Last-Modified": "Sun, 01 Nov 2026 00:00:00 GMT",
             **{f"x-goog-meta-{key}": value for key, value in (row.get("metadata") or {}).items()},
         }  # fmt: skip
         if not (span := headers.get("range")):
