@@ -50,6 +50,7 @@ MAKE = {
     "s3": lambda tmp: S3Backend("bucket"),
     "s3_other": lambda tmp: S3Backend("bucket", endpoint_url="http://127.0.0.1:9"),
     "s3_seaweedfs": lambda tmp: S3Backend("bucket", endpoint_url="http://127.0.0.1:9", vendor="seaweedfs"),
+    "s3_swift": lambda tmp: S3Backend("bucket", endpoint_url="http://127.0.0.1:9", vendor="swift"),
     "sftp": lambda tmp: SFTPBackend("host", "/root"),
     "sftp_plain": lambda tmp: SFTPBackend("host", "/root", posix_rename=False, hardlinks=False, server_copy=True),
 }

@@ -21,6 +21,7 @@ FOUND = {
     "seaweedfs": {"conditional_writes": True, "ordered_listing": False},
     "moto": {"conditional_writes": True, "ordered_listing": True},
     "rclone_s3": {"conditional_writes": False, "conditional_uploads": False},
+    "swift": {"conditional_writes": False, "conditional_uploads": False, "ordered_listing": True},
 }
 
 

@@ -1,6 +1,7 @@
 """Azure when the network and the server misbehave: goals 24 to 29, through a proxy in front of Azurite."""
 
 import gc
+import os
 import random
 import threading
 import tracemalloc
@@ -26,8 +27,10 @@ from omnistorage.errors import (
 from omnistorage.policies import Clock, RequestPolicy, RetryBudget
 
 from ..servers import server
-from ..servers.proxy import Answer, Flip, Lost, Proxy, Reset, Stall, Truncate, Unsent
+from ..servers.proxy import Answer, Fault, Flip, Lost, Proxy, Reset, Stall, Truncate, Unsent
 from .azure_places import fresh, peek, via
+
+SCALE = int(os.environ.get("OMNISTORAGE_SCALE", "1"))
 
 
 class NoWait(Clock):
@@ -387,15 +390,15 @@ def test_goal_26_a_copy_and_a_move_whose_answers_were_lost_are_found(proxy, stor
 
 
 def test_goal_26_random_faults_on_racing_creators_leave_one_winner_and_no_false_conflict(proxy, make):
-    chance = random.Random(26)
-    for number in range(15):
-        stores, outcomes = [make() for _ in range(3)], {}
-        prefix = stores[0]._prefix
-        faults = [chance.choice([Lost, Unsent, Reset, None]) for _ in range(4)]
-        proxy.next(*[fault("PUT") for fault in faults if fault])
+    endless = RequestPolicy(clock=NoWait(), budget=RetryBudget(reserve=1 << 30))
+    chance, stores = random.Random(26), [make(policy=endless) for _ in range(3)]
+    for store in stores:
+        store._prefix = stores[0]._prefix
+    for number in range(90 * SCALE):
+        outcomes = {}
+        proxy.next(*[chance.choice([Lost, Unsent, Reset, Fault])("PUT") for _ in range(4)])
 
-        def run(at, number=number, stores=stores, outcomes=outcomes, prefix=prefix):
-            stores[at]._prefix = prefix
+        def run(at, number=number, outcomes=outcomes):
             try:
                 put(stores[at], f"k{number}", b"%d" % at, overwrite=False)
                 outcomes[at] = "won"

@@ -30,7 +30,7 @@ from omnistorage.policies import Clock, RequestPolicy, RetryBudget
 
 from ..servers import server
 from ..servers.gcs import Double
-from ..servers.proxy import Answer, Flip, Lost, Proxy, Reset, Stall, Truncate, Unsent
+from ..servers.proxy import Answer, Fault, Flip, Lost, Proxy, Reset, Stall, Truncate, Unsent
 from .gcs_places import fresh, peek
 
 QUANTUM = 256 * 1024
@@ -541,14 +541,15 @@ def test_goal_27_an_end_of_an_upload_that_says_nothing_is_not_taken_for_success(
 
 
 def test_goal_26_random_faults_on_racing_creators_leave_one_winner_and_no_false_conflict(proxy, make):
-    chance = random.Random(26)
-    for number in range(25 * SCALE):
-        stores, outcomes = [make() for _ in range(3)], {}
-        faults = [chance.choice([Lost, Unsent, Reset, None]) for _ in range(4)]
-        proxy.next(*[fault("POST") for fault in faults if fault])
+    endless = RequestPolicy(clock=NoWait(), budget=RetryBudget(reserve=1 << 30))
+    chance, stores = random.Random(26), [make(policy=endless) for _ in range(3)]
+    for store in stores:
+        store._prefix = stores[0]._prefix
+    for number in range(150 * SCALE):
+        outcomes = {}
+        proxy.next(*[chance.choice([Lost, Unsent, Reset, Fault])("POST") for _ in range(4)])
 
-        def run(at, number=number, stores=stores, outcomes=outcomes):
-            stores[at]._prefix = stores[0]._prefix
+        def run(at, number=number, outcomes=outcomes):
             try:
                 put(stores[at], f"k{number}", b"%d" % at, overwrite=False)
                 outcomes[at] = "won"

@@ -127,16 +127,21 @@ def test_a_move_onto_itself_through_another_spelling_of_the_root_deletes_nothing
 def test_a_move_from_another_root_is_one_request_and_never_deletes_what_came_meanwhile(dav):
     other = on_disk("wsgidav_serial", "", port=dav.proxy.port, dav=True, policy=patient())
     put(other, "x", b"1")
-    real = dav._target
+    real, rename = dav._target, dav.rename
 
     def target(*args):
         file_plant(other, "x", b"newer")
         return real(*args)
 
-    dav._target = target
+    def renamed(moving):
+        rename(moving)
+        file_plant(other, "x", b"newest")
+
+    dav._target, dav.rename = target, renamed
     dav.proxy.forget()
     dav.move("x", "y", CopyOptions(source=other))
     assert file_peek(dav, "y") == b"newer"
+    assert file_peek(other, "x") == b"newest"
     assert (dav.proxy.count("MOVE"), dav.proxy.count("COPY"), dav.proxy.count("DELETE")) == (1, 0, 0)
     file_dispose(other)
 
@@ -155,6 +160,31 @@ def test_a_move_whose_source_is_gone_says_so_and_makes_no_folders(dav):
         dav.move("x", "new/deep/y")
     assert caught.value.path == "x"
     assert os.listdir(dav.disk) == []
+
+
+@pytest.mark.parametrize("changes", [5, 100])
+def test_a_place_that_changes_after_each_look_is_looked_at_again_and_not_for_ever(dav, changes):
+    dav.policy, real, looks = patient(retries=0), dav._target, []
+
+    def target(*args):
+        (dav.disk / "x").unlink(missing_ok=True)
+        found = real(*args)
+        looks.append(found)
+        if len(looks) <= changes:
+            file_plant(dav, "x", b"theirs")
+        return found
+
+    dav._target = target
+    if changes == 5:
+        put(dav, "x", b"ours")
+        assert file_peek(dav, "x") == b"ours"
+        assert len(looks) == 6
+    else:
+        with pytest.raises(BackendUnavailable, match="changes"):
+            put(dav, "x", b"ours")
+        assert file_peek(dav, "x") == b"theirs"
+        assert len(looks) < 100
+    assert on_the_disk(dav) == ["x"]
 
 
 def test_plain_overwrites_under_contention_all_succeed(dav):

@@ -114,7 +114,7 @@ TestGoal32Moto = backend_machine(lambda: fresh("moto"), steps=STEPS, peek=peek)
 # -- keys that others have made ----------------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["seaweedfs", "moto"])
+@pytest.fixture(params=["seaweedfs", "moto", "swift"])
 def store(request):
     with fresh(request.param) as store:
         yield store
@@ -338,7 +338,7 @@ def test_presigned_urls_work_for_whoever_holds_them(store):
         store.presign("x", "PATCH", timedelta(minutes=5))
 
 
-@pytest.mark.parametrize("name", ["seaweedfs", "moto"])
+@pytest.mark.parametrize("name", ["seaweedfs", "moto", "swift"])
 def test_versions_are_listed_newest_first_and_can_be_read(name):
     bucket = f"versions-{os.getpid()}"
     client = sdk(name)

@@ -1,6 +1,6 @@
 """Goal 8 on the backends that have servers: an exception, the garbage collector or a kill in the middle of a long
-write, through every codec and format, leaves no object and no upload. Pairs of values by default, all cells of the
-quick codecs in the full form, all there are in a soak."""
+write, through every codec and format, leaves no object and no upload. Pairs of values of the quick codecs by default,
+all cells there are in the full form, which is what ``.ci/run`` and the soaks run."""
 
 import base64
 import gc

@@ -41,7 +41,11 @@ HOMES = {
     "moto": ".s3",
     "rclone_s3": ".s3",
     "seaweedfs": ".s3",
+    "swift": ".swift",
 }
+SERVERS = Path(os.environ.get("OMNISTORAGE_SERVERS", Path(__file__).parents[2] / ".servers"))
+"""Where programs are put that come neither with the system nor with the extra ``test-servers``; the planted bugs'
+copies of the project look into the original's."""
 _RUN = "OMNISTORAGE_TEST_RUN"
 
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
-from . import accepts, free_port, program, spawn, until
+from . import SERVERS, accepts, free_port, program, spawn, until
 
 ACCOUNT = "devstoreaccount1"
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 CONTAINER = "container"
-SERVERS = Path(os.environ.get("OMNISTORAGE_SERVERS", Path(__file__).parents[2] / ".servers"))
-"""Where npm puts what the tests need; the planted bugs' copies of the project look into the original's."""
 
 
 def bare(info: dict[str, Any]) -> Any:

@@ -64,6 +64,7 @@ class Flip(Fault):
 
     at: int = 0
     up: bool = False
+    bit: int = 0
 
 
 @dataclass
@@ -113,6 +114,12 @@ class Proxy:
             self.heads.clear()
             self.bodies.clear()
             self._faults.clear()
+
+    @property
+    def waiting(self) -> int:
+        """So many faults have not happened yet."""
+        with self._lock:
+            return len(self._faults)
 
     def count(self, text: str) -> int:
         return sum(text in line for line in self.requests)
@@ -192,7 +199,7 @@ class Proxy:
         if length:
             body = client_in.read(length)
             if isinstance(fault, Flip) and fault.up and body:
-                body = _flipped(body, fault.at)
+                body = _flipped(body, fault.at, fault.bit)
             server.sendall(body)
         elif b"chunked" in (_value(head, b"transfer-encoding") or b"").lower():
             while chunk := _chunk(client_in):
@@ -262,7 +269,7 @@ class Proxy:
                 client.recv(1)  # until the client gives up
             raise _Torn("end" if isinstance(fault, Truncate) else "reset")
         if isinstance(fault, Flip) and not fault.up and sent <= fault.at < sent + len(data):
-            data = _flipped(data, fault.at - sent)
+            data = _flipped(data, fault.at - sent, fault.bit)
         client.sendall(data)
 
 
@@ -293,7 +300,7 @@ def _chunk(stream: Any) -> bytes:
     return bytes(line + data + end)
 
 
-def _flipped(data: bytes, at: int) -> bytes:
+def _flipped(data: bytes, at: int, bit: int) -> bytes:
     changed = bytearray(data)
-    changed[at % len(data)] ^= 1
+    changed[at % len(data)] ^= 1 << bit
     return bytes(changed)

@@ -17,9 +17,9 @@ KEYS = {"access_key": "omnistorage-access", "secret_key": "omnistorage-secret"}
 BUCKET = "bucket"
 
 
-def _with_bucket(process: Any, folder: Path, port: int) -> tuple[Any, dict[str, Any]]:
+def with_bucket(process: Any, folder: Path, port: int, keys: dict[str, str] = KEYS) -> tuple[Any, dict[str, Any]]:
     """An open port says little: the server is there once it stores an object."""
-    info = {"endpoint": f"http://127.0.0.1:{port}", "port": port, "bucket": BUCKET, **KEYS}
+    info = {"endpoint": f"http://127.0.0.1:{port}", "port": port, "bucket": BUCKET, **keys}
     until(accepts(port), process, folder)
     client = bare(info)
     until(lambda: client.create_bucket(Bucket=BUCKET), process, folder)
@@ -67,7 +67,7 @@ def start_seaweedfs(folder: Path) -> tuple[Any, dict[str, Any]]:
         "-s3.port.iceberg=0", "-s3.port.lance=0", "-webdav=false", "-admin.ui=false", "-master.telemetry=false",
     ]  # fmt: skip
     process = spawn(command, folder, env={**os.environ, "GOMEMLIMIT": "300MiB"}, cwd=folder)
-    return _with_bucket(process, folder, s3)
+    return with_bucket(process, folder, s3)
 
 
 def _low_ports(count: int) -> list[int]:
@@ -91,7 +91,7 @@ def start_moto(folder: Path) -> tuple[Any, dict[str, Any]]:
         raise Missing("pip install 'moto[server,s3]'")
     port = free_port()
     command = [sys.executable, "-c", "from moto.server import main; main()", "-H", "127.0.0.1", "-p", port]
-    return _with_bucket(spawn(command, folder), folder, port)
+    return with_bucket(spawn(command, folder), folder, port)
 
 
 def start_rclone_s3(folder: Path) -> tuple[Any, dict[str, Any]]:
@@ -102,4 +102,4 @@ def start_rclone_s3(folder: Path) -> tuple[Any, dict[str, Any]]:
         rclone, "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key",
         f"{KEYS['access_key']},{KEYS['secret_key']}", folder / "data",
     ]  # fmt: skip
-    return _with_bucket(spawn(command, folder), folder, port)
+    return with_bucket(spawn(command, folder), folder, port)
