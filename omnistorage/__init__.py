@@ -15,7 +15,7 @@ _NAMES = {
         "Append", "Backend", "BulkDelete", "CopyOptions", "ExtendedBackend", "Features", "FileInfo", "Glob",
         "HealthCheck", "ListOptions", "ObjectInfo", "Presign", "Purge", "ReadOptions", "ReadRanges", "Reader",
         "ResolutionPlan", "Resolve", "ResumableWrite", "SetMetadata", "StaleUploads", "Versions", "WriteOptions",
-        "Writer", "as_extended", "features_of", "power",
+        "Writer", "as_extended", "features_of", "power", "unwrap",
     ),
     "errors": (
         "AlreadyExists", "BackendClosed", "BackendUnavailable", "Cancelled", "CapabilityNotSupported", "ConfigError",
@@ -43,12 +43,13 @@ _NAMES = {
     "formats.lines": ("Lines",),
     "formats.ndjson": ("Ndjson",),
     "wrappers": ("Observe", "Prefix", "ReadOnly", "Retry"),
-    "config": ("BackendConfig",),
+    "config": ("BackendConfig", "RegistryConfig", "StoreProfile"),
     "delivery": ("RollingRecordWriter",),
     "probing": ("probe",),
     "records": ("RecordReader", "RecordWriter", "open_records"),
     "registry": ("open_backend", "register_backend"),
     "secret": ("Secret",),
+    "store": ("Capability", "ProxyStore", "Registry", "RemotePath", "Store", "open", "open_store"),
     "streams": ("as_file",),
 }  # fmt: skip
 _WHERE = {name: module for module, names in _NAMES.items() for name in names}
@@ -71,6 +72,8 @@ if TYPE_CHECKING:
     from .compression.xz import Xz as Xz
     from .compression.zstd import Zstd as Zstd
     from .config import BackendConfig as BackendConfig
+    from .config import RegistryConfig as RegistryConfig
+    from .config import StoreProfile as StoreProfile
     from .core import *  # noqa: F403
     from .delivery import RollingRecordWriter as RollingRecordWriter
     from .errors import *  # noqa: F403
@@ -85,6 +88,13 @@ if TYPE_CHECKING:
     from .registry import open_backend as open_backend
     from .registry import register_backend as register_backend
     from .secret import Secret as Secret
+    from .store import Capability as Capability
+    from .store import ProxyStore as ProxyStore
+    from .store import Registry as Registry
+    from .store import RemotePath as RemotePath
+    from .store import Store as Store
+    from .store import open as open
+    from .store import open_store as open_store
     from .streams import as_file as as_file
     from .wrappers import Observe as Observe
     from .wrappers import Prefix as Prefix

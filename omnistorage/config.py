@@ -1,4 +1,4 @@
-"""Configuration as frozen data: what to open, said in a dict or a TOML file. Floor 2.
+"""Configuration as frozen data: what to open, said in a dict, or a TOML, YAML or JSON file. Floor 2.
 
 No merging, no layering, no magic environment. ``${VAR}`` and ``${VAR:-default}`` are replaced only when asked for, and
 a missing one names its place. An unknown key is an error with the nearest right spelling, found when the text is read.
@@ -6,30 +6,36 @@ a missing one names its place. An unknown key is an error with the nearest right
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from os import PathLike, environ
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from ._table import nearest
-from .errors import ConfigError
+from .errors import ConfigError, MissingExtra
+from .policies import Backoff, RequestPolicy
 from .secret import mask
 
+T = TypeVar("T")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
 @dataclass(frozen=True, repr=False)
 class BackendConfig:
-    """A backend as data: ``type`` is its name in the registry, ``options`` its constructor's arguments.
+    """A backend as data: ``type`` is its name in the registry, ``options`` its constructor's arguments; ``retry`` how a
+    networked one tries again: ``{"retries": 5, "base": 0.2, "cap": 20.0}``, the waits in seconds.
 
-    Checked when made: an unknown type or option is a ``ConfigError``. Prints with every secret masked.
+    Checked when made: an unknown type or option, or one of another type than it has, is a ``ConfigError``. Prints with
+    every secret masked.
     """
 
     type: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    retry: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         from .registry import check_options
@@ -40,31 +46,58 @@ class BackendConfig:
             raise ConfigError(f"the options of backend type {self.type!r} are a table, not {self.options!r}")
         check_options(self.type, self.options)
         object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
+        if self.retry is not None:
+            self._check_retry(self.retry)
+            object.__setattr__(self, "retry", MappingProxyType(dict(self.retry)))
+
+    def _check_retry(self, retry: Mapping[str, Any]) -> None:
+        from .registry import backend_parameters
+
+        _table(retry, f"retry of backend type {self.type!r}", ("retries", "base", "cap"))
+        for key, value in retry.items():
+            if isinstance(value, bool) or not isinstance(value, int if key == "retries" else int | float) or value < 0:
+                raise ConfigError(f"retry: {key} counts from 0, not {value!r}")
+        if "policy" not in backend_parameters(self.type):
+            raise ConfigError(f"the backend {self.type!r} sends no requests that could be tried again: leave out retry")
+
+    def policy(self) -> RequestPolicy | None:
+        """What ``retry`` says, as a policy; None where nothing is said."""
+        if self.retry is None:
+            return None
+        said = self.retry
+        backoff = Backoff(said.get("base", Backoff.base), said.get("cap", Backoff.cap))
+        return RequestPolicy(said.get("retries", RequestPolicy.retries), backoff)
 
     def __repr__(self) -> str:
-        return f"BackendConfig(type={self.type!r}, options={mask(dict(self.options))!r})"
+        retry = "" if self.retry is None else f", retry={dict(self.retry)!r}"
+        return f"BackendConfig(type={self.type!r}, options={mask(dict(self.options))!r}{retry})"
 
     def __hash__(self) -> int:
         return hash((self.type, tuple(sorted(self.options))))
 
     def __reduce__(self) -> Any:
-        return BackendConfig, (self.type, dict(self.options))
+        return BackendConfig, (self.type, dict(self.options), None if self.retry is None else dict(self.retry))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, where: str = "backend", env: bool = False) -> BackendConfig:
         """From ``{"type": "local", "options": {"root": "/data"}}``. ``env=True`` replaces ``${VAR}``."""
-        if not isinstance(data, Mapping):
-            raise ConfigError(f"{where}: a table with type and options is needed, not {type(data).__name__}")
-        for key in data:
-            if key not in ("type", "options"):
-                raise ConfigError(f"{where}: unknown key {key!r}{nearest(str(key), ('type', 'options'))}")
+        data = _table(data, where, ("type", "options", "retry"))
         if "type" not in data:
             raise ConfigError(f"{where}: the key 'type' is missing")
-        data = expand(data, where) if env else data
-        try:
-            return cls(data["type"], data.get("options", {}))
-        except ConfigError as error:
-            raise ConfigError(f"{where}: {error.args[0]}") from None
+        raw, data = data, expand(data, where) if env else data
+
+        def make() -> BackendConfig:
+            options = data.get("options", {})
+            if env and isinstance(options, Mapping):  # a variable is text, an option may be a number
+                from .registry import typed_options
+
+                spelled = (
+                    {k for k, v in raw["options"].items() if isinstance(v, str) and "${" in v} if options else set()
+                )
+                options = {**options, **typed_options(data["type"], {key: options[key] for key in spelled})}
+            return cls(data["type"], options, data.get("retry"))
+
+        return _placed(where, make)
 
     @classmethod
     def from_toml(cls, path: str | PathLike[str], name: str | None = None, *, env: bool = False) -> BackendConfig:
@@ -79,27 +112,145 @@ class BackendConfig:
         return found[name]
 
 
+@dataclass(frozen=True)
+class StoreProfile:
+    """A store as data: the name of a backend of the same configuration, and the folder of it that is the root.
+    ``options``: ``read_only=True`` refuses everything that changes something."""
+
+    backend: str
+    root_path: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("backend", "root_path"):
+            if not isinstance(getattr(self, name), str):
+                raise ConfigError(f"{name} of a store is text, not {getattr(self, name)!r}")
+        if not isinstance(self.options, Mapping):
+            raise ConfigError(f"the options of a store are a table, not {self.options!r}")
+        for key, value in self.options.items():
+            if key != "read_only":
+                raise ConfigError(f"a store has no option {key!r}{nearest(str(key), ('read_only',))}")
+            if not isinstance(value, bool):
+                raise ConfigError(f"read_only is true or false, not {value!r}")
+        object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
+
+    def __hash__(self) -> int:
+        return hash((self.backend, self.root_path, tuple(sorted(self.options.items()))))
+
+    def __reduce__(self) -> Any:
+        return StoreProfile, (self.backend, self.root_path, dict(self.options))
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], *, where: str = "store") -> StoreProfile:
+        """From ``{"backend": "lake", "root_path": "raw"}``."""
+        data = _table(data, where, ("backend", "root_path", "options"))
+        if "backend" not in data:
+            raise ConfigError(f"{where}: the key 'backend' is missing")
+        return _placed(where, lambda: cls(**data))
+
+
+@dataclass(frozen=True)
+class RegistryConfig:
+    """Backends and the stores on them, each by name. Checked when made: a store of a backend that is not there is a
+    ``ConfigError``. Prints with every secret masked."""
+
+    backends: Mapping[str, BackendConfig] = field(default_factory=dict)
+    stores: Mapping[str, StoreProfile] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for field_name, kind in (("backends", BackendConfig), ("stores", StoreProfile)):
+            found = getattr(self, field_name)
+            for name, value in found.items():
+                if not isinstance(value, kind):
+                    raise ConfigError(f"{field_name}.{name} is a {kind.__name__}, not {type(value).__name__}")
+            object.__setattr__(self, field_name, MappingProxyType(dict(found)))
+        for name, profile in self.stores.items():
+            if profile.backend not in self.backends:
+                hint = nearest(profile.backend, self.backends)
+                raise ConfigError(f"stores.{name}: there is no backend {profile.backend!r}{hint}")
+
+    def __hash__(self) -> int:
+        return hash((tuple(sorted(self.backends)), tuple(sorted(self.stores))))
+
+    def __reduce__(self) -> Any:
+        return RegistryConfig, (dict(self.backends), dict(self.stores))
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], *, where: str = "config", env: bool = False) -> RegistryConfig:
+        """From ``{"backends": {name: {"type": ..., "options": ...}}, "stores": {name: {"backend": ...}}}``.
+        ``env=True`` replaces ``${VAR}`` and ``${VAR:-default}`` in every text."""
+        data = _table(data, where, ("backends", "stores"))
+        tables = {}
+        for key in ("backends", "stores"):
+            tables[key] = data.get(key, {})
+            if not isinstance(tables[key], Mapping):
+                raise ConfigError(f"{where}: {key!r} is a table of tables: [{key}.NAME]")
+        backends = {
+            name: BackendConfig.from_dict(table, where=f"{where}: backends.{name}", env=env)
+            for name, table in tables["backends"].items()
+        }
+        stores = {
+            name: StoreProfile.from_dict(
+                expand(table, f"{where}: stores.{name}") if env else table, where=f"{where}: stores.{name}"
+            )
+            for name, table in tables["stores"].items()
+        }
+        return _placed(where, lambda: cls(backends, stores))
+
+    @classmethod
+    def from_toml(cls, path: str | PathLike[str], *, env: bool = False) -> RegistryConfig:
+        """From a TOML file: its ``[backends.NAME]`` and ``[stores.NAME]``, or those under ``[tool.omnistorage]``."""
+        data = _read(path, lambda file: tomllib.load(file), tomllib.TOMLDecodeError)
+        if "tool" in data:
+            data = data["tool"].get("omnistorage", {})
+        return cls.from_dict(data, where=str(path), env=env)
+
+    @classmethod
+    def from_json(cls, path: str | PathLike[str], *, env: bool = False) -> RegistryConfig:
+        """From a JSON file of the same shape."""
+        return cls.from_dict(_read(path, json.load, json.JSONDecodeError), where=str(path), env=env)
+
+    @classmethod
+    def from_yaml(cls, path: str | PathLike[str], *, env: bool = False) -> RegistryConfig:
+        """From a YAML file of the same shape (plain data only). Needs the extra ``yaml``."""
+        try:
+            import yaml
+        except ImportError as error:
+            raise MissingExtra('YAML needs PyYAML: pip install "omnistorage[yaml]"', extra="yaml") from error
+        return cls.from_dict(_read(path, yaml.safe_load, yaml.YAMLError) or {}, where=str(path), env=env)
+
+
 def backends_from_toml(path: str | PathLike[str], *, env: bool = False) -> dict[str, BackendConfig]:
-    """All backends of a TOML file, from its ``[backends.NAME]`` tables, or those under ``[tool.omnistorage]``."""
+    """All backends of a TOML file."""
+    return dict(RegistryConfig.from_toml(path, env=env).backends)
+
+
+def _read(path: str | PathLike[str], load: Callable[[Any], Any], wrong: type[Exception]) -> Any:
     try:
         with open(path, "rb") as file:
-            data = tomllib.load(file)
+            return load(file)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such configuration file") from None
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, wrong) as error:
         raise ConfigError(f"{path}: {error}") from error
-    if "tool" in data:
-        data = data["tool"].get("omnistorage", {})
+
+
+def _table(data: Any, where: str, known: tuple[str, ...]) -> Mapping[str, Any]:
+    """``data`` if it is a table with no other keys."""
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{where}: a table with {' and '.join(known)} is needed, not {type(data).__name__}")
     for key in data:
-        if key != "backends":
-            raise ConfigError(f"{path}: unknown table {key!r}{nearest(key, ('backends',))}")
-    tables = data.get("backends", {})
-    if not isinstance(tables, dict):
-        raise ConfigError(f"{path}: 'backends' is a table of tables: [backends.NAME]")
-    return {
-        name: BackendConfig.from_dict(table, where=f"{path}: backends.{name}", env=env)
-        for name, table in tables.items()
-    }
+        if key not in known:
+            raise ConfigError(f"{where}: unknown key {key!r}{nearest(str(key), known)}")
+    return data
+
+
+def _placed(where: str, make: Callable[[], T]) -> T:
+    """What ``make`` returns; its errors say where."""
+    try:
+        return make()
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error.args[0]}") from None
 
 
 def expand(value: Any, where: str) -> Any:

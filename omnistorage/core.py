@@ -440,3 +440,21 @@ def features_of(backend: Backend) -> Features:
     """The backend's features; a basic backend is taken to read, write, delete and list, and to promise no more."""
     features = getattr(backend, "features", None)
     return features if isinstance(features, Features) else BASIC
+
+
+U = TypeVar("U")
+
+
+def unwrap(backend: object, kind: type[U]) -> U | None:
+    """The backend under all wrappers that is a ``kind``, or the native handle that it works with; None if there is
+    none. For users who need what only that one can do: nothing in omnistorage calls it."""
+    at: object | None = backend
+    while at is not None:
+        if isinstance(at, kind):
+            return at
+        native = getattr(at, "native", None)
+        found = native(kind) if native is not None else None
+        if found is not None:
+            return cast("U", found)
+        at = getattr(at, "inner", None)
+    return None

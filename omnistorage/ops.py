@@ -43,7 +43,7 @@ from .policies import RequestPolicy
 BLOCK = 1 << 20
 
 
-class _BasicView:
+class BasicView:
     """A basic backend with the six further methods, all of which refuse, and truthful features."""
 
     url: str | None = None
@@ -105,7 +105,7 @@ def extended(backend: Backend | Any) -> ExtendedBackend:
     """The backend itself, or a view of a basic one with the flags off. Takes anything with ``as_backend()``."""
     if hasattr(backend, "as_backend"):
         backend = backend.as_backend()
-    return as_extended(backend) or _BasicView(backend)
+    return as_extended(backend) or BasicView(backend)
 
 
 def read_bytes(backend: Backend, path: str, options: ReadOptions = READ) -> bytes:
@@ -123,7 +123,7 @@ def write_bytes(backend: Backend, path: str, data: Data, options: WriteOptions =
 
 def same_place(a: Backend, b: Backend) -> bool:
     """Whether two backends are known to have the same root: the same object, or the same ``url``."""
-    a, b = (one.inner if isinstance(one, _BasicView) else one for one in (a, b))
+    a, b = (one.inner if isinstance(one, BasicView) else one for one in (a, b))
     if a is b:
         return True
     url = getattr(a, "url", None)
@@ -322,7 +322,7 @@ def walk(
     options = ListOptions(on_error=on_error)
     if descend is None and not folders:
         yield from store.list(prefix, options)
-    elif as_extended(store) is None or isinstance(store, _BasicView):
+    elif as_extended(store) is None or isinstance(store, BasicView):
         yield from _walk_flat(store, prefix, descend, folders, options)
     else:
         yield from _walk_dirs(store, prefix, descend, folders, on_error)
@@ -397,6 +397,27 @@ def _folders_between(prefix: str, path: str) -> list[str]:
     return found[::-1]
 
 
+def children(backend: Backend, folder: str = "") -> Iterator[ObjectInfo]:
+    """What lies right in ``folder``, folders too: the backend's own ``list_dir``, or for a basic one what its flat
+    listing shows. Raises ``NotFound`` where there is no such folder."""
+    store = extended(backend)
+    if not isinstance(store, BasicView):
+        yield from store.list_dir(folder)
+        return
+    seen = set[str]()
+    for info in store.list(folder):
+        rest = info.path[len(folder) + 1 if folder else 0 :]
+        head, deeper, _ = rest.partition("/")
+        if not deeper:
+            seen.add("")
+            yield info
+        elif head not in seen:
+            seen.add(head)
+            yield ObjectInfo(f"{folder}/{head}" if folder else head, kind="dir")
+    if folder and not seen:
+        raise NotFound("no such folder", path=folder, backend=store.name, op="list_dir")
+
+
 def glob(
     backend: Backend, pattern: str, *, on_error: Callable[[StorageError], None] | None = None
 ) -> Iterator[ObjectInfo]:
@@ -429,6 +450,8 @@ def _glob(
 
 
 __all__ = [
+    "BasicView",
+    "children",
     "copy",
     "extended",
     "glob",

@@ -22,7 +22,7 @@ from .record_writer import RecordWriter, known_exit
 from .stages import Codec, Format, Limit, Same, Stage
 from .streams import RAW_BLOCK, DecodedReader
 
-__all__ = ["OpenSettings", "RecordReader", "RecordWriter", "layers_for", "open_decoded", "open_records"]
+__all__ = ["OpenSettings", "RecordReader", "RecordWriter", "layers_for", "open_decoded", "open_records", "pick_codec"]
 
 UNTRUSTED_OUTPUT = 16 << 30
 UNTRUSTED_RATIO = 1000.0
@@ -128,7 +128,7 @@ def _open_reader(backend: Backend, path: str, s: OpenSettings, owned: Backend | 
         max_output = UNTRUSTED_OUTPUT if max_output is None else max_output
         max_ratio = UNTRUSTED_RATIO if max_ratio is None else max_ratio
     if s.get("compression") is not None:
-        _pick_codec(path, s.get("compression"))  # refuses a contradiction
+        pick_codec(path, s.get("compression"))  # refuses a contradiction
     source = backend.open_reader(path, options)
     stream = open_decoded(
         source,
@@ -145,7 +145,7 @@ def _open_reader(backend: Backend, path: str, s: OpenSettings, owned: Backend | 
 
 
 def _open_writer(backend: Backend, path: str, mode: str, s: OpenSettings, owned: Backend | None) -> RecordWriter[Any]:
-    form, codec, policy = _pick_format(path, s.get("format")), _pick_codec(path, s.get("compression")), _policy(s)
+    form, codec, policy = _pick_format(path, s.get("format")), pick_codec(path, s.get("compression")), _policy(s)
     options = s.get("options") or WRITE
     if not isinstance(options, WriteOptions):
         raise ConfigError(f"writing takes WriteOptions, not {type(options).__name__}", path=path)
@@ -200,7 +200,7 @@ def layers_for(
     path: str, format: str | Format[Any] | None = None, compression: str | Codec | None = None
 ) -> tuple[Format[Any], Codec | None]:
     """The format and the codec of an object named ``path``, by its suffixes and the arguments, which must agree."""
-    return _pick_format(path, format), _pick_codec(path, compression)
+    return _pick_format(path, format), pick_codec(path, compression)
 
 
 def _pick_format(path: str, wanted: str | Format[Any] | None) -> Format[Any]:
@@ -219,7 +219,8 @@ def _pick_format(path: str, wanted: str | Format[Any] | None) -> Format[Any]:
     return form
 
 
-def _pick_codec(path: str, wanted: str | Codec | None) -> Codec | None:
+def pick_codec(path: str, wanted: str | Codec | None) -> Codec | None:
+    """The codec of an object named ``path``, by its suffix where none is wanted; both must agree."""
     found = codec_for_path(path)
     if wanted is None:
         return found

@@ -19,7 +19,7 @@ from ._table import Table, nearest
 from .config import BackendConfig
 from .core import ExtendedBackend
 from .errors import ConfigError
-from .secret import mask_url
+from .secret import Secret, mask_url
 
 _TABLE = Table(
     "backend",
@@ -77,7 +77,8 @@ def open_backend(
     if isinstance(spec, BackendConfig):
         if options:
             raise ConfigError("a BackendConfig brings its own options; give none beside it")
-        return _make(spec.type, spec.options, defaults)
+        policy = spec.policy()
+        return _make(spec.type, spec.options, defaults if policy is None else {**(defaults or {}), "policy": policy})
     if isinstance(spec, PathLike):
         return _make("local", {"root": fspath(spec)}, defaults)
     if not isinstance(spec, str):
@@ -119,12 +120,59 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
     known = [p.name for p in parameters.values() if not p.name.startswith("_")]
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return
-    for option in options:
+    for option, value in options.items():
         if option not in known:
             raise ConfigError(f"the backend {name!r} has no option {option!r}{nearest(str(option), known)}")
+        kinds = _plain_kinds(_note(parameters[option]))
+        if kinds and not _is_one_of(value, kinds):
+            wanted = " or ".join(kind.__name__ for kind in kinds if kind is not type(None))
+            raise ConfigError(f"the option {option!r} of the backend {name!r} is {wanted}, not {type(value).__name__}")
     for p in parameters.values():
         if p.default is p.empty and p.kind is not p.VAR_POSITIONAL and p.name not in options:
             raise ConfigError(f"the backend {name!r} needs the option {p.name!r}")
+
+
+_PLAIN = {
+    "str": str,
+    "int": int,
+    "bool": bool,
+    "float": float,
+    "None": type(None),
+    "PathLike[str]": PathLike,
+    "os.PathLike[str]": PathLike,
+    "Secret": Secret,
+}
+
+
+def _plain_kinds(annotation: str) -> tuple[type, ...]:
+    """The types that an annotation allows, if it names nothing but plain ones."""
+    words = [word.strip() for word in annotation.split("|")]
+    return tuple(_PLAIN[word] for word in words) if all(word in _PLAIN for word in words) else ()
+
+
+def _is_one_of(value: Any, kinds: tuple[type, ...]) -> bool:
+    if isinstance(value, bool):  # which Python takes for a number
+        return bool in kinds
+    return isinstance(value, kinds) or (float in kinds and isinstance(value, int))
+
+
+def _note(parameter: inspect.Parameter) -> str:
+    """What the constructor says of an option, whether or not its module keeps annotations as text."""
+    note = parameter.annotation
+    return note.__name__ if isinstance(note, type) else str(note)
+
+
+def backend_parameters(name: str) -> Mapping[str, inspect.Parameter]:
+    """The options of the backend ``name``."""
+    return inspect.signature(backend_class(name)).parameters
+
+
+def typed_options(name: str, options: Mapping[str, str]) -> dict[str, Any]:
+    """Options that came as text, as what the backend's constructor asks for."""
+    parameters = backend_parameters(name)
+    return {
+        key: _typed(key, value, _note(parameters[key]) if key in parameters else "") for key, value in options.items()
+    }
 
 
 def _make(name: str, options: Mapping[str, Any], defaults: Mapping[str, Any] | None) -> ExtendedBackend:
@@ -163,8 +211,7 @@ def _query_options(cls: Any, query: str) -> dict[str, Any]:
     for key, value in parse_qsl(query, keep_blank_values=True):
         if key in found:
             raise ConfigError(f"the option {key!r} stands twice in the URL")
-        note = str(parameters[key].annotation) if key in parameters else ""
-        found[key] = _typed(key, value, note)
+        found[key] = _typed(key, value, _note(parameters[key]) if key in parameters else "")
     return found
 
 

@@ -16,7 +16,9 @@ from omnistorage import (
     ConfigError,
     LocalBackend,
     MemoryBackend,
+    RegistryConfig,
     Secret,
+    StoreProfile,
     open_backend,
     open_records,
     register_backend,
@@ -63,7 +65,8 @@ def secretive_configs():
         "client_options": {"nested": [{"account_key": CANARY}, {"sas_token": CANARY}]},
         "token": Secret(CANARY, pickle=True),
     }
-    return [BackendConfig("vault-for-tests", options)]
+    vault = BackendConfig("vault-for-tests", options)
+    return [vault, RegistryConfig({"vault": vault}, {"s": StoreProfile("vault")}), StoreProfile("vault")]
 
 
 def test_goal_41_no_channel_shows_a_secret():

@@ -1,0 +1,113 @@
+"""What the parts of a Store stand on: its backend, its paths, and what a miss means. Imports floors 0 and 2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+from .. import ops
+from ..core import Backend, ExtendedBackend, ObjectInfo
+from ..errors import CapabilityNotSupported, InvalidPath, NotFound
+from .capability import Capability, capabilities, has
+
+
+class StoreBase:
+    """The view that all methods work on, and the questions that several of them ask."""
+
+    __slots__ = ("__weakref__", "_at", "_backend", "_owns", "_root")
+
+    _at: ExtendedBackend  # the root of this store as a backend
+    _backend: Backend
+    _root: str
+    _owns: bool
+
+    # -- what it can do ------------------------------------------------------------------------------------------------
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """All that this store can do, known without I/O."""
+        return capabilities(self._at)
+
+    def supports(self, capability: Capability | str) -> bool:
+        """Whether this store has ``capability``, known without I/O."""
+        return has(self._at, Capability(capability))
+
+    def _need(self, capability: Capability, op: str, path: str, hint: str = "") -> None:
+        if not has(self._at, capability):
+            raise CapabilityNotSupported(
+                f"{self._at.name} does not support {capability.name}{hint}",
+                capability=capability.value, path=path, backend=self._at.name, op=op,
+            )  # fmt: skip
+
+    # -- what a miss means ---------------------------------------------------------------------------------------------
+
+    def _is_folder(self, key: str) -> bool:
+        if not key:
+            return True
+        at = self._at
+        if not at.features.dirs and next(iter(at.list(key)), None) is not None:  # a page; all children may be many
+            return True
+        try:
+            next(ops.children(at, key), None)
+        except (NotFound, InvalidPath):
+            return False
+        return True
+
+    @contextmanager
+    def _of_file(self, key: str, op: str) -> Iterator[None]:
+        """A missing object that is a folder is another mistake."""
+        try:
+            yield
+        except NotFound as error:
+            if error.path in (None, key) and self._is_folder(key):
+                raise self._folder_error(key, op) from error
+            raise
+
+    def _missing(self, key: str, op: str) -> NoReturn:
+        if self._is_folder(key):
+            raise self._folder_error(key, op)
+        raise NotFound("no such file", path=key, backend=self._at.name, op=op)
+
+    def _folder_error(self, key: str, op: str) -> InvalidPath:
+        return InvalidPath("this is a folder, not a file", path=key, backend=self._at.name, op=op)
+
+    @contextmanager
+    def _replacing(self, op: str) -> Iterator[None]:
+        """A store that cannot promise to create only says which argument does without."""
+        try:
+            yield
+        except CapabilityNotSupported as error:
+            if error.capability == Capability.CREATE_ONLY.value:
+                hint = "pass overwrite=True to replace whatever is there"
+                error.args = (f"{error.args[0]}; {hint}",) if hint not in str(error.args[0]) else error.args
+            raise
+
+    def _root_exists(self) -> None:
+        """Raise ``NotFound`` if the bucket, folder or table itself is missing."""
+        next(iter(self._at.list("")), None)
+
+    def _children(self, folder: str) -> Iterator[ObjectInfo]:
+        """What lies right in ``folder``; nothing where there is no such folder in a root that is there."""
+        try:
+            yield from ops.children(self._at, folder)
+        except NotFound as error:
+            if not folder:
+                raise
+            if error.path in (None, folder):
+                self._root_exists()
+                return
+            raise
+
+    # -- identity ------------------------------------------------------------------------------------------------------
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError("a Store does not change; make another one")
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, StoreBase):
+            return NotImplemented
+        return type(self) is type(other) and self._backend is other._backend and self._root == other._root
+
+    def __hash__(self) -> int:
+        return hash((id(self._backend), self._root))

@@ -1,0 +1,24 @@
+"""The backends that the tests of the Store run on, by name; each call makes a fresh one."""
+
+import tempfile
+
+from omnistorage import LocalBackend, MemoryBackend
+from omnistorage.testing import BasicBackend
+
+from ..backends import azure_places, gcs_places, sql_places, test_s3, test_sftp_conformance
+
+PLACES = {
+    "memory": MemoryBackend,
+    "flat": lambda: MemoryBackend(dirs=False),
+    "basic": BasicBackend,
+    "local": lambda: LocalBackend(tempfile.mkdtemp(prefix="omnistorage-store-")),
+    "sqlite": lambda: sql_places.Place("file").make(),
+    "postgresql": lambda: sql_places.Place("postgres").make(),
+    "mariadb": lambda: sql_places.Place("mariadb").make(),
+    "s3": lambda: test_s3.fresh("seaweedfs"),
+    "s3-moto": lambda: test_s3.fresh("moto", conditional_writes=True),
+    "gcs": gcs_places.fresh,
+    "azure": azure_places.fresh,
+    "azure-hns": lambda: azure_places.fresh("dfs"),
+    "sftp": lambda: test_sftp_conformance.make("asyncssh"),
+}
