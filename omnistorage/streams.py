@@ -342,8 +342,6 @@ class _Raw:
 class _File(io.RawIOBase):
     """What ``as_file`` returns."""
 
-    closing = False  # whether a layer above is being closed, whose flush then is none that somebody asked for
-
     def __init__(self, stream: Any) -> None:
         self._stream = stream
         self._writes = hasattr(stream, "abort")
@@ -366,7 +364,7 @@ class _File(io.RawIOBase):
         return written
 
     def flush(self) -> None:
-        if self._writes and not self._done and not self.closing:
+        if self._writes and not self._done:
             self._stream.flush()
 
     def close(self) -> None:

@@ -142,7 +142,7 @@ def _pieces(content: Content, path: str) -> Iterator[Data]:
         return iter((content,))
     wrong = f"content is bytes, a binary stream or an iterable of bytes, not {type(content).__name__}"
     if isinstance(content, str | io.TextIOBase | Mapping):
-        hint = ": write_text takes a str" if isinstance(content, str) else ""
+        hint = ": write_text takes a str" if isinstance(content, str) else ""  # an empty one would write nothing at all
         raise ConfigError(wrong + hint, path=path, op="write")
     if hasattr(content, "read"):
         return _blocks(content, path)

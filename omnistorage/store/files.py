@@ -131,11 +131,14 @@ class _Discards:
 
     def close(self) -> None:
         """Publish what was written."""
-        self._file.closing = True
+        self._closing()
         try:
             super().close()  # type: ignore[misc]
         finally:
             self._let_go()
+
+    def _closing(self) -> None:
+        """A flush from here on is part of closing, and none that somebody asked for."""
 
     def _let_go(self) -> None:
         """Close what the file came from, if it is the file's to close."""
@@ -170,7 +173,16 @@ class BinaryWriter(_Discards, io.BufferedWriter):
     def result(self) -> ObjectInfo | None:
         return self._stream.result
 
-    _at_start = False
+    _at_start = _in_close = False
+
+    def flush(self) -> None:
+        """Push what was written towards the store, as far as it goes; nothing is visible before ``close``."""
+        super().flush()
+        if not self._in_close and not self.closed:
+            self._stream.flush()
+
+    def _closing(self) -> None:
+        self._in_close = True
 
     def seekable(self) -> bool:
         return self._at_start
@@ -191,6 +203,9 @@ class TextWriter(_Discards, io.TextIOWrapper):
         binary._at_start = new
         super().__init__(binary, encoding, errors, newline)
         binary._at_start = False
+
+    def _closing(self) -> None:
+        self._binary._closing()
 
     def _let_go(self) -> None:
         self._binary._let_go()

@@ -88,7 +88,21 @@ def test_content_is_bytes_a_stream_or_an_iterable_of_them(content):
 
 
 @pytest.mark.parametrize(
-    "content", ["text", io.StringIO("text"), 5, None, {"a": 1}, {b"a": b"b"}, ["text"], [5], object(), [None]]
+    "content",
+    [
+        "text",
+        "",
+        io.StringIO("text"),
+        io.StringIO(""),
+        5,
+        None,
+        {"a": 1},
+        {b"a": b"b"},
+        ["text"],
+        [5],
+        object(),
+        [None],
+    ],
 )
 def test_anything_else_is_refused_before_the_target_is_touched(content):
     class Untouchable(MemoryBackend):
