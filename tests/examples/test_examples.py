@@ -29,6 +29,8 @@ SAYS = {
     "etl_csv_to_ndjson": ["in: 5004 rows, out: 5001 records, bad: 3", "'price': None, 'paid': False",
                           "row 5001 at byte", "2 fields where the header has 5", "published: False"],
     "http_read": ["sum: 49995000", "listed: [('events.ndjson.gz', True)]", "a range: 1f8b", "missing: nothing"],
+    "configuration": ["a folder: Store('file:///", "memory: Store('memory://", "SQLite: Store('sqlite:///",
+                      "2026/november.csv.gz: 2 rows", "['2026', 'archive']"],
     "channel_pipeline": ["produced 20000 tasks", "the channel is gone: True", "had [0, 1, 2], then: the stream broke"],
 }  # fmt: skip
 TESTS = {"test_custom_backend": (TestTable, "BackendTests", 80), "test_custom_format": (TestLtsv, "FormatTests", 20)}
