@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 from ._listing import FolderEntry, FolderInfo
+from .batch import BatchResult, batch_copy, batch_delete, batch_exists, batch_read, batch_stat
 from .capability import Capability
+from .partition import ParsedPartition, parse_partition, partition_path
 from .paths import RemotePath, StorePath
 from .proxy import ProxyStore
 from .registry import Registry, open, open_store
 from .store import Store
 
 __all__ = [
+    "BatchResult",
     "Capability",
     "FolderEntry",
     "FolderInfo",
+    "ParsedPartition",
     "ProxyStore",
     "Registry",
     "RemotePath",
     "Store",
     "StorePath",
+    "batch_copy",
+    "batch_delete",
+    "batch_exists",
+    "batch_read",
+    "batch_stat",
     "open",
     "open_store",
+    "parse_partition",
+    "partition_path",
 ]
