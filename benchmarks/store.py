@@ -60,7 +60,7 @@ def calls(bench: Bench):
             for other, bar in (("pathlib", 2.5), ("remote-store", 0.5)):
                 bench.add(
                     f"store_{kind}_{other}", f"Store over local: {kind} of 1 KiB",
-                    peer="pathlib" if other == "pathlib" else f"remote-store {version('remote-store')}", bar=bar,
+                    peer="pathlib" if other == "pathlib" else version("remote-store"), bar=bar,
                     better="lower", samples=over(times["ours"], times[other]), engine=ENGINE,
                 )  # fmt: skip
 

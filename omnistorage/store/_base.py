@@ -54,13 +54,17 @@ class StoreBase:
             return False
         return True
 
+    def _means_folder(self, error: NotFound, key: str) -> bool:
+        """Whether the object that was not found is a folder, which is another mistake."""
+        return error.path in (None, key) and self._is_folder(key)
+
     @contextmanager
     def _of_file(self, key: str, op: str) -> Iterator[None]:
-        """A missing object that is a folder is another mistake."""
+        """Says so."""
         try:
             yield
         except NotFound as error:
-            if error.path in (None, key) and self._is_folder(key):
+            if self._means_folder(error, key):
                 raise self._folder_error(key, op) from error
             raise
 
@@ -72,15 +76,19 @@ class StoreBase:
     def _folder_error(self, key: str, op: str) -> InvalidPath:
         return InvalidPath("this is a folder, not a file", path=key, backend=self._at.name, op=op)
 
-    @contextmanager
-    def _replacing(self, op: str) -> Iterator[None]:
+    def _hint(self, error: CapabilityNotSupported) -> None:
         """A store that cannot promise to create only says which argument does without."""
+        hint = "pass overwrite=True to replace whatever is there"
+        if error.capability == Capability.CREATE_ONLY.value and hint not in str(error.args[0]):
+            error.args = (f"{error.args[0]}; {hint}",)
+
+    @contextmanager
+    def _replacing(self) -> Iterator[None]:
+        """Adds the hint."""
         try:
             yield
         except CapabilityNotSupported as error:
-            if error.capability == Capability.CREATE_ONLY.value:
-                hint = "pass overwrite=True to replace whatever is there"
-                error.args = (f"{error.args[0]}; {hint}",) if hint not in str(error.args[0]) else error.args
+            self._hint(error)
             raise
 
     def _root_exists(self) -> None:

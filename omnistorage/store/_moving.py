@@ -31,7 +31,7 @@ class Moving(Listing):
 
     def _carry(self, how: Any, src: StorePath, dst: StorePath, overwrite: bool, op: str) -> ObjectInfo:
         from_, to = file_key(src, op), file_key(dst, op)
-        with self._of_file(from_, op), self._replacing(op):
+        with self._of_file(from_, op), self._replacing():
             info: ObjectInfo = how(self._at, from_, self._at, to, CopyOptions(overwrite=overwrite))
         return info
 
@@ -62,7 +62,7 @@ class Moving(Listing):
             if info.kind != "file":
                 continue
             target = join(to, info.path[len(from_) + 1 if from_ else 0 :])
-            with self._replacing(op):
+            with self._replacing():
                 done = how(self._at, info.path, self._at, target, options)
             count += 1
             size += (info.size if done.size is None else done.size) or 0
@@ -150,5 +150,5 @@ def _local(path: str | PathLike[str]) -> PathLike[str]:
 def _transfer(
     source: Backend, src: str, target: Backend, dst: str, overwrite: bool, progress: Progress, store: Moving
 ) -> ObjectInfo:
-    with store._replacing("transfer"):
+    with store._replacing():
         return ops.transfer(source, src, target, dst, CopyOptions(overwrite=overwrite), progress=progress)

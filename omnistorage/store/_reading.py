@@ -9,7 +9,7 @@ from .. import ops
 from ..core import Append as AppendPower
 from ..core import Backend, ObjectInfo, Reader, ReadOptions, WriteOptions, power
 from ..digests import new_hash
-from ..errors import ConfigError
+from ..errors import ConfigError, NotFound
 from ..records import open_decoded, open_records, pick_codec
 from ..stages import Codec
 from ..streams import EncodedWriter
@@ -97,7 +97,7 @@ class Reading(StoreBase):
             assert appends is not None
             sink = appends.open_appender(key, options)
         else:
-            with self._replacing("open"):
+            with self._replacing():
                 sink = self._at.open_writer(key, options)
         if codec is None:
             return sink
@@ -116,8 +116,12 @@ class Reading(StoreBase):
 
     def _reader(self, path: StorePath, op: str, options: ReadOptions) -> Reader:
         key = file_key(path, op)
-        with self._of_file(key, op):
+        try:
             return self._at.open_reader(key, options)
+        except NotFound as error:
+            if self._means_folder(error, key):
+                raise self._folder_error(key, op) from error
+            raise
 
     def read(
         self, path: StorePath, *, offset: int = 0, length: int | None = None, if_match: str | None = None
@@ -162,11 +166,15 @@ class Reading(StoreBase):
     def stat(self, path: StorePath) -> ObjectInfo:
         """What the store says about one file, without its bytes."""
         key = file_key(path, "stat")
-        with self._of_file(key, "stat"):
+        try:
             if self._at.features.stat:
                 return self._at.stat(key)
             with self._at.open_reader(key) as reader:
                 return reader.info
+        except NotFound as error:
+            if self._means_folder(error, key):
+                raise self._folder_error(key, "stat") from error
+            raise
 
     get_file_info = stat
     head = stat

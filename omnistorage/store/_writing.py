@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 from .. import ops
 from ..core import BulkDelete, Data, ObjectInfo, Presign, Versions, WriteOptions, power
-from ..errors import ConfigError, NotFound, StorageError
+from ..errors import CapabilityNotSupported, ConfigError, NotFound, StorageError
 from ._reading import Reading
 from .capability import Capability
 from .files import BinaryWriter
@@ -17,6 +17,9 @@ from .paths import StorePath, file_key
 
 Content = Data | BinaryIO | Iterable[bytes]
 """What can be written: bytes, a binary stream, or an iterable of bytes."""
+
+
+_CREATE, _REPLACE = WriteOptions(overwrite=False), WriteOptions()
 
 
 class Writing(Reading):
@@ -38,10 +41,16 @@ class Writing(Reading):
         key = file_key(path, "write")
         options = _options(overwrite, metadata, content_type, if_match)
         pieces = _pieces(content, key)
-        with self._replacing("write"), self._at.open_writer(key, options) as writer:
-            for piece in pieces:
-                writer.write(piece)
-            return writer.close()
+        try:
+            with self._at.open_writer(key, options) as writer:
+                for piece in pieces:
+                    writer.write(piece)
+        except CapabilityNotSupported as error:
+            self._hint(error)
+            raise
+        result = writer.result
+        assert result is not None
+        return result
 
     def write_text(
         self, path: StorePath, text: str, *, encoding: str = "utf-8", errors: str = "strict", **options: Any
@@ -69,7 +78,7 @@ class Writing(Reading):
         """A binary file whose content appears as a whole when ``with`` is left, or not at all after an exception."""
         key = file_key(path, "open_atomic")
         self._need(Capability.ATOMIC_WRITE, "open_atomic", key, "; open does without")
-        with self._replacing("open_atomic"):
+        with self._replacing():
             return BinaryWriter(self._at.open_writer(key, _options(overwrite, metadata, content_type, if_match)))
 
     # -- deleting ------------------------------------------------------------------------------------------------------
@@ -129,6 +138,8 @@ class Writing(Reading):
 def _options(
     overwrite: bool, metadata: Mapping[str, str] | None, content_type: str | None, if_match: str | None
 ) -> WriteOptions:
+    if not metadata and content_type is None and if_match is None:
+        return _REPLACE if overwrite else _CREATE
     # A condition on what stands there replaces it: overwrite=False is the default of those who say nothing.
     return WriteOptions(
         overwrite=overwrite or if_match is not None, if_match=if_match, user_metadata=metadata or None,

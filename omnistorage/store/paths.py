@@ -76,7 +76,7 @@ def text_of(path: StorePath, op: str) -> str:
 
 def file_key(path: StorePath, op: str) -> str:
     """The key of an object. Raises ``InvalidPath`` for the root, empty segments, ``.`` and ``..``."""
-    text = text_of(path, op)
+    text = path if type(path) is str else text_of(path, op)
     if text in ("", "."):
         raise InvalidPath("this is the root of the store, not a file", path=text, op=op)
     return check_new(text, op=op)

@@ -29,6 +29,7 @@ from ._streams import WrappedReader, WrappedWriter
 
 R = TypeVar("R")
 T = TypeVar("T")
+_new = tuple.__new__
 
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~/")
 _OF_FOLDERS = frozenset({"list", "list_dir", "stale_uploads", "remove_stale_uploads", "glob", "delete_many"})
@@ -71,7 +72,9 @@ class Prefix(Wrapper):
         return path[len(self.prefix) + 1 :] if is_under(path, self.prefix) else "" if path == self.prefix else path
 
     def _info(self, info: ObjectInfo) -> ObjectInfo:
-        return info._replace(path=self._out(info.path))
+        return _new(
+            ObjectInfo, (self._out(info[0]), *info[1:])
+        )  # a listing makes millions: _replace takes twice as long
 
     def _error(self, error: StorageError) -> StorageError:
         # A poisoned writer raises the same error again and again: it is rebased once.
