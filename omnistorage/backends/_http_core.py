@@ -220,6 +220,8 @@ class HTTPReader(ReaderBase):
             found._ends = end if self._info.size is None else min(end, self._info.size)
         return found
 
+    _owed = 0  # bytes that were read and not yet charged to the bandwidth
+
     def _read(self, size: int) -> bytes:
         if self._damage is not None:
             raise self._damage
@@ -227,6 +229,9 @@ class HTTPReader(ReaderBase):
             size = min(size, self._ends - self._at)
             if size <= 0:
                 return b""
+        # Charged before the next read: what is charged may raise, and then nothing is in hand that would be lost.
+        self._store.policy.throttle(self._owed)
+        self._owed = 0
         try:
             data = self._store.run("read", self._info.path, lambda: self._attempt(size))
         except CorruptData as error:
@@ -235,7 +240,7 @@ class HTTPReader(ReaderBase):
         except BackendUnavailable:
             self._check_open()  # perhaps it was ``close`` that broke the connection
             raise
-        self._store.policy.throttle(len(data))
+        self._owed = len(data)
         self._at += len(data)
         if self._digest is not None:
             self._digest.update(data)

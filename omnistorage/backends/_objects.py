@@ -151,7 +151,13 @@ class ObjectBackend(BackendBase):
         def request() -> tuple[Body, int | None]:
             if not split:
                 return self.client.get(key, get), None
-            body = self.client.get(key, replace(get, end=first))
+            try:
+                body = self.client.get(key, replace(get, end=first))
+            except Exception as error:
+                ours = error if isinstance(error, StorageError) else self.client.translate(error)
+                if ours is None or not _is_past_end(ours):
+                    raise
+                return self.client.get(key, get), None  # of an empty object no range can be asked for
             size = body.info.size
             if size is not None and body.info.etag is not None:
                 return body, size if end is None else min(end, size)

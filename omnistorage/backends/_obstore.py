@@ -211,7 +211,9 @@ def _is_readable(told: str, get: Get) -> bool:
 
 def _fits(key: str) -> bool:
     """Whether obstore would send exactly this key."""
-    return key.isprintable() and not any(segment in ("", ".", "..") for segment in key.split("/"))
+    if not key.isprintable() or "Server returned" in key:  # its errors are told by their text, which holds the key
+        return False
+    return not any(segment in ("", ".", "..") for segment in key.split("/"))
 
 
 # -- errors ------------------------------------------------------------------------------------------------------------

@@ -130,6 +130,8 @@ class S3Client:
     def _info(self, key: str, answer: Mapping[str, Any]) -> ObjectInfo:
         size = answer.get("ContentLength")
         whole = answer.get("ContentRange")
+        if whole is None and answer.get("ResponseMetadata", {}).get("HTTPStatusCode") == 206:
+            size = None  # of a part: that of the whole is not told
         if whole is not None:
             total = whole.rpartition("/")[2]
             size = int(total) if total.isdigit() else None

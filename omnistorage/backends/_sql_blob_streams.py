@@ -43,26 +43,34 @@ class InlineReader(Closes):
     _closed = False
     _at = 0
 
-    def __init__(self, row: Any, to_info: Callable[[Any], ObjectInfo], data: bytes) -> None:
+    def __init__(self, row: Any, to_info: Callable[[Any], ObjectInfo], data: bytes, path: str) -> None:
         self._row = row
         self._to_info = to_info
         self._data = data
+        self._path = path
 
     @cached_property
     def info(self) -> ObjectInfo:
-        return self._to_info(self._row)
+        try:
+            return self._to_info(self._row)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise StorageError(
+                f"the row of this object cannot be understood: {error}", path=self._path, op="open_reader"
+            ) from error
 
     def read(self, size: int = -1, /) -> bytes:
         start, data = self._at, self._data
         self._at = start + size if size >= 0 else len(data)
         found = data[start : self._at]
         if self._closed:  # perhaps by another thread, just now
-            raise ReaderClosed("the reader is closed", path=self.info.path, op="read")
+            raise ReaderClosed("the reader is closed", path=self._path, op="read")
         return found
 
     def close(self) -> None:
         self._closed = True
         self._data = b""
+        if not self.__dict__.get("info"):  # without the bytes, which stand behind what it is made of
+            self._row = (*self._row[:8], None, *self._row[9:])
 
 
 class ChunkReader(ReaderBase):

@@ -70,9 +70,14 @@ class ReaderBase(Closes):
     def read(self, size: int = -1, /) -> bytes:
         if not self._closed:
             data = b""
-            with self._lock:
-                if size and not self._closed:
-                    data = self._read(size) if size > 0 else self._read_all()
+            try:
+                with self._lock:
+                    if size and not self._closed:
+                        data = self._read(size) if size > 0 else self._read_all()
+            except BaseException:
+                if self._closed:  # whoever closed it found the lock taken
+                    self._finish()
+                raise
             if not self._closed:  # looked at after the lock is free, so that a ``close`` is seen by one of the two
                 return data
         self._finish()

@@ -4,8 +4,7 @@ needed.
 Every request is sent once by the SDK and tried again by our ``RequestPolicy`` alone. A body of up to ``part_size``
 bytes is one request; a longer one is a resumable upload, whose chunks go one after another while the next one fills, so
 that a stream takes ``3 * part_size`` bytes whatever its length. A long object is read as ranges of ``part_size`` bytes,
-``concurrency`` of them side by side. The store checks the CRC32C of every body, unless
-``checksums`` are off.
+``concurrency`` of them side by side. The store checks the CRC32C of every body, unless ``checksums`` are off.
 """
 
 from __future__ import annotations

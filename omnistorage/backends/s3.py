@@ -43,8 +43,9 @@ LEAST_PART = 5 << 20
 class Vendor:
     """What a server is known to keep: conditions on writes (exactly one winner), those on the end of an upload, on
     copies and deletes too, listings in the order of the keys' bytes, that the ETag of a simple object is its MD5, that
-    a backslash is none of its slashes, that it answers ranges as they are asked for. (SeaweedFS also keeps the folder
-    of a deleted object for a while, and refuses meanwhile to create an object of that name under a condition.)"""
+    a backslash is none of its slashes, that it answers ranges as they are asked for, and so surely that even the first
+    request of a read may be one. (SeaweedFS also keeps the folder of a deleted object for a while, and refuses
+    meanwhile to create an object of that name under a condition.)"""
 
     conditional_writes: bool = False
     conditional_uploads: bool = False
@@ -53,6 +54,7 @@ class Vendor:
     md5_etags: bool = False
     backslashes: bool = True
     ranges: bool = True
+    ranged: bool = False
 
 
 VENDORS = {
@@ -63,9 +65,11 @@ VENDORS = {
         ordered_listing=True,
         md5_etags=True,
     ),
-    "moto": Vendor(ordered_listing=True, md5_etags=True),
+    "moto": Vendor(ordered_listing=True, md5_etags=True, ranged=True),
     "rclone": Vendor(ranges=False),  # its answers to ranges say otherwise
-    "seaweedfs": Vendor(conditional_writes=True, conditional_copies=True, md5_etags=True, backslashes=False),
+    "seaweedfs": Vendor(
+        conditional_writes=True, conditional_copies=True, md5_etags=True, backslashes=False, ranged=True
+    ),
     "swift": Vendor(ordered_listing=True, md5_etags=True),
     "other": Vendor(),
 }
@@ -166,7 +170,7 @@ class S3Backend(ObjectBackend):
         self._checksums = endpoint_url is None if checksums is None else checksums
         self.url = _url(endpoint_url, bucket, prefix)
         self.features = _features(self._vendor, self._conditional, ordered, self._checksums)
-        self.ranged = self._vendor.ranges and not self._checksums  # only a whole body comes with its checksum
+        self.ranged = self._vendor.ranged and not self._checksums  # only a whole body comes with its checksum
         super().__init__(prefix, policy, part_size=part_size, concurrency=concurrency, least_part=LEAST_PART)
 
     @classmethod

@@ -244,7 +244,7 @@ class SQLBlobBackend(BackendBase):
             if options.if_match is not None or options.if_none_match is not None:
                 check_conditions(self._read_info(row), options, self.name)
             if row[7] is None:
-                return InlineReader(row, self._read_info, row[8] if type(row[8]) is bytes else as_bytes(row[8]))
+                return InlineReader(row, self._read_info, row[8] if type(row[8]) is bytes else as_bytes(row[8]), path)
             if pin(link, table, row[7], self._lease):
                 return ChunkReader(self, self._read_info(row), row[7], options)
         raise CorruptData("the chunks of this object are missing", path=path, backend=self.name, op="open_reader")
@@ -266,9 +266,8 @@ class SQLBlobBackend(BackendBase):
             )  # fmt: skip
         data = as_bytes(row[8])
         stop = len(data) if options.length is None else options.offset + options.length
-        return InlineReader(
-            row, self._read_info, data if options.offset == 0 and stop >= len(data) else data[options.offset : stop]
-        )
+        part = data if options.offset == 0 and stop >= len(data) else data[options.offset : stop]
+        return InlineReader(row, self._to_info, part, path)
 
     def _streamed(self, path: str, options: ReadOptions) -> Reader:
         """On a connection of its own, inside a snapshot that lasts as long as the reader."""

@@ -10,6 +10,7 @@ from omnistorage import ops
 from omnistorage.core import ReadOptions
 from omnistorage.errors import (
     BackendUnavailable,
+    Cancelled,
     CapabilityNotSupported,
     CorruptData,
     InvalidPath,
@@ -293,3 +294,24 @@ def test_the_environment_is_not_asked_for_a_proxy(at, monkeypatch):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     place = at()
     assert not place.backend.exists("x")
+
+
+def test_a_wait_for_bandwidth_that_is_cut_short_loses_no_byte(at):
+    class Dear(RequestPolicy):
+        raises = False
+
+        def throttle(self, size):
+            if size and self.raises:
+                self.raises = False
+                raise Cancelled("enough")
+
+    place = at(policy=Dear())
+    place.put("x", BIG)
+    with place.backend.open_reader("x") as reader:
+        got = reader.read(100_000)
+        place.backend.policy.raises = True
+        with pytest.raises(Cancelled):
+            reader.read(100_000)
+        while data := reader.read(100_000):
+            got += data
+    assert got == BIG

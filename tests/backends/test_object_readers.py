@@ -15,8 +15,15 @@ from hypothesis import strategies as st
 from omnistorage.backends._object_client import Get
 from omnistorage.backends._objects import ObjectBackend
 from omnistorage.core import Features, ObjectInfo, ReadOptions
-from omnistorage.errors import BackendUnavailable, CorruptData, PreconditionFailed, ReaderClosed
-from omnistorage.policies import Clock, RequestPolicy, RetryBudget
+from omnistorage.errors import (
+    BackendUnavailable,
+    Cancelled,
+    CorruptData,
+    PreconditionFailed,
+    ReaderClosed,
+    StorageError,
+)
+from omnistorage.policies import CancelScope, Clock, RequestPolicy, RetryBudget, deadline
 from omnistorage.strands import IO
 
 from ..servers import server
@@ -90,7 +97,7 @@ class Client:
         return Body(self, info, data[get.start : end], digest, good)
 
     def translate(self, error):
-        if isinstance(error, PreconditionFailed):
+        if isinstance(error, StorageError):
             return error
         return BackendUnavailable(str(error)) if isinstance(error, OSError) else None
 
@@ -285,6 +292,196 @@ def test_a_forked_child_cannot_go_on_with_its_parents_ranges():
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert head + drain(reader) == TEXT
     reader.close()
+
+
+# -- what a first reading found ----------------------------------------------------------------------------------------
+
+
+class Dear(RequestPolicy):
+    """A bandwidth that is charged for, and that raises once."""
+
+    raises = None
+
+    def throttle(self, size):
+        if size and self.raises is not None:
+            error, self.raises = self.raises, None
+            raise error
+
+
+@pytest.mark.parametrize("part", [8, 10_000])
+def test_a_wait_for_bandwidth_that_is_cut_short_loses_no_byte(part):
+    store = Place(Client(TEXT), part=part)
+    store._policy = Dear(clock=NoWait())
+    with store.open_reader("x") as reader:
+        got = [reader.read(5)]
+        for at in range(200):
+            if at in (1, 3, 9):
+                store._policy.raises = Cancelled("enough")
+            try:
+                got.append(reader.read(5))
+            except Cancelled:
+                pass
+        assert b"".join(got) == TEXT
+
+
+def test_weak_etags_are_no_conditions():
+    client = Client(TEXT)
+    client.store = lambda data: None
+    client.etag = 'W/"x"'
+    with Place(client) as store, store.open_reader("x") as reader:
+        assert drain(reader) == TEXT
+    assert len(client.gets) == 1
+
+
+@pytest.mark.parametrize("ranged", [False, True])
+def test_an_outage_that_passes_is_passed(ranged):
+    client, down = Client(TEXT), threading.Event()
+
+    def outage(get):
+        if down.is_set():
+            raise ConnectionError("down")
+
+    client.at_get = outage
+    with Place(client, ranged=ranged) as store, store.open_reader("x") as reader:
+        got = reader.read(8)
+        down.set()
+        with pytest.raises(BackendUnavailable):
+            while data := reader.read(8):
+                got += data
+        down.clear()
+        assert got + drain(reader) == TEXT
+
+
+def test_ranges_know_no_deadline_but_that_of_whoever_reads():
+    clock = FakeClock()
+    client = Client(TEXT)
+    with Place(client) as store, store.open_reader("x") as reader:
+        with deadline(5, clock):
+            got = reader.read(8) + reader.read(1)
+        clock.now_is += 100
+        assert got + drain(reader) == TEXT
+    client, waits = Client(TEXT), threading.Event()
+    client.at_get = lambda get: get.start and waits.wait(10)
+    with Place(client) as store, store.open_reader("x") as reader:
+        got = reader.read(8) + reader.read(8)
+        with CancelScope() as scope:
+            threading.Timer(0.1, scope.cancel).start()
+            with pytest.raises(Cancelled):
+                reader.read(8)
+        waits.set()
+        assert got + drain(reader) == TEXT
+
+
+class FakeClock(NoWait):
+    now_is = 0.0
+
+    def now(self):
+        return self.now_is
+
+
+def test_a_close_frees_who_waits_for_an_answer_that_does_not_come():
+    client, waits, asked = Client(TEXT), threading.Event(), threading.Event()
+
+    def hang(get):
+        if get.start:
+            asked.set()
+            waits.wait(10)
+
+    client.at_get = hang
+    reader = Place(client).open_reader("x")
+    reader.read(8)
+    reader.read(8)
+    freed = []
+
+    def read():
+        with pytest.raises(ReaderClosed):
+            reader.read(8)
+        freed.append(True)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    assert asked.wait(10)
+    reader.close()
+    thread.join(5)
+    assert freed == [True]
+    waits.set()
+
+
+def test_whatever_was_open_is_closed_after_close():
+    client, waits, asked = Client(TEXT), threading.Event(), threading.Event()
+
+    def hang(get):
+        asked.set()
+        waits.wait(10)
+
+    body = Client(TEXT, breaks=[4])
+    reader = Place(body).open_reader("x")
+    reader.read(4)
+    body.at_get = hang
+    outcome = []
+
+    def read():
+        with pytest.raises(ReaderClosed):
+            reader.read(4)
+        outcome.append(True)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    assert asked.wait(10)
+    reader.close()
+    waits.set()
+    thread.join(10)
+    assert len(outcome) == 1
+    assert all(each.closed for each in body.bodies)
+    reader = Place(client).open_reader("x")
+    reader.read(8)
+    reader.read(8)
+    reader.close()
+    assert reader._lanes._lanes[0]._stopped
+    assert sum(len(lane._blocks) for lane in reader._lanes._lanes) == 0
+
+
+def test_a_forked_child_ends_nothing_of_its_parents():
+    client = Client(TEXT)
+    reader = Place(client).open_reader("x")
+    head = reader.read(8) + reader.read(5)
+    reader._first._lock.acquire()  # as a thread would that reads just now
+    pid = os.fork()
+    if not pid:
+        reader.close()
+        os._exit(any(body.closed for body in client.bodies))
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    reader._first._lock.release()
+    assert head + drain(reader) == TEXT
+
+
+def test_a_finaliser_reads_nothing():
+    client = Client(TEXT)
+    reader = Place(client, part=10_000).open_reader("x")
+    reader.read(len(TEXT) - 5)
+    reads = []
+    client.at_read = reads.append
+    del reader
+    gc.collect()
+    assert reads == []
+    reader = Place(client, part=10_000).open_reader("x")
+    reader.read(len(TEXT) - 5)
+    reads.clear()
+    reader.close()
+    assert len(reads) == 2  # the rest, and its end: the connection serves the next request
+
+
+def test_an_empty_object_that_is_filled_meanwhile_is_read():
+    client = Client(b"")
+
+    def refuse(get):
+        if get.end is not None and not client.data:
+            client.store(b"filled")
+            raise StorageError("416 InvalidRange")
+
+    client.at_get = refuse
+    with Place(client, ranged=True) as store, store.open_reader("x") as reader:
+        assert drain(reader) == b"filled"
 
 
 # -- on servers --------------------------------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ from omnistorage.errors import (
     NotFound,
     PermissionDenied,
     PreconditionFailed,
+    ReaderClosed,
     StorageError,
 )
 from omnistorage.paths import sort_key
@@ -860,3 +861,21 @@ def test_conditions_hold_over_large_bodies(backend):
     put(backend, "x", payload(3 * MIB), WriteOptions(if_match=etag))
     assert get(backend, "x") == payload(3 * MIB)
     assert count(backend, "chunks") == 3
+
+
+def test_a_row_that_cannot_be_understood_is_an_error_of_ours_and_a_closed_reader_keeps_no_bytes():
+    backend = Place("file").make()
+    with backend.open_writer("x") as writer:
+        writer.write(b"1" * 5000)
+    reader = backend.open_reader("x")
+    reader.close()
+    with pytest.raises(ReaderClosed) as closed:
+        reader.read()
+    assert closed.value.path == "x"
+    assert not any(value == b"1" * 5000 for value in reader._row)
+    assert reader.info.size == 5000
+    with raw(backend) as connection:
+        connection.execute(f"UPDATE {backend.table_name} SET modified_at = 'soon'")
+    with backend.open_reader("x") as reader, pytest.raises(StorageError, match="cannot be understood") as caught:
+        _ = reader.info
+    assert caught.value.path == "x"
