@@ -51,7 +51,8 @@ class Table:
         try:
             member = self._members[name]
         except (KeyError, TypeError):
-            raise ConfigError(f"unknown {self.kind} {name!r}{nearest(str(name), self._members)}") from None
+            shown = f"{str(name).partition('://')[0]}://..." if "://" in str(name) else name  # a URL may hold a secret
+            raise ConfigError(f"unknown {self.kind} {shown!r}{nearest(str(name), self._members)}") from None
         if isinstance(member, str):
             module, _, attribute = member.partition(":")
             member = self._members[name] = getattr(import_module(module), attribute)

@@ -16,12 +16,14 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from ._table import nearest
-from .errors import ConfigError, MissingExtra
+from .errors import ConfigError, InvalidPath, MissingExtra
+from .paths import check_new
 from .policies import Backoff, RequestPolicy
-from .secret import mask
+from .secret import HIDDEN, Secret, mask
 
 T = TypeVar("T")
-_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+_VARIABLE = re.compile(r"\$\{([^}:]*)(?::-([^}]*))?\}")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 @dataclass(frozen=True, repr=False)
@@ -41,9 +43,11 @@ class BackendConfig:
         from .registry import check_options
 
         if not isinstance(self.type, str):
-            raise ConfigError(f"the type of a backend is a name, not {self.type!r}")
+            raise ConfigError(f"the type of a backend is a name, not {type(self.type).__name__}")
         if not isinstance(self.options, Mapping):
-            raise ConfigError(f"the options of backend type {self.type!r} are a table, not {self.options!r}")
+            raise ConfigError(
+                f"the options of backend type {self.type!r} are a table, not {type(self.options).__name__}"
+            )
         check_options(self.type, self.options)
         object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
         if self.retry is not None:
@@ -55,7 +59,11 @@ class BackendConfig:
 
         _table(retry, f"retry of backend type {self.type!r}", ("retries", "base", "cap"))
         for key, value in retry.items():
-            if isinstance(value, bool) or not isinstance(value, int if key == "retries" else int | float) or value < 0:
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, int if key == "retries" else int | float)
+                or not value >= 0
+            ):
                 raise ConfigError(f"retry: {key} counts from 0, not {value!r}")
         if "policy" not in backend_parameters(self.type):
             raise ConfigError(f"the backend {self.type!r} sends no requests that could be tried again: leave out retry")
@@ -70,7 +78,20 @@ class BackendConfig:
 
     def __repr__(self) -> str:
         retry = "" if self.retry is None else f", retry={dict(self.retry)!r}"
-        return f"BackendConfig(type={self.type!r}, options={mask(dict(self.options))!r}{retry})"
+        return f"BackendConfig(type={self.type!r}, options={self._shown()!r}{retry})"
+
+    def _shown(self) -> dict[str, Any]:
+        """The options without what may be a secret: by its name, by its form, or because the backend takes a ``Secret``
+        there; of headers all values."""
+        from .registry import may_be_secret
+
+        shown = dict(mask(dict(self.options)))
+        for key, value in self.options.items():
+            if isinstance(value, Mapping) and "header" in key:
+                shown[key] = dict.fromkeys(value, HIDDEN)
+            elif value is not None and not isinstance(value, Secret) and may_be_secret(self.type, key):
+                shown[key] = HIDDEN
+        return shown
 
     def __hash__(self) -> int:
         return hash((self.type, tuple(sorted(self.options))))
@@ -95,7 +116,10 @@ class BackendConfig:
                     {k for k, v in raw["options"].items() if isinstance(v, str) and "${" in v} if options else set()
                 )
                 options = {**options, **typed_options(data["type"], {key: options[key] for key in spelled})}
-            return cls(data["type"], options, data.get("retry"))
+            retry = data.get("retry")
+            if env and isinstance(retry, Mapping):
+                retry = {key: _number(value) for key, value in retry.items()}
+            return cls(data["type"], options, retry)
 
         return _placed(where, make)
 
@@ -125,8 +149,13 @@ class StoreProfile:
         for name in ("backend", "root_path"):
             if not isinstance(getattr(self, name), str):
                 raise ConfigError(f"{name} of a store is text, not {getattr(self, name)!r}")
+        if self.root_path.rstrip("/") not in ("", "."):
+            try:
+                check_new(self.root_path.removesuffix("/"))
+            except InvalidPath as error:
+                raise ConfigError(f"root_path {self.root_path!r} is no folder of a backend: {error.args[0]}") from None
         if not isinstance(self.options, Mapping):
-            raise ConfigError(f"the options of a store are a table, not {self.options!r}")
+            raise ConfigError(f"the options of a store are a table, not {type(self.options).__name__}")
         for key, value in self.options.items():
             if key != "read_only":
                 raise ConfigError(f"a store has no option {key!r}{nearest(str(key), ('read_only',))}")
@@ -146,6 +175,9 @@ class StoreProfile:
         data = _table(data, where, ("backend", "root_path", "options"))
         if "backend" not in data:
             raise ConfigError(f"{where}: the key 'backend' is missing")
+        options = data.get("options")
+        if isinstance(options, Mapping) and options.get("read_only") in ("true", "false"):  # of a variable
+            data = {**data, "options": {**options, "read_only": options["read_only"] == "true"}}
         return _placed(where, lambda: cls(**data))
 
 
@@ -160,7 +192,11 @@ class RegistryConfig:
     def __post_init__(self) -> None:
         for field_name, kind in (("backends", BackendConfig), ("stores", StoreProfile)):
             found = getattr(self, field_name)
+            if not isinstance(found, Mapping):
+                raise ConfigError(f"{field_name} are named in a table, not in {type(found).__name__}")
             for name, value in found.items():
+                if not isinstance(name, str):
+                    raise ConfigError(f"{field_name}: a name is text, not {name!r}: put it in quotes")
                 if not isinstance(value, kind):
                     raise ConfigError(f"{field_name}.{name} is a {kind.__name__}, not {type(value).__name__}")
             object.__setattr__(self, field_name, MappingProxyType(dict(found)))
@@ -201,8 +237,13 @@ class RegistryConfig:
     def from_toml(cls, path: str | PathLike[str], *, env: bool = False) -> RegistryConfig:
         """From a TOML file: its ``[backends.NAME]`` and ``[stores.NAME]``, or those under ``[tool.omnistorage]``."""
         data = _read(path, lambda file: tomllib.load(file), tomllib.TOMLDecodeError)
-        if "tool" in data:
-            data = data["tool"].get("omnistorage", {})
+        ours = data.get("tool", {}).get("omnistorage") if isinstance(data.get("tool"), dict) else None
+        plain = {key: value for key, value in data.items() if key != "tool"}
+        if ours is not None and plain.keys() & {"backends", "stores"}:
+            raise ConfigError(f"{path}: backends and stores stand both in [tool.omnistorage] and outside: choose one")
+        if ours is None and "project" in plain:
+            raise ConfigError(f"{path}: there is no table [tool.omnistorage]")
+        data = plain if ours is None else ours
         return cls.from_dict(data, where=str(path), env=env)
 
     @classmethod
@@ -217,7 +258,8 @@ class RegistryConfig:
             import yaml
         except ImportError as error:
             raise MissingExtra('YAML needs PyYAML: pip install "omnistorage[yaml]"', extra="yaml") from error
-        return cls.from_dict(_read(path, yaml.safe_load, yaml.YAMLError) or {}, where=str(path), env=env)
+        found = _read(path, yaml.safe_load, yaml.YAMLError)
+        return cls.from_dict(found if found is not None else {}, where=str(path), env=env)
 
 
 def backends_from_toml(path: str | PathLike[str], *, env: bool = False) -> dict[str, BackendConfig]:
@@ -245,6 +287,16 @@ def _table(data: Any, where: str, known: tuple[str, ...]) -> Mapping[str, Any]:
     return data
 
 
+def _number(value: Any) -> Any:
+    """A text that a variable stood for, as the number it spells."""
+    for kind in (int, float) if isinstance(value, str) else ():
+        try:
+            return kind(value)
+        except ValueError:
+            pass
+    return value
+
+
 def _placed(where: str, make: Callable[[], T]) -> T:
     """What ``make`` returns; its errors say where."""
     try:
@@ -265,6 +317,8 @@ def expand(value: Any, where: str) -> Any:
 def _replacer(where: str) -> Callable[[re.Match[str]], str]:
     def replace(match: re.Match[str]) -> str:
         name, default = match.groups()
+        if not _NAME.fullmatch(name):
+            raise ConfigError(f"{where}: {match[0]!r} names no environment variable: ${{NAME}} or ${{NAME:-default}}")
         if name in environ:
             return environ[name]
         if default is None:

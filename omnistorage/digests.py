@@ -46,6 +46,8 @@ def new_hash(algorithm: str) -> Any:
         return _Crc32c()
     import hashlib
 
+    if algorithm.lower().startswith("shake"):
+        raise ConfigError(f"{algorithm!r} is no digest of one length: use md5, sha1, sha256, sha512, crc32 or crc32c")
     try:
         return hashlib.new(algorithm, usedforsecurity=False)
     except (ValueError, TypeError):

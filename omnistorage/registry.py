@@ -167,6 +167,12 @@ def backend_parameters(name: str) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(backend_class(name)).parameters
 
 
+def may_be_secret(name: str, option: str) -> bool:
+    """Whether the backend ``name`` takes a ``Secret`` for ``option``."""
+    parameter = backend_parameters(name).get(option)
+    return parameter is not None and "Secret" in _note(parameter)
+
+
 def typed_options(name: str, options: Mapping[str, str]) -> dict[str, Any]:
     """Options that came as text, as what the backend's constructor asks for."""
     parameters = backend_parameters(name)
@@ -219,14 +225,14 @@ def _typed(key: str, value: str, annotation: str) -> Any:
     """A query value as what the constructor's annotation asks for."""
     if "bool" in annotation:
         if value.lower() not in ("true", "false", "1", "0"):
-            raise ConfigError(f"the option {key!r} is true or false, not {value!r}")
+            raise ConfigError(f"the option {key!r} is true or false, and the text given is neither")
         return value.lower() in ("true", "1")
     for kind in (int, float):
         if kind.__name__ in annotation and "str" not in annotation:
             try:
                 return kind(value)
             except ValueError:
-                raise ConfigError(f"the option {key!r} is a number, not {value!r}") from None
+                raise ConfigError(f"the option {key!r} is a number, and the text given is none") from None
     return value
 
 

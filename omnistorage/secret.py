@@ -21,7 +21,8 @@ _SECRET_KEY = re.compile(
 _USERINFO = re.compile(r"(:/{2,})([^/\s]*)@")
 _QUERY = re.compile(r"[?&;#]([^?&;#=\s]+)=")
 _VALUE = re.compile(r"[^&\s]+")
-_SECRET_WORDS = frozenset(("sig", "key", "pwd", "auth", "code"))
+_SECRET_WORDS = frozenset(("sig", "key", "pwd", "auth", "code", "odbc_connect"))
+_LOGIN = re.compile(r"^([^\s:/@]+):[^\s@]+@")
 
 
 class Secret:
@@ -170,4 +171,4 @@ def mask(value: Any, key: str = "") -> Any:
         return {name: mask(item, str(name)) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return type(value)(mask(item) for item in value)
-    return mask_url(value) if isinstance(value, str) else value
+    return _LOGIN.sub(rf"\1:{HIDDEN}@", mask_url(value)) if isinstance(value, str) else value

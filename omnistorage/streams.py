@@ -346,6 +346,7 @@ class _File(io.RawIOBase):
         self._stream = stream
         self._writes = hasattr(stream, "abort")
         self._done = False
+        self._at = 0
 
     def readable(self) -> bool:
         return not self._writes
@@ -357,11 +358,17 @@ class _File(io.RawIOBase):
         view = memoryview(buffer).cast("B")
         data = self._stream.read(len(view))
         view[: len(data)] = data
+        self._at += len(data)
         return len(data)
 
     def write(self, data: Any, /) -> int:
         written: int = self._stream.write(data)
+        self._at += written
         return written
+
+    def tell(self) -> int:
+        """How many bytes were read or written."""
+        return self._at
 
     def flush(self) -> None:
         if self._writes and not self._done:

@@ -108,7 +108,7 @@ def sqlalchemy() -> Any:
     try:
         import sqlalchemy
     except ImportError as error:
-        raise MissingExtra("sqlalchemy is not installed", extra="sql") from error
+        raise MissingExtra('sqlalchemy is not installed: pip install "omnistorage[sql]"', extra="sql") from error
     return sqlalchemy
 
 

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from .. import ops
 from ..core import Backend, ExtendedBackend, ObjectInfo
-from ..errors import CapabilityNotSupported, InvalidPath, NotFound
+from ..errors import CapabilityNotSupported, InvalidPath, NotFound, StorageError
 from .capability import Capability, capabilities, has
 
 
@@ -46,6 +46,8 @@ class StoreBase:
         if not key:
             return True
         at = self._at
+        if not at.features.list:
+            return False
         if not at.features.dirs and next(iter(at.list(key)), None) is not None:  # a page; all children may be many
             return True
         try:
@@ -56,7 +58,14 @@ class StoreBase:
 
     def _means_folder(self, error: NotFound, key: str) -> bool:
         """Whether the object that was not found is a folder, which is another mistake."""
-        return error.path in (None, key) and self._is_folder(key)
+        return error.path in (None, key) and self._seems_folder(key)
+
+    def _seems_folder(self, key: str) -> bool:
+        """Whether it is known to be a folder: who may not list does not hear of that instead of what he asked for."""
+        try:
+            return self._is_folder(key)
+        except StorageError:
+            return False
 
     @contextmanager
     def _of_file(self, key: str, op: str) -> Iterator[None]:
@@ -69,26 +78,26 @@ class StoreBase:
             raise
 
     def _missing(self, key: str, op: str) -> NoReturn:
-        if self._is_folder(key):
+        if self._seems_folder(key):
             raise self._folder_error(key, op)
         raise NotFound("no such file", path=key, backend=self._at.name, op=op)
 
     def _folder_error(self, key: str, op: str) -> InvalidPath:
         return InvalidPath("this is a folder, not a file", path=key, backend=self._at.name, op=op)
 
-    def _hint(self, error: CapabilityNotSupported) -> None:
-        """A store that cannot promise to create only says which argument does without."""
-        hint = "pass overwrite=True to replace whatever is there"
+    def _hint(self, error: CapabilityNotSupported, hint: str = "pass overwrite=True") -> None:
+        """A store that cannot promise to create only says what does without."""
+        hint += " to replace whatever is there"
         if error.capability == Capability.CREATE_ONLY.value and hint not in str(error.args[0]):
             error.args = (f"{error.args[0]}; {hint}",)
 
     @contextmanager
-    def _replacing(self) -> Iterator[None]:
+    def _replacing(self, hint: str = "pass overwrite=True") -> Iterator[None]:
         """Adds the hint."""
         try:
             yield
         except CapabilityNotSupported as error:
-            self._hint(error)
+            self._hint(error, hint)
             raise
 
     def _root_exists(self) -> None:
@@ -110,6 +119,9 @@ class StoreBase:
     # -- identity ------------------------------------------------------------------------------------------------------
 
     def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError("a Store does not change; make another one")
+
+    def __delattr__(self, name: str) -> None:
         raise AttributeError("a Store does not change; make another one")
 
     def __eq__(self, other: object) -> bool:

@@ -138,6 +138,8 @@ class Listing(Writing):
         count = size = 0
         newest: datetime | None = None
         for info in self.list_files(folder, recursive=True, max_depth=max_depth):
+            if info.kind != "file":
+                continue
             count += 1
             size += info.size or 0
             if info.modified_at is not None and (newest is None or info.modified_at > newest):

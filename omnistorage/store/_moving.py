@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from os import PathLike, fspath
+from pathlib import Path
 from typing import Any
 
 from .. import ops
 from ..core import Backend, BulkDelete, CopyOptions, ObjectInfo, Purge, power
-from ..errors import DirectoryNotEmpty, InvalidPath, NotFound
+from ..errors import ConfigError, DirectoryNotEmpty, InvalidPath, NotFound, StorageError
 from ..paths import is_under, join
 from ..registry import locate
 from ._listing import FolderInfo, Listing
@@ -30,7 +32,7 @@ class Moving(Listing):
         return self._carry(ops.move, src, dst, overwrite, "move")
 
     def _carry(self, how: Any, src: StorePath, dst: StorePath, overwrite: bool, op: str) -> ObjectInfo:
-        from_, to = file_key(src, op), file_key(dst, op)
+        from_, to = file_key(src, op), file_key(dst, op, new=True)
         with self._of_file(from_, op), self._replacing():
             info: ObjectInfo = how(self._at, from_, self._at, to, CopyOptions(overwrite=overwrite))
         return info
@@ -41,7 +43,7 @@ class Moving(Listing):
 
     def move_folder(self, src: StorePath, dst: StorePath, *, overwrite: bool = False) -> FolderInfo:
         """Move all files of a folder into another, one by one, and remove it. What was moved when it failed stays
-        there; running it again moves the rest."""
+        there; running it again moves the rest. Links and the like are refused before anything moves."""
         found = self._carry_folder(ops.move, src, dst, overwrite, "move_folder")
         from_ = folder_key(src, "move_folder")
         if from_ != folder_key(dst, "move_folder") and self._at.features.dirs:
@@ -49,26 +51,40 @@ class Moving(Listing):
         return found
 
     def _carry_folder(self, how: Any, src: StorePath, dst: StorePath, overwrite: bool, op: str) -> FolderInfo:
-        from_, to = folder_key(src, op), folder_key(dst, op)
+        from_, to = folder_key(src, op), folder_key(dst, op, new=True)
         if is_under(to, from_) and from_ != to:
             raise InvalidPath(f"{to!r} lies in {from_!r}", path=to, backend=self._at.name, op=op)
         if from_ == to:
             return self.get_folder_info(from_)
+        if not self._is_folder(from_):
+            raise NotFound("no such folder", path=from_, backend=self._at.name, op=op)
         count = size = 0
         options = CopyOptions(overwrite=overwrite)
-        # Moving takes names out of the listing that is being read, which not every store bears: they are kept first.
-        listed: Any = self._at.list(from_)
-        for info in list(listed) if how is ops.move else listed:
-            if info.kind != "file":
+        for info, target in self._targets(from_, to, op):
+            if info.is_dir:
+                self._at.mkdir(target)
                 continue
-            target = join(to, info.path[len(from_) + 1 if from_ else 0 :])
             with self._replacing():
                 done = how(self._at, info.path, self._at, target, options)
             count += 1
             size += (info.size if done.size is None else done.size) or 0
-        if not count and not self._is_folder(from_):
-            raise NotFound("no such folder", path=from_, backend=self._at.name, op=op)
         return FolderInfo(to, count, size)
+
+    def _targets(self, from_: str, to: str, op: str) -> list[tuple[ObjectInfo, str]]:
+        """What is in ``from_``, and where it goes. Known as a whole before anything is changed: moving takes names out
+        of the listing that is read, and one that cannot go shall stop all of them."""
+        found: list[tuple[ObjectInfo, str]] = []
+        real = self._at.features.dirs
+        if real:
+            found.append((ObjectInfo(from_, kind="dir"), to))
+        for info in ops.walk(self._at, from_, folders=real):
+            target = join(to, info.path[len(from_) + 1 if from_ else 0 :])
+            if info.kind not in ("file", "dir"):
+                raise InvalidPath(f"this is a {info.kind}, no file: remove it first", path=info.path, op=op)
+            if is_under(target, from_) or target == from_:
+                raise InvalidPath(f"its target {target!r} lies in {from_!r} itself", path=info.path, op=op)
+            found.append((info, target))
+        return found if to or not real else found[1:]
 
     def delete_folder(self, path: StorePath, recursive: bool = False, missing_ok: bool = False) -> None:
         """Delete a folder: an empty one, or with ``recursive`` all that is in it. ``DirectoryNotEmpty`` and
@@ -76,18 +92,22 @@ class Moving(Listing):
         folder = folder_key(path, "delete_folder")
         if not folder:
             raise InvalidPath("the root of a store is not deleted", path=str(path), op="delete_folder")
-        if not self._is_folder(folder):
-            if missing_ok:
-                return
-            raise NotFound("no such folder", path=folder, backend=self._at.name, op="delete_folder")
-        if recursive:
-            self._purge(folder)
-        elif next(self._children(folder), None) is not None:
-            raise DirectoryNotEmpty("the folder is not empty", path=folder, backend=self._at.name, op="delete_folder")
-        elif self._at.features.dirs:
-            self._at.rmdir(folder)
-        else:
-            self._purge(folder)  # a marker that an object store keeps
+        try:
+            if not self._is_folder(folder):
+                raise NotFound("no such folder", path=folder, backend=self._at.name, op="delete_folder")
+            if recursive:
+                self._purge(folder)
+            elif next(self._children(folder), None) is not None:
+                raise DirectoryNotEmpty(
+                    "the folder is not empty", path=folder, backend=self._at.name, op="delete_folder"
+                )
+            elif self._at.features.dirs:
+                self._at.rmdir(folder)
+            else:
+                self._at.delete(folder + "/")  # the marker that an object store keeps of it
+        except NotFound:
+            if not missing_ok:
+                raise
 
     def _purge(self, folder: str) -> None:
         purges = power(self._at, Purge)
@@ -118,37 +138,45 @@ class Moving(Listing):
     ) -> ObjectInfo:
         """Write a local file as one object: whole or not at all, verified, content type and time kept where the store
         can. ``progress`` gets the bytes of each step."""
-        backend, name = locate(_local(local))
-        with backend:  # type: ignore[attr-defined]
-            return _transfer(backend, name, self._at, file_key(path, "upload"), overwrite, progress, self)
+        key = file_key(path, "upload", new=True)
+        with _local(local, "upload") as (backend, name), self._replacing():
+            return ops.transfer(backend, name, self._at, key, CopyOptions(overwrite=overwrite), progress=progress)
 
     def download(
         self, path: StorePath, local: str | PathLike[str], *, overwrite: bool = False, progress: Progress = None
     ) -> ObjectInfo:
-        """The same the other way."""
+        """The same the other way. Through a link the file it leads to is written; what is no file is refused."""
         key = file_key(path, "download")
-        backend, name = locate(_local(local))
-        with backend, self._of_file(key, "download"):  # type: ignore[attr-defined]
-            return _transfer(self._at, key, backend, name, overwrite, progress, self)
+        with _local(local, "download") as (backend, name), self._of_file(key, "download"), self._replacing():
+            return ops.transfer(self._at, key, backend, name, CopyOptions(overwrite=overwrite), progress=progress)
 
     def transfer(
         self, path: StorePath, other: Any, target: StorePath, *, overwrite: bool = False, progress: Progress = None
     ) -> ObjectInfo:
         """Copy a file to another store (or backend): verified end to end, taken up again where reading breaks off."""
-        key, to = file_key(path, "transfer"), file_key(target, "transfer")
-        with self._of_file(key, "transfer"):
-            return _transfer(self._at, key, ops.extended(other), to, overwrite, progress, self)
+        key, to = file_key(path, "transfer"), file_key(target, "transfer", new=True)
+        if not hasattr(other, "as_backend") and not isinstance(other, Backend):
+            raise ConfigError(f"a file is transferred to a store or a backend, not to {type(other).__name__}", path=key)
+        with self._of_file(key, "transfer"), self._replacing():
+            there = ops.extended(other)
+            return ops.transfer(self._at, key, there, to, CopyOptions(overwrite=overwrite), progress=progress)
 
 
-def _local(path: str | PathLike[str]) -> PathLike[str]:
-    """A plain path as one, even if it looks like a URL."""
-    from pathlib import Path
-
-    return Path(fspath(path))
-
-
-def _transfer(
-    source: Backend, src: str, target: Backend, dst: str, overwrite: bool, progress: Progress, store: Moving
-) -> ObjectInfo:
-    with store._replacing():
-        return ops.transfer(source, src, target, dst, CopyOptions(overwrite=overwrite), progress=progress)
+@contextmanager
+def _local(path: str | PathLike[str], op: str) -> Iterator[tuple[Backend, str]]:
+    """The backend and the name of a plain local path, even of one that looks like a URL. Errors name the path."""
+    if not isinstance(path, str | PathLike) or not isinstance(text := fspath(path), str) or not text:
+        raise InvalidPath("a local file is named by a str or a path object", path=repr(path), op=op)
+    place = Path(text).resolve()
+    if place.exists() and not place.is_file():
+        kind = "folder" if place.is_dir() else "device, pipe or socket"
+        raise InvalidPath(f"this is a {kind}, not a file", path=text, op=op)
+    backend, name = locate(place)
+    try:
+        yield backend, name
+    except StorageError as error:
+        if error.backend == "local" and error.path == name:
+            error.path = text
+        raise
+    finally:
+        backend.close()

@@ -48,12 +48,15 @@ class Reading(StoreBase):
         ``x`` makes a new object (``AlreadyExists`` otherwise), ``w`` replaces, ``a`` needs the capability APPEND. A
         backend given as ``owner`` is closed with the file.
         """
-        key = file_key(path, "open")
-        kind, text = mode.replace("b", "").replace("t", ""), "b" not in mode
-        if kind not in ("r", "w", "x", "a") or len(mode) > 2:
+        said = mode if isinstance(mode, str) else repr(mode)
+        kind, text = said[:1], "b" not in said
+        key = file_key(path, "open", new=kind in ("w", "x"))
+        if kind not in ("r", "w", "x", "a") or said[1:] not in ("", "b", "t"):
             raise ConfigError(f"mode {mode!r}: use one of rb, wb, xb, ab, rt, wt, xt, at", path=key, op="open")
         if not text and (newline is not None or errors is not None):
             raise ConfigError("newline and errors are for text modes", path=key, op="open")
+        if text:
+            _check_text(encoding, errors, newline, key)
         if compression is None:
             compression = "infer" if text else "none"
         if kind == "r":
@@ -97,7 +100,7 @@ class Reading(StoreBase):
             assert appends is not None
             sink = appends.open_appender(key, options)
         else:
-            with self._replacing():
+            with self._replacing("open it with mode 'w'"):
                 sink = self._at.open_writer(key, options)
         if codec is None:
             return sink
@@ -197,3 +200,11 @@ class Reading(StoreBase):
         """Whether the object's digest is ``expected``: hexadecimal, or ``"md5:..."`` to name another algorithm."""
         head, colon, value = expected.rpartition(":")
         return self.checksum(path, head if colon else algorithm) == value.lower()
+
+
+def _check_text(encoding: str, errors: str | None, newline: str | None, path: str) -> None:
+    """What ``io`` would refuse, before anything is opened."""
+    try:
+        io.TextIOWrapper(io.BytesIO(), encoding, errors, newline).close()
+    except (LookupError, ValueError, TypeError) as error:
+        raise ConfigError(str(error), path=path, op="open") from error

@@ -38,7 +38,7 @@ class Writing(Reading):
         """Write ``content`` (bytes, a binary stream, an iterable of bytes) as one object, streamed; its folders come by
         themselves. ``AlreadyExists`` if there is one, unless ``overwrite``; ``if_match`` replaces only that etag. A
         failure leaves what was there, and nothing of the new."""
-        key = file_key(path, "write")
+        key = file_key(path, "write", new=True)
         options = _options(overwrite, metadata, content_type, if_match)
         pieces = _pieces(content, key)
         try:
@@ -76,7 +76,7 @@ class Writing(Reading):
         if_match: str | None = None,
     ) -> BinaryWriter:
         """A binary file whose content appears as a whole when ``with`` is left, or not at all after an exception."""
-        key = file_key(path, "open_atomic")
+        key = file_key(path, "open_atomic", new=True)
         self._need(Capability.ATOMIC_WRITE, "open_atomic", key, "; open does without")
         with self._replacing():
             return BinaryWriter(self._at.open_writer(key, _options(overwrite, metadata, content_type, if_match)))
@@ -96,14 +96,14 @@ class Writing(Reading):
         if removed is False and not missing_ok:
             self._missing(key, "delete")
 
-    def delete_many(self, paths: Iterable[StorePath]) -> Iterator[tuple[str, StorageError | None]]:
-        """Delete many files in as few requests as the store allows; yields each path with None or its error. One that
-        was not there is no error. Every path is checked before the first is deleted."""
+    def delete_many(self, paths: Iterable[StorePath]) -> list[tuple[str, StorageError | None]]:
+        """Delete many files in as few requests as the store allows; each path with None or its error. One that was not
+        there is no error. Every path is checked before the first is deleted."""
+        if isinstance(paths, str):
+            raise ConfigError("delete_many takes several paths, not one: delete takes one", path=paths)
         keys = [file_key(path, "delete_many") for path in paths]
         bulk = power(self._at, BulkDelete)
-        if bulk is not None:
-            return iter(bulk.delete_many(keys))
-        return self._one_by_one(keys)
+        return list(self._one_by_one(keys) if bulk is None else bulk.delete_many(keys))
 
     def _one_by_one(self, keys: Iterable[str]) -> Iterator[tuple[str, StorageError | None]]:
         for key in keys:

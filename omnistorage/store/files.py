@@ -119,29 +119,51 @@ class BinaryReader(io.BufferedReader):
                 owner.close()
 
 
-class _Discards:
-    """What a file for writing adds to its buffer of ``io``."""
+class BinaryWriter(io.BufferedWriter):
+    """A binary file for writing. ``close`` publishes; ``abort``, an exception in ``with`` and being dropped do not.
+    ``result`` is then what the store says of the object."""
 
-    _file: Any  # the raw file, by whose rules it ends
+    _in_close = False  # a flush is part of closing then, and none that somebody asked for
+    _at_start = False
+
+    def __init__(self, stream: Writer, owner: Backend | None = None, buffer_size: int = BUFFER) -> None:
+        self._stream = stream
+        self._owner = owner
+        self._file: Any = as_file(stream)
+        super().__init__(self._file, buffer_size)
+
+    @property
+    def result(self) -> ObjectInfo | None:
+        return self._stream.result
+
+    def flush(self) -> None:
+        """Push what was written towards the store, as far as it goes; nothing is visible before ``close``."""
+        super().flush()
+        if not self._in_close and not self.closed:
+            self._stream.flush()
+
+    def close(self) -> None:
+        """Publish what was written, and close what the file came from if it is the file's to close."""
+        # Not by io's own: it closes the stream, and so publishes, even if the buffer could not be emptied.
+        if not self.closed:
+            self._in_close = True
+            try:
+                self.flush()
+                self._file.close()
+            except BaseException:
+                self.abort()
+                raise
+            self._let_go()
 
     def abort(self) -> None:
         """Discard what was written: nothing appears."""
         self._file.abort()
         self._let_go()
 
-    def close(self) -> None:
-        """Publish what was written."""
-        self._closing()
-        try:
-            super().close()  # type: ignore[misc]
-        finally:
-            self._let_go()
-
-    def _closing(self) -> None:
-        """A flush from here on is part of closing, and none that somebody asked for."""
-
     def _let_go(self) -> None:
-        """Close what the file came from, if it is the file's to close."""
+        owner, self._owner = self._owner, None
+        if owner is not None:
+            owner.close()
 
     def __exit__(self, *exc: object) -> None:
         if exc and exc[0] is not None:
@@ -153,66 +175,43 @@ class _Discards:
         # Instead of io's own, which would close. The stream below warns, and discards by its own rule.
         pass
 
-
-class BinaryWriter(_Discards, io.BufferedWriter):
-    """A binary file for writing. ``close`` publishes; ``abort``, an exception in ``with`` and being dropped do not.
-    ``result`` is then what the store says of the object."""
-
-    def __init__(self, stream: Writer, owner: Backend | None = None, buffer_size: int = BUFFER) -> None:
-        self._stream = stream
-        self._owner = owner
-        self._file = as_file(stream)
-        super().__init__(self._file, buffer_size)
-
-    def _let_go(self) -> None:
-        owner, self._owner = self._owner, None
-        if owner is not None:
-            owner.close()
-
-    @property
-    def result(self) -> ObjectInfo | None:
-        return self._stream.result
-
-    _at_start = _in_close = False
-
-    def flush(self) -> None:
-        """Push what was written towards the store, as far as it goes; nothing is visible before ``close``."""
-        super().flush()
-        if not self._in_close and not self.closed:
-            self._stream.flush()
-
-    def _closing(self) -> None:
-        self._in_close = True
-
     def seekable(self) -> bool:
         return self._at_start
 
-    def tell(self) -> int:
-        return 0 if self._at_start else super().tell()
 
-
-class TextWriter(_Discards, io.TextIOWrapper):
+class TextWriter(io.TextIOWrapper):
     """The same for text."""
 
     def __init__(
         self, binary: BinaryWriter, encoding: str, errors: str | None, newline: str | None, *, new: bool = True
     ) -> None:
-        self._file = binary._file
         self._binary = binary
         # Only of what says that it stands at 0 does io know that a byte order mark belongs there.
         binary._at_start = new
         super().__init__(binary, encoding, errors, newline)
         binary._at_start = False
 
-    def _closing(self) -> None:
-        self._binary._closing()
-
-    def _let_go(self) -> None:
-        self._binary._let_go()
-
     @property
     def result(self) -> ObjectInfo | None:
         return self._binary.result
+
+    def close(self) -> None:
+        """Publish what was written."""
+        if not self.closed:
+            self._binary._in_close = True
+            try:
+                self.flush()
+            except BaseException:
+                self.abort()
+                raise
+            self._binary.close()
+
+    def abort(self) -> None:
+        """Discard what was written: nothing appears."""
+        self._binary.abort()
+
+    __exit__ = BinaryWriter.__exit__
+    __del__ = BinaryWriter.__del__
 
 
 def binary_reader(reader: Reader, owner: Backend | None = None) -> BinaryReader:

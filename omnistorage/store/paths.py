@@ -11,7 +11,7 @@ from os import PathLike, fspath
 from pathlib import PurePath
 
 from ..errors import InvalidPath
-from ..paths import check_new, join, suffixes
+from ..paths import check_key, check_new, join, suffixes
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -74,21 +74,32 @@ def text_of(path: StorePath, op: str) -> str:
     raise InvalidPath(f"a path is a str or a path object, not {type(path).__name__}", path=repr(path), op=op)
 
 
-def file_key(path: StorePath, op: str) -> str:
-    """The key of an object. Raises ``InvalidPath`` for the root, empty segments, ``.`` and ``..``."""
+def file_key(path: StorePath, op: str, *, new: bool = False) -> str:
+    """The key of an object. Raises ``InvalidPath`` for the root, empty segments, ``.`` and ``..``; of a ``new`` one for
+    whatever else some store would mangle, while every name that a listing shows is taken as it is."""
     text = path if type(path) is str else text_of(path, op)
     if text in ("", "."):
         raise InvalidPath("this is the root of the store, not a file", path=text, op=op)
-    return check_new(text, op=op)
+    return check_new(text, op=op) if new else _existing(text, op)
 
 
-def folder_key(path: StorePath, op: str) -> str:
+def folder_key(path: StorePath, op: str, *, new: bool = False) -> str:
     """The key of a folder, ``""`` for the root."""
     text = text_of(path, op)
     if text in ("", ".", "./"):
         return ""
+    bare = text[:-1] if text.endswith("/") else text
     try:
-        return check_new(text[:-1] if text.endswith("/") else text, op=op)
+        return check_new(bare, op=op) if new else _existing(bare, op)
     except InvalidPath as error:
         error.path = text
         raise
+
+
+def _existing(text: str, op: str) -> str:
+    check_key(text, op=op)
+    if "//" in text or text[0] == "/" or text[-1] == "/":
+        raise InvalidPath("a path has no leading, trailing or double slash", path=text, op=op)
+    if "." in text and "." in text.split("/"):
+        raise InvalidPath("a path has no segment '.'", path=text, op=op)
+    return text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import attrgetter
 from types import FunctionType
 from typing import Any, Self
 
@@ -54,5 +55,9 @@ def _forwarder(name: str, of: FunctionType) -> Callable[..., Any]:
 # Each by itself and none through another: a proxy that overrides ``stat`` changes ``stat``, and not ``checksum`` too.
 for _name in dir(Store):
     _method = getattr(Store, _name)
-    if isinstance(_method, FunctionType) and not _name.startswith("_") and _name not in ProxyStore.__dict__:
+    if _name.startswith("_") or _name in ProxyStore.__dict__:
+        continue
+    if isinstance(_method, FunctionType):
         setattr(ProxyStore, _name, _forwarder(_name, _method))
+    elif isinstance(_method, property):
+        setattr(ProxyStore, _name, property(attrgetter(f"inner.{_name}"), doc=_method.__doc__))

@@ -7,7 +7,7 @@ from typing import Any, Self, TypeVar
 from .. import ops
 from ..core import Backend, ExtendedBackend, HealthCheck, ResolutionPlan, Resolve, power, unwrap
 from ..errors import CapabilityNotSupported, ConfigError, InvalidPath
-from ..paths import check_prefix, join
+from ..paths import check_prefix, is_under, join
 from ..wrappers import Prefix
 from ._moving import Moving
 from .paths import StorePath, file_key, folder_key
@@ -21,17 +21,20 @@ class Store(Moving):
     Immutable, thread-safe, cheap and hashable; two are equal if they have the same backend and root. Paths are
     relative: ``str``, path objects or ``RemotePath``; errors name the path that was passed. ``overwrite=False`` is the
     default of everything that writes. ``close`` and ``with`` close the backend if the store owns it (``owns=True``); a
-    ``child`` owns nothing and opens nothing. Pickles as its backend does; what comes out of a pickle owns its backend.
+    ``child`` owns nothing and opens nothing. Pickles as its backend does.
     """
 
     __slots__ = ()
 
     def __init__(self, backend: Backend | Any, root_path: str = "", *, owns: bool = True) -> None:
-        if hasattr(backend, "as_backend"):
+        root = folder_key(root_path, "Store")
+        if type(backend) is Store:
+            store: Store = backend
+            backend, root, owns = store._backend, join(store._root, root), False
+        elif hasattr(backend, "as_backend"):
             backend, owns = backend.as_backend(), False
         if not isinstance(backend, Backend):
             raise ConfigError(f"a Store stands on a backend, not on {type(backend).__name__}: open_store takes URLs")
-        root = folder_key(root_path, "Store")
         for name, value in {
             "_backend": backend, "_root": root, "_owns": owns,
             "_at": ops.extended(Prefix(backend, root) if root else backend),
@@ -72,8 +75,14 @@ class Store(Moving):
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Self:
+        return self
+
     def __reduce__(self) -> Any:
-        return type(self), (self._backend, self._root)
+        return _unpickled, (self._backend, self._root, self._owns)
 
     def __repr__(self) -> str:
         where = self._at.url
@@ -106,12 +115,11 @@ class Store(Moving):
         from urllib.parse import unquote
 
         url = self._at.url
-        if url is not None and native_path.startswith(url):
+        if url is not None and (native_path + "/").startswith(url):
             return check_prefix(unquote(native_path[len(url) :]), op="to_key")
-        if not self._root or native_path == self._root:
-            return check_prefix(native_path[len(self._root) :], op="to_key")
-        if native_path.startswith(self._root + "/"):
-            return check_prefix(native_path[len(self._root) + 1 :], op="to_key")
+        inside = is_under(native_path, self._root) or native_path == self._root
+        if inside and "://" not in native_path and not native_path.startswith("/"):
+            return check_prefix(native_path[len(self._root) :].removeprefix("/"), op="to_key")
         raise InvalidPath(f"this does not lie in {self._root!r}", path=native_path, op="to_key")
 
     def unwrap(self, kind: type[T]) -> T:
@@ -131,3 +139,7 @@ class Store(Moving):
             able.check_health()
         else:
             self._root_exists()
+
+
+def _unpickled(backend: Backend, root: str, owns: bool) -> Store:
+    return Store(backend, root, owns=owns)

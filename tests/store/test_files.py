@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import os
+import sys
 import tarfile
 import tempfile
 import warnings
@@ -39,7 +40,7 @@ def store():
         yield store
 
 
-@pytest.mark.parametrize("mode", ["", "rw", "r+", "b", "t", "rbt", "w+b", "rr", "z", "rb+", "U"])
+@pytest.mark.parametrize("mode", ["", "rw", "r+", "b", "t", "rbt", "w+b", "rr", "z", "rb+", "U", "br", None, 5])
 def test_other_modes_are_refused(store, mode):
     with pytest.raises(ConfigError, match="mode"):
         store.open("x", mode)
@@ -133,6 +134,46 @@ def test_flush_brings_what_was_written_to_the_store(codec):
         with store.open("x", "rt", compression=codec) as reader:
             reader.reconfigure(line_buffering=True)
             assert reader.buffer.read1(2) == "é".encode()
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("mode", ["wb", "wt"])
+def test_what_interrupts_a_close_publishes_nothing_half_written(mode):
+    """An interrupt comes anywhere; io's own close goes on to the stream below even if its buffer was not emptied."""
+    data = "x" * 204_000 if mode == "wt" else b"x" * 204_000
+    for line in range(40):
+        with Store(MemoryBackend()) as store:
+            left = [line]
+
+            def interrupt(frame, event, argument, left=left):
+                if frame.f_code.co_filename.endswith(("store/files.py", "omnistorage/streams.py")) and event == "line":
+                    left[0] -= 1
+                    if left[0] == 0:
+                        raise KeyboardInterrupt
+                return interrupt
+
+            file = store.open("x", mode)
+            file.write(data)
+            sys.settrace(interrupt)
+            try:
+                file.close()
+            except KeyboardInterrupt:
+                pass
+            finally:
+                sys.settrace(None)
+            assert not store.exists("x") or len(store.read_bytes("x")) == len(data)
+            del file
+            gc.collect()
+            assert not store.exists("x") or len(store.read_bytes("x")) == len(data)
+
+
+def test_settings_that_io_refuses_are_told_before_anything_is_opened(store):
+    for settings_ in ({"encoding": "nope"}, {"newline": "q"}, {"errors": 5}):
+        for mode in ("wt", "rt"):
+            with pytest.raises(ConfigError) as caught:
+                store.open("x", mode, **settings_)
+            assert caught.value.path == "x"
+    assert not store.exists("x")
 
 
 def test_an_unencodable_text_publishes_nothing(store):
@@ -323,6 +364,11 @@ def test_pain_1_csv_json_zip_and_tar_take_our_files(place):
         info = tarfile.TarInfo("inside")
         info.size = 6
         archive.addfile(info, io.BytesIO(b"tarred"))
+    with place.open("b.tar", "wb") as file, tarfile.open(fileobj=file, mode="w") as archive:
+        archive.addfile(info, io.BytesIO(b"tarred"))
+        assert file.tell() >= 512
+    with place.open("b.tar") as file, tarfile.open(fileobj=file) as archive:
+        assert archive.getnames() == ["inside"]
     with place.open("a.tar.gz") as file, tarfile.open(fileobj=file) as archive:
         assert archive.extractfile("inside").read() == b"tarred"
 

@@ -183,11 +183,35 @@ def test_every_backend_is_closed_even_if_one_cannot_be():
         ({"backends": {"a": {"type": "memory", "retry": {"retries": 3}}}}, "sends no requests"),
         ({"backends": {"a": {"type": "networked-for-tests", "retry": {"retrys": 3}}}}, "'retrys'.*'retries'"),
         ({"backends": {"a": {"type": "networked-for-tests", "retry": {"retries": -1}}}}, "retries counts from 0"),
+        ({"backends": {"a": {"type": "networked-for-tests", "retry": {"base": float("nan")}}}}, "base counts from 0"),
+        ({"stores": {"s": {"backend": "x", "root_path": "../x"}}}, "stores.s: root_path '../x'"),
+        ({"stores": {"s": {"backend": "x", "root_path": "a//x"}}}, "stores.s: root_path 'a//x'"),
+        ({"stores": {1: {"backend": "x"}}}, "a name is text, not 1"),
     ],
 )  # fmt: skip
 def test_go_f13_rs_7_7_mistakes_are_found_when_the_config_is_read_and_say_where(wrong, told):
     with pytest.raises(ConfigError, match=told):
         RegistryConfig.from_dict(wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[tool.ruff]\nx = 1\n[backends.m]\ntype = 'memory'", None),
+        ("[tool.omnistorage.backends.m]\ntype = 'memory'\n[project]\nname = 'p'", None),
+        ("[project]\nname = 'p'\n[tool.omnistorge.backends.m]\ntype = 'memory'", "no table .tool.omnistorage."),
+        ("[backends.m]\ntype = 'memory'\n[tool.omnistorage]", "choose one"),
+        ("tool = 1\n[backends.m]\ntype = 'memory'", None),
+        ("[omnistorage.backends.m]\ntype = 'memory'", "unknown key 'omnistorage'"),
+    ],
+)
+def test_a_toml_file_says_once_where_the_config_is(tmp_path, text, told):
+    (tmp_path / "c.toml").write_text(text)
+    if told is None:
+        assert list(RegistryConfig.from_toml(tmp_path / "c.toml").backends) == ["m"]
+    else:
+        with pytest.raises(ConfigError, match=told):
+            RegistryConfig.from_toml(tmp_path / "c.toml")
 
 
 def test_files_that_are_missing_or_broken_are_named(tmp_path):
@@ -228,6 +252,14 @@ def test_variables_are_replaced_only_on_request_and_a_missing_one_names_its_plac
     assert dict(config.backends["a"].options) == {"port": 8080, "secure": True}
     with pytest.raises(ConfigError, match="port"):
         RegistryConfig.from_dict({"backends": {"a": table}})
+    retried = {"type": "networked-for-tests", "retry": {"retries": "${N:-5}", "base": "${B:-0.5}"}}
+    stores = {"s": {"backend": "a", "options": {"read_only": "${RO:-true}"}}}
+    config = RegistryConfig.from_dict({"backends": {"a": retried}, "stores": stores}, env=True)
+    assert dict(config.backends["a"].retry) == {"retries": 5, "base": 0.5}
+    assert config.stores["s"].options["read_only"] is True
+    for wrong in ("${MY-VAR}", "${1X}", "${}"):
+        with pytest.raises(ConfigError, match="names no environment variable"):
+            RegistryConfig.from_dict({"backends": {"a": {"type": wrong}}}, env=True)
     missing = {"backends": {"a": {"type": "local", "options": {"root": "${NOPE}"}}}}
     assert RegistryConfig.from_dict(missing).backends["a"].options["root"] == "${NOPE}"
     with pytest.raises(ConfigError, match=r"backends.a.options.root: .*'NOPE'"):
@@ -258,6 +290,29 @@ def test_goal_41_rs_7_7_no_config_shows_a_secret():
     assert canary not in "".join(shown)
     secret = BackendConfig("s3", {"bucket": "b", "access_key": "AK", "secret_key": Secret.env("KEY")})
     assert pickle.loads(pickle.dumps(RegistryConfig({"a": secret}))).backends["a"] == secret
+
+
+def test_goal_41_no_option_that_may_be_secret_is_shown_and_no_error_repeats_it(monkeypatch):
+    canary = "c4n4ry"
+    monkeypatch.setenv("PW", canary)
+    shown = [
+        repr(BackendConfig("sftp", {"host": "h", "key": f"-----BEGIN OPENSSH PRIVATE KEY-----{canary}"})),
+        repr(BackendConfig("sftp", {"host": "h", "jump": f"bob:{canary}@gate"})),
+        repr(BackendConfig("http", {"root": "https://h/", "headers": {"X-Vault": canary, "X-Auth": canary}})),
+        repr(BackendConfig("sql", {"url": f"mssql://?odbc_connect=UID%3Dx%3BPWD%3D{canary}"})),
+    ]
+    for wrong in (
+        lambda: BackendConfig("s3", f"secret_key={canary}"),
+        lambda: BackendConfig(f"postgresql://u:{canary}@h/db"),
+        lambda: RegistryConfig.from_dict(
+            {"backends": {"a": {"type": "s3", "options": {"bucket": "b", "part_size": "${PW}"}}}}, env=True
+        ),
+        lambda: open_store(f"s3://bucket?part_size={canary}"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            wrong()
+        shown.append(str(caught.value))
+    assert canary not in "".join(shown)
 
 
 def test_open_store_takes_urls_paths_and_configs(tmp_path):

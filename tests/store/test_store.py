@@ -1,8 +1,11 @@
 """Every promise of the Store, on every backend."""
 
+import copy
+import dataclasses
 import gzip
 import io
 import json
+import os
 import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -19,9 +22,11 @@ from omnistorage import (
     ConfigError,
     DirectoryNotEmpty,
     InvalidPath,
+    LocalBackend,
     MemoryBackend,
     NotFound,
     ObjectInfo,
+    PermissionDenied,
     PreconditionFailed,
     RemotePath,
     Store,
@@ -133,10 +138,12 @@ def test_an_iterable_that_fails_halfway_leaves_what_was_there(store):
 def test_nothing_is_overwritten_unless_told_to(store):
     if not can(store, Capability.CREATE_ONLY):
         for refused in (
-            lambda: store.write("x", b"1"), lambda: store.write_text("x", "1"), lambda: store.open("x", "x"),
+            lambda: store.write("x", b"1"), lambda: store.write_text("x", "1"), lambda: store.open_atomic("x"),
         ):  # fmt: skip
-            with pytest.raises(CapabilityNotSupported, match="overwrite=True"):
+            with pytest.raises(CapabilityNotSupported, match=r"overwrite=True|open does without"):
                 refused()
+        with pytest.raises(CapabilityNotSupported, match="mode 'w'"):
+            store.open("x", "x")
         assert not store.exists("x")
         return
     store.write("x", b"1")
@@ -249,7 +256,7 @@ def test_exists_is_file_and_is_folder(store):
         assert (store.exists(path), store.is_file(path), store.is_folder(path)) == wanted, path
 
 
-@pytest.mark.parametrize("path", ["a//b", "/a", "a/../b", "..", "a/./b", "a\0b", "//", "a\nb", "x" * 1025])
+@pytest.mark.parametrize("path", ["a//b", "/a", "a/../b", "..", "a/./b", "./a", "a/.", "a\0b", "//", "/"])
 def test_bad_paths_are_refused_and_never_mended(path):
     with Store(MemoryBackend()) as store:
         for call in (
@@ -257,12 +264,33 @@ def test_bad_paths_are_refused_and_never_mended(path):
             store.list_folders, store.iter_children, store.walk, store.get_folder_info, store.delete_folder,
             store.child, store.resolve, store.native_path, store.open, store.versions, store.presign,
             lambda p: store.write(p, b""), lambda p: store.copy(p, "x"), lambda p: store.copy("x", p),
-            lambda p: store.move("x", p), lambda p: store.copy_folder("x", p), lambda p: list(store.delete_many([p])),
+            lambda p: store.move("x", p), lambda p: store.copy_folder("x", p), lambda p: store.delete_many([p]),
             lambda p: Store(store.as_backend(), p), RemotePath,
         ):  # fmt: skip
             with pytest.raises(InvalidPath) as caught:
                 call(path)
             assert caught.value.path == path
+
+
+@pytest.mark.parametrize("path", ["a\nb", "x" * 1025, "\udcff", "\u2028"])
+def test_names_that_some_store_would_mangle_are_read_and_never_made(path):
+    with Store(MemoryBackend()) as store:
+        store.as_backend().put_raw(path, b"1")
+        assert names(store.list_files()) == [path]
+        assert store.read_bytes(path) == b"1"
+        assert store.exists(path)
+        for call in (
+            lambda: store.write(path, b""), lambda: store.copy("x", path), lambda: store.move("x", path),
+            lambda: store.open(path, "wb"), lambda: store.open_atomic(path), lambda: store.copy_folder("x", path),
+            lambda: store.upload(__file__, path), lambda: store.transfer("x", store, path),
+        ):  # fmt: skip
+            with pytest.raises(InvalidPath) as caught:
+                call()
+            assert caught.value.path == path
+        store.move(path, "good")
+        store.copy("good", "again")
+        store.delete("again")
+        assert names(store.list_files()) == ["good"]
 
 
 @pytest.mark.parametrize("path", ["", ".", RemotePath("")])
@@ -397,6 +425,8 @@ def test_delete(store):
 
 def test_a_bad_path_among_many_deletes_nothing(store):
     fill(store, "a")
+    with pytest.raises(ConfigError, match="several"):
+        store.delete_many("a")
     with pytest.raises(InvalidPath):
         store.delete_many(["a", "b//c"])
     assert store.exists("a")
@@ -456,6 +486,118 @@ def test_copy_and_move_folders(store):
         assert op("moved", "moved").file_count == 2
 
 
+def test_folders_that_overlap_lose_nothing(store):
+    """A target in the folder that is read would be read itself, or lie where a file was before it was moved."""
+    fill(store, "a/b/y", "a/b/b/y")
+    for op in (store.move_folder, store.copy_folder):
+        with pytest.raises(InvalidPath, match="lies in"):
+            op("a/b", "a", overwrite=True)
+        with pytest.raises(InvalidPath, match="lies in"):
+            op("a", "a/b/c", overwrite=True)
+        assert store.read_bytes("a/b/y") == b"a/b/y"
+        assert store.read_bytes("a/b/b/y") == b"a/b/b/y"
+    store.move_folder("a/b", "", overwrite=True)
+    assert names(store.list_files(recursive=True)) == ["b/y", "y"]
+
+
+def test_real_folders_move_even_if_they_are_empty(tmp_path):
+    with Store(LocalBackend(tmp_path)) as store:
+        (tmp_path / "em/sub").mkdir(parents=True)
+        store.copy_folder("em", "copy")
+        assert (tmp_path / "copy/sub").is_dir()
+        store.move_folder("em", "moved")
+        assert (tmp_path / "moved/sub").is_dir()
+        assert not (tmp_path / "em").exists()
+
+
+def test_links_and_pipes_are_refused_before_anything_moves(tmp_path):
+    with Store(LocalBackend(tmp_path)) as store:
+        fill(store, "d/a", "d/z")
+        (tmp_path / "d/link").symlink_to("a")
+        os.mkfifo(tmp_path / "d/pipe")
+        for op in (store.move_folder, store.copy_folder):
+            with pytest.raises(InvalidPath, match="remove it first") as caught:
+                op("d", "e")
+            assert caught.value.path in ("d/link", "d/pipe")
+        assert store.read_bytes("d/a") == b"d/a"
+        assert not store.exists("e")
+        assert store.get_folder_info("d").file_count == 2
+
+
+def test_a_folder_that_is_filled_meanwhile_is_not_deleted():
+    class Marked(MemoryBackend):
+        """An object store that keeps an object ``d/`` for an empty folder; somebody writes after the second look."""
+
+        looks = 2
+
+        def list(self, prefix="", *options):
+            return (info for info in super().list(prefix, *options) if not info.path.endswith("/"))
+
+        def list_dir(self, path=""):
+            found = [info for info in super().list_dir(path) if info.path != f"{path}/"]
+            self.looks -= 1
+            if not self.looks:
+                self.put_raw("d/late", b"1")
+            return iter(found)
+
+    backend = Marked(dirs=False)
+    backend.put_raw("d/", b"")
+    with Store(backend) as store:
+        store.delete_folder("d")
+        assert store.read_bytes("d/late") == b"1"
+        assert not backend.exists("d/")
+
+
+def test_local_places_that_are_no_files_are_refused_and_errors_name_them(tmp_path):
+    with Store(MemoryBackend()) as store:
+        store.write("x", b"new")
+        os.mkfifo(tmp_path / "pipe")
+        for call in (lambda p: store.download("x", p, overwrite=True), lambda p: store.upload(p, "y")):
+            for place in (tmp_path / "pipe", tmp_path):
+                with pytest.raises(InvalidPath, match="not a file") as caught:
+                    call(place)
+                assert caught.value.path == str(place)
+            for wrong in (b"x", 5, None, ""):
+                with pytest.raises(InvalidPath, match="local file"):
+                    call(wrong)
+        with pytest.raises(NotFound) as missing:
+            store.upload(tmp_path / "none/x.txt", "y")
+        assert missing.value.path == str(tmp_path / "none/x.txt")
+        (tmp_path / "real").write_bytes(b"old")
+        (tmp_path / "sub").mkdir()
+        (tmp_path / "sub/link").symlink_to("../real")
+        store.upload(tmp_path / "sub/link", "up")
+        assert store.read_bytes("up") == b"old"
+        store.download("x", tmp_path / "sub/link", overwrite=True)
+        assert (tmp_path / "sub/link").is_symlink()
+        assert (tmp_path / "real").read_bytes() == b"new"
+        with pytest.raises(ConfigError, match="not to str"):
+            store.transfer("x", "s3://bucket", "y")
+
+
+def test_who_may_not_list_hears_of_what_he_asked_for():
+    class Unlisted(MemoryBackend):
+        def __init__(self):
+            super().__init__()
+            self.features = dataclasses.replace(self.features, list=False, dirs=False)
+
+        def list(self, *arguments):
+            raise CapabilityNotSupported("no listing", capability="list")
+
+        list_dir = list
+
+    class Forbidden(MemoryBackend):
+        def list_dir(self, path=""):
+            raise PermissionDenied("no")
+
+    for backend in (Unlisted(), Forbidden()):
+        with Store(backend) as store:
+            for call in (store.read_bytes, store.stat, store.open, store.delete):
+                with pytest.raises(NotFound):
+                    call("nope")
+    assert not Store(Unlisted()).exists("nope")
+
+
 def test_upload_download_and_transfer(store, tmp_path):
     told = []
     data = b"0123456789" * 1000
@@ -486,8 +628,9 @@ def test_checksums(store):
     assert store.verify("x", sha256.upper())
     assert store.verify("x", "crc32c:e3069283")
     assert not store.verify("x", "0" * 64)
-    with pytest.raises(ConfigError, match="nope"):
-        store.checksum("x", "nope")
+    for unknown in ("nope", "shake_128"):
+        with pytest.raises(ConfigError, match=unknown.partition("_")[0]):
+            store.checksum("x", unknown)
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
@@ -586,12 +729,26 @@ def test_pickles_as_configuration(store):
     if store.name in ("memory", "BasicBackend", "basic"):
         return
     fill(store, "d/x")
-    with pickle.loads(pickle.dumps(store.child("d"))) as again:
-        assert again.read_bytes("x") == b"d/x"
-        assert again.root_path == "root/of it/d"
+    with pickle.loads(pickle.dumps(store)) as again:
+        assert again.child("d").read_bytes("x") == b"d/x"
+        assert again.root_path == "root/of it"
     with pytest.raises(BackendClosed):
-        again.read_bytes("x")
+        again.read_bytes("d/x")
+    whole, child = pickle.loads(pickle.dumps((store, store.child("d"))))
+    child.close()
+    assert child.read_bytes("x") == whole.read_bytes("d/x") == b"d/x"
+    whole.close()
     assert store.read_bytes("d/x") == b"d/x"
+
+
+def test_a_copied_child_owns_as_little(store):
+    for copied in (copy.copy(store.child("a")), copy.deepcopy(store.child("a"))):
+        assert copied == store.child("a")
+        copied.close()
+    assert store.exists("")
+    for change in (lambda: delattr(store, "_owns"), lambda: setattr(store, "_owns", True)):
+        with pytest.raises(AttributeError):
+            change()
 
 
 def test_resolve_is_pure_and_a_probe_looks(store):
@@ -622,8 +779,13 @@ def test_native_paths_lead_back(store):
         assert store.to_key(store.native_path(key)) == key
     if store.url is not None:
         assert store.to_key(store.url + "a/b%20c") == "a/b c"
-    with pytest.raises(InvalidPath):
-        store.to_key("elsewhere/x")
+        assert store.to_key(store.url) == store.to_key(store.url.rstrip("/")) == ""
+    for elsewhere in ("elsewhere/x", "file:///other/place", "root/of itself/x"):
+        with pytest.raises(InvalidPath):
+            store.to_key(elsewhere)
+    for elsewhere in ("/etc/passwd", "file:///x"):
+        with pytest.raises(InvalidPath):
+            Store(MemoryBackend()).to_key(elsewhere)
 
 
 def test_ping(store):
@@ -654,6 +816,7 @@ def test_threads_share_a_store(store):
 
 def test_a_store_on_a_store_and_on_nothing():
     with Store(MemoryBackend()) as store:
+        assert Store(store.child("a")) == store.child("a")
         inner = Store(store.child("a"), "b")
         inner.write("x", b"1")
         inner.close()
