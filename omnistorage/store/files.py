@@ -24,9 +24,11 @@ NEAR = 64 * 1024
 class SeekableReader(io.RawIOBase):
     """A reader that can seek, by asking for ranges of the version that it opened first."""
 
+    _reader: Reader | None = None  # io closes what could not be made, too
+
     def __init__(self, backend: Backend, path: str, options: ReadOptions) -> None:
         self._backend, self._path = backend, path
-        self._reader: Reader | None = backend.open_reader(path, options)
+        self._reader = backend.open_reader(path, options)
         self.info: ObjectInfo = self._reader.info
         self._version = options.version
         self._at = self._reader_at = 0
