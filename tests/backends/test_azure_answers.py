@@ -94,7 +94,7 @@ def test_goal_27_what_is_more_than_the_range_is_not_given(proxy, store, status, 
     proxy.next(Answer("GET", status, b"0123456789", {"ETag": '"e"', **said}))
     with store.open_reader("x", ReadOptions(0, 5)) as reader:
         assert reader.read(-1) == b"01234"
-        assert reader._body.read(100) == b"", "nor read to the end, however long that is"
+        assert reader._first._body.read(100) == b"", "nor read to the end, however long that is"
 
 
 def test_a_range_of_what_was_empty_and_grew_meanwhile_is_a_range(proxy, store):

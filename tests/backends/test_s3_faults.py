@@ -122,7 +122,7 @@ def test_goal_29_a_download_taken_up_again_never_splices_two_versions(proxy, sto
         proxy.next()
         head = reader.read(1000)
         put(store, "x", BIG[::-1])
-        reader._body.interrupt()  # the connection breaks
+        reader._first._body.interrupt()  # the connection breaks
         with pytest.raises(CorruptData, match="changed"):
             while reader.read(65536):
                 pass
