@@ -170,6 +170,71 @@ def small_obstore(bench: Bench):
             )  # fmt: skip
 
 
+S3FS = """
+import sys, time
+from concurrent.futures import ThreadPoolExecutor
+import s3fs
+endpoint, access, secret, bucket, count, rounds, flying = sys.argv[1:]
+store = s3fs.S3FileSystem(key=access, secret=secret, endpoint_url=endpoint, use_listings_cache=False)
+data = bytes(range(256)) * 16
+def put(number): store.pipe_file(f"{bucket}/s3fs/{number}", data)
+def get(number): assert store.cat_file(f"{bucket}/s3fs/{number}") == data
+with ThreadPoolExecutor(int(flying)) as pool:
+    for call in (put, get):
+        list(pool.map(call, range(16)))
+    for _ in range(int(rounds)):
+        for call in (put, get):
+            start = time.perf_counter()
+            list(pool.map(call, range(int(count))))
+            print(call.__name__, time.perf_counter() - start, flush=True)
+"""
+
+
+def small_s3fs(bench: Bench):
+    """The same against s3fs, which pins another botocore and so lives in an environment of its own, in turns."""
+    count = 64 if bench.quick else 2000
+    python = Path(__file__).resolve().parent.parent / ".servers" / "s3fs" / "bin" / "python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", python.parent.parent], check=True)
+        subprocess.run([python, "-m", "pip", "install", "-q", "s3fs"], check=True)
+    shown = subprocess.run(
+        [python, "-c", "import s3fs; print('s3fs', s3fs.__version__)"], check=True, capture_output=True, text=True
+    )
+    data = bytes(range(256)) * 16
+    with Place() as place:
+        info = place.info
+
+        def put(number):
+            with place.ours.open_writer(f"small/{number}") as writer:
+                writer.write(data)
+
+        def get(number):
+            with place.ours.open_reader(f"small/{number}") as reader:
+                assert reader.read(-1) == data
+
+        samples = {"put": [], "get": []}
+        for _ in range(bench.rounds):
+            ours = {}
+            for verb, run in (("put", put), ("get", get)):
+                _both(run, FLYING)
+                start = time.perf_counter()
+                _both(run, count)
+                ours[verb] = time.perf_counter() - start
+            told = subprocess.run(
+                [python, "-c", S3FS, info["endpoint"], info["access_key"], info["secret_key"], info["bucket"],
+                 str(count), "1", str(FLYING)],
+                check=True, capture_output=True, text=True,
+            )  # fmt: skip
+            for line in told.stdout.splitlines():
+                verb, seconds = line.split()
+                samples[verb].append(float(seconds) / ours[verb])
+        for verb, ratios in samples.items():
+            bench.add(
+                f"s3_{verb}_4k_s3fs", f"S3 through obstore, {verb} of 4 KiB objects, {FLYING} in flight",
+                peer=shown.stdout.strip(), bar=1.0, better="higher", samples=ratios, engine=version("obstore"),
+            )  # fmt: skip
+
+
 class _Null(io.RawIOBase):
     """Seekable, as the SDK writes parts in any order then; into a sink that is not it never ends at 256 MiB."""
 
@@ -305,6 +370,7 @@ GROUPS = {
     "s3_memory": memory,
     "s3_small": small,
     "s3_obstore": small_obstore,
+    "s3_s3fs": small_s3fs,
     "s3_streams": streams,
     "s3_list": listing,
 }

@@ -42,8 +42,7 @@ class ThroughObstore(S3Tests):
 
 if os.environ.get("OMNISTORAGE_FULL"):
     TestSwiftObstore = type("TestSwiftObstore", (ThroughObstore,), {})
-
-TestGoal32Swift = backend_machine(lambda: fresh("swift"), steps=STEPS, peek=peek)
+    TestGoal32Swift = backend_machine(lambda: fresh("swift"), steps=STEPS, peek=peek)
 
 
 @pytest.fixture(params=["sdk", "obstore"])
@@ -95,8 +94,11 @@ def test_pain_14_swift_refuses_to_replace_by_etag(store):
 
 
 def test_pain_14_a_probe_sees_each_of_the_two(store):
-    found = {one.trial: one for one in probe(store).findings}
-    assert "16 writers at once" in found["one winner of new keys"].note
+    for _ in range(10):  # a race may go well now and then
+        found = {one.trial: one for one in probe(store).findings}
+        if not found["one winner of new keys"].kept:
+            break
+    assert not found["one winner of new keys"].kept
     assert "NotImplemented" in found["conditions by etag"].note
     assert found["order of listings"].kept
     assert list(store.list()) == []
