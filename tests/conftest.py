@@ -53,6 +53,17 @@ def pytest_collection_finish(session):
     gc.freeze()
 
 
+_module = [None]
+
+
+def pytest_runtest_setup(item):
+    """Nor through what the tests of other modules left: servers' objects, caches of hypothesis."""
+    if item.module is not _module[0]:
+        _module[0] = item.module
+        gc.collect()
+        gc.freeze()
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
     outcome = yield
