@@ -42,18 +42,6 @@ def _infos_of_text(rows: Iterable[Any]) -> list[ObjectInfo]:
     ]  # fmt: skip
 
 
-def info_of_text(row: Any) -> ObjectInfo:
-    """One of them, with the data behind it."""
-    key, size, at, kind, digest, etag, extra, _, _ = row
-    return _new(
-        ObjectInfo,
-        (
-            key, size, _read_time(at), "file", etag, None, kind, {"sha256": digest} if digest else None,
-            json.loads(extra) if extra else {},
-        ),
-    )  # fmt: skip
-
-
 def _infos_of_numbers(rows: Iterable[Any]) -> list[ObjectInfo]:
     """The same where times are numbers."""
     return [

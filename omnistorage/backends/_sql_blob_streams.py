@@ -69,8 +69,7 @@ class InlineReader(Closes):
     def close(self) -> None:
         self._closed = True
         self._data = b""
-        if not self.__dict__.get("info"):  # without the bytes, which stand behind what it is made of
-            self._row = (*self._row[:8], None, *self._row[9:])
+        self._row = self._row[:8]  # what info is made of; behind it stand the bytes
 
 
 class ChunkReader(ReaderBase):

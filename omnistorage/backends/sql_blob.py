@@ -45,7 +45,6 @@ from ._sql_blob_list import (
     as_bytes,
     as_time,
     glob_rows,
-    info_of_text,
     list_dir_rows,
     list_rows,
     loose_infos,
@@ -121,7 +120,6 @@ class SQLBlobBackend(BackendBase):
         self._db.setup, self._db.tidy = self._set_up, self._tidy
         self._table: Table = None  # type: ignore[assignment]  # known from the first connection on
         self._infos = loose_infos
-        self._read_info: Callable[[Any], ObjectInfo] = self._to_info
         self.features = _FEATURES if create_table else _features_of(self._columns)
         self._policy, self._given = policy, (table_name, create_table, dict(self._columns), max_blob_size, timeout)
         self._waits = (busy_timeout, lease)
@@ -162,7 +160,6 @@ class SQLBlobBackend(BackendBase):
         else:
             table = find(self._db, link, self.table_name, self._columns)
         self._infos = INFOS[self._db.dialect.family] if table.ours else loose_infos
-        self._read_info = info_of_text if self._infos is INFOS["sqlite"] else self._to_info
         self._table = table
 
     def _close(self) -> None:
@@ -242,11 +239,11 @@ class SQLBlobBackend(BackendBase):
             if row is None:
                 raise NotFound("no such object", path=path, backend=self.name, op="open_reader")
             if options.if_match is not None or options.if_none_match is not None:
-                check_conditions(self._read_info(row), options, self.name)
+                check_conditions(self._to_info(row), options, self.name)
             if row[7] is None:
-                return InlineReader(row, self._read_info, row[8] if type(row[8]) is bytes else as_bytes(row[8]), path)
+                return InlineReader(row, self._to_info, row[8] if type(row[8]) is bytes else as_bytes(row[8]), path)
             if pin(link, table, row[7], self._lease):
-                return ChunkReader(self, self._read_info(row), row[7], options)
+                return ChunkReader(self, self._to_info(row), row[7], options)
         raise CorruptData("the chunks of this object are missing", path=path, backend=self.name, op="open_reader")
 
     def _column_reader(self, link: Link, path: str, options: ReadOptions) -> Reader:
