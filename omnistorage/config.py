@@ -170,13 +170,14 @@ class StoreProfile:
         return StoreProfile, (self.backend, self.root_path, dict(self.options))
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any], *, where: str = "store") -> StoreProfile:
-        """From ``{"backend": "lake", "root_path": "raw"}``."""
+    def from_dict(cls, data: Mapping[str, Any], *, where: str = "store", env: bool = False) -> StoreProfile:
+        """From ``{"backend": "lake", "root_path": "raw"}``. ``env=True`` replaces ``${VAR}``."""
         data = _table(data, where, ("backend", "root_path", "options"))
         if "backend" not in data:
             raise ConfigError(f"{where}: the key 'backend' is missing")
+        data = expand(data, where) if env else data
         options = data.get("options")
-        if isinstance(options, Mapping) and options.get("read_only") in ("true", "false"):  # of a variable
+        if env and isinstance(options, Mapping) and options.get("read_only") in ("true", "false"):
             data = {**data, "options": {**options, "read_only": options["read_only"] == "true"}}
         return _placed(where, lambda: cls(**data))
 
@@ -226,9 +227,7 @@ class RegistryConfig:
             for name, table in tables["backends"].items()
         }
         stores = {
-            name: StoreProfile.from_dict(
-                expand(table, f"{where}: stores.{name}") if env else table, where=f"{where}: stores.{name}"
-            )
+            name: StoreProfile.from_dict(table, where=f"{where}: stores.{name}", env=env)
             for name, table in tables["stores"].items()
         }
         return _placed(where, lambda: cls(backends, stores))
@@ -241,7 +240,7 @@ class RegistryConfig:
         plain = {key: value for key, value in data.items() if key != "tool"}
         if ours is not None and plain.keys() & {"backends", "stores"}:
             raise ConfigError(f"{path}: backends and stores stand both in [tool.omnistorage] and outside: choose one")
-        if ours is None and "project" in plain:
+        if ours is None and ("project" in plain or ("tool" in data and not plain)):
             raise ConfigError(f"{path}: there is no table [tool.omnistorage]")
         data = plain if ours is None else ours
         return cls.from_dict(data, where=str(path), env=env)

@@ -446,15 +446,9 @@ U = TypeVar("U")
 
 
 def unwrap(backend: object, kind: type[U]) -> U | None:
-    """The backend under all wrappers that is a ``kind``, or the native handle that it works with; None if there is
-    none. For users who need what only that one can do: nothing in omnistorage calls it."""
+    """The first of ``backend`` and what it wraps that is a ``kind``; None if there is none. For users who need what
+    only that one can do: nothing in omnistorage calls it."""
     at: object | None = backend
-    while at is not None:
-        if isinstance(at, kind):
-            return at
-        native = getattr(at, "native", None)
-        found = native(kind) if native is not None else None
-        if found is not None:
-            return cast("U", found)
+    while at is not None and not isinstance(at, kind):
         at = getattr(at, "inner", None)
-    return None
+    return at

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from .. import ops
-from ..core import Backend, BulkDelete, CopyOptions, ObjectInfo, Purge, power
-from ..errors import ConfigError, DirectoryNotEmpty, InvalidPath, NotFound, StorageError
+from ..core import Backend, BulkDelete, CopyOptions, ExtendedBackend, ObjectInfo, Purge, power
+from ..errors import AlreadyExists, ConfigError, DirectoryNotEmpty, InvalidPath, NotFound, StorageError
 from ..paths import is_under, join
 from ..registry import locate
 from ._listing import FolderInfo, Listing
@@ -139,7 +139,7 @@ class Moving(Listing):
         """Write a local file as one object: whole or not at all, verified, content type and time kept where the store
         can. ``progress`` gets the bytes of each step."""
         key = file_key(path, "upload", new=True)
-        with _local(local, "upload") as (backend, name), self._replacing():
+        with _local(local, "upload", self._at, key, NotFound) as (backend, name), self._replacing():
             return ops.transfer(backend, name, self._at, key, CopyOptions(overwrite=overwrite), progress=progress)
 
     def download(
@@ -147,7 +147,8 @@ class Moving(Listing):
     ) -> ObjectInfo:
         """The same the other way. Through a link the file it leads to is written; what is no file is refused."""
         key = file_key(path, "download")
-        with _local(local, "download") as (backend, name), self._of_file(key, "download"), self._replacing():
+        place = _local(local, "download", self._at, key, AlreadyExists)
+        with place as (backend, name), self._of_file(key, "download"), self._replacing():
             return ops.transfer(self._at, key, backend, name, CopyOptions(overwrite=overwrite), progress=progress)
 
     def transfer(
@@ -163,8 +164,11 @@ class Moving(Listing):
 
 
 @contextmanager
-def _local(path: str | PathLike[str], op: str) -> Iterator[tuple[Backend, str]]:
-    """The backend and the name of a plain local path, even of one that looks like a URL. Errors name the path."""
+def _local(
+    path: str | PathLike[str], op: str, store: ExtendedBackend, key: str, its: type[StorageError]
+) -> Iterator[tuple[Backend, str]]:
+    """The backend and the name of a plain local path, even of one that looks like a URL. Its errors name the path:
+    where ``store`` is on disk too and ``key`` is the name, they are the errors that can only be ``its``."""
     if not isinstance(path, str | PathLike) or not isinstance(text := fspath(path), str) or not text:
         raise InvalidPath("a local file is named by a str or a path object", path=repr(path), op=op)
     place = Path(text).resolve()
@@ -175,7 +179,8 @@ def _local(path: str | PathLike[str], op: str) -> Iterator[tuple[Backend, str]]:
     try:
         yield backend, name
     except StorageError as error:
-        if error.backend == "local" and error.path == name:
+        told = error.backend == "local" and error.path == name
+        if told and (name != key or store.name != "local" or isinstance(error, its)):
             error.path = text
         raise
     finally:

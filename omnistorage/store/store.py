@@ -123,8 +123,7 @@ class Store(Moving):
         raise InvalidPath(f"this does not lie in {self._root!r}", path=native_path, op="to_key")
 
     def unwrap(self, kind: type[T]) -> T:
-        """The backend or its native handle that is a ``kind``: see each backend. ``CapabilityNotSupported`` if there is
-        none."""
+        """The backend, or the wrapper around it, that is a ``kind``. ``CapabilityNotSupported`` if there is none."""
         found = unwrap(self._at, kind)
         if found is None:
             raise CapabilityNotSupported(

@@ -72,9 +72,8 @@ class Prefix(Wrapper):
         return path[len(self.prefix) + 1 :] if is_under(path, self.prefix) else "" if path == self.prefix else path
 
     def _info(self, info: ObjectInfo) -> ObjectInfo:
-        return _new(
-            ObjectInfo, (self._out(info[0]), *info[1:])
-        )  # a listing makes millions: _replace takes twice as long
+        # A listing makes millions of these, and _replace takes twice as long.
+        return _new(ObjectInfo, (self._out(info[0]), *info[1:]))
 
     def _error(self, error: StorageError) -> StorageError:
         # A poisoned writer raises the same error again and again: it is rebased once.

@@ -514,3 +514,20 @@ def test_stale_uploads_are_those_that_nobody_touches(make):
     assert list(store.stale_uploads("other", older_than=AT_ONCE)) == []
     assert store.remove_stale_uploads("folder", older_than=AT_ONCE) == 1
     assert list(store.stale_uploads(older_than=AT_ONCE)) == []
+
+
+def test_a_part_whose_whole_is_not_told_is_not_taken_for_it(proxy, store):
+    """A 206 without Content-Range: the length of the answer is that of the part alone."""
+    put(store, "x", b"0123456789")
+    proxy.forget()
+    proxy.next(Answer("GET", 206, b"01234", {"ETag": '"e"'}))
+    assert ops.read_bytes(store, "x") == b"0123456789"
+    assert proxy.count("GET") == 2
+
+
+def test_a_server_that_ignores_the_range_of_the_first_request_gives_all(proxy, store):
+    put(store, "x", b"0123456789")
+    proxy.forget()
+    proxy.next(Answer("GET", 200, b"0123456789", {"ETag": '"e"'}))
+    assert ops.read_bytes(store, "x") == b"0123456789"
+    assert proxy.count("GET") == 1

@@ -186,6 +186,7 @@ def test_every_backend_is_closed_even_if_one_cannot_be():
         ({"backends": {"a": {"type": "networked-for-tests", "retry": {"base": float("nan")}}}}, "base counts from 0"),
         ({"stores": {"s": {"backend": "x", "root_path": "../x"}}}, "stores.s: root_path '../x'"),
         ({"stores": {"s": {"backend": "x", "root_path": "a//x"}}}, "stores.s: root_path 'a//x'"),
+        ({"stores": {"s": {"backend": "x", "options": {"read_only": "true"}}}}, "read_only is true or false"),
         ({"stores": {1: {"backend": "x"}}}, "a name is text, not 1"),
     ],
 )  # fmt: skip
@@ -202,6 +203,7 @@ def test_go_f13_rs_7_7_mistakes_are_found_when_the_config_is_read_and_say_where(
         ("[project]\nname = 'p'\n[tool.omnistorge.backends.m]\ntype = 'memory'", "no table .tool.omnistorage."),
         ("[backends.m]\ntype = 'memory'\n[tool.omnistorage]", "choose one"),
         ("tool = 1\n[backends.m]\ntype = 'memory'", None),
+        ("[tool.omnistorge.backends.m]\ntype = 'memory'", "no table .tool.omnistorage."),
         ("[omnistorage.backends.m]\ntype = 'memory'", "unknown key 'omnistorage'"),
     ],
 )

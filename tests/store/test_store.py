@@ -28,6 +28,7 @@ from omnistorage import (
     ObjectInfo,
     PermissionDenied,
     PreconditionFailed,
+    Prefix,
     RemotePath,
     Store,
     open_records,
@@ -35,6 +36,7 @@ from omnistorage import (
 from omnistorage.core import Features
 from omnistorage.store.capability import INTERNAL, SOURCES
 
+from ..backends import azure_places, gcs_places, test_s3
 from .places import PLACES
 
 
@@ -575,6 +577,42 @@ def test_local_places_that_are_no_files_are_refused_and_errors_name_them(tmp_pat
             store.transfer("x", "s3://bucket", "y")
 
 
+def test_of_two_places_on_disk_with_one_name_the_right_one_is_named(tmp_path):
+    with Store(LocalBackend(tmp_path / "store")) as store:
+        with pytest.raises(NotFound) as mine:
+            store.download("x", tmp_path / "x")
+        assert mine.value.path == "x"
+        with pytest.raises(NotFound) as local:
+            store.upload(tmp_path / "x", "x")
+        assert local.value.path == str(tmp_path / "x")
+        store.write("x", b"1")
+        (tmp_path / "x").write_bytes(b"2")
+        with pytest.raises(AlreadyExists) as mine:
+            store.upload(tmp_path / "x", "x")
+        assert mine.value.path == "x"
+        with pytest.raises(AlreadyExists) as local:
+            store.download("x", tmp_path / "x")
+        assert local.value.path == str(tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("make", "plant"),
+    [
+        pytest.param(lambda: test_s3.fresh("moto"), test_s3.plant, id="s3-moto"),
+        pytest.param(lambda: test_s3.fresh("seaweedfs"), test_s3.plant, id="s3"),
+        pytest.param(gcs_places.fresh, gcs_places.plant, id="gcs"),
+        pytest.param(azure_places.fresh, azure_places.plant, id="azure"),
+    ],
+)
+def test_a_folder_that_is_but_a_marker_is_deleted(make, plant):
+    backend = make()
+    plant(backend, "d/", b"")
+    with Store(backend) as store:
+        assert store.is_folder("d")
+        store.delete_folder("d")
+        assert test_s3.peek(backend, "d/") is None if backend.name == "s3" else not store.is_folder("d")
+
+
 def test_who_may_not_list_hears_of_what_he_asked_for():
     class Unlisted(MemoryBackend):
         def __init__(self):
@@ -799,6 +837,7 @@ def test_ping(store):
 
 def test_unwrap(store):
     assert store.unwrap(type(store._backend)) is store._backend
+    assert store.unwrap(Prefix) is store.as_backend() or store.name in ("basic", "BasicBackend")
     with pytest.raises(CapabilityNotSupported, match="int"):
         store.unwrap(int)
 
