@@ -49,7 +49,8 @@ _NAMES = {
     "records": ("RecordReader", "RecordWriter", "open_records"),
     "registry": ("open_backend", "register_backend"),
     "secret": ("Secret",),
-    "store": ("Capability", "ProxyStore", "Registry", "RemotePath", "Store", "open", "open_store"),
+    "multi": ("Tier", "TieredBackend"),
+    "store": ("Capability", "CompositeStore", "ProxyStore", "Registry", "RemotePath", "Store", "open", "open_store"),
     "streams": ("as_file",),
 }  # fmt: skip
 _WHERE = {name: module for module, names in _NAMES.items() for name in names}
@@ -81,6 +82,8 @@ if TYPE_CHECKING:
     from .formats.length_prefixed import LengthPrefixed as LengthPrefixed
     from .formats.lines import Lines as Lines
     from .formats.ndjson import Ndjson as Ndjson
+    from .multi import Tier as Tier
+    from .multi import TieredBackend as TieredBackend
     from .probing import probe as probe
     from .records import RecordReader as RecordReader
     from .records import RecordWriter as RecordWriter
@@ -89,6 +92,7 @@ if TYPE_CHECKING:
     from .registry import register_backend as register_backend
     from .secret import Secret as Secret
     from .store import Capability as Capability
+    from .store import CompositeStore as CompositeStore
     from .store import ProxyStore as ProxyStore
     from .store import Registry as Registry
     from .store import RemotePath as RemotePath

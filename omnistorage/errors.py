@@ -222,7 +222,9 @@ class _GroupError(ExceptionGroup[Exception], StorageError):
 
 
 class MultiError(_GroupError):
-    """A fan-out failed on one or more targets."""
+    """A fan-out failed on one or more targets. ``outcomes`` says how it ended at each (``multi.Outcome``)."""
+
+    outcomes: tuple[Any, ...] = ()
 
 
 class SyncError(_GroupError):

@@ -42,6 +42,7 @@ _TABLE = Table(
         "sqlite": "omnistorage.backends.sql_blob:SQLBlobBackend",
         "s3": "omnistorage.backends.s3:S3Backend",
         "sftp": "omnistorage.backends.sftp:SFTPBackend",
+        "tiered": "omnistorage.multi.tiered:TieredBackend",
     },
 )
 

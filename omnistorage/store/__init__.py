@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from ..multi import Difference, Tier
 from ._listing import FolderEntry, FolderInfo
 from .batch import BatchResult, batch_copy, batch_delete, batch_exists, batch_read, batch_stat
 from .capability import Capability
+from .composite import CompositeStore
 from .partition import ParsedPartition, parse_partition, partition_path
 from .paths import RemotePath, StorePath
 from .proxy import ProxyStore
@@ -14,6 +16,8 @@ from .store import Store
 __all__ = [
     "BatchResult",
     "Capability",
+    "CompositeStore",
+    "Difference",
     "FolderEntry",
     "FolderInfo",
     "ParsedPartition",
@@ -22,6 +26,7 @@ __all__ = [
     "RemotePath",
     "Store",
     "StorePath",
+    "Tier",
     "batch_copy",
     "batch_delete",
     "batch_exists",

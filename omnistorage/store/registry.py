@@ -12,8 +12,10 @@ from .._table import nearest
 from ..config import BackendConfig, RegistryConfig
 from ..core import Backend, ExtendedBackend
 from ..errors import BackendClosed, ConfigError
+from ..multi import TieredBackend
 from ..registry import locate, open_backend
 from ..wrappers import ReadOnly
+from .composite import CompositeStore
 from .store import Store
 
 
@@ -45,7 +47,7 @@ class Registry:
                 backend: Backend = self.get_backend(profile.backend)
                 if profile.options.get("read_only"):
                     backend = ReadOnly(backend)
-                self._stores[name] = Store(backend, profile.root_path, owns=False)
+                self._stores[name] = _store(backend, profile.root_path)
             elif self._closed:
                 self.get_backend(profile.backend)
             return self._stores[name]
@@ -89,11 +91,17 @@ class Registry:
         return f"Registry({self.config!r})"
 
 
+def _store(backend: Backend, root: str, *, owns: bool = False) -> Store:
+    if isinstance(backend, TieredBackend):
+        return CompositeStore(backend, root_path=root, owns=owns)
+    return Store(backend, root, owns=owns)
+
+
 def open_store(target: str | PathLike[str] | BackendConfig) -> Store:
     """A store by URL (``"s3://bucket/prefix?region=..."``), by a folder's path, or from a ``BackendConfig``. It owns
     its backend: ``close`` it, or use ``with``. No I/O."""
     if isinstance(target, BackendConfig):
-        return Store(open_backend(target))
+        return _store(open_backend(target), "", owns=True)
     backend, folder = locate(target, is_object=False)
     return Store(backend, folder)
 

@@ -2,7 +2,7 @@
 
 import tempfile
 
-from omnistorage import LocalBackend, MemoryBackend
+from omnistorage import LocalBackend, MemoryBackend, Tier, TieredBackend
 from omnistorage.testing import BasicBackend
 
 from ..backends import azure_places, gcs_places, sql_places, test_s3, test_sftp_conformance
@@ -11,6 +11,14 @@ PLACES = {
     "memory": MemoryBackend,
     "flat": lambda: MemoryBackend(dirs=False),
     "basic": BasicBackend,
+    "tiers": lambda: TieredBackend([Tier(name, MemoryBackend()) for name in ("hot", "cold")]),
+    "tiers-match": lambda: TieredBackend(
+        [
+            Tier("some", MemoryBackend(dirs=False), match=["**/a*", "**/d/**"]),
+            Tier("rest", MemoryBackend(dirs=False)),
+        ],
+        "match",
+    ),
     "local": lambda: LocalBackend(tempfile.mkdtemp(prefix="omnistorage-store-")),
     "sqlite": lambda: sql_places.Place("file").make(),
     "postgresql": lambda: sql_places.Place("postgres").make(),

@@ -161,7 +161,7 @@ class StoreMachine(RuleBasedStateMachine):
             self.store.close()
 
 
-FAST = {"memory", "flat", "basic"}
+FAST = {"memory", "flat", "basic", "tiers", "tiers-match"}
 for _name in PLACES:
     _machine = type(f"Machine_{_name}", (StoreMachine,), {"make": staticmethod(PLACES[_name])})
     _case = _machine.TestCase

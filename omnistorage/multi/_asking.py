@@ -1,0 +1,197 @@
+"""How several tiers are asked at once: the fastest answer, or the one that enough of them give. Imports floors 0 and
+2."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextvars import copy_context
+from queue import SimpleQueue
+from typing import Generic, TypeVar
+
+from .. import ops
+from ..core import ExtendedBackend, ObjectInfo, ReadOptions
+from ..digests import new_hash
+from ..errors import CorruptData, InvalidPath, NotFound
+from ..paths import check_key
+from ..policies import CancelScope, Waiter, wait
+from .tiers import Place
+
+T = TypeVar("T")
+MISSES = (NotFound, InvalidPath)
+
+
+class _Attempt(Generic[T]):
+    """One call on one tier, in a thread of its own."""
+
+    def __init__(self, place: Place, call: Callable[[Place], T], done: Callable[[_Attempt[T]], None]) -> None:
+        self.place = place
+        self.scope = CancelScope()
+        self.answer: T | None = None
+        self.error: BaseException | None = None
+
+        def run() -> None:
+            try:
+                with self.scope:
+                    self.answer = call(place)
+            except BaseException as error:  # raised again where it is waited for
+                self.error = error
+            done(self)
+
+        context = copy_context()  # deadlines and outer scopes hold there, too
+        threading.Thread(target=lambda: context.run(run), name=f"omnistorage-{place.name}", daemon=True).start()
+
+
+def race(
+    places: Sequence[Place], op: str, path: str, call: Callable[[Place], T], discard: Callable[[T], None]
+) -> tuple[Place, T]:
+    """The first good answer; the other calls are cancelled, and what they still give is discarded. A miss is no good
+    answer: without any, another error is raised before ``NotFound``."""
+    ended: SimpleQueue[_Attempt[T]] = SimpleQueue()
+    lock, over = threading.Lock(), False
+    wake = Waiter()
+
+    def done(attempt: _Attempt[T]) -> None:
+        with lock:
+            if not over:
+                ended.put(attempt)
+                wake.set()
+                return
+        if attempt.error is None:
+            discard(attempt.answer)  # type: ignore[arg-type]
+
+    attempts = [_Attempt(place, call, done) for place in places]
+    errors: list[BaseException] = []
+    winner: _Attempt[T] | None = None
+    try:
+        while len(errors) < len(attempts):
+            while ended.empty():
+                wake.clear()
+                if ended.empty():
+                    wait(wake, op=op, path=path)
+            first = ended.get()
+            if first.error is None:
+                winner = first
+                break
+            errors.append(first.error)
+    finally:
+        with lock:
+            over = True
+        for attempt in attempts:
+            if attempt is not winner:
+                attempt.scope.cancel()
+        while not ended.empty():
+            late = ended.get()
+            if late is not winner and late.error is None:
+                discard(late.answer)  # type: ignore[arg-type]
+    if winner is not None:
+        return winner.place, winner.answer  # type: ignore[return-value]
+    raise next((error for error in errors if not isinstance(error, MISSES)), errors[0])
+
+
+def ask_all(places: Sequence[Place], op: str, path: str, call: Callable[[Place], T]) -> list[T | BaseException]:
+    """The answers of all, or the errors in their places, in the order of the tiers."""
+    left = len(places)
+    lock, wake = threading.Lock(), Waiter()
+
+    def done(_: _Attempt[T]) -> None:
+        nonlocal left
+        with lock:
+            left -= 1
+            if not left:
+                wake.set()
+
+    attempts = [_Attempt(place, call, done) for place in places]
+    try:
+        while left:
+            wait(wake, op=op, path=path)
+    except BaseException:
+        for attempt in attempts:
+            attempt.scope.cancel()
+        raise
+    return [attempt.error if attempt.error is not None else attempt.answer for attempt in attempts]  # type: ignore[misc]
+
+
+# --- agreement --------------------------------------------------------------------------------------------------------
+
+Vote = tuple[str, str]  # what a tier says of an object, and what for: two alike agree
+ABSENT: Vote = ("absent", "")
+
+
+def info_of(backend: ExtendedBackend, path: str) -> ObjectInfo:
+    """What the tier says of the object; ``NotFound`` for a folder, too."""
+    if backend.features.stat:
+        return backend.stat(path)
+    with backend.open_reader(path) as reader:
+        return reader.info
+
+
+def digest_of(backend: ExtendedBackend, path: str, algorithm: str, etag: str | None) -> str:
+    """The digest of the object's bytes, which are read."""
+    digest = new_hash(algorithm)
+    with backend.open_reader(path, ReadOptions(if_match=etag)) as reader:
+        while block := reader.read(ops.BLOCK):
+            digest.update(block)
+    return str(digest.hexdigest())
+
+
+def agreed(places: Sequence[Place], needed: int, op: str, path: str) -> tuple[Place, ObjectInfo, Vote]:
+    """The first tier of those ``needed`` or more that hold the same bytes, by the digest that all of them state or else
+    by one of what is read, with what it says of the object. ``NotFound`` if as many agree that there is none;
+    ``CorruptData`` if no such number agrees on anything, naming what each says; another error if too many cannot be
+    asked."""
+    check_key(path, op=op)
+    infos = ask_all(places, op, path, lambda place: info_of(place.backend, path))
+    there = [info for info in infos if isinstance(info, ObjectInfo)]
+    stated = set.intersection(*(set(info.hashes or ()) for info in there)) if there else set()
+    algorithm = next((name for name in ("sha256", "md5", "crc32c") if name in stated), None)
+
+    def vote(place: Place) -> Vote:
+        info = infos[place.index]
+        if isinstance(info, BaseException):
+            raise info
+        if algorithm is not None:
+            return algorithm, str(info.hash(algorithm))
+        return "sha256", digest_of(place.backend, path, "sha256", info.etag)
+
+    votes: dict[int, Vote] = {}
+    errors: list[BaseException] = []
+    answers = [] if not there else ask_all(places, op, path, vote)
+    for index, answer in enumerate(answers or infos):
+        if isinstance(answer, MISSES):
+            votes[index] = ABSENT
+        elif isinstance(answer, BaseException):
+            errors.append(answer)
+        else:
+            votes[index] = answer  # type: ignore[assignment]
+    (best, count), *_ = [*Counter(votes.values()).most_common(1), (ABSENT, 0)]
+    if count < needed:
+        if count + len(errors) >= needed or not votes:
+            raise errors[0]
+        said = ", ".join(f"{places[index].name} {_said(vote)}" for index, vote in sorted(votes.items()))
+        raise CorruptData(f"no {needed} of {len(places)} tiers agree: {said}", path=path, op=op)
+    if best == ABSENT:
+        raise NotFound(f"{count} of {len(places)} tiers agree that there is no such object", path=path, op=op)
+    first = next(index for index, one in sorted(votes.items()) if one == best)
+    info = infos[first]
+    assert isinstance(info, ObjectInfo)
+    return places[first], info, best
+
+
+def _said(vote: Vote) -> str:
+    return "has none" if vote == ABSENT else f"{vote[0]} {vote[1][:16]}"
+
+
+class Checked:
+    """Holds what is read against the digest that was agreed on."""
+
+    def __init__(self, vote: Vote, path: str) -> None:
+        self._digest, self._vote, self._path = new_hash(vote[0]), vote, path
+
+    def took(self, data: bytes) -> None:
+        self._digest.update(data)
+
+    def ended(self, whole: bool) -> None:
+        if whole and self._digest.hexdigest() != self._vote[1]:
+            raise CorruptData("the bytes are not those that the tiers agreed on", path=self._path, op="read")

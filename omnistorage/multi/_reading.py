@@ -1,0 +1,150 @@
+"""How tiers are read and listed. Imports floors 0 and 2, and wrappers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from ..core import LIST, READ, ListOptions, ObjectInfo, Reader, ReadOptions, Versions, WriteOptions
+from ..errors import NotFound, StorageError
+from ..paths import check_prefix
+from ._asking import Checked, agreed, ask_all, info_of, race
+from ._listing import union, union_dir
+from ._routing import Routing
+from ._streams import Promotion, SkippingReader, TierReader, WatchedReader
+from .tiers import Place
+
+
+class Reading(Routing):
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    def open_reader(self, path: str, options: ReadOptions = READ) -> Reader:
+        conditional = options.if_match is not None or options.if_none_match is not None or options.version is not None
+        if options.version is not None and self.power_of(Versions) is None:
+            self._refuse("versions", "open_reader", path)
+        if self.read == "quorum" and not conditional:
+            return self._agreed_reader(path, options)
+        if self.read == "race" and not conditional:
+            return race(
+                self.places,
+                "open_reader",
+                path,
+                lambda place: self._open(place, path, options),
+                lambda late: late.close(),
+            )[1]
+        place, reader = self._first("open_reader", path, lambda place: self._open(place, path, options))
+        whole = not options.offset and options.length is None and options.version is None
+        if self._shadow is not None and place is self.places[0] and options.version is None:
+            return self._shadow.watch(reader, place, path, options)
+        if self._promotes and whole and place not in self.writes:
+            return self._promoting(reader, place, path)
+        return reader
+
+    def _open(self, place: Place, path: str, options: ReadOptions) -> TierReader:
+        if options is not READ:
+            options = self._tokens(place, path, options)
+            if (options.offset or options.length is not None) and not place.backend.features.range_read:
+                whole = place.backend.open_reader(path, replace(options, offset=0, length=None))
+                return SkippingReader(whole, place, options.offset, options.length)
+        return TierReader(place.backend.open_reader(path, options), place)
+
+    def _tokens(self, place: Place, path: str, options: ReadOptions) -> ReadOptions:
+        """The conditions as the tier knows them. What was told by another tier is not what this one has."""
+        other = options.if_none_match
+        if other is not None:
+            other = other[len(place.head) :] if other.startswith(place.head) else None
+        wanted = options.if_match
+        if wanted is not None and not wanted.startswith(place.head):
+            info_of(place.backend, path)  # a miss is a miss
+            place.token(wanted, path, "open_reader")
+        return replace(
+            options,
+            if_match=place.token(wanted, path, "open_reader"),
+            if_none_match=other,
+            version=self._version(place, path, options.version),
+        )
+
+    def _version(self, place: Place, path: str, version: str | None) -> str | None:
+        if version is not None and not version.startswith(place.head):
+            raise NotFound("no such version in this tier", path=path, backend=self.name, op="open_reader")
+        return place.token(version, path, "open_reader")
+
+    def _promoting(self, reader: TierReader, place: Place, path: str) -> Reader:
+        info = reader.info
+        keeps = self.features.user_metadata and info.metadata
+        options = WriteOptions(
+            overwrite=False, size=info.size, content_type=info.content_type,
+            user_metadata=dict(info.metadata or {}) if keeps else None,
+            modified_at=info.modified_at if self.features.set_modified else None,
+        )  # fmt: skip
+        try:
+            promotion = Promotion(self.writes[0].backend.open_writer(path, options), info.size)
+        except StorageError:
+            return reader
+        return WatchedReader(reader.inner, place, promotion.took, promotion.ended)
+
+    def _agreed_reader(self, path: str, options: ReadOptions) -> Reader:
+        place, info, vote = agreed(self.places, self._needed, "open_reader", path)
+        reader = self._open(
+            place, path, replace(options, if_match=None if info.etag is None else place.head + info.etag)
+        )
+        if options.offset or options.length is not None:
+            return reader
+        check = Checked(vote, path)
+        return WatchedReader(reader.inner, place, check.took, check.ended)
+
+    @property
+    def _needed(self) -> int:
+        return self.quorum if self.quorum is not None else len(self.places) // 2 + 1
+
+    def exists(self, path: str) -> bool:
+        if self.mode == "match" or self.read != "quorum":
+            return self._exists(path)
+        answers = ask_all(self.places, "exists", path, lambda place: place.backend.exists(path))
+        for truth in (True, False):
+            if answers.count(truth) >= self._needed:
+                return truth
+        errors = [answer for answer in answers if isinstance(answer, BaseException)]
+        raise (
+            errors[0]
+            if errors
+            else StorageError("the tiers do not agree whether it is there", path=path, backend=self.name, op="exists")
+        )
+
+    def _exists(self, path: str) -> bool:
+        def ask(place: Place) -> bool:
+            if not place.backend.exists(path):
+                raise NotFound(path=path)
+            return True
+
+        try:
+            if self.read == "race":
+                race(self.places, "exists", path, ask, lambda _: None)
+            else:
+                self._first("exists", path, ask)
+        except NotFound:
+            return False
+        return True
+
+    def stat(self, path: str) -> ObjectInfo:
+        if self.read == "quorum":
+            place, info, _ = agreed(self.places, self._needed, "stat", path)
+        elif self.read == "race":
+            place, info = race(self.places, "stat", path, lambda p: info_of(p.backend, path), lambda _: None)
+        else:
+            place, info = self._find("stat", path)
+        return place.out(info)
+
+    def list(self, prefix: str = "", options: ListOptions = LIST) -> Iterator[ObjectInfo]:
+        if not self.features.list:
+            self._refuse("list", "list", prefix)
+        return union(self.places, check_prefix(prefix, op="list"), options, self._owner)
+
+    def list_dir(self, path: str = "") -> Iterator[ObjectInfo]:
+        if not self.features.list:
+            self._refuse("list", "list_dir", path)
+        return union_dir(self.places, check_prefix(path, op="list_dir"), self.name, self._owner)
+
+    @property
+    def _owner(self) -> Callable[[str], Place | None] | None:
+        return self.owner if self.mode == "match" else None

@@ -1,0 +1,173 @@
+"""Which tier a call goes to. Imports floors 0 and 2, and wrappers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Literal, NoReturn, TypeVar
+
+from .._context import Closes
+from ..core import Features, ObjectInfo
+from ..errors import BackendUnavailable, CapabilityNotSupported, ConfigError, InvalidPath, NotFound, StorageError
+from ..paths import check_key, check_new
+from ._asking import MISSES, info_of
+from ._shadow import Shadow
+from .outcomes import Difference
+from .tiers import Place, Tier, features_of_tiers, places_of
+
+T = TypeVar("T")
+
+
+class Routing(Closes):
+    """The tiers, and the questions that every call asks of them."""
+
+    name = "tiered"
+    url: str | None = None
+
+    def power_of(self, kind: Callable[..., T]) -> T | None:
+        raise TypeError(f"{type(self).__name__} does not define power_of")
+
+    def __init__(
+        self,
+        tiers: Iterable[Tier | Mapping[str, Any]],
+        mode: Literal["fallthrough", "match"] = "fallthrough",
+        *,
+        read: Literal["first", "race", "shadow", "quorum"] = "first",
+        quorum: int | None = None,
+        write_tier: str | None = None,
+        write_through: bool | Iterable[str] = False,
+        promote_on_read: bool = False,
+        skip_unavailable: bool = False,
+        on_difference: Callable[[Difference], None] | None = None,
+    ) -> None:
+        self._given = tuple(tiers)
+        through = write_through if isinstance(write_through, bool) else tuple(write_through)
+        self.places = places_of(self._given)
+        self.mode, self.read, self.quorum = mode, read, quorum
+        self._settings = {
+            "read": read, "quorum": quorum, "write_tier": write_tier, "write_through": through,
+            "promote_on_read": promote_on_read, "skip_unavailable": skip_unavailable, "on_difference": on_difference,
+        }  # fmt: skip
+        self._check(write_tier, through, promote_on_read)
+        if mode == "match":
+            self.writes = tuple(place for place in self.places if place.backend.features.write)
+        else:
+            self.writes = self._written(write_tier, through)
+        self.features: Features = features_of_tiers(self.places, self.writes, match=mode == "match")
+        self.durable = bool(self.writes) and all(getattr(p.backend, "durable", False) for p in self.writes)
+        self._promotes = promote_on_read
+        if promote_on_read and not (len(self.writes) == 1 and self.features.create_only):
+            raise ConfigError(
+                "promote_on_read needs one write tier that has create_only: it must not replace newer bytes"
+            )
+        self._skips = skip_unavailable
+        self._shadow = Shadow(self.places, on_difference) if read == "shadow" else None
+
+    def _check(self, write_tier: str | None, through: bool | tuple[str, ...], promotes: bool) -> None:
+        names = [place.name for place in self.places]
+        for word, value, known in (
+            ("mode", self.mode, ("fallthrough", "match")),
+            ("read", self.read, ("first", "race", "shadow", "quorum")),
+        ):
+            if value not in known:
+                raise ConfigError(f"{word} is one of {', '.join(known)}: not {value!r}")
+        named = () if isinstance(through, bool) else through
+        for tier in named if write_tier is None else (write_tier, *named):
+            if tier not in names:
+                raise ConfigError(f"there is no tier {tier!r}; there are: {', '.join(names)}")
+        if self.mode == "match":
+            if self.read != "first" or write_tier is not None or through or promotes:
+                raise ConfigError("with mode='match' a key has one tier: read, write_tier, write_through and "
+                                  "promote_on_read are for mode='fallthrough'")  # fmt: skip
+        elif any(place.match is not None for place in self.places):
+            raise ConfigError("match is for mode='match': in mode='fallthrough' every tier is asked for every key")
+        if self.quorum is not None and self.read != "quorum":
+            raise ConfigError("quorum is for read='quorum'")
+        if self.read in ("shadow", "quorum", "race") and len(self.places) < 2:
+            raise ConfigError(f"read={self.read!r} needs two tiers or more")
+        needed = self.quorum if self.quorum is not None else 1
+        if not isinstance(needed, int) or not 1 <= needed <= len(self.places):
+            raise ConfigError(f"a quorum of {needed} among {len(self.places)} tiers cannot be")
+
+    def _written(self, write_tier: str | None, through: bool | tuple[str, ...]) -> tuple[Place, ...]:
+        first = self.places[0] if write_tier is None else self.tier(write_tier)
+        named = () if isinstance(through, bool) else through
+        chosen = tuple(place for place in self.places if through is True or place.name in named or place is first)
+        return chosen if all(place.backend.features.write for place in chosen) else ()
+
+    def tier(self, name: str) -> Place:
+        """The tier ``name``; ``ConfigError`` if there is none."""
+        for place in self.places:
+            if place.name == name:
+                return place
+        raise ConfigError(f"there is no tier {name!r}; there are: {', '.join(place.name for place in self.places)}")
+
+    # -- which tier ----------------------------------------------------------------------------------------------------
+
+    def owner(self, path: str) -> Place | None:
+        """The tier that ``path`` belongs to by its pattern (``mode="match"``)."""
+        for place in self.places:
+            if place.takes(path):
+                return place
+        return None
+
+    def candidates(self, path: str) -> tuple[Place, ...]:
+        """The tiers that a read of ``path`` asks, in order."""
+        if self.mode != "match":
+            return self.places
+        check_key(path)
+        place = self.owner(path)
+        return () if place is None else (place,)
+
+    def _first(self, op: str, path: str, call: Callable[[Place], T]) -> tuple[Place, T]:
+        """What the first tier says that has the object."""
+        miss: StorageError | None = None
+        down: StorageError | None = None
+        for place in self.candidates(path):
+            try:
+                return place, call(place)
+            except MISSES as error:
+                miss = error if miss is None or isinstance(error, InvalidPath) else miss
+            except BackendUnavailable as error:
+                error.add_note(f"in tier {place.name!r}")
+                if not self._skips:
+                    raise
+                down = error
+        if down is not None:
+            raise down
+        if miss is not None:
+            raise miss
+        raise NotFound(f"no tier takes this name; {self._patterns()}", path=path, backend=self.name, op=op)
+
+    def _find(self, op: str, path: str) -> tuple[Place, ObjectInfo]:
+        return self._first(op, path, lambda place: info_of(place.backend, path))
+
+    def _patterns(self) -> str:
+        return "there are: " + ", ".join(f"{p.name} {'|'.join(p.match or ('**',))}" for p in self.places)
+
+    def _targets(self, op: str, path: str) -> tuple[Place, ...]:
+        """The tiers that a write of ``path`` goes to."""
+        if self.mode == "match":
+            check_new(path, op=op)
+            place = self.owner(path)
+            if place is None:
+                raise InvalidPath(f"no tier takes this name; {self._patterns()}", path=path, backend=self.name, op=op)
+            return (place,)
+        if not self.writes:
+            self._refuse("write", op, path)
+        return self.writes
+
+    def _others(self, path: str, targets: tuple[Place, ...]) -> Iterator[Place]:
+        """The tiers besides ``targets`` that have the object."""
+        for place in self.candidates(path):
+            if place not in targets:
+                try:
+                    if place.backend.exists(path):
+                        yield place
+                except InvalidPath:
+                    pass
+
+    def _refuse(self, capability: str, op: str, path: str, why: str = "") -> NoReturn:
+        raise CapabilityNotSupported(
+            why or f"these tiers do not support {capability}", capability=capability, path=path, backend=self.name,
+            op=op,
+        )  # fmt: skip

@@ -1,0 +1,108 @@
+"""Shadow reads: what the first tier gave is compared with the second in the background. Imports floors 0 and 2."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from .. import ops
+from ..core import ReadOptions
+from ..digests import new_hash
+from ..errors import StorageError
+from ..policies import CancelScope
+from ._asking import MISSES
+from ._streams import TierReader, WatchedReader
+from .outcomes import Difference, ShadowStats
+from .tiers import Place
+
+AT_ONCE = 4
+"""Comparisons under way at the same time; a read that ends while so many are is not compared, and counted."""
+
+
+class Shadow:
+    """Compares, counts, tells ``on_difference``. Nothing it does can fail or delay the read."""
+
+    def __init__(self, places: Sequence[Place], on_difference: Callable[[Difference], None] | None) -> None:
+        self._primary, self._secondary = places[0], places[1]
+        self._tell = on_difference
+        self._lock = threading.Lock()
+        self._under_way: dict[threading.Thread, CancelScope] = {}
+        self.stats = ShadowStats()
+
+    def watch(self, reader: TierReader, place: Place, path: str, options: ReadOptions) -> WatchedReader:
+        """``reader``, which reads as before; when it was read to its end, what came is compared."""
+        digest, size = new_hash("sha256"), 0
+
+        def took(data: bytes) -> None:
+            nonlocal size
+            size += len(data)
+            digest.update(data)
+
+        def ended(whole: bool) -> None:
+            if whole:
+                self._start(path, ReadOptions(options.offset, options.length), size, digest.hexdigest())
+            else:
+                self._count(skipped=1)
+
+        return WatchedReader(reader.inner, place, took, ended)
+
+    def _start(self, path: str, options: ReadOptions, size: int, digest: str) -> None:
+        scope = CancelScope()
+
+        def run() -> None:
+            try:
+                with scope:
+                    self._compare(path, options, size, digest)
+            finally:
+                with self._lock:
+                    del self._under_way[thread]
+
+        thread = threading.Thread(target=run, name="omnistorage-shadow", daemon=True)
+        with self._lock:
+            room = len(self._under_way) < AT_ONCE
+            if room:
+                self._under_way[thread] = scope
+        if room:
+            thread.start()
+        else:
+            self._count(skipped=1)
+
+    def _compare(self, path: str, options: ReadOptions, size: int, digest: str) -> None:
+        found, got = 0, new_hash("sha256")
+        try:
+            with self._secondary.backend.open_reader(path, options) as reader:
+                while block := reader.read(ops.BLOCK):
+                    found += len(block)
+                    got.update(block)
+        except MISSES:
+            self._differs(path, "missing")
+        except StorageError as error:
+            self._differs(path, "error", error)
+        else:
+            if found != size:
+                self._differs(path, "size")
+            elif got.hexdigest() != digest:
+                self._differs(path, "content")
+            else:
+                self._count(compared=1)
+
+    def _differs(
+        self, path: str, what: Literal["missing", "size", "content", "error"], error: Exception | None = None
+    ) -> None:
+        self._count(failed=1) if what == "error" else self._count(compared=1, differing=1)
+        if self._tell is not None:
+            self._tell(Difference(path, self._primary.name, self._secondary.name, what, error))
+
+    def _count(self, **more: int) -> None:
+        with self._lock:
+            self.stats = self.stats._replace(**{name: getattr(self.stats, name) + n for name, n in more.items()})
+
+    def drain(self) -> None:
+        for thread in list(self._under_way):
+            thread.join()
+
+    def close(self) -> None:
+        for scope in list(self._under_way.values()):
+            scope.cancel()
+        self.drain()

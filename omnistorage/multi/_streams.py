@@ -1,0 +1,252 @@
+"""Readers and writers of tiers. Imports floors 0 and 2, and wrappers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from .._context import Closes, Publishes
+from ..core import Data, ObjectInfo, Reader, WriteOptions, Writer
+from ..errors import MultiError, OutcomeUnknown, StorageError
+from .outcomes import Outcome, State
+from .tiers import Place
+
+R = TypeVar("R")
+
+
+class TierReader(Closes):
+    """A reader of one tier, its info told as the whole tells it."""
+
+    def __init__(self, inner: Reader, place: Place) -> None:
+        self.inner = inner
+        self._place = place
+        self.read = inner.read
+        self.instant = bool(getattr(inner, "instant", False))
+
+    @property
+    def info(self) -> ObjectInfo:
+        return self._place.out(self.inner.info)
+
+    def close(self) -> None:
+        self.inner.close()
+
+
+class SkippingReader(TierReader):
+    """A range of an object in a tier that only reads whole ones: what stands before it is read and thrown away."""
+
+    def __init__(self, inner: Reader, place: Place, offset: int, length: int | None) -> None:
+        super().__init__(inner, place)
+        self._skip, self._left = offset, length
+        self.read = self._read
+
+    def _read(self, size: int = -1, /) -> bytes:
+        while self._skip:
+            skipped = len(self.inner.read(min(self._skip, 1 << 20)))
+            if not skipped:
+                self._skip, self._left = 0, 0
+            self._skip -= min(skipped, self._skip)
+        if self._left is None:
+            return self.inner.read(size)
+        if size < 0:
+            pieces = list(iter(lambda: self._read(1 << 20), b""))
+            return b"".join(pieces)
+        data = self.inner.read(min(size, self._left)) if self._left else b""
+        self._left -= len(data)
+        return data
+
+
+class WatchedReader(TierReader):
+    """Shows every block, and then the end, to someone else: ``took(block)``, ``ended(whole)`` once. Whatever they raise
+    is theirs: the read goes on."""
+
+    def __init__(
+        self, inner: Reader, place: Place, took: Callable[[bytes], None], ended: Callable[[bool], None]
+    ) -> None:
+        super().__init__(inner, place)
+        self._took, self._ended, self._over = took, ended, False
+        self.read = self._read
+
+    def _read(self, size: int = -1, /) -> bytes:
+        data = self.inner.read(size)
+        if data:
+            self._took(data)
+        if (not data and size != 0) or size < 0:
+            self._end(whole=True)
+        return data
+
+    def _end(self, *, whole: bool) -> None:
+        if not self._over:
+            self._over = True
+            self._ended(whole)
+
+    def close(self) -> None:
+        try:
+            self._end(whole=False)
+        finally:
+            self.inner.close()
+
+
+class TierWriter(Publishes):
+    """A writer into one tier."""
+
+    def __init__(self, inner: Writer, place: Place) -> None:
+        self.inner = inner
+        self._place = place
+        self.write, self.flush, self.prepare, self.abort = inner.write, inner.flush, inner.prepare, inner.abort  # type: ignore[method-assign]
+        self.instant = bool(getattr(inner, "instant", False))
+
+    @property
+    def result(self) -> ObjectInfo | None:
+        result = self.inner.result
+        return None if result is None else self._place.out(result)
+
+    def close(self) -> ObjectInfo:
+        return self._place.out(self.inner.close())
+
+
+class ThroughWriter(Publishes):
+    """One object into several tiers. Nothing is published before all of them hold every byte; then from the last tier
+    to the first, so that who reads the first tier sees the new object when all others have it. What happened at each is
+    in ``outcomes``."""
+
+    instant = False
+
+    def __init__(self, path: str, places: Sequence[Place], options: Sequence[WriteOptions]) -> None:
+        self._path = path
+        self._writers: list[tuple[Place, Writer]] = []
+        self._failed: StorageError | None = None
+        self._over = False
+        self.result: ObjectInfo | None = None
+        self.outcomes: dict[str, Outcome] = {}
+        for place, each in zip(places, options, strict=True):
+            try:
+                self._writers.append((place, place.backend.open_writer(path, each)))
+            except BaseException as error:
+                self.abort()
+                raise _told(error, place) from error.__cause__
+
+    def _all(self, run: Callable[[Writer], object]) -> None:
+        if self._failed is not None:
+            raise self._failed
+        for place, writer in self._writers:
+            try:
+                run(writer)
+            except StorageError as error:
+                self._failed = error
+                self._note(place, "failed", error=error)
+                self._abort_rest()
+                raise _told(error, place) from error.__cause__
+            except BaseException:
+                self._abort_rest()
+                raise
+
+    def write(self, data: Data, /) -> int:
+        self._all(lambda writer: writer.write(data))
+        return memoryview(data).nbytes
+
+    def flush(self) -> None:
+        self._all(lambda writer: writer.flush())
+
+    def prepare(self) -> None:
+        self._all(lambda writer: writer.prepare())
+
+    def close(self) -> ObjectInfo:
+        if self.result is not None:
+            return self.result
+        self.prepare()
+        errors: list[StorageError] = []
+        for place, writer in reversed(self._writers):
+            if errors:
+                self._give_up(place, writer)
+                continue
+            try:
+                self._note(place, "committed", writer.close())
+            except StorageError as error:
+                errors.append(error)
+                self._note(place, "unknown" if isinstance(error, OutcomeUnknown) else "failed", error=error)
+            except BaseException:
+                self._abort_rest()
+                raise
+        self._over = True
+        if errors:
+            self._failed = self._partial(errors)
+            raise self._failed from errors[0]
+        self.result = self.outcomes[self._writers[0][0].name].info
+        assert self.result is not None
+        return self.result
+
+    def _partial(self, errors: list[StorageError]) -> StorageError:
+        """What to raise: where nothing was published, just what went wrong."""
+        if all(outcome.state in ("failed", "aborted") for outcome in self.outcomes.values()):
+            return errors[0]
+        done = [outcome.target for outcome in self.outcomes.values() if outcome.state == "committed"]
+        error = MultiError(
+            f"published in {', '.join(done) or 'no tier for certain'}, and not everywhere", errors, path=self._path,
+            op="close",
+        )  # fmt: skip
+        error.outcomes = tuple(self.outcomes.values())
+        return error
+
+    def abort(self) -> None:
+        if not self._over:
+            self._abort_rest()
+
+    def _abort_rest(self) -> None:
+        self._over = True
+        for place, writer in self._writers:
+            self._give_up(place, writer)
+
+    def _give_up(self, place: Place, writer: Writer) -> None:
+        try:
+            writer.abort()
+        except StorageError:
+            pass  # what made us abort is the error to see
+        if place.name not in self.outcomes:
+            self._note(place, "aborted")
+
+    def _note(self, place: Place, state: State, info: ObjectInfo | None = None, error: Exception | None = None) -> None:
+        self.outcomes[place.name] = Outcome(place.name, state, None if info is None else place.out(info), error)
+
+
+def _told(error: BaseException, place: Place) -> BaseException:
+    """The error, with the tier's name in it."""
+    error.add_note(f"in tier {place.name!r}")
+    return error
+
+
+class Promotion:
+    """What is read in one tier goes into another at the same time, and appears there if it was read to its end. Nothing
+    about it can fail the read: an object that is there by then is newer, and one that cannot be written is not
+    needed."""
+
+    def __init__(self, writer: Writer, size: int | None) -> None:
+        self._writer: Writer | None = writer
+        self._left = size
+
+    def took(self, data: bytes) -> None:
+        if self._writer is not None:
+            if self._left is not None:
+                self._left -= len(data)
+            self._try(lambda writer: writer.write(data))
+
+    def ended(self, whole: bool) -> None:
+        writer, complete = self._writer, whole and not self._left
+        if writer is not None and complete:
+            self._try(lambda writer: writer.close())
+        elif writer is not None:
+            self._writer = None
+            self._quietly(writer.abort)
+
+    def _try(self, run: Callable[[Writer], object]) -> None:
+        assert self._writer is not None
+        try:
+            run(self._writer)
+        except StorageError:
+            self._quietly(self._writer.abort)
+            self._writer = None
+
+    def _quietly(self, run: Callable[[], object]) -> None:
+        try:
+            run()
+        except StorageError:
+            pass

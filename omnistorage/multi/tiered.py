@@ -1,0 +1,346 @@
+"""``TieredBackend``: several backends as one, by pattern or from tier to tier. Imports floors 0 and 2, and wrappers."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any, Literal, TypeVar
+
+from .. import ops
+from ..core import (
+    COPY,
+    WRITE,
+    Append,
+    CopyOptions,
+    HealthCheck,
+    ObjectInfo,
+    Presign,
+    ResolutionPlan,
+    Resolve,
+    SetMetadata,
+    Versions,
+    WriteOptions,
+    Writer,
+    power,
+)
+from ..errors import AlreadyExists, BackendUnavailable, DirectoryNotEmpty, NotFound, PreconditionFailed, StorageError
+from ..paths import check_key, check_new
+from ._asking import info_of
+from ._migrate import remove_unchanged
+from ._reading import Reading
+from ._streams import ThroughWriter, TierWriter
+from .outcomes import ShadowStats
+from .tiers import Place
+
+P = TypeVar("P")
+_POWERS = frozenset({Append, SetMetadata, Presign, Versions, Resolve, HealthCheck})
+
+
+class TieredBackend(Reading):
+    """Several backends as one.
+
+    ``mode="fallthrough"``: reads try the tiers in order; writes, deletes and moves go to the write tier (the first, or
+    ``write_tier``). With ``write_through`` (True for all, or names) a write goes to several: nothing is published
+    before all of them hold it whole. What a tier that is not written to holds cannot be deleted or moved here
+    (``CapabilityNotSupported`` names the tier), and shows again when what hid it is deleted.
+    ``mode="match"``: the globs of the tiers route keys, the first that matches wins, and no other tier is asked. A key
+    that matches none is not there, and writing it is ``InvalidPath``.
+
+    ``read``, over tiers that mirror each other: ``"first"`` in order; ``"race"`` takes the first good answer and
+    cancels the others; ``"shadow"`` reads in order and compares each whole read with the second tier in the background,
+    telling ``on_difference`` (a ``Difference``); ``"quorum"`` reads what ``quorum`` tiers (by default more than half)
+    agree on by digest. ``promote_on_read`` puts what was read whole in another tier into the write tier.
+
+    ``skip_unavailable=True`` goes past a tier that cannot be reached; without it its error is raised. Even so nothing
+    is said to be missing that an unreachable tier may hold, and a listing without it needs ``on_error``.
+
+    Etags and versions carry the tier's name. Closing it closes the tiers; a ``Store`` closes what it owns. Raises
+    ``ConfigError`` for tiers and options that do not fit together.
+    """
+
+    # -- writing -------------------------------------------------------------------------------------------------------
+
+    def open_writer(self, path: str, options: WriteOptions = WRITE) -> Writer:
+        targets = self._targets("open_writer", path)
+        if not options.overwrite and not self.features.create_only:
+            self._refuse("create_only", "open_writer", path)
+        if options.if_match is not None and not self.features.if_match:
+            self._refuse("if_match", "open_writer", path)
+        each = [options] * len(targets)
+        if self.mode == "match":
+            if options.if_match is not None:
+                each = [replace(options, if_match=targets[0].token(options.if_match, path, "open_writer"))]
+        elif not options.overwrite or options.if_match is not None:
+            each = self._conditions(path, options, targets)
+        if len(targets) == 1:
+            return TierWriter(targets[0].backend.open_writer(path, each[0]), targets[0])
+        return ThroughWriter(path, targets, each)
+
+    def _conditions(self, path: str, options: WriteOptions, targets: tuple[Place, ...]) -> builtins.list[WriteOptions]:
+        """The options of each tier. What is not in the tiers written to is looked at once, now."""
+        wanted = options.if_match
+        if wanted is None:
+            for place in self._others(path, targets):
+                raise AlreadyExists(f"it is in tier {place.name!r}", path=path, backend=self.name, op="open_writer")
+            return [options] * len(targets)
+        shown = self._expected("open_writer", path, wanted)
+        if shown in targets:
+            return [self._same(place, path, options, wanted if place is shown else None) for place in targets]
+        if shown.index < targets[0].index:
+            self._refuse("if_match", "open_writer", path, f"tier {shown.name!r} would hide what is written")
+        return [replace(options, if_match=None, overwrite=False)] * len(targets)
+
+    def _same(self, place: Place, path: str, options: WriteOptions, wanted: str | None) -> WriteOptions:
+        """Replace in this tier only what is there now: where the tiers are written together, so are they guarded."""
+        if wanted is not None:
+            return replace(options, if_match=place.token(wanted, path, "open_writer"))
+        try:
+            return replace(options, if_match=info_of(place.backend, path).etag)
+        except NotFound:
+            return replace(options, if_match=None, overwrite=False)
+
+    def _expected(self, op: str, path: str, wanted: str) -> Place:
+        """The tier that shows the object, if it shows the one that was expected."""
+        try:
+            shown, info = self._find(op, path)
+        except NotFound as error:
+            raise PreconditionFailed("there is no such object", path=path, backend=self.name, op=op) from error
+        if shown.out(info).etag != wanted:
+            raise PreconditionFailed("the object is not the one expected", path=path, backend=self.name, op=op)
+        return shown
+
+    def delete(self, path: str, *, if_match: str | None = None) -> bool | None:
+        if not self.features.delete:
+            self._refuse("delete", "delete", path)
+        if if_match is not None and not self.features.if_match:
+            self._refuse("if_match", "delete", path)
+        if self.mode == "match":
+            check_key(path, op="delete")
+            place = self.owner(path)
+            if place is None:
+                return False
+            if if_match is None:
+                return place.backend.delete(path)
+            return place.backend.delete(path, if_match=place.token(if_match, path, "delete"))
+        return self._delete(path, if_match)
+
+    def _delete(self, path: str, if_match: str | None) -> bool:
+        targets = self.writes
+        if if_match is not None:
+            shown = self._expected("delete", path, if_match)
+            if shown not in targets:
+                self._refuse_elsewhere("delete", path, [shown])
+        removed = False
+        for place in reversed(targets):
+            # A store that does not say what it deleted is asked before: a miss must not pass for a deletion.
+            known = place.backend.features.dirs or len(self.places) == 1 or place.backend.exists(path)
+            if if_match is not None and place is shown:
+                answer = place.backend.delete(path, if_match=place.token(if_match, path, "delete"))
+            else:
+                answer = place.backend.delete(path)
+            removed |= bool(known) if answer is None else answer
+        if not removed:
+            self._refuse_elsewhere("delete", path, self._others(path, targets))
+        return removed
+
+    def _refuse_elsewhere(self, op: str, path: str, places: Iterable[Place]) -> None:
+        for place in places:
+            self._refuse(op, op, path, f"the object is in tier {place.name!r}, which is not written to: {op} it there")
+
+    def mkdir(self, path: str) -> None:
+        if not self.features.dirs:
+            self._refuse("dirs", "mkdir", path)
+        self._folder_places("mkdir", path)[0].backend.mkdir(path)
+
+    def rmdir(self, path: str) -> None:
+        if not self.features.dirs:
+            self._refuse("dirs", "rmdir", path)
+        places = self._folder_places("rmdir", path)
+        if next(self.list_dir(path), None) is not None:
+            raise DirectoryNotEmpty("the folder is not empty", path=path, backend=self.name, op="rmdir")
+        misses = []
+        for place in places:
+            try:
+                place.backend.rmdir(path)
+            except NotFound as error:
+                misses.append(error)
+        if len(misses) == len(places):
+            raise misses[0]
+
+    def _folder_places(self, op: str, path: str) -> tuple[Place, ...]:
+        check_key(path, op=op)
+        if self.mode != "match":
+            return self.writes
+        if op == "rmdir":
+            return self.places
+        # Where a key right in the folder would go.
+        found = [place for place in self.places if place.takes(f"{path}/x") or place.takes(path)]
+        return tuple(found) or self.places[:1]
+
+    # -- copying and moving --------------------------------------------------------------------------------------------
+
+    def copy(self, src: str, dst: str, options: CopyOptions = COPY) -> ObjectInfo:
+        return self._carry("copy", src, dst, options)
+
+    def move(self, src: str, dst: str, options: CopyOptions = COPY) -> ObjectInfo:
+        return self._carry("move", src, dst, options)
+
+    def _carry(self, op: Literal["copy", "move"], src: str, dst: str, options: CopyOptions) -> ObjectInfo:
+        if not getattr(self.features, op):
+            self._refuse(op, op, src)
+        if options.source is not None:
+            self._refuse("source", op, src)
+        if (options.if_match is not None or options.source_if_match is not None) and not self.features.if_match:
+            self._refuse("if_match", op, src)
+        if not options.overwrite and not self.features.create_only:
+            self._refuse("create_only", op, src)
+        check_key(src, op=op)
+        check_new(dst, op=op)
+        place, info = self._find(op, src)
+        if op == "move" and self.mode != "match" and place not in self.writes:
+            self._refuse_elsewhere(op, src, [place])
+        options = replace(options, source_if_match=place.token(options.source_if_match, src, op))
+        if src == dst:
+            options = replace(options, if_match=place.token(options.if_match, dst, op))
+            return place.out(ops.copy(place.backend, src, place.backend, dst, options))
+        (target,) = self._targets(op, dst)
+        if self.mode == "match":
+            options = replace(options, if_match=target.token(options.if_match, dst, op))
+        elif not options.overwrite or options.if_match is not None:
+            write = WriteOptions(overwrite=options.overwrite, if_match=options.if_match)
+            (write,) = self._conditions(dst, write, (target,))
+            options = replace(options, overwrite=write.overwrite, if_match=write.if_match)
+        if place is target:
+            return target.out(getattr(place.backend, op)(src, dst, options))
+        done = ops.transfer(place.backend, src, target.backend, dst, options)
+        if op == "move":
+            remove_unchanged(place.backend, src, info, "move")
+        return target.out(done)
+
+    # -- powers --------------------------------------------------------------------------------------------------------
+
+    def power_of(self, kind: Callable[..., P]) -> P | None:
+        if kind not in _POWERS:
+            return None
+        if kind is Append or kind is SetMetadata:
+            able = self.features.append if kind is Append else self.features.set_modified
+        elif kind is Presign or kind is Versions:
+            able = any(power(place.backend, kind) is not None for place in self.places)
+        else:
+            able = True
+        return self if able else None  # type: ignore[return-value]
+
+    def _has(self, place: Place, kind: Callable[..., P], op: str, path: str) -> P:
+        found = power(place.backend, kind)
+        if found is None:
+            self._refuse(op, op, path, f"tier {place.name!r} does not support {op}")
+        result: P = found
+        return result
+
+    def open_appender(self, path: str, options: WriteOptions = WRITE) -> Writer:
+        if not self.features.append:
+            self._refuse("append", "open_appender", path)
+        (place,) = self._targets("open_appender", path)
+        if not place.backend.exists(path):
+            self._refuse_elsewhere("append", path, self._others(path, (place,)))
+        if options.if_match is not None:
+            options = replace(options, if_match=place.token(options.if_match, path, "open_appender"))
+        return TierWriter(self._has(place, Append, "append", path).open_appender(path, options), place)
+
+    def set_metadata(
+        self, path: str, *, modified_at: datetime | None = None, user_metadata: Mapping[str, str] | None = None
+    ) -> ObjectInfo:
+        if not self.features.set_modified:
+            self._refuse("set_modified", "set_metadata", path)
+        place, _ = self._find("set_metadata", path)
+        if self.mode != "match" and place not in self.writes:
+            self._refuse_elsewhere("set_modified", path, [place])
+        info = None
+        for each in (place,) if self.mode == "match" else self.writes:
+            able = self._has(each, SetMetadata, "set_modified", path)
+            done = able.set_metadata(path, modified_at=modified_at, user_metadata=user_metadata)
+            info = place.out(done) if each is place else info
+        assert info is not None
+        return info
+
+    def presign(self, path: str, method: str, expires: timedelta) -> str:
+        reads = method.upper() in ("GET", "HEAD")
+        place = self._find("presign", path)[0] if reads else self._targets("presign", path)[0]
+        return self._has(place, Presign, "presign", path).presign(path, method, expires)
+
+    def versions(self, path: str) -> Iterator[ObjectInfo]:
+        place, _ = self._find("versions", path)
+        return map(place.out, self._has(place, Versions, "versions", path).versions(path))
+
+    def resolve(self, key: str) -> ResolutionPlan:
+        check_key(key, op="resolve")
+        found = []
+        plan: ResolutionPlan | None = None
+        for place in self.candidates(key):
+            able = power(place.backend, Resolve)
+            plan = None if able is None else able.resolve(key)
+            found.append(
+                {
+                    "tier": place.name, "kind": "blob" if plan is None else plan.kind, "backend": place.backend.name,
+                    "url": place.backend.url, **({"details": plan.details} if plan is not None else {}),
+                }
+            )  # fmt: skip
+        alone = plan if len(found) == 1 else None  # what else determines the bytes is which tier has it
+        return ResolutionPlan(
+            "composite", self.name, key, {"mode": self.mode, "read": self.read, "tiers": tuple(found)},
+            None if alone is None else alone.fingerprint,
+        )  # fmt: skip
+
+    def check_health(self) -> None:
+        down: list[BackendUnavailable] = []
+        for place in self.places:
+            try:
+                able = power(place.backend, HealthCheck)
+                if able is not None:
+                    able.check_health()
+                else:
+                    next(iter(place.backend.list("")), None)
+            except BackendUnavailable as error:
+                error.add_note(f"in tier {place.name!r}")
+                if not self._skips or place in self.writes:
+                    raise
+                down.append(error)
+        if len(down) == len(self.places):
+            raise down[0]
+
+    # -- the background ------------------------------------------------------------------------------------------------
+
+    @property
+    def shadow_stats(self) -> ShadowStats:
+        """What the comparisons of ``read="shadow"`` came to so far."""
+        return ShadowStats() if self._shadow is None else self._shadow.stats
+
+    def drain(self) -> None:
+        """Wait for the comparisons that are under way."""
+        if self._shadow is not None:
+            self._shadow.drain()
+
+    def close(self) -> None:
+        """Close all tiers. Every one is tried; the first error is raised then."""
+        if self._shadow is not None:
+            self._shadow.close()
+        errors = []
+        for place in self.places:
+            try:
+                place.owner.close()
+            except StorageError as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
+
+    def __reduce__(self) -> Any:
+        return _unpickled, (self._given, self.mode, self._settings)
+
+    def __repr__(self) -> str:
+        return f"TieredBackend({', '.join(place.name for place in self.places)}, {self.mode!r})"
+
+
+def _unpickled(tiers: tuple[Any, ...], mode: Any, settings: dict[str, Any]) -> TieredBackend:
+    return TieredBackend(tiers, mode, **settings)

@@ -1,0 +1,143 @@
+"""A tier, what several of them can do together, and which of them a key belongs to. Imports floors 0 and 2, and
+wrappers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from .. import ops
+from ..core import Backend, ExtendedBackend, Features, ObjectInfo
+from ..errors import ConfigError, PreconditionFailed
+from ..globs import compile_glob, literal_folder
+from ..paths import is_under
+from ..registry import locate
+from ..wrappers import Prefix
+
+_NAME = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
+_new = tuple.__new__
+
+
+@dataclass(frozen=True)
+class Tier:
+    """One of several stores: a ``Store``, a backend or a URL, under a name. ``match``: the globs (one or several) of
+    the keys that belong to it, None for all."""
+
+    name: str
+    store: Any
+    match: str | Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
+            raise ConfigError(f"a tier's name is made of letters, digits, '-' and '_': not {self.name!r}")
+        if not isinstance(self.store, str | Backend) and not hasattr(self.store, "as_backend"):
+            raise ConfigError(f"tier {self.name!r}: a store, a backend or a URL, not {type(self.store).__name__}")
+        if isinstance(self.match, str):
+            object.__setattr__(self, "match", (self.match,))
+        elif self.match is not None:
+            object.__setattr__(self, "match", tuple(self.match))
+        for pattern in self.match or ():
+            compile_glob(pattern, anchored=True)
+
+
+@dataclass(eq=False, slots=True)
+class Place:
+    """A tier at work: its backend, and its etags told apart from those of the others."""
+
+    name: str
+    index: int
+    backend: ExtendedBackend
+    owner: Any  # what closing closes
+    match: tuple[str, ...] | None
+    patterns: tuple[re.Pattern[str], ...] = ()
+    head: str = field(default="", init=False)
+
+    def __post_init__(self) -> None:
+        self.head = self.name + ":"
+        self.patterns = tuple(compile_glob(pattern, anchored=True) for pattern in self.match or ())
+
+    def takes(self, path: str) -> bool:
+        return self.match is None or any(pattern.fullmatch(path) for pattern in self.patterns)
+
+    def takes_all_of(self, folder: str) -> bool:
+        """Whether every key under ``folder`` is known to match."""
+        if self.match is None:
+            return True
+        return any(
+            pattern.endswith("/**") and (is_under(folder, head) or folder == head)
+            for pattern in self.match
+            if (head := literal_folder(pattern)) == pattern[:-3] and head
+        )
+
+    def out(self, info: ObjectInfo) -> ObjectInfo:
+        """``info`` as the whole shows it: an etag or a version of one tier says nothing to another."""
+        path, size, at, kind, etag, version, *rest = info
+        etag = None if etag is None else self.head + etag
+        version = None if version is None else self.head + version
+        return _new(ObjectInfo, (path, size, at, kind, etag, version, *rest))
+
+    def token(self, shown: str | None, path: str, op: str) -> str | None:
+        """The etag or version of this tier that ``out`` made ``shown`` of."""
+        if shown is None or shown.startswith(self.head):
+            return None if shown is None else shown[len(self.head) :]
+        raise PreconditionFailed(f"the object is now in tier {self.name!r}", path=path, op=op)
+
+
+def places_of(tiers: Iterable[Tier | Mapping[str, Any]]) -> tuple[Place, ...]:
+    """The tiers with their backends. Raises ``ConfigError`` for none, for a name that comes twice, and for what is no
+    tier."""
+    found: list[Place] = []
+    for tier in tiers:
+        if isinstance(tier, Mapping):
+            try:
+                tier = Tier(**tier)
+            except TypeError as error:
+                raise ConfigError(f"a tier has a name, a store and perhaps match: {error}") from None
+        if not isinstance(tier, Tier):
+            raise ConfigError(f"a tier is Tier(name, store), not {type(tier).__name__}")
+        if any(tier.name == place.name for place in found):
+            raise ConfigError(f"two tiers have the name {tier.name!r}")
+        owner, at = tier.store, tier.store
+        if isinstance(at, str):
+            owner, folder = locate(at, is_object=False)
+            at = Prefix(owner, folder) if folder else owner
+        match = None if tier.match is None else tuple(tier.match)
+        found.append(Place(tier.name, len(found), ops.extended(at), owner, match))
+    if not found:
+        raise ConfigError("there are no tiers")
+    return tuple(found)
+
+
+_OF_READS = ("read", "range_read")
+_OF_ALL = ("list", "list_seek", "lazy_read")
+_OF_WRITES = ("write", "delete", "atomic_write", "create_only", "if_match", "user_metadata", "append", "set_modified")
+_OF_ONE = ("copy", "move", "atomic_move")
+
+
+def features_of_tiers(places: Sequence[Place], writes: Sequence[Place], *, match: bool) -> Features:
+    """What all of them can do together: reading is what any can, listing what all can, writing what those can that are
+    written to."""
+    every = [place.backend.features for place in places]
+    written = [place.backend.features for place in writes]
+    alone = len(written) == 1
+    flags = {name: any(getattr(one, name) for one in every) for name in _OF_READS}
+    flags |= {name: all(getattr(one, name) for one in every) for name in _OF_ALL}
+    flags |= {name: bool(written) and all(getattr(one, name) for one in written) for name in _OF_WRITES}
+    able = alone or match
+    flags |= {name: bool(written) and able and all(getattr(one, name) for one in written) for name in _OF_ONE}
+    flags["append"] = flags["append"] and able
+    precisions = [one.modified_precision for one in every]
+    known: list[timedelta] = [one for one in precisions if one is not None]
+    return Features(
+        **flags,
+        sorted_list=flags["list"],
+        stat=flags["read"],
+        dirs=bool(written) and all(one.dirs for one in (every if match else written)),
+        hashes=frozenset().union(*(one.hashes for one in every)),
+        modified_precision=max(known) if known else None,
+        case_sensitive=all(one.case_sensitive for one in every),
+        normalizes=next((one.normalizes for one in every if one.normalizes), None),
+    )
