@@ -446,9 +446,12 @@ U = TypeVar("U")
 
 
 def unwrap(backend: object, kind: type[U]) -> U | None:
-    """The first of ``backend`` and what it wraps that is a ``kind``; None if there is none. For users who need what
-    only that one can do: nothing in omnistorage calls it."""
+    """The first of ``backend``, what it wraps, and the handle that the innermost works with, that is a ``kind``; None
+    if there is none. For users who need what only that one can do: nothing in omnistorage calls it. The handle is
+    still the backend's: it is closed with it, and what is done with it is neither retried nor translated."""
     at: object | None = backend
     while at is not None and not isinstance(at, kind):
-        at = getattr(at, "inner", None)
+        inner = getattr(at, "inner", None)
+        native = getattr(at, "native", None)
+        at = inner if inner is not None or native is None else native()
     return at

@@ -58,6 +58,10 @@ class BackendBase(Closes):
         """The same place, configured otherwise."""
         return type(self)(**{**self._options, **options})
 
+    def native(self) -> object | None:
+        """What it works with, for ``unwrap``; None where there is no one thing to give."""
+        return None
+
     # -- hooks ---------------------------------------------------------------------------------------------------------
 
     def _open_reader(self, path: str, options: ReadOptions) -> Reader:

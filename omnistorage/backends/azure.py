@@ -165,6 +165,9 @@ class AzureBackend(ObjectBackend):
         self._made_folders: Folders | None = None
         return make_client(self._account, self._options, len(self._prefix), checksums=self._checksums)
 
+    def native(self) -> object:
+        return self._azure.clients.container
+
     @property
     def _azure(self) -> AzureClient:
         client = self.client

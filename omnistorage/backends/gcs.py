@@ -224,6 +224,9 @@ class GCSBackend(ObjectBackend):
         found, _ = google.auth.default(scopes=[SCOPE])
         return found
 
+    def native(self) -> object:
+        return self._gcs.sdk
+
     @property
     def _gcs(self) -> GCSClient:
         client = self.client

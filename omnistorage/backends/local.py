@@ -12,19 +12,13 @@ import errno
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 from typing import TYPE_CHECKING, Any
 
 from .._os import HANDLE, OS, READ_FILE, READ_FOLDER, REAL
 from ..core import WRITE, CopyOptions, Features, ListOptions, ObjectInfo, ReadOptions, WriteOptions, check_time
-from ..errors import (
-    AlreadyExists,
-    ConfigError,
-    InvalidPath,
-    NotFound,
-    OutcomeUnknown,
-    StorageError,
-)
+from ..errors import AlreadyExists, ConfigError, InvalidPath, NotFound, OutcomeUnknown, StorageError
 from ..paths import check_key, check_new, check_prefix, parent
 from ._base import BackendBase
 from ._local_read import (
@@ -120,6 +114,9 @@ class LocalBackend(BackendBase):
         self.url = "file://" + "".join(chr(byte) if byte in _UNRESERVED else f"%{byte:02X}" for byte in raw)
         self._os = _os
         self._at = Root(_os, self.root)
+
+    def native(self) -> Path:
+        return Path(self.root)
 
     @classmethod
     def options_from_path(cls, path: str, *, is_object: bool) -> tuple[dict[str, Any], str]:

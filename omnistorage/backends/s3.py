@@ -243,6 +243,9 @@ class S3Backend(ObjectBackend):
                 return ObstoreS3Client(sdk, bucket, skip, md5_etags=md5_etags, options=options)
         return S3Client(sdk, bucket, skip, checksums=self._checksums, md5_etags=md5_etags)
 
+    def native(self) -> object:
+        return self._s3.sdk
+
     @property
     def _s3(self) -> S3Client:
         client = self.client

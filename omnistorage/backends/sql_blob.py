@@ -162,6 +162,9 @@ class SQLBlobBackend(BackendBase):
         self._infos = INFOS[self._db.dialect.family] if table.ours else loose_infos
         self._table = table
 
+    def native(self) -> object:
+        return self._db.engine()
+
     def _close(self) -> None:
         if self._db.garbage:
             try:

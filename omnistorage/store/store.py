@@ -123,7 +123,9 @@ class Store(Moving):
         raise InvalidPath(f"this does not lie in {self._root!r}", path=native_path, op="to_key")
 
     def unwrap(self, kind: type[T]) -> T:
-        """The backend, or the wrapper around it, that is a ``kind``. ``CapabilityNotSupported`` if there is none."""
+        """The backend, the wrapper around it, or the native handle that it works with (a ``Path``, a boto3 or Google
+        ``Client``, a ``ContainerClient``, an ``Engine``) that is a ``kind``. ``CapabilityNotSupported`` if there is
+        none. What is done with a native handle is neither retried nor translated."""
         found = unwrap(self._at, kind)
         if found is None:
             raise CapabilityNotSupported(

@@ -842,6 +842,42 @@ def test_unwrap(store):
         store.unwrap(int)
 
 
+def _handles():
+    import azure.storage.blob
+    import botocore.client
+    import google.cloud.storage
+    import sqlalchemy
+
+    sql = (sqlalchemy.Engine, lambda engine: engine.connect().close())
+    containers = (azure.storage.blob.ContainerClient, lambda client: client.get_container_properties())
+    return {
+        "local": (Path, lambda path: list(path.iterdir())),
+        "sqlite": sql,
+        "postgresql": sql,
+        "mariadb": sql,
+        "s3": (botocore.client.BaseClient, lambda client: client.list_buckets()),
+        "s3-moto": (botocore.client.BaseClient, lambda client: client.list_buckets()),
+        "gcs": (google.cloud.storage.Client, lambda client: list(client.list_buckets())),
+        "azure": containers,
+        "azure-hns": (azure.storage.blob.ContainerClient, lambda client: client.url),
+    }
+
+
+@pytest.mark.parametrize("name", sorted(PLACES))
+def test_unwrap_gives_the_native_handle_which_works(name):
+    handles = _handles()
+    with Store(PLACES[name](), "root") as store:
+        if name in handles:
+            kind, use = handles[name]
+            fill(store, "x")
+            handle = store.child("d").unwrap(kind)
+            assert isinstance(handle, kind)
+            use(handle)
+        else:
+            with pytest.raises(CapabilityNotSupported):
+                store.unwrap(Path)
+
+
 def test_threads_share_a_store(store):
     def one(number):
         store.write(f"t/{number}", str(number).encode(), overwrite=True)
