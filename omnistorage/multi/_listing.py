@@ -31,10 +31,18 @@ def _entries(place: Place, prefix: str, options: ListOptions) -> Iterator[Entry]
     try:
         for info in ops.sorted_list(place.backend, prefix, start_after=options.start_after, on_error=options.on_error):
             yield sort_key(info.path), place.index, info
+    except NotFound as error:
+        raise _rootless(place, prefix, "list", error) from error
     except BackendUnavailable as error:
+        error.add_note(f"in tier {place.name!r}")
         if options.on_error is None:
             raise
         options.on_error(error)
+
+
+def _rootless(place: Place, path: str, op: str, error: NotFound) -> NotFound:
+    """A prefix with nothing under it is no error: this is a bucket, folder or table that is not there."""
+    return NotFound(f"the root of tier {place.name!r} does not exist", path=path, backend=error.backend, op=op)
 
 
 def union_dir(
@@ -64,7 +72,7 @@ def _children(place: Place, folder: str, misses: dict[int, StorageError]) -> Ite
             yield _dir_key(info), place.index, info
     except (NotFound, InvalidPath) as error:
         if not folder:
-            raise
+            raise _rootless(place, folder, "list_dir", error) if isinstance(error, NotFound) else error from error
         misses[place.index] = error
 
 

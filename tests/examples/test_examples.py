@@ -31,6 +31,9 @@ SAYS = {
     "http_read": ["sum: 49995000", "listed: [('events.ndjson.gz', True)]", "a range: 1f8b", "missing: nothing"],
     "configuration": ["a folder: Store('file:///", "memory: Store('memory://", "SQLite: Store('sqlite:///",
                       "2026/november.csv.gz: 2 rows", "['2026', 'archive']"],
+    "hot_warm_cold": ["February: 1000 records", "found in: cold after asking hot, warm, cold", "in all: 6 files",
+                      "{'archive/2025.txt': 'archive', 'tmp/x': 'scratch'}", "refused: no tier takes this name",
+                      "compared=3, differing=2", "2026-02.ndjson.gz: size in new", "2026-03.ndjson.gz: missing in new"],
     "channel_pipeline": ["produced 20000 tasks", "the channel is gone: True", "had [0, 1, 2], then: the stream broke"],
 }  # fmt: skip
 TESTS = {"test_custom_backend": (TestTable, "BackendTests", 80), "test_custom_format": (TestLtsv, "FormatTests", 20)}

@@ -304,6 +304,15 @@ def test_a_listing_tells_of_the_tier_it_is_without():
     assert [type(error) for error in told] == [BackendUnavailable]
 
 
+def test_a_tier_whose_root_is_missing_is_named(tmp_path):
+    tiers = TieredBackend([Tier("hot", MemoryBackend()), Tier("cold", LocalBackend(tmp_path / "nowhere"))])
+    write_bytes(tiers, "d/x", b"")
+    for listing in (tiers.list, tiers.list_dir):
+        with pytest.raises(NotFound, match="root of tier 'cold'"):
+            list(listing())
+    assert read_bytes(tiers, "d/x") == b""
+
+
 def test_health_is_that_of_all_tiers_or_of_those_that_must_be_there():
     hot, cold = Switch(), Switch()
     tiers = TieredBackend([Tier("hot", hot), Tier("cold", cold)], skip_unavailable=True)
