@@ -2,13 +2,14 @@
 
 import hashlib
 import os
+import sqlite3
 import time
 
 import remote_store
 from common import Bench, SameWork, over, rounds, version
 from local_small import scan
 
-from omnistorage import MemoryBackend, Store, open_store
+from omnistorage import CompositeStore, MemoryBackend, Store, Tier, open_store
 
 CONTENT = hashlib.shake_256(b"omnistorage").digest(1024)
 ENGINE = "Store on LocalBackend"
@@ -120,4 +121,79 @@ def listing(bench: Bench):
     )  # fmt: skip
 
 
-GROUPS = {"store_calls": calls, "store_memory": memory, "store_listing": listing}
+def sqlite_listing(bench: Bench):
+    """Listing 100,000 keys of a SQLite store, against the bare query that gives the same columns, and one page."""
+    count = 2_000 if bench.quick else 100_000
+    file = bench.folder / "objects.db"
+    with open_store(f"sqlite:///{file}") as store:
+        store.write("warm", b"")
+        link = sqlite3.connect(file, isolation_level=None)
+        link.execute("BEGIN")
+        columns = [row[1] for row in link.execute("PRAGMA table_info(omnistorage_objects)")]
+        (first,) = link.execute("SELECT * FROM omnistorage_objects").fetchall()
+        row = dict(zip(columns, first, strict=True))
+        link.executemany(
+            f"INSERT INTO omnistorage_objects VALUES ({', '.join('?' * len(columns))})",
+            ([{**row, "key": f"{n % 10}/{n // 10 % 100:02}/{n:06}"}[name] for name in columns] for n in range(count)),
+        )
+        link.execute("COMMIT")
+        query = "SELECT key, size, modified_at, content_type, digest, etag, extra FROM omnistorage_objects ORDER BY key"
+        same = SameWork()
+        same.check([row[0] for row in link.execute(query).fetchall()])
+        same.check([info.path for info in store.list_files(recursive=True)])
+        times = rounds(
+            {
+                "peer": lambda: len(link.execute(query).fetchall()),
+                "ours": lambda: sum(1 for _ in store.list_files(recursive=True)),
+                "one": lambda: sum(1 for _ in store.list_files(recursive=True, limit=1)),
+            },
+            bench.rounds, lambda name, value: None,
+        )  # fmt: skip
+        link.close()
+    bench.add(
+        "store_list_sqlite", "Store over SQLite: list of 100,000 keys", peer="the bare query, fetched whole", bar=2,
+        better="lower", samples=over(times["ours"], times["peer"]), engine="Store on SQLBlobBackend",
+    )  # fmt: skip
+    bench.add(
+        "store_list_one", "Store over SQLite: limit=1 of 100,000 keys", peer="the whole listing", bar=0.05,
+        better="lower", samples=over(times["one"], times["ours"]), engine="Store on SQLBlobBackend",
+    )  # fmt: skip
+
+
+def composite(bench: Bench):
+    """A read through three tiers whose first one has it, against reading that tier."""
+    count, repeat = (50, 1) if bench.quick else (500, 10)
+    names = [f"file-{n:04}.bin" for n in range(count)]
+    tiers = []
+    for name in ("hot", "warm", "cold"):
+        (bench.folder / name).mkdir()
+        tiers.append(Tier(name, open_store(bench.folder / name)))
+    for name in names:
+        tiers[0].store.write(name, CONTENT)
+    with CompositeStore(tiers) as store:
+        same = SameWork()
+        same.check([store.read_bytes(name) for name in names])
+        same.check([tiers[0].store.read_bytes(name) for name in names])
+
+        def run(call):
+            for _ in range(repeat):
+                for name in names:
+                    call(name)
+
+        contenders = {
+            "ours": lambda: run(store.read_bytes), "peer": lambda: run(tiers[0].store.read_bytes),
+        }  # fmt: skip
+        times = rounds(contenders, bench.rounds * 2 - 1, lambda name, value: None)
+    bench.add(
+        "store_composite_read", "Three tiers, the first has it: read of 1 KiB", peer="reading that tier", bar=1.2,
+        better="lower", samples=over(times["ours"], times["peer"]), engine="CompositeStore of local stores",
+    )  # fmt: skip
+
+
+GROUPS = {
+    "store_calls": calls,
+    "store_memory": memory,
+    "store_listing": listing,
+    "store_sqlite": sqlite_listing,
+    "store_tiers": composite,
+}

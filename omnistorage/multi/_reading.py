@@ -33,19 +33,20 @@ class Reading(Routing):
                 lambda late: late.close(),
             )[1]
         place, reader = self._first("open_reader", path, lambda place: self._open(place, path, options))
-        whole = not options.offset and options.length is None and options.version is None
-        if self._shadow is not None and place is self.places[0] and options.version is None:
+        if self._plain or options.version is not None:
+            return reader
+        if self._shadow is not None and place is self.places[0]:
             return self._shadow.watch(reader, place, path, options)
-        if self._promotes and whole and place not in self.writes:
+        if self._promotes and not options.offset and options.length is None and place not in self.writes:
             return self._promoting(reader, place, path)
         return reader
 
     def _open(self, place: Place, path: str, options: ReadOptions) -> TierReader:
-        if options is not READ:
+        if options.if_match is not None or options.if_none_match is not None or options.version is not None:
             options = self._tokens(place, path, options)
-            if (options.offset or options.length is not None) and not place.backend.features.range_read:
-                whole = place.backend.open_reader(path, replace(options, offset=0, length=None))
-                return SkippingReader(whole, place, options.offset, options.length)
+        if (options.offset or options.length is not None) and not place.backend.features.range_read:
+            whole = place.backend.open_reader(path, replace(options, offset=0, length=None))
+            return SkippingReader(whole, place, options.offset, options.length)
         return TierReader(place.backend.open_reader(path, options), place)
 
     def _tokens(self, place: Place, path: str, options: ReadOptions) -> ReadOptions:

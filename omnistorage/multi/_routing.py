@@ -55,6 +55,7 @@ class Routing(Closes):
         self.features: Features = features_of_tiers(self.places, self.writes, match=mode == "match")
         self.durable = bool(self.writes) and all(getattr(p.backend, "durable", False) for p in self.writes)
         self._promotes = promote_on_read
+        self._plain = read != "shadow" and not promote_on_read
         if promote_on_read and not (len(self.writes) == 1 and self.features.create_only):
             raise ConfigError(
                 "promote_on_read needs one write tier that has create_only: it must not replace newer bytes"
