@@ -945,3 +945,26 @@ def test_a_local_store_takes_path_objects_and_never_leaves_its_root(tmp_path):
         assert (tmp_path / "root/a/b").read_bytes() == b"1"
         with pytest.raises(InvalidPath):
             store.read_bytes("../secret")
+
+
+@pytest.mark.parametrize("name", ["memory", "local", "sqlite", "tiers"])
+def test_rs_7_4_neither_the_first_bytes_nor_an_atomic_write_hold_a_whole_object(name):
+    import tracemalloc
+
+    size, block = 32 << 20, bytes(1 << 20)
+    with Store(PLACES[name](), "root") as store:
+        tracemalloc.start()
+        try:
+            with store.open_atomic("big") as file:
+                for _ in range(size >> 20):
+                    file.write(block)
+            written = tracemalloc.get_traced_memory()[1]
+            kept = tracemalloc.get_traced_memory()[0]
+            tracemalloc.reset_peak()
+            with store.read("big") as stream:
+                assert stream.read(16) == bytes(16)
+            read = tracemalloc.get_traced_memory()[1] - kept
+        finally:
+            tracemalloc.stop()
+        assert read < 4 << 20
+        assert written < (16 << 20 if name in ("local", "sqlite") else size * 2 + (4 << 20))
