@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 from .. import ops
+from .._table import nearest
 from ..core import Backend, ExtendedBackend, Features, ObjectInfo
 from ..errors import ConfigError, PreconditionFailed
 from ..globs import compile_glob, literal_folder
@@ -92,23 +93,34 @@ def places_of(tiers: Iterable[Tier | Mapping[str, Any]]) -> tuple[Place, ...]:
     found: list[Place] = []
     for tier in tiers:
         if isinstance(tier, Mapping):
-            try:
-                tier = Tier(**tier)
-            except TypeError as error:
-                raise ConfigError(f"a tier has a name, a store and perhaps match: {error}") from None
+            tier = _tier_of(tier, len(found))
         if not isinstance(tier, Tier):
             raise ConfigError(f"a tier is Tier(name, store), not {type(tier).__name__}")
         if any(tier.name == place.name for place in found):
             raise ConfigError(f"two tiers have the name {tier.name!r}")
         owner, at = tier.store, tier.store
         if isinstance(at, str):
-            owner, folder = locate(at, is_object=False)
+            try:
+                owner, folder = locate(at, is_object=False)
+            except ConfigError as error:
+                raise ConfigError(f"tier {tier.name!r}: {error.args[0]}") from error
             at = Prefix(owner, folder) if folder else owner
         match = None if tier.match is None else tuple(tier.match)
         found.append(Place(tier.name, len(found), ops.extended(at), owner, match))
     if not found:
         raise ConfigError("there are no tiers")
     return tuple(found)
+
+
+def _tier_of(table: Mapping[str, Any], number: int) -> Tier:
+    known = ("name", "store", "match")
+    for key in table:
+        if key not in known:
+            raise ConfigError(f"tier {number}: there is no key {key!r}{nearest(str(key), known)}")
+    for key in known[:2]:
+        if key not in table:
+            raise ConfigError(f"tier {number}: the key {key!r} is missing")
+    return Tier(**table)
 
 
 _OF_READS = ("read", "range_read")

@@ -687,7 +687,9 @@ def test_tiers_that_do_not_fit_together_are_refused(said, arguments, options):
         ("made of letters", {"name": "", "store": "x"}),
         ("a backend or a URL, not int", {"name": "a", "store": 3}),
         ("bad pattern", {"name": "a", "store": "x", "match": "a["}),
-        ("a tier has a name", {"nam": "a"}),
+        ("no key 'nam'; did you mean 'name'", {"nam": "a"}),
+        ("the key 'store' is missing", {"name": "a"}),
+        ("tier 'a': unknown backend 's4'; did you mean 's3'", {"name": "a", "store": "s4://x"}),
         ("not str", "hot"),
     ],
 )
