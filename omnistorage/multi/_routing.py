@@ -39,9 +39,8 @@ class Routing(Closes):
         skip_unavailable: bool = False,
         on_difference: Callable[[Difference], None] | None = None,
     ) -> None:
-        self._given = tuple(tiers)
         through = write_through if isinstance(write_through, bool) else tuple(write_through)
-        self.places = places_of(self._given)
+        self.places = places_of(tiers)
         self.mode, self.read, self.quorum = mode, read, quorum
         self._settings = {
             "read": read, "quorum": quorum, "write_tier": write_tier, "write_through": through,

@@ -329,14 +329,14 @@ class TieredBackend(Reading):
         errors = []
         for place in self.places:
             try:
-                place.owner.close()
+                place.tier.store.close()
             except StorageError as error:
                 errors.append(error)
         if errors:
             raise errors[0]
 
     def __reduce__(self) -> Any:
-        return _unpickled, (self._given, self.mode, self._settings)
+        return _unpickled, (tuple(place.tier for place in self.places), self.mode, self._settings)
 
     def __repr__(self) -> str:
         return f"TieredBackend({', '.join(place.name for place in self.places)}, {self.mode!r})"

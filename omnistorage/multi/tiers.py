@@ -34,7 +34,9 @@ class Tier:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
             raise ConfigError(f"a tier's name is made of letters, digits, '-' and '_': not {self.name!r}")
-        if not isinstance(self.store, str | Backend) and not hasattr(self.store, "as_backend"):
+        if isinstance(self.store, str):
+            object.__setattr__(self, "store", self._opened(self.store))
+        elif not isinstance(self.store, Backend) and not hasattr(self.store, "as_backend"):
             raise ConfigError(f"tier {self.name!r}: a store, a backend or a URL, not {type(self.store).__name__}")
         if isinstance(self.match, str):
             object.__setattr__(self, "match", (self.match,))
@@ -42,6 +44,14 @@ class Tier:
             object.__setattr__(self, "match", tuple(self.match))
         for pattern in self.match or ():
             compile_glob(pattern, anchored=True)
+
+    def _opened(self, url: str) -> Backend:
+        """The backend of a URL, which shows and pickles no secret that the URL has in it. No I/O."""
+        try:
+            backend, folder = locate(url, is_object=False)
+        except ConfigError as error:
+            raise ConfigError(f"tier {self.name!r}: {error.args[0]}") from error
+        return Prefix(backend, folder) if folder else backend
 
 
 @dataclass(eq=False, slots=True)
@@ -51,7 +61,7 @@ class Place:
     name: str
     index: int
     backend: ExtendedBackend
-    owner: Any  # what closing closes
+    tier: Tier
     match: tuple[str, ...] | None
     patterns: tuple[re.Pattern[str], ...] = ()
     head: str = field(default="", init=False)
@@ -98,15 +108,8 @@ def places_of(tiers: Iterable[Tier | Mapping[str, Any]]) -> tuple[Place, ...]:
             raise ConfigError(f"a tier is Tier(name, store), not {type(tier).__name__}")
         if any(tier.name == place.name for place in found):
             raise ConfigError(f"two tiers have the name {tier.name!r}")
-        owner, at = tier.store, tier.store
-        if isinstance(at, str):
-            try:
-                owner, folder = locate(at, is_object=False)
-            except ConfigError as error:
-                raise ConfigError(f"tier {tier.name!r}: {error.args[0]}") from error
-            at = Prefix(owner, folder) if folder else owner
         match = None if tier.match is None else tuple(tier.match)
-        found.append(Place(tier.name, len(found), ops.extended(at), owner, match))
+        found.append(Place(tier.name, len(found), ops.extended(tier.store), tier, match))
     if not found:
         raise ConfigError("there are no tiers")
     return tuple(found)

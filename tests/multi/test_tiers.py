@@ -650,6 +650,18 @@ def test_tiers_pickle_and_open_from_options(tmp_path):
     assert (again.writes[0].name, again._skips) == ("b", True)
 
 
+def test_goal_41_a_tier_shows_and_pickles_no_secret_of_its_url():
+    secret = "s3kr1t"
+    tier = Tier("a", f"sftp://me:{secret}@host/x")
+    tiers = TieredBackend([tier, {"name": "b", "store": f"sftp://me:{secret}@host/y"}])
+    for shown in (tier, tiers, tiers.resolve("x"), tiers.places):
+        assert secret not in repr(shown) + str(shown)
+    for kept in (tier, tiers):
+        with pytest.raises(ConfigError) as caught:
+            pickle.dumps(kept)
+        assert secret not in str(caught.value)
+
+
 def test_closing_closes_backends_and_leaves_borrowed_stores_open():
     borrowed, owned, plain = MemoryBackend(), MemoryBackend(), MemoryBackend()
     tiers = TieredBackend([Tier("a", Store(borrowed, owns=False)), Tier("b", Store(owned)), Tier("c", plain)])
