@@ -187,11 +187,14 @@ class Checked:
     """Holds what is read against the digest that was agreed on."""
 
     def __init__(self, vote: Vote, path: str) -> None:
-        self._digest, self._vote, self._path = new_hash(vote[0]), vote, path
+        self._digest, self._vote, self._path, self._over = new_hash(vote[0]), vote, path, False
 
     def took(self, data: bytes) -> None:
+        if self._over:
+            raise CorruptData("there are more bytes than the tiers agreed on", path=self._path, op="read")
         self._digest.update(data)
 
     def ended(self, whole: bool) -> None:
+        self._over = True
         if whole and self._digest.hexdigest() != self._vote[1]:
             raise CorruptData("the bytes are not those that the tiers agreed on", path=self._path, op="read")

@@ -82,7 +82,7 @@ class Reading(Routing):
             promotion = Promotion(self.writes[0].backend.open_writer(path, options), info.size)
         except StorageError:
             return reader
-        return WatchedReader(reader.inner, place, promotion.took, promotion.ended)
+        return WatchedReader(reader.inner, place, promotion.took, promotion.ended, info.size)
 
     def _agreed_reader(self, path: str, options: ReadOptions) -> Reader:
         place, info, vote = agreed(self.places, self._needed, "open_reader", path)
@@ -92,7 +92,7 @@ class Reading(Routing):
         if options.offset or options.length is not None:
             return reader
         check = Checked(vote, path)
-        return WatchedReader(reader.inner, place, check.took, check.ended)
+        return WatchedReader(reader.inner, place, check.took, check.ended, info.size)
 
     @property
     def _needed(self) -> int:

@@ -45,7 +45,11 @@ class Shadow:
             else:
                 self._count(skipped=1)
 
-        return WatchedReader(reader.inner, place, took, ended)
+        there = reader.info.size
+        expected = None if there is None else max(0, there - options.offset)
+        if expected is not None and options.length is not None:
+            expected = min(expected, options.length)
+        return WatchedReader(reader.inner, place, took, ended, expected)
 
     def _start(self, path: str, options: ReadOptions, size: int, digest: str) -> None:
         scope = CancelScope()

@@ -56,21 +56,28 @@ class SkippingReader(TierReader):
 
 
 class WatchedReader(TierReader):
-    """Shows every block, and then the end, to someone else: ``took(block)``, ``ended(whole)`` once. Whatever they raise
-    is theirs: the read goes on."""
+    """Shows every block, and then the end, to someone else: ``took(block)``, ``ended(whole)`` once. The end is where
+    ``expected`` bytes were read, as not everybody asks for more than there is, or where nothing comes any more."""
 
     def __init__(
-        self, inner: Reader, place: Place, took: Callable[[bytes], None], ended: Callable[[bool], None]
+        self,
+        inner: Reader,
+        place: Place,
+        took: Callable[[bytes], None],
+        ended: Callable[[bool], None],
+        expected: int | None = None,
     ) -> None:
         super().__init__(inner, place)
-        self._took, self._ended, self._over = took, ended, False
+        self._took, self._ended, self._left, self._over = took, ended, expected, False
         self.read = self._read
 
     def _read(self, size: int = -1, /) -> bytes:
         data = self.inner.read(size)
         if data:
             self._took(data)
-        if (not data and size != 0) or size < 0:
+            if self._left is not None:
+                self._left -= len(data)
+        if self._left == 0 or size < 0 or (not data and size != 0):
             self._end(whole=True)
         return data
 

@@ -126,24 +126,28 @@ class TieredBackend(Reading):
             return place.backend.delete(path, if_match=place.token(if_match, path, "delete"))
         return self._delete(path, if_match)
 
-    def _delete(self, path: str, if_match: str | None) -> bool:
-        targets = self.writes
+    def _delete(self, path: str, if_match: str | None) -> bool | None:
+        targets = self.writes[::-1]  # the tier that shows it goes last, so that no older one shows meanwhile
+        wanted: dict[str, str | None] = {}
         if if_match is not None:
             shown = self._expected("delete", path, if_match)
             if shown not in targets:
                 self._refuse_elsewhere("delete", path, [shown])
-        removed = False
-        for place in reversed(targets):
-            # A store that does not say what it deleted is asked before: a miss must not pass for a deletion.
-            known = place.backend.features.dirs or len(self.places) == 1 or place.backend.exists(path)
-            if if_match is not None and place is shown:
-                answer = place.backend.delete(path, if_match=place.token(if_match, path, "delete"))
-            else:
-                answer = place.backend.delete(path)
-            removed |= bool(known) if answer is None else answer
-        if not removed:
+            # And first where it must still be what was expected: nothing is deleted if it is not.
+            targets = (shown, *(place for place in targets if place is not shown))
+            wanted[shown.name] = shown.token(if_match, path, "delete")
+        answers = [self._delete_in(place, path, wanted.get(place.name)) for place in targets]
+        if not any(answers) and None not in answers:
             self._refuse_elsewhere("delete", path, self._others(path, targets))
-        return removed
+        return True if any(answers) else None if None in answers else False
+
+    def _delete_in(self, place: Place, path: str, if_match: str | None) -> bool | None:
+        # A store that does not say what it deleted is asked before: a miss must not pass for a deletion.
+        silent = len(self.places) > 1 and not place.backend.features.dirs
+        there = place.backend.exists(path) if silent else None
+        delete = place.backend.delete
+        answer = delete(path) if if_match is None else delete(path, if_match=if_match)
+        return there if answer is None else answer
 
     def _refuse_elsewhere(self, op: str, path: str, places: Iterable[Place]) -> None:
         for place in places:
@@ -260,8 +264,13 @@ class TieredBackend(Reading):
         info = None
         for each in (place,) if self.mode == "match" else self.writes:
             able = self._has(each, SetMetadata, "set_modified", path)
-            done = able.set_metadata(path, modified_at=modified_at, user_metadata=user_metadata)
-            info = place.out(done) if each is place else info
+            try:
+                done = able.set_metadata(path, modified_at=modified_at, user_metadata=user_metadata)
+            except NotFound:
+                if each is place:
+                    raise
+            else:
+                info = place.out(done) if each is place else info
         assert info is not None
         return info
 

@@ -4,6 +4,7 @@ import itertools
 import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 
 import pytest
 
@@ -564,6 +565,66 @@ def test_quorum_never_serves_other_bytes_than_were_agreed_on():
     tiers.tier("turning").backend.put_raw("x", b"good")
     with pytest.raises(CorruptData):
         read_bytes(tiers, "x")
+
+
+@pytest.mark.parametrize("read", ["shadow", "quorum", "first"])
+def test_who_reads_as_much_as_there_is_and_no_more_has_read_it_whole(read):
+    tiers = TieredBackend(
+        [Tier("a", filled()), Tier("b", filled(x=b"12345"))], promote_on_read=read == "first", read=read
+    )
+    if read != "first":
+        put(tiers, "a", "x", b"1234!" if read == "shadow" else b"12345")
+    if read == "quorum":
+        good, evil = (filled(x=data).open_reader("x") for data in (b"12345", b"evil!"))
+        readers = iter([good, evil])
+        tiers.places[0].backend.open_reader = lambda path, options: next(readers)
+        with tiers.open_reader("x") as reader, pytest.raises(CorruptData):
+            assert reader.read(5) != b"evil!"
+        return
+    with tiers.open_reader("x") as reader:
+        assert (reader.read(2), reader.read(3)[:2]) == (b"12", b"34")
+    tiers.drain()
+    if read == "shadow":
+        assert tiers.shadow_stats.differing == 1
+        assert read_bytes(tiers, "x", ReadOptions(1, 2)) == b"23"
+        with tiers.open_reader("x", ReadOptions(3, 10)) as reader:
+            assert reader.read(2) == b"4!"
+        tiers.drain()
+        assert tiers.shadow_stats[:2] == (3, 2)
+    else:
+        assert has(tiers, "a", "x") == b"12345"
+
+
+def test_a_conditional_delete_deletes_nowhere_what_was_changed():
+    tiers = three(write_through=True)
+    write_bytes(tiers, "x", b"1")
+    hot = tiers.tier("hot").backend
+    etag = tiers.stat("x").etag
+    once = hot.stat
+
+    def stat_then_change(path):
+        info = once(path)
+        hot.put_raw(path, b"changed")
+        return info
+
+    hot.stat = stat_then_change
+    with pytest.raises(PreconditionFailed):
+        tiers.delete("x", if_match=etag)
+    assert [has(tiers, name, "x") for name in ("hot", "warm", "cold")] == [b"changed", b"1", b"1"]
+
+
+def test_metadata_is_set_wherever_it_was_written():
+    when = datetime(2020, 1, 2, tzinfo=UTC)
+    tiers = three(write_through=True)
+    write_bytes(tiers, "x", b"1")
+    tiers.tier("warm").backend.delete("x")
+    assert tiers.set_metadata("x", modified_at=when).etag.startswith("hot:")
+    assert [tiers.tier(name).backend.stat("x").modified_at for name in ("hot", "cold")] == [when, when]
+    put(tiers, "warm", "y", b"")
+    tiers = three()
+    put(tiers, "cold", "z", b"")
+    with pytest.raises(CapabilityNotSupported, match="tier 'cold'"):
+        tiers.set_metadata("z", modified_at=when)
 
 
 # -- promotion ---------------------------------------------------------------------------------------------------------
