@@ -54,6 +54,9 @@ def _registered(name: str) -> dict[str, Any]:
     try:
         parameters = inspect.signature(backend_class(name)).parameters.values()
         needed = [p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+        for p in parameters:
+            if p.name in needed and not {"str", "Any"} & set(str(p.annotation).replace("[", " ").split()):
+                return {"name": name, "type": name, "error": f"it depends on its {p.name}"}
         backend = open_backend(name, {key: f"{name}://" if key == "url" else "." for key in needed})
     except StorageError as error:
         return {"name": name, "type": name, "error": str(error.args[0]) if error.args else type(error).__name__}

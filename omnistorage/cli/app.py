@@ -24,8 +24,8 @@ from .stdio import Stdout
 from .stops import Stops
 
 if TYPE_CHECKING:
-    from ..config import BackendConfig
-    from ..core import ExtendedBackend
+    from ..config import RegistryConfig
+    from ..core import Backend, ExtendedBackend
 
 MAX_OPENED = 100
 _NAMED = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.-]*):(?!//)(.*)", re.DOTALL)
@@ -83,7 +83,7 @@ class App:
     _failures: list[int] = field(default_factory=list)
     _log: IO[str] | None = None
     _opened: list[ExtendedBackend] = field(default_factory=list)
-    _configured: dict[str, BackendConfig] | None = None
+    _configured: RegistryConfig | None = None
     _named: dict[str, ExtendedBackend] = field(default_factory=dict)
     _places: dict[str, ExtendedBackend] = field(default_factory=dict)  # by URL
 
@@ -207,25 +207,36 @@ class App:
             self._close_all()
 
     def _backend(self, name: str) -> ExtendedBackend:
+        """The backend of a configured name: a store's folder of one, or all of one."""
         from .._table import nearest
-        from ..config import backends_from_toml
+        from ..config import RegistryConfig
         from ..ops import extended
         from ..registry import open_backend
+        from ..wrappers import Prefix, ReadOnly
 
         if self._configured is None:
             file = self.config_file()[0]
             try:
-                self._configured = backends_from_toml(file, env=True)
+                self._configured = RegistryConfig.from_toml(file, env=True)
             except ConfigError as error:
                 error.args = (f"{error.args[0]} (for a file whose name has a colon write ./{name}:...)",)
                 raise
             self.detail(f"configuration: {file}")
-        if name not in self._configured:
-            raise ConfigError(f"the configuration has no backend {name!r}{nearest(name, self._configured)}")
-        if name not in self._named:
-            backend = open_backend(self._configured[name], defaults=self.defaults)
-            self._opened.append(backend)
-            self._named[name] = extended(backend)
+        if name in self._named:
+            return self._named[name]
+        stores, backends = self._configured.stores, self._configured.backends
+        if name not in stores and name not in backends:
+            raise ConfigError(
+                f"the configuration has no backend or store {name!r}{nearest(name, {**backends, **stores})}"
+            )
+        profile = stores.get(name)
+        backend: Backend = open_backend(backends[name if profile is None else profile.backend], defaults=self.defaults)
+        self._opened.append(extended(backend))
+        if profile is not None and profile.options.get("read_only"):
+            backend = ReadOnly(backend)
+        if profile is not None and profile.root_path.rstrip("/") not in ("", "."):
+            backend = Prefix(backend, profile.root_path)
+        self._named[name] = extended(backend)
         return self._named[name]
 
     def config_file(self) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from .._table import nearest
-from ..config import BackendConfig
+from ..config import BackendConfig, StoreProfile
 from ..errors import ConfigError, StorageError
 from ..secret import mask
 from .app import App
@@ -25,8 +25,9 @@ from .run import Verb
 class Loaded:
     """What a configuration file says. ``tables`` as it is written; ``backends`` what of it is right."""
 
-    tables: dict[str, Any] = field(default_factory=dict)
+    tables: dict[tuple[str, str], Any] = field(default_factory=dict)
     backends: dict[str, BackendConfig] = field(default_factory=dict)
+    stores: dict[str, StoreProfile] = field(default_factory=dict)
     mistakes: list[StorageError] = field(default_factory=list)
 
 
@@ -46,19 +47,30 @@ def read_config(path: str, *, missing_is_empty: bool = False) -> Loaded:
     if "tool" in data:
         data = data["tool"].get("omnistorage", {})
     for key in data:
-        if key != "backends":
-            loaded.mistakes.append(ConfigError(f"{path}: unknown table {key!r}{nearest(key, ('backends',))}"))
-    tables = data.get("backends", {})
+        if key not in ("backends", "stores"):
+            hint = nearest(key, ("backends", "stores"))
+            loaded.mistakes.append(ConfigError(f"{path}: unknown table {key!r}{hint}"))
+    _load(loaded, path, data, "backends", BackendConfig, loaded.backends)
+    _load(loaded, path, data, "stores", StoreProfile, loaded.stores)
+    known = [name for kind, name in loaded.tables if kind == "backends"]
+    for name, store in loaded.stores.items():
+        if store.backend not in known:
+            hint = nearest(store.backend, known)
+            loaded.mistakes.append(ConfigError(f"{path}: stores.{name}: there is no backend {store.backend!r}{hint}"))
+    return loaded
+
+
+def _load(loaded: Loaded, path: str, data: Mapping[str, Any], kind: str, cls: Any, into: dict[str, Any]) -> None:
+    tables = data.get(kind, {})
     if not isinstance(tables, Mapping):
-        loaded.mistakes.append(ConfigError(f"{path}: 'backends' is a table of tables: [backends.NAME]"))
-        return loaded
+        loaded.mistakes.append(ConfigError(f"{path}: {kind!r} is a table of tables: [{kind}.NAME]"))
+        return
     for name, table in tables.items():
-        loaded.tables[name] = table
+        loaded.tables[kind, name] = table
         try:
-            loaded.backends[name] = BackendConfig.from_dict(table, where=f"{path}: backends.{name}", env=True)
+            into[name] = cls.from_dict(table, where=f"{path}: {kind}.{name}", env=True)
         except StorageError as error:
             loaded.mistakes.append(error)
-    return loaded
 
 
 @click.command(cls=Verb, rows=True, example="omnistorage config path", short_help="Show or check the configuration.")
@@ -93,14 +105,20 @@ def _show(app: App, loaded: Loaded) -> None:
             app.failed(error)
         else:
             app.warn(f"{error.args[0]}; config check says more")
-    for number, (name, table) in enumerate(loaded.tables.items()):
+    for number, ((kind, name), table) in enumerate(loaded.tables.items()):
         shown = mask(table, name) if isinstance(table, Mapping) else table
         if app.json:
-            app.out.json({"name": name, **(shown if isinstance(shown, Mapping) else {"value": shown})})
+            app.out.json(
+                {
+                    "name": name,
+                    "is": kind.removesuffix("s"),
+                    **(shown if isinstance(shown, Mapping) else {"value": shown}),
+                }
+            )
             continue
         if number:
             app.out.line("")
-        _table(app, ["backends", name], shown)
+        _table(app, [kind, name], shown)
 
 
 def _table(app: App, path: list[str], table: Any) -> None:
@@ -149,4 +167,5 @@ def _check(app: App, path: str, loaded: Loaded) -> None:
         else:
             app.detail(f"{name}: {one.type}, in order")
     if not app.failures:
-        app.say(f"{path}: {app.done} backend{'s' * (app.done != 1)}, no mistakes")
+        stores = f", {len(loaded.stores)} store{'s' * (len(loaded.stores) != 1)}" if loaded.stores else ""
+        app.say(f"{path}: {app.done} backend{'s' * (app.done != 1)}{stores}, no mistakes")

@@ -78,7 +78,7 @@ def global_options() -> list[click.Option]:
         return click.Option(names, expose_value=False, callback=_set, **kwargs)
 
     return [
-        option("--config", metavar="FILE", help="Backends for NAME:PATH arguments."),
+        option("--config", metavar="FILE", help="Stores and backends for NAME:PATH arguments."),
         option("-v", "--verbose", count=True, help="Say more; -vv adds tracebacks."),
         option("-q", "--quiet", is_flag=True, help="Only warnings and errors."),
         option(

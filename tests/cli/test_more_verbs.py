@@ -507,3 +507,32 @@ def test_the_script_gets_verbs_and_options_from_the_command(box: Path) -> None:
     assert complete("omnistorage config --log-file keep sh", 4) == ["show"]
     assert not (box / "keep").exists()
     assert not any(complete("omnistorage nope --x", 2))
+
+
+def test_a_configured_store_is_a_name_too_and_tiers_are_one(cli: Cli, box: Path) -> None:
+    for folder in ("hot", "cold/logs"):
+        (box / folder).mkdir(parents=True)
+    (box / "cold/logs/x.txt").write_text("cold\n")
+    (box / "c.toml").write_text(
+        '[backends.seasons]\ntype = "tiered"\noptions = { tiers = [{ name = "hot", store = "hot" }, '
+        '{ name = "cold", store = "cold" }] }\n'
+        '[stores.logs]\nbackend = "seasons"\nroot_path = "logs/"\n'
+        '[stores.kept]\nbackend = "seasons"\noptions = { read_only = true }\n'
+    )
+    with_config = ("--config", "c.toml")
+    assert cli(*with_config, "cat", "logs:x.txt").out == b"cold\n"
+    assert cli(*with_config, "cp", "logs:x.txt", "logs:y.txt").code == 0
+    assert (box / "hot/logs/y.txt").read_text() == "cold\n"
+    assert cli(*with_config, "cat", "seasons:logs/y.txt").out == b"cold\n"
+    assert cli(*with_config, "cp", "logs:x.txt", "kept:z.txt").code != 0
+    assert not (box / "hot/z.txt").exists()
+    answer = cli(*with_config, "cat", "lags:x.txt")
+    assert "no backend or store 'lags'; did you mean 'logs'?" in answer.err
+    answer = cli(*with_config, "config", "check")
+    assert (answer.code, "1 backend, 2 stores, no mistakes" in answer.err) == (0, True)
+    assert b"[stores.logs]" in cli(*with_config, "config", "show").out
+    (box / "c.toml").write_text('[stores.x]\nbackend = "nope"\n[stores.y]\nbacknd = "z"\n')
+    answer = cli(*with_config, "config", "check")
+    assert answer.code == 7
+    assert "stores.x: there is no backend 'nope'" in answer.err
+    assert "stores.y: unknown key 'backnd'; did you mean 'backend'?" in answer.err
