@@ -15,7 +15,8 @@ TESTS = DOCS.parent / "tests"
 COLUMNS = {
     "memory": "memory", "local": "local", "channel": "channel", "s3": "S3 (AWS)", "s3_other": "S3 (another endpoint)",
     "gcs": "GCS", "az": "Azure", "abfss": "Azure, hierarchical", "sftp": "SFTP", "http": "HTTP", "http_dav": "WebDAV",
-    "sqlite": "SQL", "sql_query": "SQL query", "compute": "compute", "basic": "a basic backend",
+    "sqlite": "SQL", "sql_query": "SQL query", "compute": "compute", "tiered": "tiers (memory before local)",
+    "basic": "a basic backend",
 }  # fmt: skip
 GUARANTEES = {
     "atomic": "an object appears whole or not at all", "durable": "`durable=True` survives a power cut",

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from omnistorage import CompositeStore, MemoryBackend, Tier, open_store
+from omnistorage import CompositeStore, InvalidPath, MemoryBackend, Tier, open_store
 
 
 def seasons(folder: Path) -> None:
@@ -19,12 +19,10 @@ def seasons(folder: Path) -> None:
         for month in range(1, 7):
             with store.open(f"logs/2026-{month:02}.ndjson.gz", "wt") as file:
                 file.writelines(f'{{"month": {month}, "line": {n}}}\n' for n in range(1000))
-
         for month in range(1, 4):  # copied, verified, and only then deleted
             store.migrate(f"logs/2026-{month:02}.ndjson.gz", "hot", "cold")
         print("hot: ", [info.name for info in store.list_files("logs", tier="hot")])
         print("cold:", [info.name for info in store.list_files("logs", tier="cold")])
-
         with store.open_records("logs/2026-02.ndjson.gz") as records:  # readers need not know
             print("February:", sum(1 for _ in records), "records")
         plan = store.resolve("logs/2026-02.ndjson.gz", probe=True)
@@ -47,22 +45,21 @@ def by_pattern(folder: Path) -> None:
         )
         try:
             store.write("elsewhere.txt", b"")
-        except ValueError as error:  # InvalidPath is one
+        except InvalidPath as error:
             print("refused:", error)
 
 
 def in_shadow(folder: Path) -> None:
     old, new = open_store(folder / "cold"), open_store(folder / "new")
     old.transfer("logs/2026-01.ndjson.gz", new, "logs/2026-01.ndjson.gz")
-    old.transfer("logs/2026-02.ndjson.gz", new, "logs/2026-02.ndjson.gz")
-    new.write("logs/2026-02.ndjson.gz", b"damaged", overwrite=True)
+    new.write("logs/2026-02.ndjson.gz", b"damaged")
     found = []
     with CompositeStore([Tier("old", old), Tier("new", new)], read="shadow", on_difference=found.append) as store:
         for info in store.list_files("logs"):
             store.read_bytes(info.path)  # served by the old one; compared with the new one in the background
         store.drain()
         print("in shadow:", store.shadow_stats)
-    for difference in sorted(found, key=lambda difference: difference.path):
+    for difference in sorted(found, key=lambda each: each.path):
         print(f"  {difference.path}: {difference.what} in {difference.secondary}")
 
 

@@ -25,6 +25,7 @@ _NAMES = {
     ),
     "backends.azure": ("AzureBackend",),
     "backends.channel": ("ChannelBackend",),
+    "backends.compute": ("ComputeBackend",),
     "backends.gcs": ("GCSBackend",),
     "backends.http": ("HTTPBackend",),
     "backends.local": ("LocalBackend",),
@@ -32,6 +33,7 @@ _NAMES = {
     "backends.s3": ("S3Backend",),
     "backends.sftp": ("SFTPBackend",),
     "backends.sql_blob": ("SQLBlobBackend",),
+    "backends.sql_query": ("SQLQueryBackend",),
     "compression.bz2": ("Bz2",),
     "compression.gzip": ("Gzip",),
     "compression.lz4": ("Lz4",),
@@ -42,7 +44,7 @@ _NAMES = {
     "formats.length_prefixed": ("LengthPrefixed",),
     "formats.lines": ("Lines",),
     "formats.ndjson": ("Ndjson",),
-    "wrappers": ("Observe", "Prefix", "ReadOnly", "Retry"),
+    "wrappers": ("Cache", "Encrypt", "Observe", "Prefix", "ReadOnly", "Retry"),
     "config": ("BackendConfig", "RegistryConfig", "StoreProfile"),
     "delivery": ("RollingRecordWriter",),
     "probing": ("probe",),
@@ -59,6 +61,7 @@ __all__ = sorted([*_WHERE, "__version__"])
 if TYPE_CHECKING:
     from .backends.azure import AzureBackend as AzureBackend
     from .backends.channel import ChannelBackend as ChannelBackend
+    from .backends.compute import ComputeBackend as ComputeBackend
     from .backends.gcs import GCSBackend as GCSBackend
     from .backends.http import HTTPBackend as HTTPBackend
     from .backends.local import LocalBackend as LocalBackend
@@ -66,6 +69,7 @@ if TYPE_CHECKING:
     from .backends.s3 import S3Backend as S3Backend
     from .backends.sftp import SFTPBackend as SFTPBackend
     from .backends.sql_blob import SQLBlobBackend as SQLBlobBackend
+    from .backends.sql_query import SQLQueryBackend as SQLQueryBackend
     from .compression.bz2 import Bz2 as Bz2
     from .compression.gzip import Gzip as Gzip
     from .compression.lz4 import Lz4 as Lz4
@@ -100,6 +104,8 @@ if TYPE_CHECKING:
     from .store import open as open
     from .store import open_store as open_store
     from .streams import as_file as as_file
+    from .wrappers import Cache as Cache
+    from .wrappers import Encrypt as Encrypt
     from .wrappers import Observe as Observe
     from .wrappers import Prefix as Prefix
     from .wrappers import ReadOnly as ReadOnly

@@ -8,14 +8,16 @@ from datetime import timedelta
 
 import pytest
 
-from omnistorage import LocalBackend, MemoryBackend
+from omnistorage import LocalBackend, MemoryBackend, Tier, TieredBackend
 from omnistorage.backends.azure import AzureBackend
 from omnistorage.backends.channel import ChannelBackend
+from omnistorage.backends.compute import ComputeBackend
 from omnistorage.backends.gcs import GCSBackend
 from omnistorage.backends.http import HTTPBackend
 from omnistorage.backends.s3 import S3Backend
 from omnistorage.backends.sftp import SFTPBackend
 from omnistorage.backends.sql_blob import SQLBlobBackend
+from omnistorage.backends.sql_query import SQLQueryBackend
 from omnistorage.core import POWERS, Features, features_of, power
 from omnistorage.testing import BasicBackend
 
@@ -26,6 +28,16 @@ MAKE = {
     "local": LocalBackend,
     "channel": lambda tmp: ChannelBackend(),
     "basic": lambda tmp: BasicBackend(),
+    "compute": lambda tmp: ComputeBackend({"x.txt": bytes}),
+    "compute_timed": lambda tmp: ComputeBackend({"x.txt": bytes}, modified_at="2024-05-01T00:00:00Z"),
+    "sql_query": lambda tmp: SQLQueryBackend(f"sqlite:///{tmp}/old.db", {"x.csv": "SELECT 1"}),
+    "sql_query_timed": lambda tmp: SQLQueryBackend(
+        "postgresql://host/database", {"x.csv": "SELECT 1"}, modified_at="2024-05-01T00:00:00Z"
+    ),
+    "tiered": lambda tmp: TieredBackend([Tier("hot", MemoryBackend()), Tier("cold", LocalBackend(tmp))]),
+    "tiered_match": lambda tmp: TieredBackend(
+        [Tier("logs", MemoryBackend(dirs=False), match="logs/**"), Tier("rest", BasicBackend())], "match"
+    ),
     "sql": lambda tmp: SQLBlobBackend("sqlite://"),
     "sqlite": lambda tmp: SQLBlobBackend(f"sqlite:///{tmp}/objects.db"),
     "postgresql": lambda tmp: SQLBlobBackend("postgresql://host/database"),

@@ -384,14 +384,10 @@ class LocalReader(ReaderBase):
         return data
 
     def _read_all(self) -> bytes:
-        # One byte more than there should be, so that one call reads a small file and sees that it did not grow.
+        # One byte more than there should be, so that one call reads the file and sees that it did not grow.
         rest = max(0, (self._info.size or 0) - self._at)
-        if rest < READ_BLOCK:
-            data = self._read(rest + 1)
-            if len(data) == rest or not data:
-                return data
-            return data + super()._read_all()
-        return super()._read_all()
+        data = self._read(rest + 1)
+        return data if len(data) == rest or not data else data + super()._read_all()
 
     def read_range(self, offset: int, length: int) -> bytes:
         """One range, wherever the reader stands."""

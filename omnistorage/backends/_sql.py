@@ -202,13 +202,14 @@ class Database:
 
     @property
     def place(self) -> str | None:
-        """Where the database is, without any secret; None while only a Secret knows."""
+        """Where the database is, without any secret; None while only a Secret knows, and for one in memory, as two of
+        them are not the same."""
         if self._url is None:
             return None
         url = self._url
         family = url.drivername.partition("+")[0]
         if family == "sqlite":
-            return f"sqlite:///{url.database or ':memory:'}"
+            return None if is_memory(url) else f"sqlite:///{url.database}"
         port = f":{url.port}" if url.port else ""
         return f"{family}://{url.host or ''}{port}/{url.database or ''}"
 

@@ -150,7 +150,7 @@ class Postgres(Dialect):
         return "other"
 
     def cursor(self, connection: Any) -> Any:
-        if type(connection).__module__.startswith("psycopg."):
+        if type(connection).__module__.partition(".")[0] == "psycopg":
             return connection.cursor(binary=True)  # else bytes would travel as twice as much text
         return connection.cursor()
 

@@ -12,7 +12,6 @@ import errno
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 from typing import TYPE_CHECKING, Any
 
@@ -115,7 +114,9 @@ class LocalBackend(BackendBase):
         self._os = _os
         self._at = Root(_os, self.root)
 
-    def native(self) -> Path:
+    def native(self) -> object:
+        from pathlib import Path  # it brings urllib along
+
         return Path(self.root)
 
     @classmethod

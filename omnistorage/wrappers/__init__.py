@@ -5,6 +5,9 @@ The order matters, from the outside in:
 - ``ReadOnly`` outermost: what it refuses, nothing below is asked.
 - ``Prefix`` next: what stands outside of it speaks the caller's paths, what stands inside the store's.
 - ``Observe`` inside of both counts what really goes to the store; outside, what the caller asked for.
+- ``Encrypt`` further in: what stands outside sees contents and their sizes, what stands inside only what is stored.
+- ``Cache`` within ``Encrypt``: what it keeps is what the store has, encrypted. Around ``Encrypt`` it would keep
+  contents in the clear, and save decrypting them.
 - ``Retry`` innermost, around the backend that fails: what stands outside sees one call, however often it was tried.
 
 Imports floor 0 only; each wrapper loads when it is first asked for.
@@ -16,13 +19,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ._cache_shelf import CacheStats as CacheStats
+    from .cache import Cache as Cache
+    from .encrypt import Encrypt as Encrypt
     from .observe import Event as Event
     from .observe import Observe as Observe
     from .prefix import Prefix as Prefix
     from .readonly import ReadOnly as ReadOnly
     from .retry import Retry as Retry
 
-_NAMES = {"Event": "observe", "Observe": "observe", "Prefix": "prefix", "ReadOnly": "readonly", "Retry": "retry"}
+_NAMES = {
+    "Cache": "cache", "CacheStats": "_cache_shelf", "Encrypt": "encrypt", "Event": "observe", "Observe": "observe",
+    "Prefix": "prefix", "ReadOnly": "readonly", "Retry": "retry",
+}  # fmt: skip
 __all__ = sorted(_NAMES)
 
 

@@ -879,3 +879,12 @@ def test_a_row_that_cannot_be_understood_is_an_error_of_ours_and_a_closed_reader
     with backend.open_reader("x") as reader, pytest.raises(StorageError, match="cannot be understood") as caught:
         _ = reader.info
     assert caught.value.path == "x"
+
+
+def test_two_databases_in_memory_are_not_one_place():
+    with SQLBlobBackend("sqlite://") as one, SQLBlobBackend("sqlite://") as other:
+        ops.write_bytes(one, "x", b"one")
+        ops.write_bytes(other, "x", b"other")
+        assert not ops.same_place(one, other)
+        ops.copy(one, "x", other, "y")
+        assert ops.read_bytes(other, "y") == b"one"

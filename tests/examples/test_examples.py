@@ -31,9 +31,17 @@ SAYS = {
     "http_read": ["sum: 49995000", "listed: [('events.ndjson.gz', True)]", "a range: 1f8b", "missing: nothing"],
     "configuration": ["a folder: Store('file:///", "memory: Store('memory://", "SQLite: Store('sqlite:///",
                       "2026/november.csv.gz: 2 rows", "['2026', 'archive']"],
+    "encrypted_store": ["stored: 200158 bytes, readable: False", "a range: b'999'",
+                        "damaged: reports/q1.txt from byte 131184"],
+    "cached_store": ["asked: ['stat']", "a range: b'weights'", "within the ttl: b'new weights' []",
+                     "damaged: b'new weights' errors: 1"],
     "hot_warm_cold": ["February: 1000 records", "found in: cold after asking hot, warm, cold", "in all: 6 files",
                       "{'archive/2025.txt': 'archive', 'tmp/x': 'scratch'}", "refused: no tier takes this name",
                       "compared=3, differing=2", "2026-02.ndjson.gz: size in new", "2026-03.ndjson.gz: missing in new"],
+    "sql_query_store": ["'reports/2025/us.parquet']", "2024 in the EU: 2 products, double", "records: 1000",
+                        "plan: sql_query {'year': 2025, 'region': 'us'} True", "refused: reports/2024'; DROP TABLE"],
+    "compute_store": ["listed: ['weather/oslo.json', 'weather/rome.json']", "squares: ['0', '1', '4', '9', '16']",
+                      "Oslo: {'degrees': -3} False", "errors per day: [{'day': 1, 'n': 5}, {'day': 2, 'n': 10}]"],
     "channel_pipeline": ["produced 20000 tasks", "the channel is gone: True", "had [0, 1, 2], then: the stream broke"],
 }  # fmt: skip
 TESTS = {"test_custom_backend": (TestTable, "BackendTests", 80), "test_custom_format": (TestLtsv, "FormatTests", 20)}

@@ -112,6 +112,11 @@ def test_an_encrypted_store_shows_nothing_and_notices_damage(store):
     assert caught.value.path == "x"
 
 
+def test_a_cache_is_kept_in_a_store(store):
+    with pytest.raises(ConfigError, match="not in str"):
+        cache(store, into="folder")
+
+
 @pytest.mark.parametrize("wrap", [lambda s: observe(s, print), cache, lambda s: encrypt(s, KEY)])
 def test_what_is_no_store_is_refused(wrap):
     with pytest.raises(ConfigError, match="MemoryBackend"):
