@@ -233,6 +233,9 @@ class SQLQueryBackend(ComputedBackend):
         self._enter("read", "check_health", "")
         self._db.ping()
 
+    def native(self) -> object:
+        return self._db.engine()
+
     def _close(self) -> None:
         self._db.close()
 

@@ -661,3 +661,8 @@ def test_health_is_one_question_and_hears_of_a_database_that_is_gone(place, tmp_
             gone.check_health()
         assert not missing.exists()
         gone.close()
+
+
+def test_unwrap_gives_the_engine(place):
+    with Store(place.backend({"x.csv": ALL})) as store:
+        assert store.unwrap(sa.Engine).dialect.name == place.engine().dialect.name
