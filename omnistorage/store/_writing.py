@@ -45,12 +45,10 @@ class Writing(Reading):
             with self._at.open_writer(key, options) as writer:
                 for piece in pieces:
                     writer.write(piece)
+                return writer.close()
         except CapabilityNotSupported as error:
             self._hint(error)
             raise
-        result = writer.result
-        assert result is not None
-        return result
 
     def write_text(
         self, path: StorePath, text: str, *, encoding: str = "utf-8", errors: str = "strict", **options: Any
@@ -149,7 +147,7 @@ def _options(
 
 def _pieces(content: Content, path: str) -> Iterator[Data]:
     """The content piece by piece. Raises before the first one for what is none."""
-    if isinstance(content, bytes | bytearray | memoryview):
+    if type(content) is bytes or isinstance(content, bytes | bytearray | memoryview):
         return iter((content,))
     wrong = f"content is bytes, a binary stream or an iterable of bytes, not {type(content).__name__}"
     if isinstance(content, str | io.TextIOBase | Mapping):
