@@ -189,6 +189,8 @@ def _make(name: str, options: Mapping[str, Any], defaults: Mapping[str, Any] | N
     cls = backend_class(name)
     if defaults:
         known = inspect.signature(cls).parameters
+        if "defaults" in known:  # it opens others by URL
+            options = {"defaults": defaults, **options}
         options = {**{key: value for key, value in defaults.items() if key in known}, **options}
     backend: ExtendedBackend = cls(**options)
     return backend

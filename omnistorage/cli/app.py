@@ -84,6 +84,7 @@ class App:
     _log: IO[str] | None = None
     _opened: list[ExtendedBackend] = field(default_factory=list)
     _configured: RegistryConfig | None = None
+    _making: list[str] = field(default_factory=list)
     _named: dict[str, ExtendedBackend] = field(default_factory=dict)
     _places: dict[str, ExtendedBackend] = field(default_factory=dict)  # by URL
 
@@ -211,7 +212,7 @@ class App:
         from .._table import nearest
         from ..config import RegistryConfig
         from ..ops import extended
-        from ..registry import open_backend
+        from ..store.registry import open_configured
         from ..wrappers import Prefix, ReadOnly
 
         if self._configured is None:
@@ -230,7 +231,18 @@ class App:
                 f"the configuration has no backend or store {name!r}{nearest(name, {**backends, **stores})}"
             )
         profile = stores.get(name)
-        backend: Backend = open_backend(backends[name if profile is None else profile.backend], defaults=self.defaults)
+        of = name if profile is None else profile.backend
+        if of in self._making:
+            raise ConfigError(f"the tier {name!r} leads back to itself")
+
+        def named(tier: str) -> ExtendedBackend | None:
+            self._making.append(of)
+            try:
+                return self._backend(tier) if tier in stores or tier in backends else None
+            finally:
+                self._making.pop()
+
+        backend: Backend = open_configured(backends[of], named, defaults=self.defaults)
         self._opened.append(extended(backend))
         if profile is not None and profile.options.get("read_only"):
             backend = ReadOnly(backend)

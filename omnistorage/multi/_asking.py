@@ -16,7 +16,7 @@ from ..digests import new_hash
 from ..errors import CorruptData, InvalidPath, NotFound
 from ..paths import check_key
 from ..policies import CancelScope, Waiter, wait
-from .tiers import Place
+from .tiers import Place, named
 
 T = TypeVar("T")
 MISSES = (NotFound, InvalidPath)
@@ -33,14 +33,17 @@ class _Attempt(Generic[T]):
 
         def run() -> None:
             try:
-                with self.scope:
+                with self.scope, named(place):
                     self.answer = call(place)
             except BaseException as error:  # raised again where it is waited for
                 self.error = error
             done(self)
 
         context = copy_context()  # deadlines and outer scopes hold there, too
-        threading.Thread(target=lambda: context.run(run), name=f"omnistorage-{place.name}", daemon=True).start()
+        try:
+            threading.Thread(target=lambda: context.run(run), name=f"omnistorage-{place.name}", daemon=True).start()
+        except RuntimeError:  # the system gives no more threads: who asks does it
+            run()
 
 
 def race(
@@ -61,10 +64,12 @@ def race(
         if attempt.error is None:
             discard(attempt.answer)  # type: ignore[arg-type]
 
-    attempts = [_Attempt(place, call, done) for place in places]
+    attempts: list[_Attempt[T]] = []
     errors: list[BaseException] = []
     winner: _Attempt[T] | None = None
     try:
+        for place in places:
+            attempts.append(_Attempt(place, call, done))
         while len(errors) < len(attempts):
             while ended.empty():
                 wake.clear()
@@ -87,7 +92,11 @@ def race(
                 discard(late.answer)  # type: ignore[arg-type]
     if winner is not None:
         return winner.place, winner.answer  # type: ignore[return-value]
-    raise next((error for error in errors if not isinstance(error, MISSES)), errors[0])
+    try:
+        raise next((error for error in errors if not isinstance(error, MISSES)), errors[0])
+    finally:
+        del attempts, first  # or the errors would keep this frame, and it them
+        errors.clear()
 
 
 def ask_all(places: Sequence[Place], op: str, path: str, call: Callable[[Place], T]) -> list[T | BaseException]:

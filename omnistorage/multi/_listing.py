@@ -10,7 +10,7 @@ from .. import ops
 from ..core import ListOptions, ObjectInfo, as_extended
 from ..errors import BackendUnavailable, InvalidPath, NotFound, StorageError
 from ..paths import sort_key
-from .tiers import Place
+from .tiers import Place, told
 
 Entry = tuple[bytes, int, ObjectInfo]
 
@@ -34,10 +34,12 @@ def _entries(place: Place, prefix: str, options: ListOptions) -> Iterator[Entry]
     except NotFound as error:
         raise _rootless(place, prefix, "list", error) from error
     except BackendUnavailable as error:
-        error.add_note(f"in tier {place.name!r}")
+        told(error, place)
         if options.on_error is None:
             raise
         options.on_error(error)
+    except StorageError as error:
+        raise told(error, place) from error.__cause__
 
 
 def _rootless(place: Place, path: str, op: str, error: NotFound) -> NotFound:
@@ -50,16 +52,34 @@ def union_dir(
 ) -> Iterator[ObjectInfo]:
     """The children of ``folder`` in all tiers, sorted. ``NotFound`` where no tier has such a folder."""
     misses: dict[int, StorageError] = {}
+    try:
+        yield from _union_dir(places, folder, name, owner, misses)
+    finally:
+        misses.clear()  # or the errors would keep this frame, and it them
+
+
+def _union_dir(
+    places: Sequence[Place],
+    folder: str,
+    name: str,
+    owner: Callable[[str], Place | None] | None,
+    misses: dict[int, StorageError],
+) -> Iterator[ObjectInfo]:
     last = None
     for key, index, info in merge(*(_children(place, folder, misses) for place in places)):
         place = places[index]
-        if key != last and (owner is None or _belongs(info, place, owner)):
+        if key != last and (owner is None or _belongs(info, place, places, owner)):
             last = key
             yield place.out(info)
     if len(misses) == len(places) and folder:
         raise next((error for error in misses.values() if isinstance(error, InvalidPath)), misses[0])
     have = [place for place in places if place.index not in misses]
-    if last is None and folder and owner is not None and not any(is_real(place, folder, owner) for place in have):
+    if (
+        last is None
+        and folder
+        and owner is not None
+        and not any(is_real(place, folder, places, owner) for place in have)
+    ):
         raise NotFound("no such folder", path=folder, backend=name, op="list_dir")
 
 
@@ -74,20 +94,22 @@ def _children(place: Place, folder: str, misses: dict[int, StorageError]) -> Ite
         if not folder:
             raise _rootless(place, folder, "list_dir", error) if isinstance(error, NotFound) else error from error
         misses[place.index] = error
+    except StorageError as error:
+        raise told(error, place) from error.__cause__
 
 
 def _dir_key(info: ObjectInfo) -> bytes:
     return sort_key(info.path) + (b"/" if info.is_dir else b"")
 
 
-def _belongs(info: ObjectInfo, place: Place, owner: Callable[[str], Place | None]) -> bool:
-    return is_real(place, info.path, owner) if info.is_dir else owner(info.path) is place
+def _belongs(info: ObjectInfo, place: Place, places: Sequence[Place], owner: Callable[[str], Place | None]) -> bool:
+    return is_real(place, info.path, places, owner) if info.is_dir else owner(info.path) is place
 
 
-def is_real(place: Place, folder: str, owner: Callable[[str], Any]) -> bool:
+def is_real(place: Place, folder: str, places: Sequence[Place], owner: Callable[[str], Any]) -> bool:
     """Whether a folder that the tier has holds a key that belongs to the tier, or is an empty one of its own."""
-    if place.index == 0 and place.takes_all_of(folder):
-        return True
+    if place.takes_all_of(folder) and not any(before.touches(folder) for before in places[: place.index]):
+        return True  # known without looking
     empty = True
     for info in place.backend.list(folder):
         if owner(info.path) is place:

@@ -6,40 +6,55 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from ..core import LIST, READ, ListOptions, ObjectInfo, Reader, ReadOptions, Versions, WriteOptions
-from ..errors import NotFound, StorageError
+from ..errors import NotFound, PreconditionFailed, StorageError
 from ..paths import check_prefix
 from ._asking import Checked, agreed, ask_all, info_of, race
 from ._listing import union, union_dir
 from ._routing import Routing
 from ._streams import Promotion, SkippingReader, TierReader, WatchedReader
-from .tiers import Place
+from .tiers import Place, named
 
 
 class Reading(Routing):
     # -- reading -------------------------------------------------------------------------------------------------------
 
     def open_reader(self, path: str, options: ReadOptions = READ) -> Reader:
-        conditional = options.if_match is not None or options.if_none_match is not None or options.version is not None
-        if options.version is not None and self.power_of(Versions) is None:
-            self._refuse("versions", "open_reader", path)
-        if self.read == "quorum" and not conditional:
+        if options.version is not None:
+            if self.power_of(Versions) is None:
+                self._refuse("versions", "open_reader", path)
+            return self._first("open_reader", path, lambda place: self._open(place, path, options))[1]
+        if options.if_match is not None and (self.read in ("race", "quorum") or self._promotes):
+            return self._open_what_was_shown(path, options, options.if_match)
+        if self.read == "quorum":
             return self._agreed_reader(path, options)
-        if self.read == "race" and not conditional:
-            return race(
+        if options.if_none_match is not None and self.read == "race" and self._named_by(options.if_none_match):
+            return self._open_what_was_shown(path, options, options.if_none_match)
+        if self.read == "race":
+            opened = race(
                 self.places,
                 "open_reader",
                 path,
                 lambda place: self._open(place, path, options),
                 lambda late: late.close(),
-            )[1]
+            )
+            return opened[1]
         place, reader = self._first("open_reader", path, lambda place: self._open(place, path, options))
-        if self._plain or options.version is not None:
+        if self._plain:
             return reader
         if self._shadow is not None and place is self.places[0]:
-            return self._shadow.watch(reader, place, path, options)
+            return self._shadow.watch(reader, path, options)
         if self._promotes and not options.offset and options.length is None and place not in self.writes:
             return self._promoting(reader, place, path)
         return reader
+
+    def _open_what_was_shown(self, path: str, options: ReadOptions, wanted: str) -> Reader:
+        """The tier that showed this etag, whichever would be asked now: what a promotion put elsewhere, or what another
+        mirror has, does not break a reader that goes on."""
+        place = self._named_by(wanted)
+        if place is None:
+            raise PreconditionFailed("no tier shows this etag", path=path, backend=self.name, op="open_reader")
+        with named(place):
+            return self._open(place, path, options)
 
     def _open(self, place: Place, path: str, options: ReadOptions) -> TierReader:
         if options.if_match is not None or options.if_none_match is not None or options.version is not None:
@@ -71,7 +86,7 @@ class Reading(Routing):
         return place.token(version, path, "open_reader")
 
     def _promoting(self, reader: TierReader, place: Place, path: str) -> Reader:
-        info = reader.info
+        info = reader.inner.info
         keeps = self.features.user_metadata and info.metadata
         options = WriteOptions(
             overwrite=False, size=info.size, content_type=info.content_type,
@@ -79,24 +94,30 @@ class Reading(Routing):
             modified_at=info.modified_at if self.features.set_modified else None,
         )  # fmt: skip
         try:
-            promotion = Promotion(self.writes[0].backend.open_writer(path, options), info.size)
+            writer = self.writes[0].backend.open_writer(path, options)
         except StorageError:
             return reader
-        return WatchedReader(reader.inner, place, promotion.took, promotion.ended, info.size)
+
+        def is_it() -> bool:
+            now = info_of(place.backend, path)
+            if info.etag is not None:
+                return now.etag == info.etag
+            return info.modified_at is not None and (now.size, now.modified_at) == (info.size, info.modified_at)
+
+        promotion = Promotion(writer, info.size, is_it)
+        return WatchedReader(reader, promotion.took, promotion.ended, info.size)
 
     def _agreed_reader(self, path: str, options: ReadOptions) -> Reader:
         place, info, vote = agreed(self.places, self._needed, "open_reader", path)
-        reader = self._open(
-            place, path, replace(options, if_match=None if info.etag is None else place.head + info.etag)
-        )
+        etag = None if info.etag is None else place.head + info.etag
+        if options.if_none_match is not None and options.if_none_match == etag:
+            raise PreconditionFailed(f"the object's etag is {etag!r}", path=path, backend=self.name, op="open_reader")
+        with named(place):
+            reader = self._open(place, path, replace(options, if_match=etag, if_none_match=None))
         if options.offset or options.length is not None:
             return reader
         check = Checked(vote, path)
-        return WatchedReader(reader.inner, place, check.took, check.ended, info.size)
-
-    @property
-    def _needed(self) -> int:
-        return self.quorum if self.quorum is not None else len(self.places) // 2 + 1
+        return WatchedReader(reader, check.took, check.ended, info.size)
 
     def exists(self, path: str) -> bool:
         if self.mode == "match" or self.read != "quorum":
@@ -128,9 +149,7 @@ class Reading(Routing):
         return True
 
     def stat(self, path: str) -> ObjectInfo:
-        if self.read == "quorum":
-            place, info, _ = agreed(self.places, self._needed, "stat", path)
-        elif self.read == "race":
+        if self.read == "race":
             place, info = race(self.places, "stat", path, lambda p: info_of(p.backend, path), lambda _: None)
         else:
             place, info = self._find("stat", path)

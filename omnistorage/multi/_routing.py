@@ -9,10 +9,10 @@ from .._context import Closes
 from ..core import Features, ObjectInfo
 from ..errors import BackendUnavailable, CapabilityNotSupported, ConfigError, InvalidPath, NotFound, StorageError
 from ..paths import check_key, check_new
-from ._asking import MISSES, info_of
+from ._asking import MISSES, agreed, info_of
 from ._shadow import Shadow
 from .outcomes import Difference
-from .tiers import Place, Tier, features_of_tiers, places_of
+from .tiers import Place, Tier, features_of_tiers, named, places_of, told
 
 T = TypeVar("T")
 
@@ -38,9 +38,12 @@ class Routing(Closes):
         promote_on_read: bool = False,
         skip_unavailable: bool = False,
         on_difference: Callable[[Difference], None] | None = None,
+        defaults: Mapping[str, Any] | None = None,
     ) -> None:
-        through = write_through if isinstance(write_through, bool) else tuple(write_through)
-        self.places = places_of(tiers)
+        through = _names(write_through)
+        if on_difference is not None and not callable(on_difference):
+            raise ConfigError(f"on_difference takes a Difference, {on_difference!r} takes nothing")
+        self.places = places_of(tiers, defaults)
         self.mode, self.read, self.quorum = mode, read, quorum
         self._settings = {
             "read": read, "quorum": quorum, "write_tier": write_tier, "write_through": through,
@@ -122,24 +125,38 @@ class Routing(Closes):
         """What the first tier says that has the object."""
         miss: StorageError | None = None
         down: StorageError | None = None
-        for place in self.candidates(path):
-            try:
-                return place, call(place)
-            except MISSES as error:
-                miss = error if miss is None or isinstance(error, InvalidPath) else miss
-            except BackendUnavailable as error:
-                error.add_note(f"in tier {place.name!r}")
-                if not self._skips:
-                    raise
-                down = error
-        if down is not None:
-            raise down
-        if miss is not None:
-            raise miss
-        raise NotFound(f"no tier takes this name; {self._patterns()}", path=path, backend=self.name, op=op)
+        try:
+            for place in self.candidates(path):
+                try:
+                    return place, call(place)
+                except MISSES as error:
+                    miss = error if miss is None or isinstance(error, InvalidPath) else miss
+                except BackendUnavailable as error:
+                    down = error
+                    told(error, place)
+                    if not self._skips:
+                        raise
+            if down is not None:
+                raise down
+            if miss is not None:
+                raise miss
+            raise NotFound(f"no tier takes this name; {self._patterns()}", path=path, backend=self.name, op=op)
+        finally:
+            miss = down = None  # or the errors would keep this frame and those of its callers, and it them
 
     def _find(self, op: str, path: str) -> tuple[Place, ObjectInfo]:
+        """The tier that shows the object, and what it says of it."""
+        if self.read == "quorum":
+            return agreed(self.places, self._needed, op, path)[:2]
         return self._first(op, path, lambda place: info_of(place.backend, path))
+
+    @property
+    def _needed(self) -> int:
+        return self.quorum if self.quorum is not None else len(self.places) // 2 + 1
+
+    def _named_by(self, etag: str) -> Place | None:
+        """The tier whose etag this is."""
+        return next((place for place in self.places if etag.startswith(place.head)), None)
 
     def _patterns(self) -> str:
         return "there are: " + ", ".join(f"{p.name} {'|'.join(p.match or ('**',))}" for p in self.places)
@@ -161,13 +178,24 @@ class Routing(Closes):
         for place in self.candidates(path):
             if place not in targets:
                 try:
-                    if place.backend.exists(path):
-                        yield place
+                    with named(place):
+                        there = place.backend.exists(path)
                 except InvalidPath:
-                    pass
+                    continue
+                if there:
+                    yield place
 
     def _refuse(self, capability: str, op: str, path: str, why: str = "") -> NoReturn:
         raise CapabilityNotSupported(
             why or f"these tiers do not support {capability}", capability=capability, path=path, backend=self.name,
             op=op,
         )  # fmt: skip
+
+
+def _names(through: Any) -> bool | tuple[str, ...]:
+    if isinstance(through, bool):
+        return through
+    found = (through,) if isinstance(through, str) else tuple(through) if isinstance(through, Iterable) else (through,)
+    if not all(isinstance(name, str) for name in found):
+        raise ConfigError(f"write_through is True, or the names of tiers: not {through!r}")
+    return found

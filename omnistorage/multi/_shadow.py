@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from typing import Literal
 
 from .. import ops
-from ..core import ReadOptions
+from ..core import Reader, ReadOptions
 from ..digests import new_hash
 from ..errors import StorageError
 from ..policies import CancelScope
 from ._asking import MISSES
-from ._streams import TierReader, WatchedReader
+from ._streams import SkippingReader, TierReader, WatchedReader
 from .outcomes import Difference, ShadowStats
 from .tiers import Place
 
@@ -30,7 +31,7 @@ class Shadow:
         self._under_way: dict[threading.Thread, CancelScope] = {}
         self.stats = ShadowStats()
 
-    def watch(self, reader: TierReader, place: Place, path: str, options: ReadOptions) -> WatchedReader:
+    def watch(self, reader: TierReader, path: str, options: ReadOptions) -> WatchedReader:
         """``reader``, which reads as before; when it was read to its end, what came is compared."""
         digest, size = new_hash("sha256"), 0
 
@@ -49,7 +50,7 @@ class Shadow:
         expected = None if there is None else max(0, there - options.offset)
         if expected is not None and options.length is not None:
             expected = min(expected, options.length)
-        return WatchedReader(reader.inner, place, took, ended, expected)
+        return WatchedReader(reader, took, ended, expected)
 
     def _start(self, path: str, options: ReadOptions, size: int, digest: str) -> None:
         scope = CancelScope()
@@ -60,22 +61,24 @@ class Shadow:
                     self._compare(path, options, size, digest)
             finally:
                 with self._lock:
-                    del self._under_way[thread]
+                    self._under_way.pop(thread, None)
 
         thread = threading.Thread(target=run, name="omnistorage-shadow", daemon=True)
         with self._lock:
             room = len(self._under_way) < AT_ONCE
             if room:
-                self._under_way[thread] = scope
-        if room:
-            thread.start()
-        else:
+                try:
+                    thread.start()  # under the lock: who drains joins only what was started
+                    self._under_way[thread] = scope
+                except RuntimeError:  # the system gives no more threads
+                    room = False
+        if not room:
             self._count(skipped=1)
 
     def _compare(self, path: str, options: ReadOptions, size: int, digest: str) -> None:
         found, got = 0, new_hash("sha256")
         try:
-            with self._secondary.backend.open_reader(path, options) as reader:
+            with self._open(path, options) as reader:
                 while block := reader.read(ops.BLOCK):
                     found += len(block)
                     got.update(block)
@@ -91,12 +94,21 @@ class Shadow:
             else:
                 self._count(compared=1)
 
+    def _open(self, path: str, options: ReadOptions) -> Reader:
+        backend = self._secondary.backend
+        if backend.features.range_read or (not options.offset and options.length is None):
+            return backend.open_reader(path, options)
+        return SkippingReader(backend.open_reader(path), self._secondary, options.offset, options.length)
+
     def _differs(
         self, path: str, what: Literal["missing", "size", "content", "error"], error: Exception | None = None
     ) -> None:
         self._count(failed=1) if what == "error" else self._count(compared=1, differing=1)
         if self._tell is not None:
-            self._tell(Difference(path, self._primary.name, self._secondary.name, what, error))
+            try:
+                self._tell(Difference(path, self._primary.name, self._secondary.name, what, error))
+            except Exception:
+                logging.getLogger(__name__).exception("on_difference failed")
 
     def _count(self, **more: int) -> None:
         with self._lock:

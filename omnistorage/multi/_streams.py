@@ -9,7 +9,7 @@ from .._context import Closes, Publishes
 from ..core import Data, ObjectInfo, Reader, WriteOptions, Writer
 from ..errors import MultiError, OutcomeUnknown, StorageError
 from .outcomes import Outcome, State
-from .tiers import Place
+from .tiers import Place, told
 
 R = TypeVar("R")
 
@@ -20,12 +20,14 @@ class TierReader(Closes):
     def __init__(self, inner: Reader, place: Place) -> None:
         self.inner = inner
         self._place = place
-        self.read = inner.read
         self.instant = bool(getattr(inner, "instant", False))
 
     @property
     def info(self) -> ObjectInfo:
         return self._place.out(self.inner.info)
+
+    def read(self, size: int = -1, /) -> bytes:
+        return self.inner.read(size)
 
     def close(self) -> None:
         self.inner.close()
@@ -37,9 +39,8 @@ class SkippingReader(TierReader):
     def __init__(self, inner: Reader, place: Place, offset: int, length: int | None) -> None:
         super().__init__(inner, place)
         self._skip, self._left = offset, length
-        self.read = self._read
 
-    def _read(self, size: int = -1, /) -> bytes:
+    def read(self, size: int = -1, /) -> bytes:
         while self._skip:
             skipped = len(self.inner.read(min(self._skip, 1 << 20)))
             if not skipped:
@@ -48,38 +49,62 @@ class SkippingReader(TierReader):
         if self._left is None:
             return self.inner.read(size)
         if size < 0:
-            pieces = list(iter(lambda: self._read(1 << 20), b""))
+            pieces = list(iter(lambda: self.read(1 << 20), b""))
             return b"".join(pieces)
         data = self.inner.read(min(size, self._left)) if self._left else b""
         self._left -= len(data)
         return data
 
 
-class WatchedReader(TierReader):
-    """Shows every block, and then the end, to someone else: ``took(block)``, ``ended(whole)`` once. The end is where
-    ``expected`` bytes were read, as not everybody asks for more than there is, or where nothing comes any more."""
+class WatchedReader(Closes):
+    """Shows every block, and then the end, to someone else: ``took(block)``, ``ended(whole)`` once. Not everybody asks
+    for more than there is: where ``expected`` bytes were read, it looks by itself whether that is the end, and what it
+    finds instead comes with the next read."""
 
     def __init__(
         self,
-        inner: Reader,
-        place: Place,
+        inner: TierReader,
         took: Callable[[bytes], None],
         ended: Callable[[bool], None],
         expected: int | None = None,
     ) -> None:
-        super().__init__(inner, place)
+        self.inner = inner
+        self.instant = inner.instant
         self._took, self._ended, self._left, self._over = took, ended, expected, False
-        self.read = self._read
+        self._held: bytes = b""
+        self._error: StorageError | None = None
 
-    def _read(self, size: int = -1, /) -> bytes:
-        data = self.inner.read(size)
+    @property
+    def info(self) -> ObjectInfo:
+        return self.inner.info
+
+    def read(self, size: int = -1, /) -> bytes:
+        if self._error is not None:
+            raise self._error
+        if self._held and size:
+            data = self._held + (self.inner.read(size) if size < 0 else b"")
+            self._held = b""
+        else:
+            data = self.inner.read(size)
         if data:
             self._took(data)
             if self._left is not None:
                 self._left -= len(data)
-        if self._left == 0 or size < 0 or (not data and size != 0):
+        if size < 0 or (not data and size):
             self._end(whole=True)
+        elif self._left == 0 and data:
+            self._look()
         return data
+
+    def _look(self) -> None:
+        try:
+            self._held = self.inner.read(1)
+        except StorageError as error:
+            self._error = error
+            self._end(whole=False)
+        else:
+            if not self._held:
+                self._end(whole=True)
 
     def _end(self, *, whole: bool) -> None:
         if not self._over:
@@ -130,7 +155,7 @@ class ThroughWriter(Publishes):
                 self._writers.append((place, place.backend.open_writer(path, each)))
             except BaseException as error:
                 self.abort()
-                raise _told(error, place) from error.__cause__
+                raise told(error, place) from error.__cause__
 
     def _all(self, run: Callable[[Writer], object]) -> None:
         if self._failed is not None:
@@ -142,7 +167,7 @@ class ThroughWriter(Publishes):
                 self._failed = error
                 self._note(place, "failed", error=error)
                 self._abort_rest()
-                raise _told(error, place) from error.__cause__
+                raise told(error, place) from error.__cause__
             except BaseException:
                 self._abort_rest()
                 raise
@@ -215,45 +240,48 @@ class ThroughWriter(Publishes):
         self.outcomes[place.name] = Outcome(place.name, state, None if info is None else place.out(info), error)
 
 
-def _told(error: BaseException, place: Place) -> BaseException:
-    """The error, with the tier's name in it."""
-    error.add_note(f"in tier {place.name!r}")
-    return error
-
-
 class Promotion:
-    """What is read in one tier goes into another at the same time, and appears there if it was read to its end. Nothing
-    about it can fail the read: an object that is there by then is newer, and one that cannot be written is not
-    needed."""
+    """What is read in one tier goes into another at the same time, and appears there if it was read to its end and
+    ``is_it()``: the tier it was read in still has that. Nothing about it can fail the read: an object that is there by
+    then is newer, and one that cannot be written is not needed."""
 
-    def __init__(self, writer: Writer, size: int | None) -> None:
+    def __init__(self, writer: Writer, size: int | None, is_it: Callable[[], bool]) -> None:
         self._writer: Writer | None = writer
         self._left = size
+        self._is_it = is_it
 
     def took(self, data: bytes) -> None:
-        if self._writer is not None:
+        writer = self._writer
+        if writer is not None:
             if self._left is not None:
                 self._left -= len(data)
-            self._try(lambda writer: writer.write(data))
+            self._try(writer, lambda: writer.write(data))
 
     def ended(self, whole: bool) -> None:
-        writer, complete = self._writer, whole and not self._left
-        if writer is not None and complete:
-            self._try(lambda writer: writer.close())
-        elif writer is not None:
-            self._writer = None
-            self._quietly(writer.abort)
+        writer, self._writer = self._writer, None
+        if writer is None:
+            return
+        if whole and not self._left and self._still():
+            self._try(writer, writer.close)
+        else:
+            _quietly(writer.abort)
 
-    def _try(self, run: Callable[[Writer], object]) -> None:
-        assert self._writer is not None
+    def _still(self) -> bool:
         try:
-            run(self._writer)
+            return self._is_it()
         except StorageError:
-            self._quietly(self._writer.abort)
-            self._writer = None
+            return False
 
-    def _quietly(self, run: Callable[[], object]) -> None:
+    def _try(self, writer: Writer, run: Callable[[], object]) -> None:
         try:
             run()
         except StorageError:
-            pass
+            self._writer = None
+            _quietly(writer.abort)
+
+
+def _quietly(run: Callable[[], object]) -> None:
+    try:
+        run()
+    except StorageError:
+        pass

@@ -25,14 +25,14 @@ from ..core import (
     Writer,
     power,
 )
-from ..errors import AlreadyExists, BackendUnavailable, DirectoryNotEmpty, NotFound, PreconditionFailed, StorageError
+from ..errors import AlreadyExists, BackendUnavailable, DirectoryNotEmpty, InvalidPath, NotFound, PreconditionFailed
 from ..paths import check_key, check_new
 from ._asking import info_of
-from ._migrate import remove_unchanged
+from ._migrate import remove_source
 from ._reading import Reading
 from ._streams import ThroughWriter, TierWriter
 from .outcomes import ShadowStats
-from .tiers import Place
+from .tiers import Place, named
 
 P = TypeVar("P")
 _POWERS = frozenset({Append, SetMetadata, Presign, Versions, Resolve, HealthCheck})
@@ -56,8 +56,9 @@ class TieredBackend(Reading):
     ``skip_unavailable=True`` goes past a tier that cannot be reached; without it its error is raised. Even so nothing
     is said to be missing that an unreachable tier may hold, and a listing without it needs ``on_error``.
 
-    Etags and versions carry the tier's name. Closing it closes the tiers; a ``Store`` closes what it owns. Raises
-    ``ConfigError`` for tiers and options that do not fit together.
+    ``defaults`` are options for the backends of tiers that are told by URL, where they have them (see
+    ``open_backend``). Etags and versions carry the tier's name. Closing it closes the tiers; a ``Store`` closes what it
+    owns. Raises ``ConfigError`` for tiers and options that do not fit together.
     """
 
     # -- writing -------------------------------------------------------------------------------------------------------
@@ -75,7 +76,8 @@ class TieredBackend(Reading):
         elif not options.overwrite or options.if_match is not None:
             each = self._conditions(path, options, targets)
         if len(targets) == 1:
-            return TierWriter(targets[0].backend.open_writer(path, each[0]), targets[0])
+            with named(targets[0]):
+                return TierWriter(targets[0].backend.open_writer(path, each[0]), targets[0])
         return ThroughWriter(path, targets, each)
 
     def _conditions(self, path: str, options: WriteOptions, targets: tuple[Place, ...]) -> builtins.list[WriteOptions]:
@@ -90,7 +92,7 @@ class TieredBackend(Reading):
             return [self._same(place, path, options, wanted if place is shown else None) for place in targets]
         if shown.index < targets[0].index:
             self._refuse("if_match", "open_writer", path, f"tier {shown.name!r} would hide what is written")
-        return [replace(options, if_match=None, overwrite=False)] * len(targets)
+        return [self._same(place, path, options, None) for place in targets]
 
     def _same(self, place: Place, path: str, options: WriteOptions, wanted: str | None) -> WriteOptions:
         """Replace in this tier only what is there now: where the tiers are written together, so are they guarded."""
@@ -104,7 +106,8 @@ class TieredBackend(Reading):
     def _expected(self, op: str, path: str, wanted: str) -> Place:
         """The tier that shows the object, if it shows the one that was expected."""
         try:
-            shown, info = self._find(op, path)
+            place = self._named_by(wanted) if self.read == "race" else None  # the others may show another one
+            shown, info = self._find(op, path) if place is None else (place, info_of(place.backend, path))
         except NotFound as error:
             raise PreconditionFailed("there is no such object", path=path, backend=self.name, op=op) from error
         if shown.out(info).etag != wanted:
@@ -142,6 +145,10 @@ class TieredBackend(Reading):
         return True if any(answers) else None if None in answers else False
 
     def _delete_in(self, place: Place, path: str, if_match: str | None) -> bool | None:
+        with named(place):
+            return self._deleted(place, path, if_match)
+
+    def _deleted(self, place: Place, path: str, if_match: str | None) -> bool | None:
         # A store that does not say what it deleted is asked before: a miss must not pass for a deletion.
         silent = len(self.places) > 1 and not place.backend.features.dirs
         there = place.backend.exists(path) if silent else None
@@ -156,7 +163,9 @@ class TieredBackend(Reading):
     def mkdir(self, path: str) -> None:
         if not self.features.dirs:
             self._refuse("dirs", "mkdir", path)
-        self._folder_places("mkdir", path)[0].backend.mkdir(path)
+        for place in self._folder_places("mkdir", path):
+            with named(place):
+                place.backend.mkdir(path)
 
     def rmdir(self, path: str) -> None:
         if not self.features.dirs:
@@ -171,6 +180,8 @@ class TieredBackend(Reading):
             except NotFound as error:
                 misses.append(error)
         if len(misses) == len(places):
+            there = (place for place in self.places if place not in places and _has_folder(place, path))
+            self._refuse_elsewhere("dirs", path, there)
             raise misses[0]
 
     def _folder_places(self, op: str, path: str) -> tuple[Place, ...]:
@@ -180,8 +191,7 @@ class TieredBackend(Reading):
         if op == "rmdir":
             return self.places
         # Where a key right in the folder would go.
-        found = [place for place in self.places if place.takes(f"{path}/x") or place.takes(path)]
-        return tuple(found) or self.places[:1]
+        return (next((p for p in self.places if p.takes(f"{path}/x") or p.takes(path)), self.places[0]),)
 
     # -- copying and moving --------------------------------------------------------------------------------------------
 
@@ -206,6 +216,8 @@ class TieredBackend(Reading):
         if op == "move" and self.mode != "match" and place not in self.writes:
             self._refuse_elsewhere(op, src, [place])
         options = replace(options, source_if_match=place.token(options.source_if_match, src, op))
+        if self.read == "quorum" and place.backend.features.if_match:
+            options = replace(options, source_if_match=info.etag)  # these are the bytes that were agreed on
         if src == dst:
             options = replace(options, if_match=place.token(options.if_match, dst, op))
             return place.out(ops.copy(place.backend, src, place.backend, dst, options))
@@ -218,9 +230,11 @@ class TieredBackend(Reading):
             options = replace(options, overwrite=write.overwrite, if_match=write.if_match)
         if place is target:
             return target.out(getattr(place.backend, op)(src, dst, options))
+        if op == "move" and not place.backend.features.delete:
+            self._refuse("delete", op, src, f"nothing can be deleted in tier {place.name!r}: copy it instead")
         done = ops.transfer(place.backend, src, target.backend, dst, options)
         if op == "move":
-            remove_unchanged(place.backend, src, info, "move")
+            remove_source(place, src, info, target, dst, "move")
         return target.out(done)
 
     # -- powers --------------------------------------------------------------------------------------------------------
@@ -276,6 +290,8 @@ class TieredBackend(Reading):
 
     def presign(self, path: str, method: str, expires: timedelta) -> str:
         reads = method.upper() in ("GET", "HEAD")
+        if not reads and self.mode != "match" and len(self.writes) > 1:
+            self._refuse("presign", "presign", path, "a URL writes to one tier, and a write goes to several here")
         place = self._find("presign", path)[0] if reads else self._targets("presign", path)[0]
         return self._has(place, Presign, "presign", path).presign(path, method, expires)
 
@@ -339,7 +355,7 @@ class TieredBackend(Reading):
         for place in self.places:
             try:
                 place.tier.store.close()
-            except StorageError as error:
+            except Exception as error:
                 errors.append(error)
         if errors:
             raise errors[0]
@@ -349,6 +365,14 @@ class TieredBackend(Reading):
 
     def __repr__(self) -> str:
         return f"TieredBackend({', '.join(place.name for place in self.places)}, {self.mode!r})"
+
+
+def _has_folder(place: Place, path: str) -> bool:
+    try:
+        next(ops.children(place.backend, path), None)
+    except (NotFound, InvalidPath):
+        return False
+    return True
 
 
 def _unpickled(tiers: tuple[Any, ...], mode: Any, settings: dict[str, Any]) -> TieredBackend:

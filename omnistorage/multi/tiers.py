@@ -4,15 +4,17 @@ wrappers."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import combinations
 from typing import Any
 
 from .. import ops
 from .._table import nearest
 from ..core import Backend, ExtendedBackend, Features, ObjectInfo
-from ..errors import ConfigError, PreconditionFailed
+from ..errors import ConfigError, PreconditionFailed, StorageError
 from ..globs import compile_glob, literal_folder
 from ..paths import is_under
 from ..registry import locate
@@ -32,26 +34,34 @@ class Tier:
     match: str | Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
-            raise ConfigError(f"a tier's name is made of letters, digits, '-' and '_': not {self.name!r}")
+        _check_name(self.name)
         if isinstance(self.store, str):
-            object.__setattr__(self, "store", self._opened(self.store))
+            object.__setattr__(self, "store", _opened(self.name, self.store, None))
         elif not isinstance(self.store, Backend) and not hasattr(self.store, "as_backend"):
             raise ConfigError(f"tier {self.name!r}: a store, a backend or a URL, not {type(self.store).__name__}")
-        if isinstance(self.match, str):
-            object.__setattr__(self, "match", (self.match,))
-        elif self.match is not None:
-            object.__setattr__(self, "match", tuple(self.match))
-        for pattern in self.match or ():
-            compile_glob(pattern, anchored=True)
+        match = (self.match,) if isinstance(self.match, str) else self.match
+        if match is not None:
+            if not isinstance(match, Sequence) or not all(isinstance(pattern, str) for pattern in match):
+                raise ConfigError(f"tier {self.name!r}: match is a pattern or a list of them, not {self.match!r}")
+            object.__setattr__(self, "match", tuple(match))
+            for pattern in match:
+                compile_glob(pattern, anchored=True)
 
-    def _opened(self, url: str) -> Backend:
-        """The backend of a URL, which shows and pickles no secret that the URL has in it. No I/O."""
-        try:
-            backend, folder = locate(url, is_object=False)
-        except ConfigError as error:
-            raise ConfigError(f"tier {self.name!r}: {error.args[0]}") from error
-        return Prefix(backend, folder) if folder else backend
+
+def _check_name(name: Any) -> None:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ConfigError(f"a tier's name is made of letters, digits, '-' and '_': not {name!r}")
+
+
+def _opened(name: str, url: str, defaults: Mapping[str, Any] | None) -> Backend:
+    """The backend of a URL, which shows and pickles no secret that the URL has in it. No I/O."""
+    if "/" not in url:
+        raise ConfigError(f"tier {name!r}: {url!r} is no URL, and a path has a slash in it: ./{url}")
+    try:
+        backend, folder = locate(url, is_object=False, defaults=defaults)
+    except ConfigError as error:
+        raise ConfigError(f"tier {name!r}: {error.args[0]}") from error
+    return Prefix(backend, folder) if folder else backend
 
 
 @dataclass(eq=False, slots=True)
@@ -72,6 +82,11 @@ class Place:
 
     def takes(self, path: str) -> bool:
         return self.match is None or any(pattern.fullmatch(path) for pattern in self.patterns)
+
+    def touches(self, folder: str) -> bool:
+        """Whether a key under ``folder`` may match."""
+        heads = [""] if self.match is None else [literal_folder(pattern) for pattern in self.match]
+        return any(is_under(folder, head) or is_under(head, folder) or head == folder for head in heads)
 
     def takes_all_of(self, folder: str) -> bool:
         """Whether every key under ``folder`` is known to match."""
@@ -97,13 +112,15 @@ class Place:
         raise PreconditionFailed(f"the object is now in tier {self.name!r}", path=path, op=op)
 
 
-def places_of(tiers: Iterable[Tier | Mapping[str, Any]]) -> tuple[Place, ...]:
+def places_of(
+    tiers: Iterable[Tier | Mapping[str, Any]], defaults: Mapping[str, Any] | None = None
+) -> tuple[Place, ...]:
     """The tiers with their backends. Raises ``ConfigError`` for none, for a name that comes twice, and for what is no
     tier."""
     found: list[Place] = []
     for tier in tiers:
         if isinstance(tier, Mapping):
-            tier = _tier_of(tier, len(found))
+            tier = _tier_of(tier, len(found), defaults)
         if not isinstance(tier, Tier):
             raise ConfigError(f"a tier is Tier(name, store), not {type(tier).__name__}")
         if any(tier.name == place.name for place in found):
@@ -112,10 +129,13 @@ def places_of(tiers: Iterable[Tier | Mapping[str, Any]]) -> tuple[Place, ...]:
         found.append(Place(tier.name, len(found), ops.extended(tier.store), tier, match))
     if not found:
         raise ConfigError("there are no tiers")
+    for one, other in combinations(found, 2):
+        if ops.same_place(one.backend, other.backend):
+            raise ConfigError(f"the tiers {one.name!r} and {other.name!r} are the same place")
     return tuple(found)
 
 
-def _tier_of(table: Mapping[str, Any], number: int) -> Tier:
+def _tier_of(table: Mapping[str, Any], number: int, defaults: Mapping[str, Any] | None) -> Tier:
     known = ("name", "store", "match")
     for key in table:
         if key not in known:
@@ -123,7 +143,29 @@ def _tier_of(table: Mapping[str, Any], number: int) -> Tier:
     for key in known[:2]:
         if key not in table:
             raise ConfigError(f"tier {number}: the key {key!r} is missing")
-    return Tier(**table)
+    _check_name(table["name"])
+    store = table["store"]
+    if isinstance(store, str):
+        store = _opened(str(table["name"]), store, defaults)
+    return Tier(**{**table, "store": store})
+
+
+def told(error: BaseException, place: Place) -> BaseException:
+    """The error, with the tier's name in it."""
+    note = f"in tier {place.name!r}"
+    if note not in getattr(error, "__notes__", ()):
+        error.add_note(note)
+    return error
+
+
+@contextmanager
+def named(place: Place) -> Iterator[None]:
+    """What fails in the block, fails in this tier."""
+    try:
+        yield
+    except StorageError as error:
+        told(error, place)
+        raise
 
 
 _OF_READS = ("read", "range_read")

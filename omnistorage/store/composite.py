@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal, Self
 
 from ..core import Backend, ObjectInfo, ResolutionPlan
-from ..errors import NotFound
+from ..errors import BackendUnavailable, NotFound, StorageError
 from ..multi import Difference, Tier, TieredBackend
 from ..multi._migrate import migrate, migrate_folder
 from ..multi.outcomes import ShadowStats
@@ -81,7 +82,13 @@ class CompositeStore(Store):
         inside = join(self._root, path)
         for place in self._tiers.candidates(inside):
             tried.append(place.name)
-            if place.backend.exists(inside):
+            try:
+                there = place.backend.exists(inside)
+            except BackendUnavailable:
+                if not self._tiers._skips:
+                    raise
+                continue
+            if there:
                 found = place.name
                 break
         more = {"resolved_tier": found, "tried": tuple(tried), "exists": found is not None}
@@ -92,16 +99,26 @@ class CompositeStore(Store):
         copied (``PreconditionFailed`` otherwise: both are kept). Where ``to_tier`` has the same bytes already, as after
         a migration that was cut short, they are the copy; others are ``AlreadyExists`` unless ``overwrite``."""
         key = join(self._root, file_key(path, "migrate"))
-        return self._info(migrate(self._tiers, key, from_tier, to_tier, overwrite=overwrite))
+        with self._rebased():
+            return self._info(migrate(self._tiers, key, from_tier, to_tier, overwrite=overwrite))
 
     def migrate_folder(self, path: StorePath, from_tier: str, to_tier: str, *, overwrite: bool = False) -> FolderInfo:
         """Move every file that ``from_tier`` has in a folder. It stops at the first that fails; what was moved stays
         moved, and running it again goes on."""
         folder = folder_key(path, "migrate_folder")
-        count, size = migrate_folder(self._tiers, join(self._root, folder), from_tier, to_tier, overwrite=overwrite)
+        with self._rebased():
+            count, size = migrate_folder(self._tiers, join(self._root, folder), from_tier, to_tier, overwrite=overwrite)
         if not count and not self._is_folder(folder):
             raise NotFound("no such folder", path=folder, backend=self._at.name, op="migrate_folder")
         return FolderInfo(folder, count, size)
+
+    @contextmanager
+    def _rebased(self) -> Iterator[None]:
+        """Errors name the path below this store's root."""
+        try:
+            yield
+        except StorageError as error:
+            raise (self._at._error(error) if isinstance(self._at, Prefix) else error) from error.__cause__
 
     def _info(self, info: ObjectInfo) -> ObjectInfo:
         return self._at._info(info) if isinstance(self._at, Prefix) else info

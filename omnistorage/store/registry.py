@@ -4,7 +4,7 @@ wrappers."""
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from os import PathLike
 from typing import Any, Self
 
@@ -29,6 +29,7 @@ class Registry:
         self._made: dict[str, ExtendedBackend] = {}
         self._stores: dict[str, Store] = {}
         self._closed = False
+        self._making: list[str] = []
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -62,10 +63,23 @@ class Registry:
                 raise BackendClosed("the registry is closed", backend=name, op="get_backend")
             if name not in self._made:
                 try:
-                    self._made[name] = open_backend(config)
+                    self._made[name] = open_configured(config, lambda tier: self._tier(name, tier))
                 except ConfigError as error:
                     raise ConfigError(f"backends.{name}: {error.args[0]}") from error
             return self._made[name]
+
+    def _tier(self, name: str, tier: str) -> Store | None:
+        """The store or backend of this configuration that is a tier of the backend ``name``."""
+        profile = self.config.stores.get(tier)
+        if profile is None and tier not in self.config.backends:
+            return None
+        self._making.append(name)
+        try:
+            if (tier if profile is None else profile.backend) in self._making:
+                raise ConfigError(f"the tier {tier!r} leads back to itself")
+            return self.get_store(tier) if profile is not None else _store(self.get_backend(tier), "")
+        finally:
+            self._making.pop()
 
     def close(self) -> None:
         """Close all backends. Every one is tried; the first error is raised then."""
@@ -89,6 +103,22 @@ class Registry:
 
     def __repr__(self) -> str:
         return f"Registry({self.config!r})"
+
+
+def open_configured(
+    config: BackendConfig, named: Callable[[str], Any], *, defaults: Mapping[str, Any] | None = None
+) -> ExtendedBackend:
+    """The backend of a ``BackendConfig``, as ``open_backend`` opens it; where it has tiers, ``named`` gives those whose
+    store is a name of the same configuration."""
+    tiers = config.options.get("tiers")
+    if config.type != "tiered" or not isinstance(tiers, list | tuple):
+        return open_backend(config, defaults=defaults)
+    found = []
+    for tier in tiers:
+        store = tier.get("store") if isinstance(tier, Mapping) else None
+        known = named(store) if isinstance(store, str) and "/" not in store else None
+        found.append(tier if known is None else {**tier, "store": known})
+    return open_backend(config.type, {**config.options, "tiers": found}, defaults=defaults)
 
 
 def _store(backend: Backend, root: str, *, owns: bool = False) -> Store:

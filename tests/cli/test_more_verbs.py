@@ -514,8 +514,8 @@ def test_a_configured_store_is_a_name_too_and_tiers_are_one(cli: Cli, box: Path)
         (box / folder).mkdir(parents=True)
     (box / "cold/logs/x.txt").write_text("cold\n")
     (box / "c.toml").write_text(
-        '[backends.seasons]\ntype = "tiered"\noptions = { tiers = [{ name = "hot", store = "hot" }, '
-        '{ name = "cold", store = "cold" }] }\n'
+        '[backends.seasons]\ntype = "tiered"\noptions = { tiers = [{ name = "hot", store = "./hot" }, '
+        '{ name = "cold", store = "./cold" }] }\n'
         '[stores.logs]\nbackend = "seasons"\nroot_path = "logs/"\n'
         '[stores.kept]\nbackend = "seasons"\noptions = { read_only = true }\n'
     )

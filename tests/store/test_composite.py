@@ -308,3 +308,71 @@ def test_the_union_of_long_listings_holds_no_listing_in_memory():
         assert tracemalloc.get_traced_memory()[1] < 2_000_000
     finally:
         tracemalloc.stop()
+
+
+def test_errors_of_a_migration_name_the_path_that_was_passed():
+    store = seasons().child("x")
+    for call in (lambda: store.migrate("zz", "hot", "cold"), lambda: store.resolve("../zz")):
+        with pytest.raises((NotFound, InvalidPath)) as caught:
+            call()
+        assert caught.value.path in ("zz", "../zz")
+    store.write("d/y", b"1")
+    store.tier("cold").write("d/y", b"2")
+    with pytest.raises(AlreadyExists) as caught:
+        store.migrate_folder("d", "hot", "cold")
+    assert caught.value.path == "d/y"
+
+
+def test_after_a_change_of_patterns_a_folder_is_migrated_as_far_as_it_belongs_there():
+    old = MemoryBackend()
+    for name in ("1.parquet", "2.txt", "3.parquet"):
+        old.put_raw(f"d/{name}", b"1")
+    store = CompositeStore([Tier("tables", MemoryBackend(), match="**/*.parquet"), Tier("rest", old)], "match")
+    assert store.migrate_folder("d", "rest", "tables").file_count == 2
+    assert names(store.list_files("d")) == ["d/1.parquet", "d/2.txt", "d/3.parquet"]
+
+
+def test_a_probe_goes_past_what_reads_go_past():
+    hot, cold = Down(fails={"all"}), MemoryBackend()
+    cold.put_raw("x", b"")
+    store = CompositeStore([Tier("hot", hot), Tier("cold", cold)], skip_unavailable=True)
+    assert store.resolve("x", probe=True).details["resolved_tier"] == "cold"
+    with pytest.raises(BackendUnavailable):
+        CompositeStore([Tier("hot", hot), Tier("cold", cold)]).resolve("x", probe=True)
+
+
+def test_tiers_may_be_stores_and_backends_of_the_same_configuration(tmp_path):
+    config = {
+        "backends": {
+            "disk": {"type": "local", "options": {"root": str(tmp_path)}},
+            "ram": {"type": "memory"},
+            "both": {
+                "type": "tiered",
+                "options": {"tiers": [{"name": "a", "store": "near"}, {"name": "b", "store": "ram"}]},
+            },
+            "loop": {"type": "tiered", "options": {"tiers": [{"name": "a", "store": "loop"}]}},
+            "typo": {"type": "tiered", "options": {"tiers": [{"name": "a", "store": "naer"}]}},
+        },
+        "stores": {"near": {"backend": "disk", "root_path": "near"}, "all": {"backend": "both"}} | {
+            name: {"backend": name} for name in ("loop", "typo")
+        },
+    }  # fmt: skip
+    with Registry(config) as registry:
+        registry.get_store("all").write("x", b"1")
+        assert (tmp_path / "near" / "x").read_bytes() == b"1"
+        registry.get_store("all").migrate("x", "a", "b")
+        assert registry.get_backend("ram").peek("x") == b"1"
+        with pytest.raises(ConfigError, match="leads back to itself"):
+            registry.get_store("loop")
+        with pytest.raises(ConfigError, match="'naer' is no URL"):
+            registry.get_store("typo")
+
+
+def test_defaults_reach_the_tiers():
+    from omnistorage import open_backend
+    from omnistorage.policies import RequestPolicy
+
+    policy = RequestPolicy(retries=0)
+    options = {"tiers": [{"name": "web", "store": "http://host/x/"}, {"name": "disk", "store": "./nowhere"}]}
+    tiers = open_backend("tiered", options, defaults={"policy": policy})
+    assert tiers.tier("web").backend.policy is policy

@@ -108,10 +108,10 @@ class CompositeMachine(RuleBasedStateMachine):
             assert not overwrite, got
             assert before is not None, got
 
-    @rule(path=paths, content=contents)
-    def plant(self, path, content):
-        self.backends["cold"].inner.put_raw(path, content)
-        self.model["cold"][path] = content
+    @rule(path=paths, content=contents, into=tiers)
+    def plant(self, path, content, into):
+        self.backends[into].inner.put_raw(path, content)
+        self.model[into][path] = content
 
     @rule(path=paths)
     def read(self, path):
