@@ -55,18 +55,27 @@ class Switch(Faulty):
 
 
 class Held(Faulty):
-    """A tier that answers only when it is told to, or is cancelled."""
+    """A tier that answers only when it is told to (``go``), or is cancelled."""
 
     def __init__(self, inner):
         super().__init__(inner)
-        self.go, self.asked, self.cancelled = Waiter(), threading.Event(), threading.Event()
+        self.asked, self.cancelled = threading.Event(), threading.Event()
+        self.waiting, self.released = [], False
+
+    def go(self):
+        self.released = True
+        for waiter in list(self.waiting):
+            waiter.set()
 
     def _before(self, op, number):
+        waiter = Waiter()  # of this call alone: a cancellation sets it
+        self.waiting.append(waiter)
         self.asked.set()
         try:
-            wait(self.go, 30)
+            while not self.released:
+                wait(waiter, 30)
+                waiter.clear()
         except Cancelled:
-            self.go.clear()  # a cancellation wakes by setting what is waited on
             self.cancelled.set()
             raise
 
@@ -416,7 +425,7 @@ def test_race_lets_a_miss_and_a_failure_wait_for_a_good_answer():
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(read_bytes, tiers, "x")
         assert late.asked.wait(30)
-        late.go.set()
+        late.go()
         assert answer.result(30) == b"late"
         with pytest.raises(BackendUnavailable):
             read_bytes(tiers, "missing")
@@ -426,9 +435,12 @@ def test_race_closes_what_came_too_late():
     closed = threading.Event()
 
     class Late(Held):
+        turn = threading.Event()
+
         def _before(self, op, number):
             self.asked.set()
-            self.go.wait(30)  # deaf to cancellation
+            while not self.released:  # deaf to cancellation
+                self.turn.wait(0.01)
 
         def _reader(self, reader, path):
             class Closing(type(super()._reader(reader, path))):
@@ -441,7 +453,7 @@ def test_race_closes_what_came_too_late():
     late = Late(filled(x=b"late"))
     tiers = TieredBackend([Tier("late", late), Tier("fast", filled(x=b"fast"))], read="race")
     assert read_bytes(tiers, "x") == b"fast"
-    late.go.set()
+    late.go()
     assert closed.wait(30)
 
 
@@ -502,7 +514,7 @@ def test_shadow_compares_no_read_that_was_left_early_and_never_too_many_at_once(
     for _ in range(6):
         assert read_bytes(tiers, "x") == b"xy"
     assert tiers.shadow_stats.skipped == 3
-    held.go.set()
+    held.go()
     tiers.drain()
     assert (tiers.shadow_stats, told) == ((4, 0, 0, 3), [])
 
