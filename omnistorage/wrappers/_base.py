@@ -75,6 +75,11 @@ class Wrapper(Closes):
     def url(self) -> str | None:
         return getattr(self.inner, "url", None)
 
+    @property
+    def durable(self) -> bool:
+        """Whether ``WriteOptions(durable=True)`` can be honoured: the inner backend, which writes, says it."""
+        return self.features.write and bool(getattr(self.inner, "durable", False))
+
     def power_of(self, kind: Callable[..., P]) -> P | None:
         """The answer to ``core.power``."""
         return self if self._inner_power(kind) is not None else None  # type: ignore[return-value]

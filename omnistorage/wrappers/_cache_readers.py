@@ -35,9 +35,9 @@ class BytesReader(ReaderBase):
 
 
 class EntryReader(ReaderBase):
-    """Reads an entry, from byte ``at`` of the object to ``ends``. When that fails or is too short, ``reopen(at)`` gives
-    the rest from the origin. ``given`` hears of the bytes that came from the entry, ``failed`` of an entry that broke.
-    """
+    """Reads an entry, from byte ``at`` of the object to ``ends``, or to its end if that comes before and nobody knows
+    the object's size. When that fails or is too short, ``reopen(at)`` gives the rest from the origin. ``given`` hears
+    of the bytes that came from the entry, ``failed`` of an entry that broke."""
 
     def __init__(
         self,
@@ -54,6 +54,8 @@ class EntryReader(ReaderBase):
         self._is_entry = True
         self._at = at
         self._ends = ends
+        self._is_part = ends is not None and ends != info.size  # more may follow in the entry: it is not read
+        self._is_sized = info.size is not None
         self._reopen = reopen
         self._given = given
         self._failed = failed
@@ -64,10 +66,11 @@ class EntryReader(ReaderBase):
 
     def _read_all(self) -> bytes:
         # As much as there is and no more: memory for what is not there would cost more than reading what is.
-        sure = self._ends is not None and self._from.info.size is not None
+        ends = self._ends if self._is_sized else None
+        sure = ends is not None and self._from.info.size is not None
         parts = []
-        while self._is_entry and not (sure and self._at == self._ends):
-            parts.append(self._checked(max(1, self._ends - self._at) if self._ends is not None else READ_BLOCK))
+        while self._is_entry and not (sure and self._at == ends):
+            parts.append(self._checked(max(1, ends - self._at) if ends is not None else READ_BLOCK))
             if not parts[-1]:
                 break
         if not self._is_entry:
@@ -75,10 +78,13 @@ class EntryReader(ReaderBase):
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _checked(self, size: int) -> bytes:
+        ends = self._ends
+        if ends is not None and self._is_part:
+            size = min(size, ends - self._at)
         try:
-            data = self._from.read(size)
+            data = self._from.read(size) if size else b""
             self._at += len(data)
-            if self._ends is not None and (self._at > self._ends or (not data and self._at < self._ends)):
+            if ends is not None and (self._at > ends or (self._is_sized and not data and self._at < ends)):
                 self._at -= len(data)
                 raise CorruptData("the entry has another size than the object", path=self._info.path)
         except Exception as error:

@@ -61,8 +61,8 @@ class Cache(Wrapper):
     is there, and otherwise from the origin. Reads with conditions or of a version go to the origin.
 
     Small entries and ranges are read when they are opened, so a reader of one needs neither ``into`` nor the origin any
-    more; a larger entry that breaks while it is read is continued at the origin, unless the object has changed: that is
-    ``CorruptData``. Either way, and during a fetch, a reader takes up to 8 MiB of memory.
+    more; a larger entry, or one of unknown size, that breaks while it is read is continued at the origin, unless the
+    object has changed: that is ``CorruptData``. Either way, and during a fetch, a reader takes up to 8 MiB of memory.
 
     ``max_bytes`` and ``max_entries`` bound what is kept; the least recently used goes first. Several processes that
     share ``into`` may pass them by what they added since their last look, 64 entries or a quarter. Whatever ``into``
@@ -193,16 +193,16 @@ class Cache(Wrapper):
 
     def _from_entry(self, path: str, known: Known, options: ReadOptions) -> Reader | None:
         """A reader of the entry, if there is one."""
-        size = ends = known.info.size
-        start = options.offset
+        size, start = known.info.size, options.offset
+        ends = None if options.length is None else start + options.length
         if size is not None:
-            ends = size if options.length is None else min(size, start + options.length)
+            ends = size if ends is None else min(size, ends)
             start = min(start, ends)
         opened = self._shelf.open(known.name, start, options.length, size)
         if opened is None:
             return None
         entry, skip = opened
-        if ends is not None and ends - start + skip <= self.small:
+        if size is not None and ends is not None and ends - start + skip <= self.small:
             return self._read_whole(known, entry, skip, ends - start)
         self._shelf.count("hits")
         found = EntryReader(
