@@ -49,7 +49,7 @@ def main(folder: Path) -> None:
 
         # What a key would ask, without asking.
         plan = store.resolve("reports/2025/us.parquet")
-        print("plan:", plan.kind, plan.details["parameters"], plan.fingerprint is not None)
+        print("plan:", plan.kind, plan.details["parameters"], plan.fingerprint)
         for hostile in ("reports/2024/eu' OR 1=1 --.parquet", "reports/2024'; DROP TABLE sales/eu.parquet"):
             try:
                 store.read_bytes(hostile)

@@ -13,7 +13,7 @@ import json
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
-from itertools import product
+from itertools import islice, product
 from typing import Any, NamedTuple, Protocol
 
 from ..core import Features, ListOptions, ObjectInfo, Reader, ReadOptions, ResolutionPlan, check_time
@@ -65,6 +65,7 @@ class ComputedBackend(BackendBase):
             modified_precision=timedelta(microseconds=1) if timed or self._modified_at else None,
         )  # fmt: skip
         self._sizes = {}
+        self._there: dict[str, frozenset[str] | None] = {}
         self._sizes_lock = threading.Lock()
 
     # -- what a subclass says ------------------------------------------------------------------------------------------
@@ -86,7 +87,13 @@ class ComputedBackend(BackendBase):
 
     def _has(self, entry: Entry, key: Key) -> bool:
         """Whether ``key`` is among the values of a pattern that has some."""
-        return any(entry.pattern.path_of(row) == key.path for row in self._rows(entry))
+        if callable(entry.values):
+            return key.path in _paths_of(entry.pattern, self._rows(entry))
+        if entry.pattern.text not in self._there:
+            rows = list(islice(_paths_of(entry.pattern, self._rows(entry)), MAX_KEYS + 1))
+            self._there[entry.pattern.text] = None if len(rows) > MAX_KEYS else frozenset(rows)
+        known = self._there[entry.pattern.text]
+        return key.path in (_paths_of(entry.pattern, self._rows(entry)) if known is None else known)
 
     def _fallback(self, path: str) -> Entry | None:
         """What a key means that no entry means; no I/O."""
@@ -129,10 +136,11 @@ class ComputedBackend(BackendBase):
         return entry, key
 
     def resolve(self, key: str) -> ResolutionPlan:
-        """What ``key`` would be made of; no I/O. ``NotFound`` if no entry means it."""
+        """What ``key`` would be made of; no I/O. ``NotFound`` if no entry means it. There is a fingerprint only where
+        ``frozen`` says that it determines the bytes: caches believe it."""
         entry, found = self._find(check_key(key, op="resolve"), "resolve")
         kind, details, fingerprint = self._plan(entry, found)
-        return ResolutionPlan(kind, self.name, key, details, fingerprint)
+        return ResolutionPlan(kind, self.name, key, details, fingerprint if self._frozen else None)
 
     # -- one object ----------------------------------------------------------------------------------------------------
 
@@ -187,28 +195,30 @@ class ComputedBackend(BackendBase):
             if entry.values is not None and _may_hold(entry.pattern, folder):
                 self._enumerate(entry, folder, found, on_error)
         for path, entry in self._fallback_entries():
-            if is_under(path, folder):
+            owner = self._seek(path)
+            if owner is not None and owner[0] == entry and is_under(path, folder):
                 found.setdefault(path, entry)
         return sorted(found.items(), key=lambda item: sort_key(item[0]))
 
     def _enumerate(
         self, entry: Entry, folder: str, found: dict[str, Entry], on_error: Callable[[StorageError], None] | None
     ) -> None:
-        limit = len(found) + MAX_KEYS
-        with self._placing("list", entry.pattern.text):
-            for row in self._rows(entry):
+        placing = self._placing("list", entry.pattern.text)
+        with placing:
+            for number, row in enumerate(self._rows(entry)):
+                if number >= MAX_KEYS:
+                    raise StorageError(f"{entry.pattern.text!r} has more than {MAX_KEYS} keys: give it fewer values")
                 try:
                     path = entry.pattern.path_of(row)
                 except StorageError as error:
                     if on_error is None:
                         raise
+                    placing.place(error)
                     on_error(error)
                     continue
                 owner = self._seek(path)
                 if owner is not None and owner[0] is entry and is_under(path, folder):
                     found[path] = entry
-                if len(found) > limit:
-                    raise StorageError(f"{entry.pattern.text!r} has more than {MAX_KEYS} keys: give it fewer values")
 
     def _list(self, prefix: str, options: ListOptions) -> Iterator[ObjectInfo]:
         after = None if options.start_after is None else sort_key(options.start_after)
@@ -253,8 +263,18 @@ class ComputedReader(ReaderBase):
         self._count = 0
 
     def _read(self, size: int) -> bytes:
-        with self._from._placing("read", self._info.path):
-            data = self._source.read(size)
+        if self._failed is not None:
+            raise self._failed  # what is left of the source would look like an end
+        try:
+            with self._from._placing("read", self._info.path):
+                data = self._source.read(size)
+        except StorageError as error:
+            self._failed = error
+            raise
+        except BaseException as error:
+            what = f"an earlier read ended with {type(error).__name__}: open a new reader"
+            self._failed = StorageError(what, path=self._info.path, op="read", backend=self._from.name)
+            raise
         self._count += len(data)
         if not data and not self._ended:
             self._ended = True
@@ -263,6 +283,7 @@ class ComputedReader(ReaderBase):
         return data
 
     _ended = False
+    _failed: StorageError | None = None
 
     def _release(self) -> None:
         self._source.close()
@@ -284,10 +305,13 @@ class _Placing:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, StorageError):
-            error.op = error.op or self._op
-            error.backend = error.backend or self._backend
-            if error.path is None:
-                error.path = self._path
+            self.place(error)
+
+    def place(self, error: StorageError) -> None:
+        error.op = error.op or self._op
+        error.backend = error.backend or self._backend
+        if error.path is None:
+            error.path = self._path
 
 
 # --- configuration ----------------------------------------------------------------------------------------------------
@@ -307,7 +331,7 @@ def _key_of(entry: Entry, path: str, params: Mapping[str, Any]) -> Key:
 
 def _may_hold(pattern: Pattern, folder: str) -> bool:
     """Whether keys of ``pattern`` can lie under ``folder``, as far as its literal beginning tells."""
-    head = pattern.text.partition("{")[0]
+    head = pattern.head
     return f"{folder}/".startswith(head) or head.startswith(f"{folder}/") or not folder
 
 
@@ -329,16 +353,54 @@ def as_time(value: datetime | str | None) -> datetime | None:
 def rows_of(entry: Entry) -> Iterable[Any]:
     """The parameters that ``values`` enumerates: a sequence of mappings, or of plain values for one parameter; a
     mapping from each parameter to its values, all combinations of which are meant; or a function that returns one."""
-    values = entry.values() if callable(entry.values) else entry.values
-    names = entry.pattern.names
+    return _guarded(entry) if callable(entry.values) else _rows_of(entry.pattern, entry.values)
+
+
+def _guarded(entry: Entry) -> Iterator[Any]:
+    """What a function of the user's gives; its errors become ours."""
+    try:
+        yield from _rows_of(entry.pattern, entry.values())
+    except StorageError:
+        raise
+    except Exception as error:
+        what = f"{type(error).__name__}: {str(error)[:300]}"
+        raise StorageError(f"the values of {entry.pattern.text!r} failed: {what}") from error
+
+
+def _rows_of(pattern: Pattern, values: Any) -> Iterable[Any]:
+    names = pattern.names
     if isinstance(values, Mapping):
         columns = [values.get(name) for name in names]
         if set(values) != set(names) or any(isinstance(c, str) or not isinstance(c, Iterable) for c in columns):
-            raise ConfigError(f"values of {entry.pattern.text!r} name a list for each of {', '.join(names)}")
+            raise ConfigError(f"values of {pattern.text!r} name a list for each of {', '.join(names)}")
         return (dict(zip(names, row, strict=True)) for row in product(*columns))  # type: ignore[arg-type]
     if isinstance(values, str | bytes) or not isinstance(values, Iterable):
-        raise ConfigError(f"values of {entry.pattern.text!r} are a list or a table, not {type(values).__name__}")
-    return (row if isinstance(row, Mapping) else _single(names, row, entry.pattern) for row in values)
+        raise ConfigError(f"values of {pattern.text!r} are a list or a table, not {type(values).__name__}")
+    return (row if isinstance(row, Mapping) else _single(names, row, pattern) for row in values)
+
+
+def settled(values: Any) -> Any:
+    """``values`` as they are when the backend is made: an iterator would be used up by the first look at it, a list
+    might change behind what is known of it. Functions and queries are asked each time."""
+    if values is None or callable(values) or isinstance(values, str | bytes | range):
+        return values
+    if isinstance(values, Mapping):
+        return {name: settled(column) for name, column in values.items()}
+    if not isinstance(values, Iterable):
+        return values  # which ``rows_of`` refuses
+    found = tuple(islice(values, MAX_KEYS + 1))
+    if len(found) > MAX_KEYS:
+        raise ConfigError(f"values are at most {MAX_KEYS}: give fewer, or a function")
+    return found
+
+
+def _paths_of(pattern: Pattern, rows: Iterable[Any]) -> Iterator[str]:
+    """The keys of values; those that make none are what a listing reports."""
+    for row in rows:
+        try:
+            yield pattern.path_of(row)
+        except StorageError:
+            continue
 
 
 def _single(names: Sequence[str], value: Any, pattern: Pattern) -> dict[str, Any]:

@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from datetime import date
+from datetime import date, datetime
 from typing import Any, NamedTuple
+from uuid import UUID
 
 from ..errors import ConfigError, InvalidPath, StorageError
 from ..paths import MAX_PATH_BYTES, check_new, suffixes
@@ -46,7 +47,7 @@ _KINDS = {
     "path": _Kind(".+", str, str, (str,)),
     "int": _Kind("-?[0-9]{1,19}", int, str, (int,)),
     "date": _Kind("[0-9]{4}-[0-9]{2}-[0-9]{2}", _day, date.isoformat, (date,)),
-    "uuid": _Kind("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", str, lambda value: str(value).lower(), (object,)),
+    "uuid": _Kind("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", str, str, (str, UUID)),
 }
 _PADDED = re.compile(r"0([1-9])d")
 _PART = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]|[^{}]+")
@@ -131,6 +132,24 @@ class Pattern:
         return at + 2 < len(self._parts) and "/" not in self._parts[at + 1][0]
 
     @property
+    def head(self) -> str:
+        """What all keys of the pattern begin with."""
+        text, kind = self._parts[0]
+        return text if kind is None else ""
+
+    def typed(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The same parameters, dates that came as text as dates."""
+        found = dict(values)
+        for name, kind in self._kinds.items():
+            value = found.get(name)
+            if kind is _KINDS["date"] and isinstance(value, str) and re.fullmatch(kind.regex, value):
+                try:
+                    found[name] = kind.parse(value)
+                except ValueError:
+                    pass  # it makes no key, which ``path_of`` says
+        return found
+
+    @property
     def shape(self) -> str:
         """Equal for patterns that differ in the names of parameters alone."""
         return "".join(text if kind is None else f"\0{kind.regex}\0" for text, kind in self._parts)
@@ -162,7 +181,7 @@ class Pattern:
             if text not in values:
                 raise StorageError(f"the values of {self.text!r} have no {text!r}")
             value = values[text]
-            if not isinstance(value, kind.types) or isinstance(value, bool) or value is None:
+            if not isinstance(value, kind.types) or isinstance(value, bool | datetime):
                 raise StorageError(f"{text!r} of {self.text!r} cannot be {type(value).__name__}")
             parts.append(kind.write(value))
         path = "".join(parts)

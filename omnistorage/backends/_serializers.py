@@ -286,12 +286,18 @@ _WRITERS: dict[str, Callable[[_Sink, Any, str], Any]] = {
 
 
 def without_views(reader: Any) -> Any:
-    """A reader whose text and bytes are plain: other libraries' columns are views, which few formats can hold."""
+    """A reader whose text and bytes are plain: other libraries' columns are views, which few formats can hold, or have
+    dictionaries, which may change between two batches, as an IPC file cannot."""
     pa = arrow()
-    plain = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
-    if not any(field.type in plain for field in reader.schema):
+    views = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
+
+    def plain(kind: Any) -> Any:
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        return views.get(kind, kind)
+
+    if all(plain(field.type) == field.type for field in reader.schema):
         return reader
-    return reader.cast(pa.schema([field.with_type(plain.get(field.type, field.type)) for field in reader.schema]))
+    return reader.cast(pa.schema([field.with_type(plain(field.type)) for field in reader.schema]))
 
 
 def check_distinct(names: Iterable[str]) -> None:

@@ -50,7 +50,8 @@ class ADBCSerializer(ArrowSerializer):
 
 class ConnectorXSerializer(ArrowSerializer):
     """By ConnectorX (https://sfu-db.github.io/connector-x/). It binds no parameters, so queries with any are refused,
-    as are databases in memory. Needs ``connectorx``, which belongs to no extra: ``pip install connectorx``."""
+    as are databases in memory and, on SQLite, booleans, as it takes every number but 0 for true. Needs ``connectorx``,
+    which belongs to no extra: ``pip install connectorx``."""
 
     def __init__(self, *, batch_rows: int = BATCH_ROWS, compression: str = "zstd") -> None:
         super().__init__(batch_rows=batch_rows, compression=compression)
@@ -61,6 +62,12 @@ class ConnectorXSerializer(ArrowSerializer):
             raise CapabilityNotSupported("connectorx binds no parameters: take another serializer", capability="bind")
         result.describe()
         family = result.database.dialect.family
+        for field in result.fields:
+            if family == "sqlite" and not field.own and arrow().types.is_boolean(field.type):
+                raise CapabilityNotSupported(
+                    f"column {field.name!r}: connectorx takes any number but 0 for true: take another serializer",
+                    capability="boolean",
+                )
         place = f"sqlite://{_file_of(result)}" if family == "sqlite" else result.database.url_with_password(family)
         text, _ = result.positional("qmark")
 
@@ -161,7 +168,7 @@ def cast(field: Any, column: Any) -> Any:
     try:
         if field.own:
             return field.convert(column.to_pylist())
-        made = column.cast(field.type)
+        made = _checked(column, field.type).cast(field.type)
         if pa.types.is_floating(column.type) and pa.types.is_decimal(field.type):
             import pyarrow.compute as compute
 
@@ -172,6 +179,23 @@ def cast(field: Any, column: Any) -> Any:
             f"column {field.name!r} comes as {column.type} and cannot be {field.type}: {str(error)[:200]}"
         ) from error
     return made
+
+
+def _checked(column: Any, kind: Any) -> Any:
+    """The column, once its cast to ``kind`` is known to mean what the default means; ``ValueError`` if it does not."""
+    pa = arrow()
+    t, given = pa.types, column.type
+    if t.is_integer(given) and t.is_temporal(kind):
+        raise ValueError("a number is no time")
+    if t.is_integer(given) and t.is_boolean(kind):
+        import pyarrow.compute as compute
+
+        truths = compute.is_in(column.drop_null(), pa.array([0, 1], given))
+        if not compute.all(truths, min_count=0).as_py():
+            raise ValueError("a number is neither 0 nor 1")
+    if t.is_integer(given) and t.is_decimal(kind):
+        return column.cast(pa.decimal256(76, kind.scale))  # wide enough for the type: now its values are looked at
+    return column
 
 
 def _stream(table: NativeTable, format: str, serializer: ArrowSerializer) -> BinaryIO:
@@ -205,6 +229,9 @@ def _native(result: Any, call: Callable[[], Any]) -> Any:
         return call()
     except StorageError:
         raise
-    except Exception as error:
+    except BaseException as error:
+        # The panics of a client in Rust are no Exceptions, and no class that can be imported.
+        if not isinstance(error, Exception) and type(error).__module__ != "pyo3_runtime":
+            raise
         what = f"{type(error).__name__}: {mask_url(str(error)).strip()[:300]}"
         raise StorageError(what, path=result.key.path, op="open_reader") from error

@@ -16,6 +16,7 @@ from functools import cached_property
 from os import getpid
 from typing import Any
 from urllib.parse import quote
+from weakref import WeakKeyDictionary, ref
 
 from ..errors import ConfigError, NotFound, ReaderClosed, StorageError
 from ..policies import check
@@ -37,7 +38,9 @@ from ._sql_query_types import (
 )
 
 FETCH = 8192
-"""Rows held as Python objects at once."""
+"""The most rows held as Python objects at once."""
+_FETCH_BYTES = 16 << 20
+"""What those rows may weigh, as far as the rows before them tell."""
 _VIEW = "omnistorage_columns"
 
 
@@ -146,6 +149,8 @@ class QueryDatabase(Database):
         self.fetch("check_health", sqlalchemy().text("SELECT 1"), {}, 1)
 
 
+_LATEST: WeakKeyDictionary[Any, ref[Any]] = WeakKeyDictionary()
+"""The cursor of each connection to PostgreSQL that ran last: nobody else closes one whose connection broke under it."""
 _STREAM = {"stream_results": True, "yield_per": FETCH}
 
 
@@ -155,6 +160,7 @@ def _ask_for_text(conn: Any, cursor: Any, *_: Any) -> None:
         return
     from psycopg.types.string import TextLoader
 
+    _LATEST[conn] = ref(cursor)
     for name in AS_TEXT:
         cursor.adapters.register_loader(name, TextLoader)
 
@@ -172,8 +178,9 @@ class Statement:
         self.family = family
         given = query.sql
         if isinstance(given, str):
-            escaped, self.names = scanned(given, family)
-            self.text, self.clause = given.strip(), sa.text(escaped)
+            self.text = given.strip().removesuffix(";").rstrip()  # which could stand in no view
+            escaped, self.names = scanned(self.text, family)
+            self.clause = sa.text(escaped)
             return
         if not isinstance(given, sa.sql.ClauseElement) or not hasattr(given, "compile"):
             raise ConfigError(f"the query of {where!r} is a str, a text() or a Select, not {type(given).__name__}")
@@ -181,7 +188,7 @@ class Statement:
         binds = [part for part in sa.sql.visitors.iterate(given) if isinstance(part, sa.BindParameter)]
         self.names = tuple(dict.fromkeys(bind.key for bind in binds if bind.required or not bind.unique))
         self.supplied = {bind.key for bind in binds if not bind.required}
-        self.text = _text_of(given, sa)
+        self.text = _text_of(given, family, where, sa)
 
     supplied: set[str] = set()  # noqa: RUF012  (binds that bring a value of their own, replaced where there are any)
 
@@ -195,9 +202,14 @@ class Statement:
         return None if found is None else [(name, column.type) for name, column in found.items()]
 
 
-def _text_of(clause: Any, sa: Any) -> str:
-    """What stands for a query in plans: its text with the names of parameters, then their own values."""
-    compiled = clause.compile(dialect=sa.engine.default.DefaultDialect(paramstyle="named"))
+def _text_of(clause: Any, family: str, where: str, sa: Any) -> str:
+    """What stands for a query in plans: its text with the names of parameters, then their own values. In the words of
+    its database: those of another would leave out what only this one has."""
+    dialect = sa.make_url(f"{family}://").get_dialect()(paramstyle="named")
+    try:
+        compiled = clause.compile(dialect=dialect)
+    except sa.exc.SQLAlchemyError as error:
+        raise ConfigError(f"the query of {where!r} is none of {family}: {str(error)[:300]}") from error
     values = {name: value for name, value in sorted(compiled.params.items()) if value is not None}
     return f"{str(compiled).strip()}{f' -- {values!r}' if values else ''}"
 
@@ -265,13 +277,14 @@ class QueryResult:
             self.database.policy.run("open_reader", self._start, path=self.key.path)
 
     def _start(self) -> None:
+        self._ended = False  # an attempt before this one may have ended it
         link = None
         try:
             link = self.database.lend()
             with self.database.guard:
                 self._execute(link)
         except BaseException as error:
-            ours = self._ours(error, link) if isinstance(error, Exception) else None
+            ours = self._ours(error, link, "open_reader") if isinstance(error, Exception) else None
             if link is not None:
                 self._abandon(link)
             if ours is None:
@@ -303,14 +316,19 @@ class QueryResult:
         self._fields = fields_of(columns, self._query.types, self._type_map)
 
     def batches(self) -> Iterator[Any]:
-        """The rows as Arrow batches of at most ``FETCH`` rows. The connection goes back with the last one."""
-        schema, number = self.schema, 1
-        while rows := self._fetch():
-            yield batch_of(self._fields, rows, schema, number)
+        """The rows as Arrow batches of at most ``FETCH`` rows, and of some 16 MiB: each is as long as the width of the
+        rows before it allows. The connection goes back with the last one."""
+        schema, number, count = self.schema, 1, 1
+        while rows := self._fetch(count):
+            batch = batch_of(self._fields, rows, schema, number)
             number += len(rows)
+            fitting = _FETCH_BYTES * len(rows) // max(1, batch.nbytes)
+            count = max(1, min(8 * count, fitting, FETCH))
+            del rows
+            yield batch
         self.close()
 
-    def _fetch(self) -> Sequence[Any]:
+    def _fetch(self, count: int) -> Sequence[Any]:
         check("read", self.key.path)
         if self._pid != getpid():
             raise ReaderClosed("this reader belongs to the process that opened it", path=self.key.path, op="read")
@@ -318,9 +336,11 @@ class QueryResult:
             return ()
         try:
             with self.database.guard:
-                found: Sequence[Any] = self._next(self._rows)
+                found: Sequence[Any] = self._next(self._rows, count)
         except BaseException as error:
-            ours = self._ours(error, self._link) if isinstance(error, Exception) else None
+            ours = self._ours(error, self._link, "read") if isinstance(error, Exception) else None
+            if ours is not None and self._interrupted:
+                ours = ReaderClosed("the reader was closed while it was read", path=self.key.path, op="read")
             self._interrupted = True
             self.close()
             if ours is None:
@@ -330,21 +350,19 @@ class QueryResult:
             self._ended = True
         return found
 
-    def _next(self, rows: Any) -> Sequence[Any]:
+    def _next(self, rows: Any, count: int) -> Sequence[Any]:
         """The next rows: of a text as the driver gives them, which spares sqlalchemy's rows around them."""
         strategy = None if self._typed else getattr(rows, "cursor_strategy", None)
         found: Sequence[Any]
-        found = rows.fetchmany(FETCH) if strategy is None else strategy.fetchmany(rows, rows.cursor, FETCH)
+        found = rows.fetchmany(count) if strategy is None else strategy.fetchmany(rows, rows.cursor, count)
         return found
 
-    def _ours(self, error: Exception, link: QueryLink | None) -> StorageError:
+    def _ours(self, error: Exception, link: QueryLink | None, op: str) -> StorageError:
         if isinstance(error, StorageError):
             ours: StorageError = error
         else:
             connection = None if link is None else link.connection
-            ours = self.database.translated(
-                error, "open_reader", self.key.path, connecting=link is None, connection=connection
-            )
+            ours = self.database.translated(error, op, self.key.path, connecting=link is None, connection=connection)
         if isinstance(ours, NotFound):
             ours = _not_missing(ours)
         elif isinstance(ours, ConfigError):
@@ -388,10 +406,13 @@ class QueryResult:
             result.unbuffered_active = False  # else pymysql goes on reading, and from a closed connection
         if self.database.dialect.family == "sqlite":
             self._let_go(rows)  # or its lock stays as long as the statement is unfinished
+        latest = _LATEST.pop(link.sql, None)
         self.database.restore(link, broken=True)
         self._let_go(rows)  # afterwards it costs no answer of the server
+        self._let_go(None if latest is None else latest())
 
     def _let_go(self, rows: Any) -> None:
+        """Close a result or a cursor."""
         try:
             if rows is not None:
                 with self.database.guard:

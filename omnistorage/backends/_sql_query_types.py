@@ -207,7 +207,11 @@ def _field(column: Column, types: Mapping[str, Any], type_map: Mapping[str, Any]
     where = f"column {column.name!r}"
     said = types.get(column.name, type_map.get(column.sql_type) if column.sql_type else None)
     if callable(said) and not isinstance(said, arrow().DataType):
-        said = said(column)
+        try:
+            said = said(column)
+        except Exception as error:
+            what = f"{type(error).__name__}: {str(error)[:300]}"
+            raise ConfigError(f"{where}: the function of type_map failed: {what}") from error
     if said is None:
         said = column.given
     if said is None:
@@ -223,15 +227,15 @@ def _field(column: Column, types: Mapping[str, Any], type_map: Mapping[str, Any]
 
 def _unknown(column: Column) -> str:
     if column.loose and column.sql_type in ("", "num"):
-        why = "SQLite declares no type for an expression"
+        why = "SQLite declares no type for an expression" + (" but a number" if column.sql_type else "")
     elif column.sql_type in ("numeric", "decimal"):
         why = f"{column.sql_type} without a precision fits no Arrow type"
     else:
         why = f"the type {column.sql_type!r} has no counterpart in Arrow"
+    how = "CAST(... AS INTEGER), REAL or TEXT" if column.sql_type == "num" else "CAST(... AS ...)"
     other = f" or type_map={{{column.sql_type!r}: ARROW_TYPE}}" if column.sql_type else ""
     return (
-        f"column {column.name!r}: {why}: write CAST(... AS ...) in the query, or say "
-        f"types={{{column.name!r}: ARROW_TYPE}}{other}"
+        f"column {column.name!r}: {why}: write {how} in the query, or say types={{{column.name!r}: ARROW_TYPE}}{other}"
     )
 
 
@@ -317,7 +321,7 @@ def _array(field: Field, values: Sequence[Any], first: int) -> Any:
         _wrong(field, values, first)
     try:
         return field.convert(values)
-    except (arrow().ArrowException, ArithmeticError, TypeError, ValueError) as error:
+    except Exception as error:  # any, where a function of the user's converts
         _wrong(field, values, first, error)
 
 
@@ -327,7 +331,7 @@ def _wrong(field: Field, values: Sequence[Any], first: int, error: BaseException
             if field.own or type(value) in field.takes | {_NONE}:
                 field.convert([value])
                 continue
-        except (arrow().ArrowException, ArithmeticError, TypeError, ValueError) as found:
+        except Exception as found:
             error = found
         raise RecordError(
             f"column {field.name!r} is {field.type}, and a value of it, {type(value).__name__}, is not: CAST it in the "

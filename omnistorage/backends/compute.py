@@ -6,14 +6,15 @@ from __future__ import annotations
 
 import io
 import pickle
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from ..core import ResolutionPlan
 from ..errors import CapabilityNotSupported, ConfigError, StorageError
-from ._computed import ComputedBackend, Entry, Source, as_time, fingerprint_of
+from ._computed import ComputedBackend, Entry, Source, as_time, fingerprint_of, settled
 from ._computed_keys import Key, Pattern
 from ._serializers import CONTENT_TYPES, ArrowSerializer, arrow, check_distinct, without_views
 
@@ -52,8 +53,9 @@ class ComputeBackend(ComputedBackend):
     have no size before they are read.
 
     ``modified_at`` is the time of all objects without their own. ``frozen=True`` says that a function's bytes change
-    only with its parameters and its ``version``: then the plan's fingerprint is the etag, and a size, once known, stays
-    known. Pickles if the functions do.
+    only with its parameters and its ``version``: then the plan has a fingerprint, which is the etag, and a size, once
+    known, stays known. The fingerprint knows a function by its name, so one without a name of its own in its module (a
+    lambda, a partial, a method) needs a ``version``. Pickles if the functions do.
     """
 
     name = "compute"
@@ -72,6 +74,12 @@ class ComputeBackend(ComputedBackend):
         for key, one in made.items():
             if not callable(one.function):
                 raise ConfigError(f"what {key!r} names is no function but {type(one.function).__name__}")
+            if frozen and one.version is None and version is None and not _is_named(one.function):
+                raise ConfigError(
+                    f"frozen: the function of {key!r} has no name of its own in its module to be known by: give it one,"
+                    " or a version"
+                )
+            made[key] = replace(one, values=settled(one.values))
         self._options = {"functions": made, "modified_at": modified_at, "version": version, "frozen": frozen}
         self._version = version
         self._serializer = ArrowSerializer()
@@ -112,7 +120,7 @@ class ComputeBackend(ComputedBackend):
     def _produce(self, entry: Entry, key: Key) -> Source:
         made = _called(entry.pattern, key, lambda: entry.what.function(**key.params))
         if isinstance(made, str):
-            made = made.encode()
+            made = _called(entry.pattern, key, made.encode)
         if isinstance(made, bytes | bytearray | memoryview):
             return _Parts(entry.pattern, key, iter([made]), None)
         if hasattr(made, "__arrow_c_stream__"):
@@ -161,6 +169,9 @@ class _Table:
         """Nothing here can be interrupted: the read ends when the function's own does."""
 
 
+_END = object()
+
+
 class _Parts:
     """Over an iterable of bytes; ``owner`` is closed after, if it can be."""
 
@@ -171,8 +182,8 @@ class _Parts:
 
     def read(self, size: int, /) -> bytes:
         while not (data := self._held.read(size)):
-            part = _called(self._pattern, self._key, lambda: next(self._parts, None))
-            if part is None:
+            part = _called(self._pattern, self._key, lambda: next(self._parts, _END))
+            if part is _END:
                 return b""
             if not isinstance(part, bytes | bytearray | memoryview):
                 raise StorageError(
@@ -196,7 +207,7 @@ class _Parts:
 
 
 def _blocks(stream: Any) -> Iterator[Any]:
-    while block := stream.read(PART):
+    while (block := stream.read(PART)) != b"":  # which alone is the end: None is a stream that would block
         yield block
 
 
@@ -216,6 +227,14 @@ def _name_of(function: Any) -> str:
     inner = getattr(function, "func", function)  # of a partial
     name = getattr(inner, "__qualname__", type(inner).__qualname__)
     return f"{getattr(inner, '__module__', None) or '?'}:{name}"
+
+
+def _is_named(function: Any) -> bool:
+    """Whether the name of a function means this function and no other."""
+    found: Any = sys.modules.get(getattr(function, "__module__", None) or "")
+    for part in getattr(function, "__qualname__", "?").split("."):
+        found = getattr(found, part, None)
+    return found is function
 
 
 def _restore(options: dict[str, Any]) -> ComputeBackend:

@@ -8,7 +8,8 @@ query may hold in ``_sql_query_text``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from os import PathLike
 from typing import Any
@@ -16,8 +17,8 @@ from typing import Any
 from ..core import ResolutionPlan
 from ..errors import ConfigError, NotFound, StorageError
 from ..policies import RequestPolicy
-from ..secret import Secret
-from ._computed import MAX_KEYS, ComputedBackend, Entry, Source, as_time, fingerprint_of, rows_of
+from ..secret import Secret, mask
+from ._computed import MAX_KEYS, ComputedBackend, Entry, Source, as_time, fingerprint_of, rows_of, settled
 from ._computed_keys import Key, Pattern, format_of
 from ._serializers import CONTENT_TYPES, ArrowSerializer, ResultSerializer
 from ._serializers_native import NATIVE
@@ -54,9 +55,10 @@ class SQLQueryBackend(ComputedBackend):
     all schemas but the system's own, behind any key that names it. Listings show them as ``.parquet``.
 
     ``serializer`` is a ``ResultSerializer``, or one of "arrow", "adbc" and "connectorx". ``modified_at`` is the time of
-    all objects without their own. The plan's fingerprint is made of query, parameters, format, serializer and
-    ``schema_version``; ``frozen=True`` says that these determine the bytes: then it is the etag, and a size, once
-    known, stays known. Otherwise an object has no etag, and a size only when it has been read to its end.
+    all objects without their own. ``frozen=True`` says that query, parameters, format, serializer and
+    ``schema_version`` determine the bytes: then the plan has a fingerprint made of these, which is the etag, and a
+    size, once known, stays known. Otherwise there is neither fingerprint nor etag, so that no cache keeps anything, and
+    a size only when the object has been read to its end.
 
     ``policy`` sends every request; ``timeout`` bounds one, in seconds, ``busy_timeout`` the wait for SQLite's lock.
     """
@@ -80,7 +82,8 @@ class SQLQueryBackend(ComputedBackend):
         timeout: float = 60.0,
         busy_timeout: float = 10.0,
     ) -> None:
-        loaded = load_queries({} if queries is None else queries)
+        given = load_queries({} if queries is None else queries)
+        loaded = {key: replace(query, values=settled(query.values)) for key, query in given.items()}
         if strict and not loaded:
             raise ConfigError("there is no query: give queries, or strict=False to show views and tables")
         self._options = {
@@ -96,10 +99,10 @@ class SQLQueryBackend(ComputedBackend):
         self._serializer = _serializer(serializer, batch_rows)
         self._catalog = None if strict else Catalog(self._db)
         place = self._place = self._db.place
-        self.url = None if place is None else f"{place}#queries/"
         self._statements: dict[str, dict[str, Statement]] = {}
         entries = [self._entry(key, query) for key, query in loaded.items()]
         self._set_entries(entries, modified_at, frozen)
+        self.url = None if place is None else f"{place}#queries/{self._digest(entries)}/"
 
     @classmethod
     def from_folder(cls, url: Any, folder: str | PathLike[str], **options: Any) -> SQLQueryBackend:
@@ -119,6 +122,15 @@ class SQLQueryBackend(ComputedBackend):
         return type(self)(given.pop("url"), **given)
 
     # -- configuration -------------------------------------------------------------------------------------------------
+
+    def _digest(self, entries: list[Entry]) -> str:
+        """What tells this backend from others of the same database: who asks, and what. Two users may see different
+        rows of one table, and so may two values of an option such as ``options=-csearch_path=...``. No secret."""
+        url = self._db.url
+        return fingerprint_of(
+            user=url.username, options=mask(dict(url.query)), strict=self.strict,
+            queries={entry.pattern.text: self._text(entry) for entry in entries},
+        )[:32]  # fmt: skip
 
     def _entry(self, key: str, query: Query) -> Entry:
         pattern = Pattern(key)
@@ -199,7 +211,7 @@ class SQLQueryBackend(ComputedBackend):
             return rows_of(entry)
         names, rows = self._db.fetch("list", sqlalchemy().text(_escaped(entry.values)), {}, MAX_KEYS + 1)
         _check_values(entry.pattern, names)
-        return (dict(zip(names, row, strict=True)) for row in rows)
+        return (entry.pattern.typed(dict(zip(names, row, strict=True))) for row in rows)
 
     def _has(self, entry: Entry, key: Key) -> bool:
         if not isinstance(entry.values, str):
@@ -207,7 +219,7 @@ class SQLQueryBackend(ComputedBackend):
         quote = self._db.engine().dialect.identifier_preparer.quote
         conditions = " AND ".join(f"{quote(name)} = :{name}" for name in entry.pattern.names)
         sql = f"SELECT * FROM (\n{_escaped(entry.values)}\n) AS omnistorage_values WHERE {conditions}"  # noqa: S608
-        names, rows = self._db.fetch("open_reader", sqlalchemy().text(sql), key.params, 100)
+        names, rows = self._db.fetch("open_reader", sqlalchemy().text(sql), key.params, MAX_KEYS)
         _check_values(entry.pattern, names)
         # The database may take for equal what is not, such as letters of another case.
         return any(_is_key(entry.pattern, dict(zip(names, row, strict=True)), key.path) for row in rows)
@@ -222,7 +234,7 @@ class SQLQueryBackend(ComputedBackend):
             query, statement = entry.what, self._statement(entry)
         result = QueryResult(self._db, statement, key, query, self._type_map)
         try:
-            stream: Any = self._serializer.serialize(result, key.format or "")
+            stream: Any = _served(lambda: self._serializer.serialize(result, key.format or ""))
         except BaseException:
             result.close()
             raise
@@ -253,6 +265,16 @@ def _checked_statement(pattern: Pattern, query: Query, family: str) -> Statement
     return statement
 
 
+def _served(call: Callable[[], Any]) -> Any:
+    """What ``call`` returns; the errors of somebody's serializer become ours."""
+    try:
+        return call()
+    except StorageError:
+        raise
+    except Exception as error:
+        raise StorageError(f"the serializer failed: {type(error).__name__}: {str(error)[:300]}") from error
+
+
 class _Stream:
     """A plain binary stream of somebody's serializer, with the result behind it."""
 
@@ -260,12 +282,7 @@ class _Stream:
         self._stream, self._result = stream, result
 
     def read(self, size: int, /) -> bytes:
-        try:
-            data: bytes = self._stream.read(size)
-        except StorageError:
-            raise
-        except Exception as error:
-            raise StorageError(f"the serializer failed: {type(error).__name__}: {str(error)[:300]}") from error
+        data: bytes = _served(lambda: self._stream.read(size))
         return data
 
     def close(self) -> None:
@@ -293,7 +310,7 @@ def _check_values(pattern: Pattern, names: list[str]) -> None:
 
 def _is_key(pattern: Pattern, row: Mapping[str, Any], path: str) -> bool:
     try:
-        return pattern.path_of(row) == path
+        return pattern.path_of(pattern.typed(row)) == path
     except StorageError:
         return False
 

@@ -266,7 +266,7 @@ def test_a_select_and_a_text_are_queries_and_bring_their_types(place):
         "limit.arrow": sa.select(table.c.id).where(table.c.id < 5).order_by(table.c.id),
         "text/{n:int}.csv": sa.text(r"SELECT id FROM SALES WHERE id = :n".replace("SALES", place.table)),
     }
-    with place.backend(queries) as backend:
+    with place.backend(queries, frozen=True) as backend:
         found = table_of(backend, "select/2021.parquet")
         assert [str(field.type) for field in found.schema] == [
             "int64", "double", "date32[day]", "timestamp[us]", "string", "int16", "int64",
@@ -414,8 +414,9 @@ def test_the_size_is_unknown_until_it_has_been_read(lite):
 
 def test_the_plan_says_what_would_be_asked_and_does_no_io(tmp_path):
     backend = SQLQueryBackend(
-        "postgresql://user:hunter2@nowhere.invalid:1/db?password=hunter3", {KEY: BY_REGION}, schema_version=3
-    )
+        "postgresql://user:hunter2@nowhere.invalid:1/db?password=hunter3", {KEY: BY_REGION}, schema_version=3,
+        frozen=True,
+    )  # fmt: skip
     plan = backend.resolve("reports/2021/eu.parquet")
     assert (plan.kind, plan.backend, plan.key) == ("sql_query", "sql_query", "reports/2021/eu.parquet")
     assert plan.details == {
@@ -437,13 +438,15 @@ def test_the_plan_says_what_would_be_asked_and_does_no_io(tmp_path):
     ]  # fmt: skip
     assert len({plan.fingerprint, *(other.fingerprint for other in others[:-1])}) == 6
     assert others[-1].fingerprint == plan.fingerprint, "blanks around a query say nothing"
+    assert backend.with_options(frozen=False).resolve("reports/2021/eu.parquet").fingerprint is None
     with pytest.raises(NotFound):
         backend.resolve("reports/x/eu.parquet")
 
 
 def test_a_fingerprint_is_the_same_in_every_process():
     code = (
-        "from omnistorage import SQLQueryBackend as B; b = B('sqlite:///x.db', {'{d:date}/{r}.csv': 'SELECT :d, :r'});"
+        "from omnistorage import SQLQueryBackend as B; b = B('sqlite:///x.db', {'{d:date}/{r}.csv': 'SELECT :d, :r'},"
+        " frozen=True);"
         "print(b.resolve('2024-05-01/é.csv').fingerprint)"
     )
     printed = {

@@ -231,7 +231,7 @@ def test_close_from_another_thread_ends_a_read_that_waits(tmp_path, name):
             reader.close()
             thread.join(0.05)
         assert not thread.is_alive()
-        assert len(caught) == 1
+        assert [(type(error), error.op) for error in caught] == [(ReaderClosed, "read")]
         with pytest.raises(ReaderClosed):
             reader.read(1)
     place.dispose()

@@ -39,7 +39,7 @@ SAYS = {
                       "{'archive/2025.txt': 'archive', 'tmp/x': 'scratch'}", "refused: no tier takes this name",
                       "compared=3, differing=2", "2026-02.ndjson.gz: size in new", "2026-03.ndjson.gz: missing in new"],
     "sql_query_store": ["'reports/2025/us.parquet']", "2024 in the EU: 2 products, double", "records: 1000",
-                        "plan: sql_query {'year': 2025, 'region': 'us'} True", "refused: reports/2024'; DROP TABLE"],
+                        "plan: sql_query {'year': 2025, 'region': 'us'} None", "refused: reports/2024'; DROP TABLE"],
     "compute_store": ["listed: ['weather/oslo.json', 'weather/rome.json']", "squares: ['0', '1', '4', '9', '16']",
                       "Oslo: {'degrees': -3} False", "errors per day: [{'day': 1, 'n': 5}, {'day': 2, 'n': 10}]"],
     "channel_pipeline": ["produced 20000 tasks", "the channel is gone: True", "had [0, 1, 2], then: the stream broke"],
