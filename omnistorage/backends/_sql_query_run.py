@@ -9,7 +9,7 @@ abandoned connection would have to drain are thrown away with it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import date
 from functools import cached_property
@@ -120,11 +120,13 @@ class QueryDatabase(Database):
     def fetch(self, op: str, statement: Any, params: Mapping[str, Any], limit: int) -> tuple[list[str], list[Any]]:
         """The names of the columns and the first ``limit`` rows of a statement."""
 
+        bound = _dates_as_text(params) if self.dialect.family == "sqlite" else dict(params)
+
         def work(link: Link) -> tuple[list[str], list[Any]]:
             sql = link.sql  # type: ignore[attr-defined]
             try:
                 options = {} if op == "check_health" else _STREAM
-                with sql.execute(statement, dict(params), execution_options=options) as result:
+                with sql.execute(statement, bound, execution_options=options) as result:
                     return list(result.keys()), [tuple(row) for row in result.fetchmany(limit)]
             finally:
                 if not self.shared:
@@ -214,6 +216,15 @@ def _text_of(clause: Any, family: str, where: str, sa: Any) -> str:
     return f"{str(compiled).strip()}{f' -- {values!r}' if values else ''}"
 
 
+def _dates_as_text(params: Mapping[str, Any], typed: Collection[str] = ()) -> dict[str, Any]:
+    """What SQLite's driver would make of dates itself, with a warning from Python 3.12 on; not of ``typed`` ones, whose
+    type does it."""
+    return {
+        name: value.isoformat() if isinstance(value, date) and name not in typed else value
+        for name, value in params.items()
+    }
+
+
 class QueryResult:
     """The result of one query, not yet read. ``schema`` is known before any row; ``batches`` can be read once."""
 
@@ -292,6 +303,13 @@ class QueryResult:
             raise ours from error
         self._link = link
 
+    def _bound(self, family: str) -> dict[str, Any]:
+        """The parameters as they are bound."""
+        if family != "sqlite":
+            return self.parameters
+        binds = self.statement.compiled(family, "qmark").binds
+        return _dates_as_text(self.parameters, {name for name in self.parameters if not binds[name].type._isnull})
+
     def _execute(self, link: QueryLink) -> None:
         family, sql = self.database.dialect.family, link.sql
         columns: list[Column] | None = None
@@ -301,7 +319,7 @@ class QueryResult:
             sql.exec_driver_sql("START TRANSACTION READ ONLY")
         elif family == "sqlite" and typed is None:
             columns = _declared(sql, self.statement)
-        rows = sql.execute(self.statement.clause, self.parameters, execution_options=_STREAM)
+        rows = sql.execute(self.statement.clause, self._bound(family), execution_options=_STREAM)
         self._rows = rows
         if not rows.returns_rows:
             raise ConfigError("the query returns no rows at all")

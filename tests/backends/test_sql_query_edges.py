@@ -347,3 +347,13 @@ def test_a_serializers_stream_that_only_reads_is_enough(lite):
 
     with lite.backend({"x": "SELECT id FROM SALES"}, serializer=Plain()) as backend:
         assert ops.read_bytes(backend, "x") == b"abc"
+
+
+def test_dates_of_typed_parameters_are_bound_by_their_types(lite):
+    table = sa.table(lite.table, sa.column("id", sa.Integer), sa.column("day", sa.Date))
+    select = sa.select(table.c.id).where(table.c.day == sa.bindparam("day", type_=sa.Date), table.c.id < 9)
+    text = sa.text(f"SELECT id FROM {lite.table} WHERE day = :day AND id < 9")
+    text = text.bindparams(sa.bindparam("day", type_=sa.Date)).columns(id=sa.Integer)
+    with lite.backend({"select/{day:date}.csv": select, "text/{day:date}.csv": text}) as backend:
+        for kind in ("select", "text"):
+            assert table_of(backend, f"{kind}/2024-05-02.csv").split() == ['"id"', "1"]
