@@ -17,6 +17,7 @@ from omnistorage.wrappers import Prefix
 from omnistorage.wrappers._base import Wrapper
 
 SCALE = int(os.environ.get("OMNISTORAGE_SCALE", "1"))
+SCALE = SCALE if SCALE > 10 else min(SCALE, 3)  # in CI the backends' own machines have the time
 PATHS = ["a", "d/a", "d/e/a"]
 paths = st.sampled_from(PATHS)
 contents = st.builds(lambda seed, size: payload(size, f"{seed}"), st.integers(0, 999), st.integers(0, 40))
