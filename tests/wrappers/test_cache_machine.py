@@ -4,7 +4,7 @@ import os
 from collections import Counter
 
 import pytest
-from hypothesis import reject, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -17,7 +17,7 @@ from omnistorage.wrappers import Prefix
 from omnistorage.wrappers._base import Wrapper
 
 SCALE = int(os.environ.get("OMNISTORAGE_SCALE", "1"))
-SCALE = SCALE if SCALE > 10 else min(SCALE, 3)  # in CI the backends' own machines have the time
+SCALE = SCALE if SCALE > 10 else min(SCALE, 1)  # in CI the backends' own machines have the time
 PATHS = ["a", "d/a", "d/e/a"]
 paths = st.sampled_from(PATHS)
 contents = st.builds(lambda seed, size: payload(size, f"{seed}"), st.integers(0, 999), st.integers(0, 40))
@@ -107,7 +107,11 @@ class CacheMachine(RuleBasedStateMachine):
             failed = error
         except CorruptData as error:
             self.check_changed(path, error)
-            reject()
+            whole = self.now.get(path)  # as good as what is there: whoever asks again gets that
+            if whole is None:
+                return None, None
+            asked = options or ReadOptions()
+            return whole[asked.offset :][: asked.length], self.told(whole)
         assert failed.path == path
         return None, None
 
@@ -276,7 +280,7 @@ KINDS = {
 for _name, _values in KINDS.items():
     _machine = type(f"Machine{_name}", (CacheMachine,), {**_values, "met": Counter()})
     _case = _machine.TestCase
-    _case.settings = settings(max_examples=80 * SCALE, stateful_step_count=40, deadline=None)
+    _case.settings = settings(max_examples=200 * SCALE, stateful_step_count=40, deadline=None)
 
     def run(self, _machine=_machine, _plain=_case.runTest):
         _plain(self)
