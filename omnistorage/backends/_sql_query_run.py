@@ -305,7 +305,7 @@ class QueryResult:
 
     def _bound(self, family: str) -> dict[str, Any]:
         """The parameters as they are bound."""
-        if family != "sqlite":
+        if family != "sqlite" or not any(isinstance(value, date) for value in self.parameters.values()):
             return self.parameters
         binds = self.statement.compiled(family, "qmark").binds
         return _dates_as_text(self.parameters, {name for name in self.parameters if not binds[name].type._isnull})

@@ -96,15 +96,17 @@ class CompositeStore(Store):
 
     def migrate(self, path: StorePath, from_tier: str, to_tier: str, *, overwrite: bool = False) -> ObjectInfo:
         """Move one file to another tier: copied, verified, and then deleted from ``from_tier`` if it is still what was
-        copied (``PreconditionFailed`` otherwise: both are kept). Where ``to_tier`` has the same bytes already, as after
-        a migration that was cut short, they are the copy; others are ``AlreadyExists`` unless ``overwrite``."""
+        copied (``PreconditionFailed`` otherwise: both are kept). In a tier without conditions by etag (local files)
+        that is looked at right before, and a write into that moment is lost. Where ``to_tier`` has the same bytes
+        already, as after a migration that was cut short, they are the copy; others are ``AlreadyExists`` unless
+        ``overwrite``."""
         key = join(self._root, file_key(path, "migrate"))
         with self._rebased():
             return self._info(migrate(self._tiers, key, from_tier, to_tier, overwrite=overwrite))
 
     def migrate_folder(self, path: StorePath, from_tier: str, to_tier: str, *, overwrite: bool = False) -> FolderInfo:
-        """Move every file that ``from_tier`` has in a folder. It stops at the first that fails; what was moved stays
-        moved, and running it again goes on."""
+        """``migrate`` every file that ``from_tier`` has in a folder and that, with ``mode="match"``, belongs to
+        ``to_tier``. It stops at the first that fails; what was moved stays moved, and running it again goes on."""
         folder = folder_key(path, "migrate_folder")
         with self._rebased():
             count, size = migrate_folder(self._tiers, join(self._root, folder), from_tier, to_tier, overwrite=overwrite)

@@ -39,18 +39,6 @@ BY_REGION = "SELECT id, amount FROM SALES WHERE year = :year AND region = :regio
 KEY = "reports/{year:int}/{region}.parquet"
 
 
-@pytest.fixture(params=["sqlite", "postgres", "mariadb"])
-def place(request, tmp_path):
-    made = QueryPlace(request.param, tmp_path)
-    yield made
-    made.dispose()
-
-
-@pytest.fixture
-def lite(tmp_path):
-    return QueryPlace("sqlite", tmp_path)
-
-
 # --- formats and schemas ----------------------------------------------------------------------------------------------
 
 

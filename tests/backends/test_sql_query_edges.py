@@ -28,11 +28,6 @@ CHILD = pathlib.Path(__file__).parent / "query_child.py"
 QUICK = RequestPolicy(retries=3, backoff=Backoff(base=0.001))
 
 
-@pytest.fixture
-def lite(tmp_path):
-    return QueryPlace("sqlite", tmp_path)
-
-
 # --- attempts and ends ------------------------------------------------------------------------------------------------
 
 

@@ -29,21 +29,8 @@ from omnistorage.secret import Secret
 from .sql_query_places import QueryPlace, table_of
 
 SCALE = int(os.environ.get("OMNISTORAGE_SCALE", "1"))
-SCALE = SCALE if SCALE > 10 else min(SCALE, 3)  # enough to tell growth, in CI
 CHILD = pathlib.Path(__file__).parent / "query_child.py"
 MANY = 20_000
-
-
-@pytest.fixture(params=["sqlite", "postgres", "mariadb"])
-def place(request, tmp_path):
-    made = QueryPlace(request.param, tmp_path)
-    yield made
-    made.dispose()
-
-
-@pytest.fixture
-def lite(tmp_path):
-    return QueryPlace("sqlite", tmp_path)
 
 
 def pool_of(place, **options):

@@ -19,18 +19,6 @@ from .sql_query_places import Bodies, QueryPlace, table_of
 DECIMAL, DATE = decimal.Decimal, datetime.date
 
 
-@pytest.fixture(params=["sqlite", "postgres", "mariadb"])
-def place(request, tmp_path):
-    made = QueryPlace(request.param, tmp_path)
-    yield made
-    made.dispose()
-
-
-@pytest.fixture
-def lite(tmp_path):
-    return QueryPlace("sqlite", tmp_path)
-
-
 @pytest.fixture
 def postgres(tmp_path):
     made = QueryPlace("postgres", tmp_path)
