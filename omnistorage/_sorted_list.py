@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import json
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import IO, Any
 
@@ -27,18 +27,27 @@ def sorted_entries(
     backend: Backend, prefix: str, options: ListOptions, *, run: int = RUN, fan_in: int = FAN_IN
 ) -> Iterator[ObjectInfo]:
     """What ``backend.list(prefix, options)`` yields, sorted."""
+    return sort_entries(backend.list(prefix, options), run=run, fan_in=fan_in)
+
+
+def sort_entries(
+    infos: Iterable[ObjectInfo], key: Callable[[ObjectInfo], Any] | None = None, *, run: int = RUN, fan_in: int = FAN_IN
+) -> Iterator[ObjectInfo]:
+    """``infos`` in the order of ``key``, by default that of their paths. Equal ones keep their order."""
+    key = key or _key
     entries: list[ObjectInfo] = []
     levels: list[list[IO[str]]] = []  # levels[n] holds runs that were merged n times, fewer than fan_in of them
     try:
-        for info in backend.list(prefix, options):
+        for info in infos:
             entries.append(info)
             if len(entries) >= run:
-                entries.sort(key=_key)
-                _add(levels, 0, entries, fan_in)
+                entries.sort(key=key)
+                _add(levels, 0, entries, fan_in, key)
                 entries = []
-        entries.sort(key=_key)
-        runs = [_entries(file) for files in levels for file in files]
-        yield from heapq.merge(*runs, entries, key=_key)
+        entries.sort(key=key)
+        # Runs of a higher level came earlier: equal keys stay in the order in which they came.
+        runs = [_entries(file) for files in reversed(levels) for file in files]
+        yield from heapq.merge(*runs, entries, key=key)
     finally:
         for files in levels:
             for file in files:
@@ -49,7 +58,13 @@ def _key(info: ObjectInfo) -> bytes:
     return sort_key(info.path)
 
 
-def _add(levels: list[list[IO[str]]], level: int, entries: Iterable[ObjectInfo], fan_in: int) -> None:
+def _add(
+    levels: list[list[IO[str]]],
+    level: int,
+    entries: Iterable[ObjectInfo],
+    fan_in: int,
+    key: Callable[[ObjectInfo], Any],
+) -> None:
     """Keep a sorted run; merge those of its level into one of the next when there are ``fan_in``."""
     if level == len(levels):
         levels.append([])
@@ -57,7 +72,7 @@ def _add(levels: list[list[IO[str]]], level: int, entries: Iterable[ObjectInfo],
     if len(levels[level]) >= fan_in:
         files, levels[level] = levels[level], []
         try:
-            _add(levels, level + 1, heapq.merge(*map(_entries, files), key=_key), fan_in)
+            _add(levels, level + 1, heapq.merge(*map(_entries, files), key=key), fan_in, key)
         finally:
             for file in files:
                 file.close()
@@ -70,7 +85,7 @@ def _spilled(entries: Iterable[ObjectInfo]) -> IO[str]:
     )
     try:
         for info in entries:
-            file.write(json.dumps(_plain(info), separators=(",", ":")))
+            file.write(json.dumps(plain(info), separators=(",", ":")))
             file.write("\n")
         file.seek(0)
     except BaseException:
@@ -79,12 +94,17 @@ def _spilled(entries: Iterable[ObjectInfo]) -> IO[str]:
     return file
 
 
-def _plain(info: ObjectInfo) -> list[Any]:
+def plain(info: ObjectInfo) -> list[Any]:
+    """``info`` as JSON can hold it."""
     moment = info.modified_at
     return [info.path, info.size, None if moment is None else moment.isoformat(), *info[3:]]
 
 
+def from_plain(row: list[Any]) -> ObjectInfo:
+    """The ``ObjectInfo`` that ``plain`` was made of."""
+    path, size, moment, *rest = row
+    return ObjectInfo(path, size, None if moment is None else datetime.fromisoformat(moment).astimezone(UTC), *rest)
+
+
 def _entries(file: IO[str]) -> Iterator[ObjectInfo]:
-    for line in file:
-        path, size, moment, *rest = json.loads(line)
-        yield ObjectInfo(path, size, None if moment is None else datetime.fromisoformat(moment).astimezone(UTC), *rest)
+    return map(from_plain, map(json.loads, file))

@@ -228,4 +228,6 @@ class MultiError(_GroupError):
 
 
 class SyncError(_GroupError):
-    """A sync ended with per-entry errors."""
+    """A sync ended with per-entry errors. ``report`` says how it ended (``sync.Report``)."""
+
+    report: Any = None

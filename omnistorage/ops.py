@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, NoReturn
 
-from ._sorted_list import sorted_entries
+from ._sorted_list import from_plain, plain, sort_entries, sorted_entries
 from ._transfer import ResumingReader, pump
 from ._transfer import verify as check_copy
 from .core import (
@@ -322,10 +322,15 @@ def walk(
     options = ListOptions(on_error=on_error)
     if descend is None and not folders:
         yield from store.list(prefix, options)
-    elif as_extended(store) is None or isinstance(store, BasicView):
-        yield from _walk_flat(store, prefix, descend, folders, options)
-    else:
+    elif lists_folders(store):
         yield from _walk_dirs(store, prefix, descend, folders, on_error)
+    else:
+        yield from _walk_flat(store, prefix, descend, folders, options)
+
+
+def lists_folders(backend: Backend) -> bool:
+    """Whether ``walk`` can list folder by folder, in the order of the keys: not a basic backend."""
+    return not isinstance(backend, BasicView) and as_extended(backend) is not None
 
 
 def _walk_dirs(
@@ -454,10 +459,14 @@ __all__ = [
     "children",
     "copy",
     "extended",
+    "from_plain",
     "glob",
+    "lists_folders",
     "move",
+    "plain",
     "read_bytes",
     "same_place",
+    "sort_entries",
     "sorted_list",
     "transfer",
     "walk",

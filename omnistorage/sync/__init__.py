@@ -1,0 +1,37 @@
+"""The sync engine: make one place equal another, check that it is, and keep two in step. Floor 3.
+
+``plan`` merges two listings into a lazy stream of actions and ``run`` carries it out; ``sync``, ``copy`` and ``move``
+are thin over these two. Nothing is deleted unless ``delete=True`` says so, and then only last, and only if everything
+before it went well. See ``docs/guides/sync.md``.
+"""
+
+from __future__ import annotations
+
+from ._api import check, copy, copy_file, move, move_file, plan, sync
+from .actions import Action
+from .checking import CheckReport
+from .engine import run
+from .events import Event
+from .filters import Filter
+from .options import SyncOptions
+from .plan import Plan
+from .report import Failure, Report
+
+__all__ = [
+    "Action",
+    "CheckReport",
+    "Event",
+    "Failure",
+    "Filter",
+    "Plan",
+    "Report",
+    "SyncOptions",
+    "check",
+    "copy",
+    "copy_file",
+    "move",
+    "move_file",
+    "plan",
+    "run",
+    "sync",
+]

@@ -1,0 +1,167 @@
+"""The functions that most people call. Each takes two places and settings of ``SyncOptions`` by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor
+from typing import Any
+
+from .. import ops
+from ..core import ObjectInfo
+from ..errors import NotFound
+from .actions import Action
+from .checking import Checker, CheckReport
+from .compare import SAME, TOUCH, Comparison
+from .engine import run
+from .events import Listener
+from .options import SyncOptions
+from .places import Place, Side
+from .plan import Plan
+from .report import Report
+
+
+def plan(src: Place, dst: Place, options: SyncOptions | None = None, **settings: Any) -> Plan:
+    """What would have to be done, without doing it: iterate over the ``Plan``, or hand it to ``run``."""
+    return Plan(src, dst, options, **settings)
+
+
+def sync(
+    src: Place,
+    dst: Place,
+    *,
+    delete: bool = False,
+    dry_run: bool = False,
+    executor: Executor | None = None,
+    listeners: Iterable[Listener] = (),
+    raise_errors: bool = True,
+    **settings: Any,
+) -> Report:
+    """Make ``dst`` hold what ``src`` holds; with ``delete``, nothing else besides.
+
+    Places are URLs, paths, backends or Stores; ``settings`` are fields of ``SyncOptions``. Raises ``SyncError`` with
+    the ``Report`` if an entry failed, unless ``raise_errors`` is False; ``ConfigError`` where the places overlap;
+    ``NotFound`` where the source does not exist.
+    """
+    with Plan(src, dst, delete=delete, **settings) as made:
+        return run(made, executor, listeners=listeners, dry_run=dry_run, raise_errors=raise_errors)
+
+
+def copy(src: Place, dst: Place, **more: Any) -> Report:
+    """``sync`` that never deletes."""
+    _refuse_delete(more, "copy")
+    return sync(src, dst, **more)
+
+
+def move(src: Place, dst: Place, **more: Any) -> Report:
+    """``copy``, and each source object goes once the destination holds exactly the bytes that were read."""
+    _refuse_delete(more, "move")
+    return sync(src, dst, move=True, **more)
+
+
+def _refuse_delete(settings: dict[str, Any], verb: str) -> None:
+    if settings.get("delete"):
+        from ..errors import ConfigError
+
+        raise ConfigError(f"{verb} deletes nothing at the destination: use sync")
+
+
+def check(
+    src: Place,
+    dst: Place,
+    *,
+    one_way: bool = False,
+    download: bool = False,
+    listeners: Iterable[Callable[[str, str, str], None]] = (),
+    **settings: Any,
+) -> CheckReport:
+    """Compare two places and change nothing. ``one_way``: what only ``dst`` has does not matter; ``download``: read
+    both sides and compare the bytes. Each of ``listeners`` is called with a sign (``= - + * !``), a path and a reason
+    for every object."""
+    settings = {"allow_empty_source": True, **settings, "ignore_errors": True, "max_delete": "100%"}
+    with Plan(src, dst, list_equal=True, delete=not one_way, **settings) as made:
+        return Checker(made, download=download, listeners=listeners).run()
+
+
+def copy_file(src: Place, src_path: str, dst: Place, dst_path: str, **more: Any) -> Report:
+    """Copy one object under a name of its own, if it is missing there or another one: compared, verified and guarded
+    as ``copy`` does. Raises ``NotFound`` if there is no such object."""
+    return _one_file(src, src_path, dst, dst_path, **more)
+
+
+def move_file(src: Place, src_path: str, dst: Place, dst_path: str, **more: Any) -> Report:
+    """``copy_file``, and the source goes once the destination holds exactly the bytes that were read."""
+    return _one_file(src, src_path, dst, dst_path, move=True, **more)
+
+
+def _one_file(
+    src: Place,
+    src_path: str,
+    dst: Place,
+    dst_path: str,
+    *,
+    executor: Executor | None = None,
+    listeners: Iterable[Listener] = (),
+    dry_run: bool = False,
+    raise_errors: bool = True,
+    **settings: Any,
+) -> Report:
+    made = _OneFile(src, src_path, dst, dst_path, **settings)
+    with made:
+        return run(made, executor, listeners=listeners, dry_run=dry_run, raise_errors=raise_errors)
+
+
+class _OneFile(Plan):
+    """A plan for one object. The two places may be one, as long as the names differ."""
+
+    def __init__(self, src: Place, src_path: str, dst: Place, dst_path: str, **settings: Any) -> None:
+        self._names = src_path, dst_path
+        super().__init__(src, dst, **settings)
+
+    def _check(self) -> None:
+        self._need(self.src, "read")
+        self._need(self.dst, "write")
+
+    def __iter__(self) -> Iterator[Action]:
+        from .plan import Seen
+
+        self.seen = Seen(complete=True)
+        src_path, dst_path = self._names
+        source = _look(self.src, src_path)
+        if source is None:
+            raise NotFound("no such object", path=src_path, backend=self.src.backend.name, op="copy")
+        if ops.same_place(self.src.backend, self.dst.backend) and self.src.key(src_path) == self.dst.key(dst_path):
+            return iter(())
+        target = _look(self.dst, dst_path)
+        other = None if src_path == dst_path else dst_path
+        return iter(self._decide(source, target, src_path, other))
+
+    def _decide(self, a: ObjectInfo, b: ObjectInfo | None, path: str, other: str | None) -> list[Action]:
+        self.seen.source_objects = 1
+        if b is None:
+            return [Action("copy", path, "not at the destination", a.size, a, None, other)]
+        comparison = Comparison(self.src, self.dst, self.options)
+        verdict = comparison.quick(a, b) or comparison.slow(a, b)
+        if verdict in SAME and self.options.move:
+            return [Action("remove", path, verdict, a.size, a, b, other)]
+        if verdict == TOUCH and self.dst.features.set_modified:
+            return [Action("touch", path, verdict, None, a, b, other)]
+        if verdict in SAME:
+            self.seen.equal = 1
+            return []
+        if self.options.immutable:
+            return [Action("error", path, f"immutable, but {verdict}", a.size, a, b, other)]
+        return [Action("update", path, verdict, a.size, a, b, other)]
+
+
+def _look(side: Side, path: str) -> ObjectInfo | None:
+    key = side.key(path)
+    try:
+        if side.features.stat:
+            return side.backend.stat(key)
+        with side.backend.open_reader(key) as reader:
+            return reader.info
+    except NotFound:
+        return None
+
+
+__all__ = ["check", "copy", "copy_file", "move", "move_file", "plan", "sync"]

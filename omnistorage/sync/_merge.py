@@ -1,0 +1,421 @@
+"""Two listings in, actions out: the merge behind a ``Plan``. Imports floors 0 and 2 and its own room.
+
+Names come in the order of their keys, so what is still open at any moment is a chain of names of which each begins with
+the one before it: memory is bounded by their depth, not by the number of objects.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from .. import ops
+from ..errors import InvalidPath, NotFound, StorageError
+from ..paths import check_new
+from ._endings import Ending, lies_below
+from ._names import not_portable
+from .actions import Action
+from .compare import BY_SIZE, EQUAL, TOUCH, Comparison
+from .places import Entry, Fold
+
+if TYPE_CHECKING:
+    from .plan import Plan
+
+T = TypeVar("T")
+Item = Action | Callable[[], Action | None]
+
+
+class Passed(Generic[T]):
+    """Names that were passed and below which something may still come, each with a value."""
+
+    def __init__(self) -> None:
+        self._names: list[tuple[bytes, bytes, T]] = []
+
+    def push(self, key: bytes, value: T) -> None:
+        self._names.append((key + b"/", key + b"0", value))  # "0" follows "/"
+
+    def leave(self, key: bytes | None) -> Iterator[T]:
+        """Drop what cannot have anything below it any more now that ``key`` has come (None: the end), last first."""
+        names = self._names
+        while names and (key is None or key >= names[-1][1]):
+            yield names.pop()[2]
+
+    def above(self, key: bytes) -> list[T]:
+        """The values of the names that ``key`` lies below."""
+        return [value for head, _, value in self._names if key.startswith(head)]
+
+
+class _Waiting:
+    """A new object that waits whether something is found below its name."""
+
+    def __init__(self, action: Action) -> None:
+        self.action = action
+        self.clash = ""  # why it cannot be
+        self.replaces = False
+
+
+class Merge:
+    """One reading of a plan's two listings."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.o = plan.options
+        self.filter = self.o.filter
+        self.seen = plan.seen
+        self.src, self.dst = plan.src, plan.dst
+        self.comparison = Comparison(plan.src, plan.dst, self.o)
+        self.end = Ending(plan, self.comparison)
+        self.trees = self.dst.features.dirs  # where a name cannot be an object and a folder
+        self.failed: set[str] = set()  # folders of the source that could not be listed
+        self.unknown: set[str] = set()  # folders of the destination that could not be listed
+        self.doubles: dict[bytes, list[str]] = {}
+        self.shields = Passed[str]()
+        self.files = Passed[tuple[Entry, str]]()  # of the destination; "stays", "extra", or "goes" if it is deleted
+        self.waiting = Passed[_Waiting]()
+        self.folders = Passed[Action]()  # of the source, empty as far as is known
+        self.included = 0
+
+    # -- the stream ----------------------------------------------------------------------------------------------------
+
+    def actions(self) -> Iterator[Action]:
+        try:
+            try:
+                yield from self._resolved(self._merged())
+            except StorageError as error:
+                if not self.seen.source_objects and not self.seen.destination_objects:
+                    raise  # nothing was begun
+                self.seen.note(error)
+                yield Action("error", "", f"the listing broke off, so nothing is deleted: {error}")
+                return
+            self.seen.complete = not self.failed and not self.unknown
+            yield from self.end.actions(self.failed, self.included)
+        finally:
+            self.end.close()
+
+    def _resolved(self, items: Iterator[Item]) -> Iterator[Action]:
+        """The actions in order; those that take a look at a store are found out side by side."""
+        waiting: deque[Action | Future[Action | None]] = deque()
+        pool: Executor | None = None
+        try:
+            for item in items:
+                if not isinstance(item, Action):
+                    pool = pool or self.plan.pool(self.o.checkers)
+                    waiting.append(pool.submit(copy_context().run, item))
+                elif waiting:
+                    waiting.append(item)
+                else:
+                    yield item
+                while waiting and (len(waiting) > 16 * self.o.checkers or _is_ready(waiting[0])):
+                    yield from _answer(waiting.popleft())
+            while waiting:
+                yield from _answer(waiting.popleft())
+        finally:
+            if pool is not None:
+                pool.shutdown(cancel_futures=True)
+
+    def _merged(self) -> Iterator[Item]:
+        seen = self.seen
+        sources, targets = self._sources(), self._targets()
+        a = next(sources, None)
+        if a is None:
+            self._must_exist()
+        b = next(targets, None)
+        yield from self._doubled()
+        quick = self.comparison.quick
+        plain = self.filter.is_all and not self.trees and not self.o.move and not self.o.list_equal
+        while a is not None or b is not None:
+            if b is None or (a is not None and a[0] < b[0]):
+                assert a is not None
+                yield from self._only_source(a)
+                a = next(sources, None)
+            elif a is None or b[0] < a[0]:
+                yield from self._only_target(b, a)
+                b = next(targets, None)
+            else:
+                if plain and a[2][3] == b[2][3] == "file" and quick(a[2], b[2]) == EQUAL and a[0] not in self.doubles:
+                    seen.source_objects += 1
+                    seen.source_bytes += a[2][1] or 0
+                    seen.destination_objects += 1
+                    seen.equal += 1
+                    self.included += 1
+                else:
+                    yield from self._both(a, b)
+                a = next(sources, None)
+                b = next(targets, None)
+        yield from self._settle(None)
+
+    # -- the two listings ----------------------------------------------------------------------------------------------
+
+    def _fold(self) -> Fold | None:
+        case, form = self.o.ignore_case, self.o.normalize
+        sides = (self.src.features, self.dst.features)
+        found = Fold(
+            case=not self.dst.features.case_sensitive if case is None else case,
+            form=any(side.normalizes for side in sides) if form is None else form,
+        )
+        return found if any(found) else None
+
+    def _list(self, side: Any, **more: Any) -> Iterator[Entry]:
+        everything = side is self.dst and self.o.delete_excluded
+        filter = type(self.filter)() if everything else self.filter
+        folders = self.trees and (self.o.delete or self.o.empty_dirs or self.o.on_type_clash == "replace")
+        entries: Iterator[Entry] = side.entries(
+            filter, fold=self._fold(), folders=folders, resort=self.o.sort_listings, **more
+        )
+        return entries
+
+    def _sources(self) -> Iterator[Entry]:
+        follow = self.o.links == "follow"
+        return self._list(self.src, follow=follow, on_error=self._source_failed, on_double=self._double)
+
+    def _targets(self) -> Iterator[Entry]:
+        if self.o.no_traverse:
+            return
+        try:
+            yield from self._list(self.dst, on_error=self._target_failed)
+        except NotFound:
+            if self.seen.destination_objects:
+                raise  # else there is nothing yet, and what is written first makes it
+
+    def _source_failed(self, error: StorageError) -> None:
+        self._failed(error, self.src, self.failed)
+
+    def _target_failed(self, error: StorageError) -> None:
+        self._failed(error, self.dst, self.unknown)
+
+    def _failed(self, error: StorageError, side: Any, folders: set[str]) -> None:
+        folder = side.relative(error.path or "")
+        if not folder:
+            raise error  # all of it
+        folders.add(folder)
+        self.seen.note(error)
+
+    def _must_exist(self) -> None:
+        """An empty folder is one thing, a name that nothing has is another."""
+        if self.o.allow_empty_source:
+            return
+        try:
+            next(iter(ops.children(self.src.backend, self.src.prefix)), None)
+        except NotFound as error:
+            raise NotFound(
+                "the source does not exist; allow_empty_source takes it for an empty folder",
+                path=self.src.prefix or None,
+                backend=self.src.backend.name,
+                op="list",
+            ) from error
+
+    def _double(self, one: Entry, other: Entry) -> None:
+        names = self.doubles.setdefault(one.key, [one.path])
+        names.append(other.path)
+
+    def _doubled(self) -> Iterator[Action]:
+        for names in self.doubles.values():
+            for name in names:
+                others = ", ".join(repr(other) for other in names if other != name)
+                yield Action("error", name, f"at the destination this is the same name as {others}: rename one")
+
+    # -- one entry -----------------------------------------------------------------------------------------------------
+
+    def _only_source(self, a: Entry) -> Iterator[Item]:
+        yield from self._settle(a.key)
+        if a.info.is_dir:
+            self._source_folder(a)
+            return
+        wanted, said = self._is_wanted(a)
+        if said is not None:
+            yield said
+        if not wanted:
+            return
+        try:
+            check_new(a.path)
+        except InvalidPath as error:
+            yield self._refused(a, str(error.args[0]))
+            return
+        if self.o.portable_names and (why := not_portable(a.path)):
+            yield self._refused(a, why)
+            return
+        if lies_below(a.path, self.unknown):
+            return  # reported once, for the folder
+        if self.o.no_traverse:
+            yield lambda: self._looked_up(a)
+            return
+        yield from self._new(a)
+
+    def _new(self, a: Entry) -> Iterator[Item]:
+        action = Action("copy", a.path, "not at the destination", a.info.size, a.info)
+        if not self.trees:
+            yield from self.end.copy(action)
+            return
+        waiting = _Waiting(action)
+        for above in self.waiting.above(a.key):
+            above.clash = "the source has objects below this name, and the destination cannot hold both"
+        for there, goes in self.files.above(a.key):
+            if goes == "stays" or self.o.on_type_clash == "error":
+                waiting.clash = f"{there.path!r} is an object at the destination, not a folder"
+                continue
+            waiting.replaces = True
+            if goes == "extra":
+                self.end.gives_way(there, f"in the way of {a.path!r}")
+        self.waiting.push(a.key, waiting)
+
+    def _is_wanted(self, a: Entry) -> tuple[bool, Action | None]:
+        """Whether the object takes part, and what is to be said if not. One that does not shields what the destination
+        has under its name."""
+        info = a.info
+        if not self.filter.includes(a.path, info):
+            self.seen.filtered += 1
+            self.shields.push(a.key, a.path)
+            return False, None
+        self.seen.source_objects += 1
+        self.seen.source_bytes += info.size or 0
+        self.included += 1
+        if info.kind != "file":
+            self.shields.push(a.key, a.path)
+            what = "a symbolic link" if info.kind == "link" else "neither a file nor a folder"
+            return False, Action("skip", a.path, f"it is {what}", expect_src=info)
+        for folder in self.folders.above(a.key):
+            self.end.full.add(folder.path)
+        return a.key not in self.doubles, None  # those were reported before
+
+    def _refused(self, a: Entry, why: str) -> Action:
+        self.shields.push(a.key, a.path)
+        return Action("error", a.path, why, a.info.size, a.info)
+
+    def _source_folder(self, a: Entry) -> None:
+        self.included += 1
+        for folder in self.folders.above(a.key[:-1]):
+            self.end.full.add(folder.path)
+        if self.o.empty_dirs and self.trees and self.filter.descends(a.path):
+            action = Action("mkdir", a.path, "an empty folder", expect_src=a.info)
+            if any(self.files.above(a.key)):
+                action = action._replace(kind="error", why="an object at the destination has the name of this folder")
+            self.folders.push(a.key[:-1], action)
+
+    def _both(self, a: Entry, b: Entry) -> Iterator[Item]:
+        yield from self._settle(a.key)
+        if a.info.is_dir:
+            for folder in self.folders.above(a.key[:-1]):
+                self.end.full.add(folder.path)
+            return
+        if not self.filter.includes(a.path, a.info) and self.o.delete_excluded:
+            self.seen.filtered += 1
+            self._extra(b)
+            return
+        if self.trees:
+            self.files.push(b.key, (b, "stays"))
+        wanted, said = self._is_wanted(a)
+        self.seen.destination_objects += 1
+        if said is not None:
+            yield said
+        if not wanted:
+            return
+        plain = b.info.kind == "file"
+        verdict = self.comparison.quick(a.info, b.info) if plain else "the destination is no plain object"
+        if verdict is None:
+            yield lambda: self._asked(a, b)
+        elif action := self._decided(a, b, verdict):
+            yield action
+
+    def _asked(self, a: Entry, b: Entry) -> Action | None:
+        try:
+            return self._decided(a, b, self.comparison.slow(a.info, b.info))
+        except StorageError as error:
+            return Action("error", a.path, f"cannot be compared: {error}", a.info.size, a.info, b.info)
+
+    def _decided(self, a: Entry, b: Entry, verdict: str) -> Action | None:
+        name = None if b.path == a.path else b.path
+        if verdict == TOUCH and self.dst.features.set_modified:
+            return Action("touch", a.path, verdict, None, a.info, b.info, name)
+        if verdict in (EQUAL, BY_SIZE, TOUCH):
+            self.seen.equal += 1
+            if verdict == BY_SIZE:
+                self.seen.equal_by_size += 1
+                self.seen.warn("some objects were compared by their size alone: neither times nor digests are known")
+            if self.o.move:
+                return Action("remove", a.path, verdict, a.info.size, a.info, b.info, name)
+            return Action("equal", a.path, verdict, a.info.size, a.info, b.info, name) if self.o.list_equal else None
+        if self.o.immutable:
+            return Action("error", a.path, f"immutable, but {verdict}", a.info.size, a.info, b.info, name)
+        return Action("update", a.path, verdict, a.info.size, a.info, b.info, name)
+
+    def _looked_up(self, a: Entry) -> Action | None:
+        """What to do about an object where the destination is not listed."""
+        try:
+            info = self.dst.backend.stat(self.dst.key(a.path))
+        except NotFound:
+            return Action("copy", a.path, "not at the destination", a.info.size, a.info)
+        except StorageError as error:
+            return Action("error", a.path, f"cannot be compared: {error}", a.info.size, a.info)
+        b = Entry(a.key, a.path, info)
+        self.seen.destination_objects += 1
+        verdict = self.comparison.quick(a.info, info)
+        return self._asked(a, b) if verdict is None else self._decided(a, b, verdict)
+
+    def _only_target(self, b: Entry, a: Entry | None) -> Iterator[Item]:
+        yield from self._settle(b.key)
+        if not b.info.is_dir:
+            self._extra(b)
+        elif a is None or not a.key.startswith(b.key):
+            self._extra_folder(b)
+
+    def _extra(self, b: Entry) -> None:
+        hidden = not self.o.delete_excluded and not self.filter.includes(b.path, b.info)
+        stays = hidden or bool(self.shields.above(b.key))
+        self.seen.destination_objects += not hidden
+        state = "stays" if stays else "extra"
+        for waiting in self.waiting.above(b.key):
+            if stays or self.o.on_type_clash == "error":
+                waiting.clash = "a folder at the destination has this name"
+            else:
+                waiting.replaces, state = True, "goes"
+                self.end.gives_way(b, f"in the way of {waiting.action.path!r}")
+        if state == "extra" and self.o.delete:
+            state = "goes" if self.end.superfluous(b) else "stays"
+        if self.trees:
+            self.files.push(b.key, (b, state))
+
+    def _extra_folder(self, b: Entry) -> None:
+        goes = self.o.delete and (self.o.delete_excluded or self.filter.descends(b.path))
+        if self.shields.above(b.key):
+            goes = False
+        for waiting in self.waiting.above(b.key):
+            if self.o.on_type_clash == "error":
+                waiting.clash = "a folder at the destination has this name"
+            else:
+                waiting.replaces = goes = True
+        if goes:
+            self.end.folder(Action("rmdir", b.path, "not at the source", expect_dst=b.info))
+
+    def _settle(self, key: bytes | None) -> Iterator[Item]:
+        """What waited for names that were passed now."""
+        for _ in self.shields.leave(key):
+            pass
+        if not self.trees:
+            return
+        for _ in self.files.leave(key):
+            pass
+        for folder in self.folders.leave(key):
+            if folder.path not in self.end.full:
+                yield folder
+            self.end.full.discard(folder.path)
+        for waiting in self.waiting.leave(key):
+            if waiting.clash:
+                self.end.keep_below(waiting.action.path)
+                yield waiting.action._replace(kind="error", why=waiting.clash)
+            elif waiting.replaces:
+                self.end.late.add(waiting.action)
+            else:
+                yield from self.end.copy(waiting.action)
+
+
+def _is_ready(item: Action | Future[Action | None]) -> bool:
+    return isinstance(item, Action) or item.done()
+
+
+def _answer(item: Action | Future[Action | None]) -> Iterator[Action]:
+    action = item if isinstance(item, Action) else item.result()
+    if action is not None:
+        yield action

@@ -1,0 +1,318 @@
+"""Carrying a plan out: transfers side by side while it is read, then what has to wait for them.
+
+The caller's thread reads the plan and hands its actions to an executor, so planning and transferring overlap. Deletions
+begin when every transfer has ended, and only if none failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from contextvars import copy_context
+from datetime import UTC, datetime
+from itertools import islice
+
+from ..core import ObjectInfo
+from ..errors import Cancelled, StorageError, SyncError
+from ..policies import CLOCK, Backoff, CancelScope, Clock, TokenBucket
+from .actions import TRANSFERS, Action, Spool
+from .events import Event, Events, Listener
+from .limits import Amount, Bandwidth
+from .plan import Plan
+from .report import Report
+from .transfer import Hands, LimitReached
+
+_STAGES = {"delete": 1, "rmdir": 2}
+_SCANNED = 1_000
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
+
+
+def run(
+    plan: Plan,
+    executor: Executor | None = None,
+    *,
+    listeners: Iterable[Listener] = (),
+    dry_run: bool = False,
+    raise_errors: bool = True,
+    clock: Clock = CLOCK,
+    backoff: Backoff | None = None,
+) -> Report:
+    """Carry ``plan`` out and say how it ended. With ``dry_run`` nothing is written and the report counts what would be.
+
+    ``executor`` runs the transfers, in this process; by default ``options.transfers`` threads. Each of ``listeners`` is
+    called with every ``Event``, one at a time. Raises ``SyncError`` with the ``report`` if any entry failed or a limit
+    ended it, unless ``raise_errors`` is False. An exception from outside (Ctrl-C) aborts what runs and goes on up.
+    """
+    report = Report(plan.src.shown, plan.dst.shown, dry_run=dry_run)
+    job = _Job(plan, report, Events(listeners), clock, backoff or Backoff())
+    started = clock.now()
+    try:
+        if dry_run:
+            job.rehearse()
+        else:
+            job.run(executor)
+    finally:
+        report.seconds = clock.now() - started
+    job.events.send(Event("summary", size=report.bytes))
+    if raise_errors:
+        raise_for(report)
+    return report
+
+
+def raise_for(report: Report) -> None:
+    """Raise ``SyncError`` if the run was not ``ok``."""
+    if report.ok:
+        return
+    errors: list[Exception] = [failure.error for failure in report.failures]
+    if report.stopped:
+        errors.append(StorageError(report.stopped, op="sync"))
+    if not errors:
+        errors.append(StorageError("not everything could be listed", op="sync"))
+    error = SyncError(f"{report.failed:,} entries failed: {report}", errors)
+    error.report = report
+    raise error
+
+
+class _Job:
+    def __init__(self, plan: Plan, report: Report, events: Events, clock: Clock, backoff: Backoff) -> None:
+        o = plan.options
+        self.plan, self.o, self.report, self.events, self.clock = plan, o, report, events, clock
+        self.hands = Hands(
+            plan,
+            events,
+            clock,
+            backoff,
+            None if o.bwlimit is None else Bandwidth(o.bwlimit, clock),
+            None if o.tpslimit is None else TokenBucket(o.tpslimit, clock=clock),
+            Amount(o.max_transfer),
+        )
+        self.running: dict[Future[int], Action] = {}
+        self.scope = CancelScope()
+        self.ends = None if o.max_duration is None else clock.now() + o.max_duration
+        self.begun = 0  # bytes of the transfers that were begun
+
+    # -- without doing it ----------------------------------------------------------------------------------------------
+
+    def rehearse(self) -> None:
+        for action in self._stream():
+            if self._said(action):
+                continue
+            if action.kind in _STAGES and self._may_not_delete():
+                self._not_done(action)
+            else:
+                self._count(action, action.size or 0 if action.kind in TRANSFERS else 0)
+        self._close_books()
+
+    # -- doing it ------------------------------------------------------------------------------------------------------
+
+    def run(self, executor: Executor | None) -> None:
+        pool = executor or ThreadPoolExecutor(self.o.transfers, thread_name_prefix="omnistorage-sync")
+        try:
+            with self.scope:
+                try:
+                    self._all(pool)
+                except BaseException:
+                    self.scope.cancel()
+                    raise
+                finally:
+                    self._wait(for_all=True)
+        finally:
+            if executor is None:
+                pool.shutdown(cancel_futures=True)
+        self._close_books()
+
+    def _all(self, pool: Executor) -> None:
+        stage, blocked = 0, False
+        for action in self._ordered(self._stream()):
+            if self._said(action):
+                continue
+            now = _STAGES.get(action.kind, 0)
+            if now != stage:
+                self._wait(for_all=True)
+                stage = now
+                blocked = blocked or self._may_not_delete()
+            if blocked:
+                self._not_done(action)
+            elif self._is_over(action):
+                return
+            elif action.kind == "rmdir":
+                self._end(action, self._attempt(action))
+            else:
+                self.begun += action.size or 0 if action.kind in TRANSFERS else 0
+                self.running[pool.submit(copy_context().run, self._do, action)] = action
+                self._wait()
+
+    def _do(self, action: Action) -> int:
+        self.events.send(Event("started", action.path, action.size, action))
+        return self.hands.do(action)
+
+    def _attempt(self, action: Action) -> Future[int]:
+        future: Future[int] = Future()
+        try:
+            future.set_result(self._do(action))
+        except StorageError as error:
+            future.set_exception(error)
+        return future
+
+    def _wait(self, *, for_all: bool = False) -> None:
+        """Take note of what has ended; wait for all, or until there is room for more."""
+        while self.running:
+            full = for_all or len(self.running) >= self.o.backlog
+            if not full and len(self.running) % 64:
+                return
+            done, _ = wait(self.running, timeout=None if full else 0, return_when=FIRST_COMPLETED)
+            for future in done:
+                self._end(self.running.pop(future), future)
+            if not full or (not for_all and len(self.running) < self.o.backlog):
+                return
+
+    def _end(self, action: Action, future: Future[int]) -> None:
+        if future.cancelled():
+            return
+        error = future.exception()
+        if error is None:
+            self._count(action, future.result())
+        elif isinstance(error, LimitReached):
+            self._stop(str(error.args[0]))
+        elif isinstance(error, Cancelled) and self.scope.cancelled:
+            if not self.report.stopped:
+                self._fail(action, error)
+        elif isinstance(error, StorageError):
+            self._fail(action, error)
+        else:
+            raise error
+
+    # -- bookkeeping ---------------------------------------------------------------------------------------------------
+
+    def _stream(self) -> Iterator[Action]:
+        """The plan's actions, each announced, and every thousandth entry that was compared."""
+        scanned = 0
+        for action in self.plan:
+            if self.events:
+                seen = self.plan.seen
+                count = seen.source_objects + seen.destination_objects
+                if count - scanned >= _SCANNED:
+                    scanned = count
+                    self.events.send(Event("scanned", size=count))
+                self.events.send(Event("planned", action.path, action.size, action))
+            yield action
+        seen = self.plan.seen
+        self.events.send(Event("scanned", size=seen.source_objects + seen.destination_objects))
+
+    def _said(self, action: Action) -> bool:
+        """Whether there is nothing to do but to take note of it."""
+        if action.kind == "error":
+            error = StorageError(action.why, path=action.path or None, op="plan")
+            if not action.path and self.plan.seen.listing_errors and not self.plan.seen.complete:
+                error.__cause__ = self.plan.seen.listing_errors[-1]
+            self._fail(action, error)
+        elif action.kind in ("skip", "equal"):
+            if action.kind == "skip":
+                self.report.skipped += 1
+            self.events.send(Event("skipped", action.path, action.size, action))
+        else:
+            return False
+        return True
+
+    def _count(self, action: Action, moved: int) -> None:
+        self.report.count(action, moved)
+        kind = "deleted" if action.kind in ("delete", "rmdir") else "done"
+        self.events.send(Event(kind, action.path, action.size, action))  # type: ignore[arg-type]
+        if self.o.move and action.kind in TRANSFERS:
+            self.report.removed += 1
+
+    def _fail(self, action: Action, error: StorageError) -> None:
+        self.report.fail(action.path, action.kind, error)
+        self.events.send(Event("error", action.path, action.size, action, error))
+
+    def _may_not_delete(self) -> bool:
+        if self.report.failed and not self.o.ignore_errors:
+            self.report.warn("there were errors, so nothing is deleted; ignore_errors deletes all the same")
+            return True
+        return False
+
+    def _not_done(self, action: Action) -> None:
+        if action.kind in TRANSFERS:
+            self._fail(action, StorageError("what is in its way is not deleted", path=action.path, op="copy"))
+        elif action.kind == "delete":
+            self.report.blocked += 1
+
+    def _is_over(self, action: Action) -> bool:
+        """Whether a limit says that nothing more is begun."""
+        o = self.o
+        if self.report.stopped:
+            return True
+        if self.ends is not None and self.clock.now() >= self.ends:
+            self._stop(f"max_duration of {o.max_duration:g} seconds is over")
+        elif o.max_transfer is not None and action.kind in TRANSFERS:
+            begun = self.begun + (action.size or 0) if o.cutoff == "cautious" else self.hands.amount.taken
+            if begun > o.max_transfer or (o.cutoff != "cautious" and begun >= o.max_transfer):
+                self._stop("max_transfer is reached")
+        return bool(self.report.stopped)
+
+    def _stop(self, why: str) -> None:
+        self.report.stopped = self.report.stopped or why
+        if self.o.cutoff == "hard":
+            self.scope.cancel()
+
+    def _close_books(self) -> None:
+        seen, report = self.plan.seen, self.report
+        report.equal = seen.equal
+        report.blocked += seen.blocked
+        report.complete = seen.complete
+        for text in seen.warnings:
+            report.warn(text)
+        for error in seen.listing_errors:
+            report.fail(error.path or "", "list", error)
+
+    # -- order ---------------------------------------------------------------------------------------------------------
+
+    def _ordered(self, actions: Iterator[Action]) -> Iterator[Action]:
+        if self.o.check_first:
+            spool = Spool(self.o.backlog)
+            try:
+                for action in actions:
+                    spool.add(action)
+                yield from self._sorted(iter(spool))
+            finally:
+                spool.close()
+        else:
+            yield from self._sorted(actions)
+
+    def _sorted(self, actions: Iterator[Action]) -> Iterator[Action]:
+        """Transfers by ``order_by``, as far as the backlog reaches; everything else where it stands."""
+        if not self.o.order_by:
+            yield from actions
+            return
+        by, _, direction = self.o.order_by.partition(",")
+        key = _KEYS[by]
+        while batch := list(islice(actions, self.o.backlog)):
+            start = 0
+            for end in range(len(batch) + 1):
+                if end == len(batch) or batch[end].kind not in TRANSFERS:
+                    part = sorted(batch[start:end], key=key, reverse=direction.startswith("desc"))
+                    yield from _mixed(part) if by == "mixed" else part
+                    yield from batch[end : end + 1]
+                    start = end + 1
+
+
+def _mixed(actions: list[Action]) -> Iterator[Action]:
+    """The smallest, the largest, the second smallest, ..."""
+    low, high = 0, len(actions) - 1
+    while low <= high:
+        yield actions[low]
+        if low < high:
+            yield actions[high]
+        low, high = low + 1, high - 1
+
+
+def _info(action: Action) -> ObjectInfo:
+    return action.expect_src or ObjectInfo(action.path)
+
+
+_KEYS: dict[str, Callable[[Action], tuple[object, str]]] = {
+    "size": lambda action: (action.size or 0, action.path),
+    "mixed": lambda action: (action.size or 0, action.path),
+    "name": lambda action: ("", action.path),
+    "modtime": lambda action: (_info(action).modified_at or _LONG_AGO, action.path),
+}

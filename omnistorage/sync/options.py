@@ -1,0 +1,170 @@
+"""The settings of a sync, one frozen value, the same names as on the command line. Imports floor 0 and filters."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from datetime import timedelta
+from typing import Any, Literal
+
+from ..core import Backend, ObjectInfo
+from ..errors import ConfigError
+from .filters import Filter
+
+Compare = Callable[[ObjectInfo, ObjectInfo], "bool | str"]
+COMPARES = ("default", "rclone", "aws", "s5cmd", "size", "mtime", "checksum")
+RENAMES = frozenset({"hash", "modtime", "leaf"})
+ORDERS = ("size", "name", "modtime", "mixed")
+_PERCENT = re.compile(r"(\d+(?:\.\d+)?)%", re.ASCII)
+
+
+@dataclass(frozen=True)
+class SyncOptions:
+    """What a sync, copy, move or check is asked to do. Every wrong value is ``ConfigError`` when it is made.
+
+    **Comparing.** ``compare``: a rule by name (``default rclone aws s5cmd size mtime checksum``), or a callable that
+    takes the source's and the destination's ``ObjectInfo`` and returns True for equal, or False, or why not;
+    ``size_only``; ``checksum`` (True: digests that the stores state, ``"strict"``: read what states none);
+    ``ignore_times`` and ``ignore_existing``; ``update`` (a newer destination stays); ``immutable`` (an existing,
+    differing object is an error); ``modify_window``, at least the coarser clock of the two.
+
+    **What is compared.** ``filter``; ``empty_dirs``; ``links`` (``skip`` or ``follow``); ``ignore_case``, ``normalize``
+    (match names whatever their letter case or Unicode form; None: where the destination needs it); ``portable_names``
+    (refuse names that Windows cannot hold); ``sort_listings`` (trust no order); ``no_traverse`` (ask for each object
+    instead of listing the destination).
+
+    **Deleting.** ``delete``; ``delete_excluded``; ``max_delete`` (a number, or a percentage of the destination's
+    objects), ``max_delete_size`` in bytes; ``allow_empty_source``; ``ignore_errors`` (delete though transfers failed;
+    never where a listing did); ``on_type_clash`` (``error`` or ``replace``: a file where the other side has a folder);
+    ``backup_dir`` or ``suffix`` keep what is replaced and deleted; ``track_renames`` (any of ``hash modtime leaf``).
+
+    **Transferring.** ``transfers`` and ``checkers`` at a time; ``backlog`` actions planned ahead; ``check_first``;
+    ``order_by`` (``size name modtime mixed``, with ``,desc``); ``bwlimit`` in bytes a second, or a timetable (see
+    ``limits``); ``tpslimit`` in operations a second; ``retries`` of an entry; ``max_transfer`` in bytes and
+    ``max_duration`` in seconds with ``cutoff`` (``hard``: break off, ``soft``: finish what runs, ``cautious``: begin
+    nothing that would pass the limit).
+    """
+
+    compare: str | Compare = "default"
+    size_only: bool = False
+    checksum: bool | Literal["strict"] = False
+    ignore_times: bool = False
+    ignore_existing: bool = False
+    update: bool = False
+    immutable: bool = False
+    modify_window: timedelta = timedelta(0)
+
+    filter: Filter = field(default_factory=Filter)
+    empty_dirs: bool = False
+    links: Literal["skip", "follow"] = "skip"
+    ignore_case: bool | None = None
+    normalize: bool | None = None
+    portable_names: bool = False
+    sort_listings: bool = False
+    no_traverse: bool = False
+
+    delete: bool = False
+    delete_excluded: bool = False
+    max_delete: int | str = "50%"
+    max_delete_size: int | None = None
+    allow_empty_source: bool = False
+    ignore_errors: bool = False
+    on_type_clash: Literal["error", "replace"] = "error"
+    backup_dir: str | Backend | None = None
+    suffix: str = ""
+    track_renames: str = ""
+
+    transfers: int = 4
+    checkers: int = 8
+    backlog: int = 10_000
+    check_first: bool = False
+    order_by: str = ""
+    bwlimit: int | str | None = None
+    tpslimit: float | None = None
+    retries: int = 2
+    max_transfer: int | None = None
+    max_duration: float | None = None
+    cutoff: Literal["hard", "soft", "cautious"] = "hard"
+
+    move: bool = False  # set by ``move``: a source goes once its copy stands
+    list_equal: bool = False  # set by ``check``: a plan says what is equal, too
+
+    def __post_init__(self) -> None:
+        if not callable(self.compare) and self.compare not in COMPARES:
+            raise ConfigError(f"compare={self.compare!r}: use one of {', '.join(COMPARES)}, or a callable")
+        self._one_of("links", "skip", "follow")
+        self._one_of("on_type_clash", "error", "replace")
+        self._one_of("cutoff", "hard", "soft", "cautious")
+        if self.checksum not in (True, False, "strict"):
+            raise ConfigError(f"checksum is True, False or 'strict', not {self.checksum!r}")
+        for name in ("transfers", "checkers", "backlog"):
+            self._number(name, 1)
+        for name in ("retries", "max_delete_size", "max_transfer", "max_duration"):
+            self._number(name, 0)
+        if self.tpslimit is not None and not self.tpslimit > 0:
+            raise ConfigError(f"tpslimit is above zero, not {self.tpslimit!r}")
+        self.delete_limit(0)
+        self._check_names()
+        self._check_pairs()
+
+    def _one_of(self, name: str, *values: str) -> None:
+        if getattr(self, name) not in values:
+            raise ConfigError(f"{name}={getattr(self, name)!r}: use {' or '.join(values)}")
+
+    def _number(self, name: str, least: int) -> None:
+        value = getattr(self, name)
+        if value is None and name.startswith("max_"):
+            return
+        kinds = (int, float) if name == "max_duration" else (int,)
+        if isinstance(value, bool) or not isinstance(value, kinds) or value < least:
+            raise ConfigError(f"{name} is a number from {least} up, not {value!r}")
+
+    def _check_names(self) -> None:
+        if unknown := set(self.renames) - RENAMES:
+            raise ConfigError(f"track_renames takes {', '.join(sorted(RENAMES))}, not {', '.join(sorted(unknown))!r}")
+        key, _, direction = self.order_by.partition(",")
+        if self.order_by and (key not in ORDERS or direction not in ("", "asc", "ascending", "desc", "descending")):
+            raise ConfigError(f"order_by={self.order_by!r}: use {', '.join(ORDERS)}, perhaps with ',desc'")
+        if "/" in self.suffix or "\0" in self.suffix:
+            raise ConfigError(f"a suffix is part of a name, not {self.suffix!r}")
+
+    def _check_pairs(self) -> None:
+        """Refuse what contradicts itself."""
+        for one, other in (
+            ("delete", "no_traverse"),
+            ("track_renames", "no_traverse"),
+            ("size_only", "checksum"),
+            ("ignore_times", "ignore_existing"),
+            ("ignore_times", "size_only"),
+            ("ignore_times", "update"),
+            ("move", "delete"),
+        ):
+            if getattr(self, one) and getattr(self, other):
+                raise ConfigError(f"{one} and {other} contradict each other: choose one")
+        if self.delete_excluded and not self.delete:
+            raise ConfigError("delete_excluded deletes: set delete as well")
+        if self.track_renames and not self.delete:
+            raise ConfigError("track_renames renames what would be deleted: set delete as well")
+
+    @property
+    def renames(self) -> tuple[str, ...]:
+        """The strategies of ``track_renames``."""
+        return tuple(part.strip() for part in self.track_renames.split(",") if part.strip())
+
+    def delete_limit(self, objects: int) -> float:
+        """How many of a destination's ``objects`` may be deleted."""
+        if isinstance(self.max_delete, int) and not isinstance(self.max_delete, bool) and self.max_delete >= 0:
+            return self.max_delete
+        match = _PERCENT.fullmatch(self.max_delete) if isinstance(self.max_delete, str) else None
+        if match is None or float(match[1]) > 100:
+            raise ConfigError(
+                f"max_delete is a number from 0 up, or a percentage such as '50%': not {self.max_delete!r}"
+            )
+        return float(match[1]) * objects / 100
+
+    def described(self) -> dict[str, Any]:
+        """The settings that differ from the defaults, by name, as text: for reports and for comparing two runs."""
+        plain = SyncOptions()
+        found = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "filter"}
+        return {name: str(value) for name, value in found.items() if value != getattr(plain, name)}

@@ -1,0 +1,285 @@
+"""One side of a sync: a backend, the folder in it, and its listing in merge order. Imports floors 0 and 2, ``Prefix``.
+
+A folder compares as its name plus ``/``: a depth-first walk of a file system then has the order of a flat key listing,
+and both merge without sorting.
+"""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Callable, Iterator
+from os import PathLike
+from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit
+
+from .. import ops
+from ..core import Backend, ExtendedBackend, ObjectInfo
+from ..errors import ListingDisorder, NotFound, StorageError
+from ..paths import is_under, join
+from ..registry import locate
+from ..wrappers import Prefix
+from .filters import Filter
+
+Place = str | PathLike[str] | Backend | Any
+OnError = Callable[[StorageError], None]
+
+
+class Entry(NamedTuple):
+    """One line of a listing: by what it is merged, its path below the side's folder, and what the store said."""
+
+    key: bytes
+    path: str
+    info: ObjectInfo
+
+
+class Fold(NamedTuple):
+    """How names are matched that differ in letter case or Unicode form only."""
+
+    case: bool = False
+    form: bool = False
+
+    def __call__(self, path: str) -> str:
+        if self.form:
+            path = unicodedata.normalize("NFC", path)
+        return unicodedata.normalize("NFC", path.casefold()) if self.case else path
+
+
+class Side:
+    """A backend and a folder in it. ``role`` is ``"source"`` or ``"destination"``; what ``open`` opened, ``close``
+    closes."""
+
+    def __init__(self, place: Place, role: str) -> None:
+        self.role = role
+        self._mine: list[Backend] = []
+        self.prefix = ""
+        if isinstance(place, str | PathLike):
+            backend, self.prefix = locate(place, is_object=False)
+            self._mine.append(backend)
+        else:
+            backend = ops.extended(place)
+        while isinstance(backend, Prefix):
+            self.prefix = join(backend.prefix, self.prefix)
+            backend = ops.extended(backend.inner)
+        self.backend: ExtendedBackend = ops.extended(backend)
+        self.features = self.backend.features
+        self._cut = len(self.prefix) + 1 if self.prefix else 0
+
+    def close(self) -> None:
+        while self._mine:
+            self._mine.pop().close()
+
+    # -- names ---------------------------------------------------------------------------------------------------------
+
+    def key(self, path: str) -> str:
+        """The backend's key of a relative path."""
+        return f"{self.prefix}/{path}" if self._cut else path
+
+    def relative(self, key: str) -> str:
+        """The relative path of a backend's key; ``""`` for the folder itself and for what lies outside."""
+        return key[self._cut :] if is_under(key, self.prefix) else ""
+
+    @property
+    def url(self) -> str | None:
+        """Where it is, with a ``/`` at the end; None where the backend does not say."""
+        if not self._cut or self.backend.url is None:
+            return self.backend.url
+        return Prefix(self.backend, self.prefix).url
+
+    @property
+    def shown(self) -> str:
+        """What to call it in front of people."""
+        return self.url or join(f"<{self.backend.name}>", self.prefix) + "/"
+
+    def where(self) -> str | None:
+        """``url`` with symbolic links of the local file system followed, to tell whether two places overlap."""
+        url = self.url
+        if url is None or not url.startswith("file:"):
+            return url
+        return os.path.realpath(unquote(urlsplit(url).path, errors="surrogateescape")).rstrip("/") + "/"
+
+    # -- listing -------------------------------------------------------------------------------------------------------
+
+    def entries(
+        self,
+        filter: Filter,
+        *,
+        fold: Fold | None = None,
+        folders: bool = False,
+        follow: bool = False,
+        resort: bool = False,
+        on_error: OnError | None = None,
+        on_double: Callable[[Entry, Entry], None] | None = None,
+    ) -> Iterator[Entry]:
+        """What lies in the folder, in merge order; with ``folders`` also the folders, where the store has any.
+
+        Raises ``ListingDisorder`` if a store that promises key order breaks it. Two names that ``fold`` makes one go to
+        ``on_double``, before the first entry is yielded; both are yielded.
+        """
+        infos, in_order = self._infos(filter, folders and self.features.dirs, follow, on_error)
+        if fold is not None and (fold.case or fold.form):
+            return self._folded(infos, fold, on_double)
+        if resort or not in_order:
+            infos = ops.sort_entries(infos, key=_merge_key)
+        return self._ordered(infos)
+
+    def _infos(
+        self, filter: Filter, folders: bool, follow: bool, on_error: OnError | None
+    ) -> tuple[Iterator[ObjectInfo], bool]:
+        """The listing and whether it promises merge order."""
+        markers = filter.marker_names
+        by_folder = ops.lists_folders(self.backend)
+        if (markers or follow) and by_folder:
+            return self._walk(filter, folders, follow, on_error), True
+        descend = None
+        if filter.prunes:
+            descend = lambda folder: filter.descends(folder[self._cut :])  # noqa: E731
+        infos = ops.walk(self.backend, self.prefix, descend=descend, folders=folders, on_error=on_error)
+        if markers:
+            infos = iter(_unmarked(list(infos), markers))
+        walked = by_folder and (folders or descend is not None)
+        return infos, walked or self.features.sorted_list
+
+    def _walk(self, filter: Filter, folders: bool, follow: bool, on_error: OnError | None) -> Iterator[ObjectInfo]:
+        """Folder by folder: one that holds a marker is passed over whole, and links are looked behind."""
+        stack = [self._children(filter, self.prefix, follow, on_error, root=True)]
+        while stack:
+            info = next(stack[-1], None)
+            if info is None:
+                stack.pop()
+                continue
+            if not info.is_dir:
+                yield info
+                continue
+            inside = self._children(filter, info.path, follow, on_error)
+            if folders:
+                yield info
+            if filter.descends(info.path[self._cut :]):
+                stack.append(inside)
+
+    def _children(
+        self, filter: Filter, folder: str, follow: bool, on_error: OnError | None, *, root: bool = False
+    ) -> Iterator[ObjectInfo]:
+        try:
+            found = list(ops.children(self.backend, folder))
+        except NotFound as error:
+            if root and folder:
+                return
+            found = self._told(error, on_error)
+        except StorageError as error:
+            found = self._told(error, on_error)
+        if not {info.name for info in found}.isdisjoint(filter.marker_names):
+            return
+        if follow:
+            found = sorted((self._behind(info) for info in found), key=_merge_key)
+        yield from found
+
+    def _told(self, error: StorageError, on_error: OnError | None) -> list[ObjectInfo]:
+        if on_error is None:
+            raise error
+        on_error(error)
+        return []
+
+    def _behind(self, info: ObjectInfo) -> ObjectInfo:
+        """What a link leads to, under the link's own name; the link itself where it leads nowhere, out of the root, or
+        in a circle."""
+        if info.kind != "link" or info.path.count("/") > 128:
+            return info
+        try:
+            return self.backend.stat(info.path)._replace(path=info.path)
+        except StorageError:
+            pass
+        try:
+            next(iter(self.backend.list_dir(info.path)), None)
+        except StorageError:
+            return info
+        return ObjectInfo(info.path, kind="dir")
+
+    def _ordered(self, infos: Iterator[ObjectInfo]) -> Iterator[Entry]:
+        cut, last = self._cut, b""
+        make = tuple.__new__
+        for info in infos:
+            path = info[0]
+            if cut:
+                path = path[cut:]
+            key = path.encode("utf-8", "surrogateescape")
+            if info[3] == "dir":
+                key += b"/"
+            if key <= last:
+                if key == last:  # one name is one object, however often it is listed
+                    continue
+                raise ListingDisorder(
+                    f"the listing of the {self.role} shows {path!r} behind {last.decode('utf-8', 'replace')!r} "
+                    "though it promises key order; nothing was deleted. Set sort_listings to have it sorted first",
+                    path=path,
+                    backend=self.backend.name,
+                    op="list",
+                )
+            last = key
+            yield make(Entry, (key, path, info))
+
+    def _folded(
+        self, infos: Iterator[ObjectInfo], fold: Fold, on_double: Callable[[Entry, Entry], None] | None
+    ) -> Iterator[Entry]:
+        def key_of(info: ObjectInfo) -> bytes:
+            return _merge_key(info._replace(path=fold(info.path[self._cut :])))
+
+        ordered = ops.sort_entries(infos, key=key_of)
+        if on_double is not None:
+            ordered = self._doubles(ordered, key_of, on_double)
+        for info in ordered:
+            yield Entry(key_of(info), info.path[self._cut :], info)
+
+    def _doubles(
+        self,
+        ordered: Iterator[ObjectInfo],
+        key_of: Callable[[ObjectInfo], bytes],
+        on_double: Callable[[Entry, Entry], None],
+    ) -> Iterator[ObjectInfo]:
+        """Read all of it once for names that are one, then again."""
+
+        def looked_at() -> Iterator[ObjectInfo]:
+            last: Entry | None = None
+            for info in ordered:
+                entry = Entry(key_of(info), info.path[self._cut :], info)
+                if last is not None and last.key == entry.key and last.path != entry.path and not info.is_dir:
+                    on_double(last, entry)
+                last = entry
+                yield info
+
+        # Sorting what is sorted puts it aside, in bounded memory, until it was read to its end.
+        return ops.sort_entries(looked_at(), key=key_of)
+
+
+def _merge_key(info: ObjectInfo) -> bytes:
+    key = info.path.encode("utf-8", "surrogateescape")
+    return key + b"/" if info.kind == "dir" else key
+
+
+def _unmarked(infos: list[ObjectInfo], markers: tuple[str, ...]) -> list[ObjectInfo]:
+    """A flat listing without the folders that hold a marker."""
+    marked = {info.path.rpartition("/")[0] for info in infos if info.name in markers}
+    if "" in marked:
+        return []
+    return [info for info in infos if not any(folder in marked for folder in _above(info.path))]
+
+
+def _above(path: str) -> Iterator[str]:
+    while path := path.rpartition("/")[0]:
+        yield path
+
+
+def overlap(a: Side, b: Side) -> str | None:
+    """The relative path from the outer to the inner of two places of which one lies in the other (``""``: they are one
+    place), or None if they are apart, or nobody knows."""
+    if a.backend is b.backend:
+        one, other = a.prefix + "/", b.prefix + "/"
+        one, other = one.lstrip("/"), other.lstrip("/")
+    else:
+        first, second = a.where(), b.where()
+        if first is None or second is None:
+            return None
+        one, other = first, second
+    if one.startswith(other):
+        return one[len(other) :].rstrip("/")
+    return other[len(one) :].rstrip("/") if other.startswith(one) else None

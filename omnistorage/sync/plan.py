@@ -1,0 +1,140 @@
+"""What would have to be done: two listings merged into a lazy stream of actions. Reads, never writes.
+
+The stream has the order in which it is safe to act: transfers as the listings are read; when both came to their end,
+what replaces or deletes, deletions last. What is not safe is not in it: a listing that breaks off ends the stream
+without a single deletion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from .._context import Closes
+from ..core import Backend
+from ..errors import CapabilityNotSupported, ConfigError, StorageError
+from ._merge import Merge
+from .actions import Action
+from .options import SyncOptions
+from .places import Place, Side, overlap
+
+KEPT_ERRORS = 1_000
+
+
+@dataclass
+class Seen:
+    """What a plan saw, counted while it is read."""
+
+    source_objects: int = 0
+    source_bytes: int = 0
+    destination_objects: int = 0
+    equal: int = 0
+    equal_by_size: int = 0
+    filtered: int = 0
+    blocked: int = 0  # deletions not planned, as the source's folder could not be listed
+    complete: bool = False  # both listings came to their end without an error
+    listing_errors: list[StorageError] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def note(self, error: StorageError) -> None:
+        if len(self.listing_errors) < KEPT_ERRORS:
+            self.listing_errors.append(error)
+
+    def warn(self, text: str) -> None:
+        if text not in self.warnings:
+            self.warnings.append(text)
+
+
+class Plan(Closes):
+    """Iterate over it for the actions that make ``dst`` what ``options`` say of ``src``; each iteration lists anew, and
+    ``seen`` counts what the last one saw. Printing the actions is the dry run.
+
+    ``src`` and ``dst`` are backends, Stores or URLs; what was opened for a URL is closed by ``close``. Raises
+    ``ConfigError`` where the two overlap, ``CapabilityNotSupported`` where a side cannot do its part.
+    """
+
+    def __init__(
+        self,
+        src: Place,
+        dst: Place,
+        options: SyncOptions | None = None,
+        *,
+        pool: Callable[[int], Executor] = ThreadPoolExecutor,
+        **settings: Any,
+    ) -> None:
+        if options is not None and settings:
+            raise ConfigError("give options, or settings by name: not both")
+        self.options = options or SyncOptions(**settings)
+        self.pool = pool
+        self.seen = Seen()
+        self.src = Side(src, "source")
+        try:
+            self.dst = Side(dst, "destination")
+            self.backup = self._backup()
+            self._check()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the backends that were opened for URLs."""
+        for name in ("backup", "dst", "src"):
+            side = getattr(self, name, None)
+            if side is not None:
+                side.close()
+
+    def __iter__(self) -> Iterator[Action]:
+        self.seen = Seen()
+        return Merge(self).actions()
+
+    def __repr__(self) -> str:
+        return f"Plan({self.src.shown!r}, {self.dst.shown!r})"
+
+    # -- what is refused before anything is read -----------------------------------------------------------------------
+
+    def _backup(self) -> Side | None:
+        place: str | Backend | None = self.options.backup_dir
+        return None if place is None else Side(place, "backup")
+
+    def _check(self) -> None:
+        o = self.options
+        self._need(self.src, "list", "read")
+        self._need(self.dst, *(() if o.no_traverse else ("list",)), *(("stat",) if o.no_traverse else ()))
+        if o.move:
+            self._need(self.src, "delete")
+        if o.delete:
+            self._need(self.dst, "delete")
+        inner = overlap(self.src, self.dst)
+        if inner is not None and (inner == "" or o.filter.descends(inner) or o.delete_excluded):
+            what = "are one place" if inner == "" else f"overlap: {inner!r} of one is the other"
+            raise ConfigError(
+                f"source and destination {what} ({self.src.shown}, {self.dst.shown}); exclude the inner folder"
+                if inner
+                else f"source and destination {what} ({self.src.shown})",
+            )
+        if self.backup is not None:
+            self._check_backup(self.backup)
+
+    def _check_backup(self, backup: Side) -> None:
+        self._need(backup, "write")
+        for side in (self.src, self.dst):
+            inner = overlap(backup, side)
+            if inner == "" and not self.options.suffix:
+                raise ConfigError(f"the backup folder is the {side.role} itself: give a suffix, or another folder")
+            if inner and self.options.filter.descends(inner):
+                raise ConfigError(f"the backup folder and the {side.role} overlap: exclude {inner!r}")
+
+    def _need(self, side: Side, *flags: str) -> None:
+        for flag in flags:
+            if not getattr(side.features, flag):
+                raise CapabilityNotSupported(
+                    f"the {side.role} cannot {flag}",
+                    capability=flag,
+                    backend=side.backend.name,
+                    path=side.prefix or None,
+                )
+
+    def __enter__(self) -> Self:
+        return self

@@ -1,0 +1,403 @@
+"""How one action is carried out: verified, atomically, and only if both sides still are what the plan saw.
+
+Imports floors 0 and 2. Where a store checks conditions itself, they go with the request; where it does not, it is asked
+just before, which leaves a moment in which somebody else may be faster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from .. import ops
+from .._transfer import Digests, verify
+from ..core import (
+    READ,
+    CopyOptions,
+    ObjectInfo,
+    Reader,
+    ReadOptions,
+    SetMetadata,
+    WriteOptions,
+    Writer,
+    check_metadata,
+    power,
+)
+from ..errors import (
+    CapabilityNotSupported,
+    ConfigError,
+    CorruptData,
+    DirectoryNotEmpty,
+    NotFound,
+    PreconditionFailed,
+    StorageError,
+)
+from ..policies import CLOCK, Backoff, Clock, TokenBucket, check, pause
+from .actions import Action
+from .compare import same_digest, time_to_keep
+from .events import Event, Events
+from .limits import BLOCK, Amount, Bandwidth
+from .places import Side
+
+if TYPE_CHECKING:
+    from .plan import Plan
+
+_SMALL = 1 << 20
+_CHECKED = ("md5", "sha256", "crc32c")
+
+
+class LimitReached(StorageError):
+    """A transfer would pass ``max_transfer``."""
+
+
+@dataclass
+class Hands:
+    """Carries out actions of ``plan``, from any thread."""
+
+    plan: Plan
+    events: Events = field(default_factory=Events)
+    clock: Clock = CLOCK
+    backoff: Backoff = field(default_factory=Backoff)
+    bandwidth: Bandwidth | None = None
+    operations: TokenBucket | None = None
+    amount: Amount = field(default_factory=lambda: Amount(None))
+
+    def __post_init__(self) -> None:
+        self.o = self.plan.options
+        self.src, self.dst, self.backup = self.plan.src, self.plan.dst, self.plan.backup
+        self._server_side = (
+            self.dst.features.copy
+            and type(self.src.backend) is type(self.dst.backend)
+            and not hasattr(self.src.backend, "inner")  # what wraps another backend wants to see the bytes
+            # A file can be written to in place while it is copied, which only its reader can notice.
+            and (self.src.features.if_match or not self.src.features.dirs)
+        )
+        if self.backup is None and self.o.suffix:
+            self.backup = self.dst
+
+    def do(self, action: Action) -> int:
+        """Carry it out, as often as ``retries`` allows while errors are transient; the bytes it moved. Raises
+        ``StorageError``; then nothing has changed that shows."""
+        attempt = 0
+        how = getattr(self, f"_{action.kind}")
+        while True:
+            check(action.kind, action.path)
+            if self.operations is not None:
+                self.operations.take(1)
+            try:
+                moved: int = how(action)
+                return moved
+            except StorageError as error:
+                attempt += 1
+                if not error.transient or attempt > self.o.retries:
+                    raise
+                self.events.send(Event("retried", action.path, action.size, action, error))
+                pause(self.backoff.delay(attempt, error.retry_after), self.clock, action.kind, action.path)
+
+    # -- kinds ---------------------------------------------------------------------------------------------------------
+
+    def _copy(self, action: Action) -> int:
+        return self._transfer(action)
+
+    _update = _copy
+
+    def _remove(self, action: Action) -> int:
+        """Of a move: the destination seems to have it. Only if it does, byte for byte, the source goes."""
+        assert action.expect_src is not None
+        assert action.expect_dst is not None
+        source, target = self._now(self.src, action.expect_src.path), self._now(self.dst, action.expect_dst.path)
+        must_be(action.expect_src, source, self.src)
+        if not self._identical(source, target):
+            return self._transfer(action._replace(expect_dst=target))
+        must_be(target, self._now(self.dst, target.path), self.dst)
+        self._delete_seen(self.src, source)
+        return 0
+
+    def _touch(self, action: Action) -> int:
+        assert action.expect_src is not None
+        assert action.expect_dst is not None
+        must_be(action.expect_dst, self._now(self.dst, action.expect_dst.path), self.dst)
+        self._set_time(action.expect_dst.path, action.expect_src)
+        return 0
+
+    def _rename(self, action: Action) -> int:
+        assert action.expect_src is not None
+        assert action.expect_dst is not None
+        features = self.dst.features
+        old = action.expect_dst
+        condition = old.etag if features.if_match else None
+        if condition is None:
+            must_be(old, self._now(self.dst, old.path), self.dst)
+        options = CopyOptions(overwrite=not features.create_only, source_if_match=condition)
+        key = self.dst.key(action.path)
+        ops.move(self.dst.backend, old.path, self.dst.backend, key, options)
+        if action.expect_src.modified_at != old.modified_at and features.set_modified:
+            self._set_time(key, action.expect_src)
+        return 0
+
+    def _mkdir(self, action: Action) -> int:
+        self.dst.backend.mkdir(self.dst.key(action.path))
+        return 0
+
+    def _delete(self, action: Action) -> int:
+        assert action.expect_dst is not None
+        try:
+            if self.backup is not None:
+                self._keep_old(action, action.expect_dst)
+            self._delete_seen(self.dst, action.expect_dst)
+        except NotFound:
+            pass  # somebody else was faster
+        return 0
+
+    def _rmdir(self, action: Action) -> int:
+        try:
+            self.dst.backend.rmdir(self.dst.key(action.path))
+        except NotFound:
+            pass
+        except DirectoryNotEmpty:
+            pass  # what is kept in it keeps it
+        return 0
+
+    # -- transfers -----------------------------------------------------------------------------------------------------
+
+    def _transfer(self, action: Action) -> int:
+        assert action.expect_src is not None
+        moved = self._by_server(action) if self._server_side and self.backup is None and not self.o.move else None
+        return self._streamed(action) if moved is None else moved
+
+    def _by_server(self, action: Action) -> int | None:
+        """Let the store copy. None where it cannot, or where streaming is as good."""
+        source, seen, features = action.expect_src, action.expect_dst, self.dst.features
+        assert source is not None
+        if features.set_modified and (source.size or 0) < _SMALL:
+            return None  # a second request would set the time
+        options = CopyOptions(
+            overwrite=not (seen is None and features.create_only),
+            if_match=seen.etag if seen is not None and features.if_match else None,
+            source_if_match=source.etag if features.if_match else None,
+            source=None if self.src.backend is self.dst.backend else self.src.backend,
+        )
+        if seen is not None and options.if_match is None:
+            must_be(seen, self._now(self.dst, seen.path), self.dst)
+        if options.source_if_match is None:
+            must_be(source, self._now(self.src, source.path), self.src)
+        key = self.dst.key(action.target)
+        try:
+            info = self.dst.backend.copy(source.path, key, options)
+        except CapabilityNotSupported:
+            self._server_side = False  # another server, or conditions that its copies know nothing of
+            return None
+        if info.size is not None and source.size is not None and info.size != source.size:
+            self._take_back(key, info)
+            raise CorruptData(f"{info.size} bytes arrived of {source.size}", path=action.path, op="copy")
+        if features.set_modified:
+            self._set_time(key, source)
+        return source.size or 0
+
+    def _streamed(self, action: Action) -> int:
+        source, seen, target = action.expect_src, action.expect_dst, self.dst.key(action.target)
+        assert source is not None
+        condition = seen.etag if seen is not None and self.dst.features.if_match else None
+        read = ReadOptions(if_match=source.etag) if self.src.features.if_match and source.etag else READ
+        with self._opened(source, read) as reader:
+            options = self._write_options(reader.info, source, seen, condition)
+            digests = Digests(reader.info) if self.o.move else None
+            with self.dst.backend.open_writer(target, options) as writer:
+                count = self._pump(action, reader, writer, digests)
+                if self.src.features.dirs:
+                    must_be(reader.info, self._now(self.src, source.path), self.src, "while it was read")
+                if seen is not None and self.backup is not None:
+                    writer.prepare()
+                    self._keep_old(action, seen)
+                if seen is not None and condition is None:
+                    must_be(seen, self._now(self.dst, seen.path), self.dst)
+                made = writer.close()
+            self._verify(target, made, reader.info, count, digests)
+            if self.o.move:
+                self._delete_seen(self.src, source)
+        return count
+
+    @contextmanager
+    def _opened(self, source: ObjectInfo, options: ReadOptions) -> Iterator[Reader]:
+        try:
+            reader = self.src.backend.open_reader(source.path, options)
+        except NotFound as error:
+            raise PreconditionFailed(
+                "it is gone from the source since it was listed", path=source.path, op="open_reader"
+            ) from error
+        with reader:
+            must_be(source, reader.info, self.src)
+            yield reader
+
+    def _pump(self, action: Action, reader: Reader, writer: Writer, digests: Digests | None) -> int:
+        count, gate, events = 0, self.bandwidth, self.events
+        while True:
+            check("transfer", action.path)
+            block = reader.read(BLOCK if gate is None else gate.block)
+            if not block:
+                break
+            if not self.amount.take(len(block)) and self.o.cutoff == "hard":
+                raise LimitReached("max_transfer is reached", path=action.path, op="transfer")
+            if gate is not None:
+                gate.take(len(block))
+            writer.write(block)
+            count += len(block)
+            if digests is not None:
+                digests.update(block)
+            if events:
+                events.send(Event("bytes", action.path, len(block), action))
+        if reader.info.size not in (None, count):
+            raise CorruptData(f"{count} bytes came of {reader.info.size}", path=action.path, op="read")
+        return count
+
+    def _write_options(
+        self, info: ObjectInfo, source: ObjectInfo, seen: ObjectInfo | None, condition: str | None
+    ) -> WriteOptions:
+        features = self.dst.features
+        metadata: dict[str, str] = {}
+        modified_at = source.modified_at if features.set_modified else None
+        if features.user_metadata:
+            metadata = self._metadata(info)
+            if modified_at is None and source.modified_at is not None:
+                metadata["mtime"] = time_to_keep(source.modified_at)
+        return WriteOptions(
+            overwrite=not (seen is None and features.create_only),
+            if_match=condition,
+            modified_at=modified_at,
+            user_metadata=metadata or None,
+            expect={name: value for name, value in (info.hashes or {}).items() if name in _CHECKED},
+            content_type=info.content_type,
+            size=info.size,
+        )
+
+    def _metadata(self, info: ObjectInfo) -> dict[str, str]:
+        """What can be kept of the source's metadata: other tools write names that not every store can hold."""
+        kept: dict[str, str] = {}
+        for name, value in (info.metadata or {}).items():
+            try:
+                check_metadata({**kept, name: value, "mtime": "0" * 20})
+            except ConfigError:
+                self.plan.seen.warn("some metadata could not be kept: its names or values are not for every store")
+            else:
+                kept[name] = value
+        return kept
+
+    def _verify(self, target: str, made: ObjectInfo, source: ObjectInfo, count: int, digests: Digests | None) -> None:
+        """Hold what the destination says of the new object against what was read; a bad one is removed."""
+        try:
+            if made.size not in (None, count):
+                raise CorruptData(f"the destination holds {made.size} bytes of {count}", path=target, op="verify")
+            if same_digest(source, made) not in (None, "equal"):
+                raise CorruptData("the destination states another digest than the source", path=target, op="verify")
+            if digests is not None:
+                verify(self.dst.backend, target, made, digests.hexdigests())
+        except CorruptData:
+            self._take_back(target, made)
+            raise
+
+    # -- single steps --------------------------------------------------------------------------------------------------
+
+    def _now(self, side: Side, key: str) -> ObjectInfo:
+        """What the store says of an object now; ``PreconditionFailed`` if it is gone."""
+        try:
+            if side.features.stat:
+                return side.backend.stat(key)
+            with side.backend.open_reader(key) as reader:
+                return reader.info
+        except NotFound as error:
+            raise PreconditionFailed(f"it is gone from the {side.role} since it was listed", path=key) from error
+
+    def _identical(self, a: ObjectInfo, b: ObjectInfo) -> bool:
+        """Whether two objects hold the same bytes: by digests that both stores state, else by reading both."""
+        if a.size is not None and b.size is not None and a.size != b.size:
+            return False
+        verdict = same_digest(a, b)
+        if verdict is not None:
+            return verdict == "equal"
+        with self.src.backend.open_reader(a.path) as one, self.dst.backend.open_reader(b.path) as other:
+            return same_bytes(one, other)
+
+    def _delete_seen(self, side: Side, seen: ObjectInfo) -> None:
+        """Delete an object if it still is what was seen."""
+        if side.features.if_match and seen.etag is not None:
+            try:
+                side.backend.delete(seen.path, if_match=seen.etag)
+                return
+            except CapabilityNotSupported as error:
+                if error.capability == "delete":
+                    raise  # else: conditions on writes alone, as some S3 servers have them
+            except PreconditionFailed:
+                if not side.backend.exists(seen.path):
+                    return
+                raise
+        try:
+            must_be(seen, self._now(side, seen.path), side)
+        except PreconditionFailed as error:
+            if isinstance(error.__cause__, NotFound):
+                return
+            raise
+        side.backend.delete(seen.path)
+
+    def _keep_old(self, action: Action, seen: ObjectInfo) -> None:
+        """Copy what is about to go to the backup."""
+        assert self.backup is not None
+        path = action.target if action.kind != "delete" else action.path
+        key = self.backup.key(path + self.o.suffix) if self.backup is not self.dst else seen.path + self.o.suffix
+        condition = seen.etag if self.dst.features.if_match else None
+        if condition is None:
+            must_be(seen, self._now(self.dst, seen.path), self.dst)
+        try:
+            ops.copy(self.dst.backend, seen.path, self.backup.backend, key, CopyOptions(source_if_match=condition))
+        except CapabilityNotSupported:
+            must_be(seen, self._now(self.dst, seen.path), self.dst)
+            ops.copy(self.dst.backend, seen.path, self.backup.backend, key)
+        if self.backup.features.set_modified and seen.modified_at is not None:
+            setter = power(self.backup.backend, SetMetadata)
+            if setter is not None:
+                setter.set_metadata(key, modified_at=seen.modified_at)
+
+    def _set_time(self, key: str, source: ObjectInfo) -> None:
+        setter = power(self.dst.backend, SetMetadata)
+        if setter is not None and source.modified_at is not None:
+            setter.set_metadata(key, modified_at=source.modified_at)
+
+    def _take_back(self, key: str, made: ObjectInfo) -> None:
+        """Remove a bad copy, unless somebody has replaced it meanwhile."""
+        try:
+            self._delete_seen(self.dst, made._replace(path=key))
+        except StorageError:
+            pass  # the error that brought us here is the one to see
+
+
+def must_be(expected: ObjectInfo, found: ObjectInfo, side: Side, when: str = "since it was listed") -> None:
+    """Raise ``PreconditionFailed`` unless ``found`` is the version that ``expected`` describes."""
+    if not is_same_version(expected, found, side.features.modified_precision or timedelta(0)):
+        raise PreconditionFailed(f"the {side.role} changed {when}; run again", path=expected.path)
+
+
+def is_same_version(a: ObjectInfo, b: ObjectInfo, precision: timedelta) -> bool:
+    """By etag where both have one, else by size and time as far as they are known."""
+    if a.size is not None and b.size is not None and a.size != b.size:
+        return False
+    if a.etag is not None and b.etag is not None:
+        return a.etag == b.etag
+    if a.modified_at is None or b.modified_at is None or a.modified_at == b.modified_at:
+        return True
+    return abs(a.modified_at - b.modified_at) < precision
+
+
+def same_bytes(one: Reader, other: Reader) -> bool:
+    """Whether two readers give the same bytes to their ends. Reads no further than the first difference."""
+    left, right = b"", b""
+    while True:
+        left = left or one.read(BLOCK)
+        right = right or other.read(BLOCK)
+        if not left or not right:
+            return left == right
+        size = min(len(left), len(right))
+        if left[:size] != right[:size]:
+            return False
+        left, right = left[size:], right[size:]
