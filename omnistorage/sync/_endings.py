@@ -30,7 +30,6 @@ class Ending:
         self.plan, self.o, self.seen = plan, plan.options, plan.seen
         self.comparison = comparison
         self.deletes, self.folders, self.late, self.new = Spool(), Spool(), Spool(), Spool()
-        self.full: set[str] = set()  # folders of the source with something in them, while they are passed
         self._kept: set[str] = set()  # names below which nothing gives way after all
         self._gave: set[str] = set()
         self._renamed: set[str] = set()
@@ -61,27 +60,29 @@ class Ending:
             self._gave.add(b.path)
             self.deletes.add(Action("delete", b.path, why, b.info.size, expect_dst=b.info))
 
-    def folder(self, action: Action) -> None:
-        self.folders.add(action)
-
     def keep_below(self, path: str) -> None:
         """What was to give way below ``path`` stays."""
         self._kept.add(path)
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
-    def actions(self, failed: set[str], included: int) -> Iterator[Action]:
-        yield from self._renames()
-        why = self._unsafe(failed, included)
+    def actions(self, failed: set[str], included: int, errors: int) -> Iterator[Action]:
+        """The end of a plan in which so many ``included`` entries of the source, and ``errors``, were seen."""
+        yield from self._renames(errors)
+        why = self._refused(failed, included)
+        if why:
+            yield Action("error", "", why)
+        elif errors or self.seen.listing_errors:
+            why = "" if self.o.ignore_errors else "there were errors, so nothing is deleted; ignore_errors deletes"
         if why:
             self.seen.blocked = sum(1 for _ in self._deletes(set()))
-            if self.seen.blocked or len(self.late):
-                yield Action("error", "", why)
+            if self.seen.blocked:
+                self.seen.warn(why)
             for action in self.late:
                 yield action._replace(kind="error", why=f"what is in its way is not deleted: {why}")
             return
         yield from self._deletes(failed)
-        for action in reversed(self.folders):
+        for action in self.folders:
             if not lies_below(action.path, self._kept) and not lies_below(action.path, failed):
                 yield action
         yield from self.late
@@ -95,8 +96,8 @@ class Ending:
             else:
                 yield action
 
-    def _unsafe(self, failed: set[str], included: int) -> str:
-        """Why nothing may be deleted; ``""`` if it may."""
+    def _refused(self, failed: set[str], included: int) -> str:
+        """Why it would be too dangerous to delete; ``""`` if it is not."""
         o, seen = self.o, self.seen
         count = size = 0
         for action in self._deletes(failed):
@@ -104,8 +105,6 @@ class Ending:
         seen.blocked = 0
         if not count and not len(self.folders):
             return ""
-        if seen.listing_errors and not o.ignore_errors:
-            return "a folder could not be listed, so nothing is deleted; ignore_errors deletes elsewhere"
         if not included and not o.allow_empty_source:
             return (
                 f"the source is empty, so nothing is deleted of {seen.destination_objects:,} objects; "
@@ -123,9 +122,11 @@ class Ending:
 
     # -- renames -------------------------------------------------------------------------------------------------------
 
-    def _renames(self) -> Iterator[Action]:
+    def _renames(self, errors: int) -> Iterator[Action]:
         """New objects that are to be deleted ones under another name, then the other new ones."""
-        candidates = self._candidates() if len(self.new) else {}
+        # A rename takes an old name away: what is not safe to delete is not safe to rename.
+        safe = not (self.seen.listing_errors or errors) or self.o.ignore_errors
+        candidates = self._candidates() if len(self.new) and safe else {}
         rest = Spool()
         try:
             for action in self.new:

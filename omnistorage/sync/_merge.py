@@ -57,6 +57,14 @@ class _Waiting:
         self.replaces = False
 
 
+class _Folder:
+    """A folder that is made or removed if it turns out to be empty."""
+
+    def __init__(self, action: Action) -> None:
+        self.action = action
+        self.empty = True
+
+
 class Merge:
     """One reading of a plan's two listings."""
 
@@ -75,15 +83,19 @@ class Merge:
         self.shields = Passed[str]()
         self.files = Passed[tuple[Entry, str]]()  # of the destination; "stays", "extra", or "goes" if it is deleted
         self.waiting = Passed[_Waiting]()
-        self.folders = Passed[Action]()  # of the source, empty as far as is known
+        self.folders = Passed[_Folder]()  # of the source, to be made unless something is put into them
+        self.extras = Passed[_Folder]()  # of the destination, to be removed unless something stays in them
         self.included = 0
+        self.errors = 0
 
     # -- the stream ----------------------------------------------------------------------------------------------------
 
     def actions(self) -> Iterator[Action]:
         try:
             try:
-                yield from self._resolved(self._merged())
+                for action in self._resolved(self._merged()):
+                    self.errors += action.kind == "error"
+                    yield action
             except StorageError as error:
                 if not self.seen.source_objects and not self.seen.destination_objects:
                     raise  # nothing was begun
@@ -91,7 +103,7 @@ class Merge:
                 yield Action("error", "", f"the listing broke off, so nothing is deleted: {error}")
                 return
             self.seen.complete = not self.failed and not self.unknown
-            yield from self.end.actions(self.failed, self.included)
+            yield from self.end.actions(self.failed, self.included, self.errors)
         finally:
             self.end.close()
 
@@ -125,14 +137,15 @@ class Merge:
         b = next(targets, None)
         yield from self._doubled()
         quick = self.comparison.quick
-        plain = self.filter.is_all and not self.trees and not self.o.move and not self.o.list_equal
+        plain = self.filter.is_all and not self.o.move and not self.o.list_equal
+        mixed = self.trees and not self.src.features.dirs  # only then can an object lie below another's name
         while a is not None or b is not None:
             if b is None or (a is not None and a[0] < b[0]):
                 assert a is not None
                 yield from self._only_source(a)
                 a = next(sources, None)
             elif a is None or b[0] < a[0]:
-                yield from self._only_target(b, a)
+                yield from self._only_target(b)
                 b = next(targets, None)
             else:
                 if plain and a[2][3] == b[2][3] == "file" and quick(a[2], b[2]) == EQUAL and a[0] not in self.doubles:
@@ -141,6 +154,10 @@ class Merge:
                     seen.destination_objects += 1
                     seen.equal += 1
                     self.included += 1
+                    if self.trees:
+                        yield from self._settle(a[0])
+                        if mixed:
+                            self._on_both_sides(b)
                 else:
                     yield from self._both(a, b)
                 a = next(sources, None)
@@ -161,7 +178,7 @@ class Merge:
     def _list(self, side: Any, **more: Any) -> Iterator[Entry]:
         everything = side is self.dst and self.o.delete_excluded
         filter = type(self.filter)() if everything else self.filter
-        folders = self.trees and (self.o.delete or self.o.empty_dirs or self.o.on_type_clash == "replace")
+        folders = self.trees and (side is self.dst or self.o.delete or self.o.empty_dirs)
         entries: Iterator[Entry] = side.entries(
             filter, fold=self._fold(), folders=folders, resort=self.o.sort_listings, **more
         )
@@ -267,7 +284,6 @@ class Merge:
         info = a.info
         if not self.filter.includes(a.path, info):
             self.seen.filtered += 1
-            self.shields.push(a.key, a.path)
             return False, None
         self.seen.source_objects += 1
         self.seen.source_bytes += info.size or 0
@@ -276,8 +292,8 @@ class Merge:
             self.shields.push(a.key, a.path)
             what = "a symbolic link" if info.kind == "link" else "neither a file nor a folder"
             return False, Action("skip", a.path, f"it is {what}", expect_src=info)
-        for folder in self.folders.above(a.key):
-            self.end.full.add(folder.path)
+        for folder in (*self.folders.above(a.key), *self.extras.above(a.key)):
+            folder.empty = False
         return a.key not in self.doubles, None  # those were reported before
 
     def _refused(self, a: Entry, why: str) -> Action:
@@ -286,26 +302,26 @@ class Merge:
 
     def _source_folder(self, a: Entry) -> None:
         self.included += 1
-        for folder in self.folders.above(a.key[:-1]):
-            self.end.full.add(folder.path)
+        for folder in (*self.folders.above(a.key[:-1]), *self.extras.above(a.key[:-1])):
+            folder.empty = False
         if self.o.empty_dirs and self.trees and self.filter.descends(a.path):
             action = Action("mkdir", a.path, "an empty folder", expect_src=a.info)
             if any(self.files.above(a.key)):
                 action = action._replace(kind="error", why="an object at the destination has the name of this folder")
-            self.folders.push(a.key[:-1], action)
+            self.folders.push(a.key[:-1], _Folder(action))
 
     def _both(self, a: Entry, b: Entry) -> Iterator[Item]:
         yield from self._settle(a.key)
         if a.info.is_dir:
             for folder in self.folders.above(a.key[:-1]):
-                self.end.full.add(folder.path)
+                folder.empty = False
             return
         if not self.filter.includes(a.path, a.info) and self.o.delete_excluded:
             self.seen.filtered += 1
             self._extra(b)
             return
         if self.trees:
-            self.files.push(b.key, (b, "stays"))
+            self._on_both_sides(b)
         wanted, said = self._is_wanted(a)
         self.seen.destination_objects += 1
         if said is not None:
@@ -318,6 +334,14 @@ class Merge:
             yield lambda: self._asked(a, b)
         elif action := self._decided(a, b, verdict):
             yield action
+
+    def _on_both_sides(self, b: Entry) -> None:
+        """Whatever is below the name of a new object, the new one is the one too many."""
+        for waiting in self.waiting.above(b.key):
+            waiting.clash = "the source has objects below this name, and the destination cannot hold both"
+        for folder in self.extras.above(b.key):
+            folder.empty = False
+        self.files.push(b.key, (b, "stays"))
 
     def _asked(self, a: Entry, b: Entry) -> Action | None:
         try:
@@ -354,12 +378,12 @@ class Merge:
         verdict = self.comparison.quick(a.info, info)
         return self._asked(a, b) if verdict is None else self._decided(a, b, verdict)
 
-    def _only_target(self, b: Entry, a: Entry | None) -> Iterator[Item]:
+    def _only_target(self, b: Entry) -> Iterator[Item]:
         yield from self._settle(b.key)
-        if not b.info.is_dir:
-            self._extra(b)
-        elif a is None or not a.key.startswith(b.key):
+        if b.info.is_dir:
             self._extra_folder(b)
+        else:
+            self._extra(b)
 
     def _extra(self, b: Entry) -> None:
         hidden = not self.o.delete_excluded and not self.filter.includes(b.path, b.info)
@@ -376,6 +400,9 @@ class Merge:
             state = "goes" if self.end.superfluous(b) else "stays"
         if self.trees:
             self.files.push(b.key, (b, state))
+        if state != "goes":
+            for folder in self.extras.above(b.key):
+                folder.empty = False
 
     def _extra_folder(self, b: Entry) -> None:
         goes = self.o.delete and (self.o.delete_excluded or self.filter.descends(b.path))
@@ -386,8 +413,10 @@ class Merge:
                 waiting.clash = "a folder at the destination has this name"
             else:
                 waiting.replaces = goes = True
+        for folder in [] if goes else self.extras.above(b.key[:-1]):
+            folder.empty = False
         if goes:
-            self.end.folder(Action("rmdir", b.path, "not at the source", expect_dst=b.info))
+            self.extras.push(b.key[:-1], _Folder(Action("rmdir", b.path, "not at the source", expect_dst=b.info)))
 
     def _settle(self, key: bytes | None) -> Iterator[Item]:
         """What waited for names that were passed now."""
@@ -398,9 +427,11 @@ class Merge:
         for _ in self.files.leave(key):
             pass
         for folder in self.folders.leave(key):
-            if folder.path not in self.end.full:
-                yield folder
-            self.end.full.discard(folder.path)
+            if folder.empty:
+                yield folder.action
+        for folder in self.extras.leave(key):  # inner ones first
+            if folder.empty:
+                self.end.folders.add(folder.action)
         for waiting in self.waiting.leave(key):
             if waiting.clash:
                 self.end.keep_below(waiting.action.path)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-from array import array
 from collections.abc import Iterator
 from typing import IO, Any, Literal, NamedTuple
 
@@ -66,24 +65,24 @@ class Action(NamedTuple):
 
 class Spool:
     """Actions kept for later, in order: the first ``room`` of them in memory, the others in an unnamed temporary file
-    that nobody else can read. ``reversed`` gives them from the last to the first."""
+    that nobody else can read."""
 
     def __init__(self, room: int = 10_000) -> None:
         self._room = room
         self._first: list[Action] = []
         self._file: IO[bytes] | None = None
-        self._starts = array("Q")
+        self._count = 0
 
     def __len__(self) -> int:
-        return len(self._first) + len(self._starts)
+        return self._count
 
     def add(self, action: Action) -> None:
+        self._count += 1
         if len(self._first) < self._room:
             self._first.append(action)
             return
         if self._file is None:
             self._file = tempfile.TemporaryFile(prefix="omnistorage-")  # noqa: SIM115
-        self._starts.append(self._file.tell())
         self._file.write(action.to_json().encode("ascii") + b"\n")
 
     def __iter__(self) -> Iterator[Action]:
@@ -92,13 +91,6 @@ class Spool:
             self._file.seek(0)
             for line in self._file:
                 yield Action.from_json(line.decode("ascii"))
-
-    def __reversed__(self) -> Iterator[Action]:
-        if self._file is not None:
-            for start in reversed(self._starts):
-                self._file.seek(start)
-                yield Action.from_json(self._file.readline().decode("ascii"))
-        yield from reversed(self._first)
 
     def close(self) -> None:
         """Let the file go."""

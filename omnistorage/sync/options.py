@@ -142,6 +142,8 @@ class SyncOptions:
         ):
             if getattr(self, one) and getattr(self, other):
                 raise ConfigError(f"{one} and {other} contradict each other: choose one")
+        if self.suffix and self.backup_dir is None and self.on_type_clash == "replace":
+            raise ConfigError("a suffix keeps objects in folders that on_type_clash would replace: give a backup_dir")
         if self.delete_excluded and not self.delete:
             raise ConfigError("delete_excluded deletes: set delete as well")
         if self.track_renames and not self.delete:

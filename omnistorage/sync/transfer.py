@@ -110,8 +110,9 @@ class Hands:
         assert action.expect_dst is not None
         source, target = self._now(self.src, action.expect_src.path), self._now(self.dst, action.expect_dst.path)
         must_be(action.expect_src, source, self.src)
+        must_be(action.expect_dst, target, self.dst)
         if not self._identical(source, target):
-            return self._transfer(action._replace(expect_dst=target))
+            return self._transfer(action)
         must_be(target, self._now(self.dst, target.path), self.dst)
         self._delete_seen(self.src, source)
         return 0

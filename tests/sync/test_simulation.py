@@ -1,0 +1,30 @@
+"""A thousand small worlds, each decided by its seed; see ``simulation``."""
+
+import os
+from collections import Counter
+
+import pytest
+
+from . import simulation
+from .simulation import World
+
+SEEDS = 1_000 * int(os.environ.get("OMNISTORAGE_SCALE", "1"))
+SHARDS = 4
+
+
+@pytest.mark.parametrize("shard", range(SHARDS))
+def test_goal_33_no_seed_breaks_a_promise(shard):
+    fired, trees = Counter(), 0
+    for seed in range(shard, SEEDS, SHARDS):
+        world = World(seed).live()
+        fired += world.fired
+        trees += len(world.held["src"]) + len(world.held["dst"]) >= 50
+    assert {kind for kind in simulation.FAULTS if fired[kind] < 100} == set(), fired
+    assert trees > SEEDS / SHARDS / 2, "the worlds are too small"
+
+
+@pytest.mark.parametrize("seed", [1, 12, 123])
+def test_goal_33_a_seed_replays_call_by_call(seed):
+    one, other = World(seed, chance=0.05), World(seed, chance=0.05)
+    assert one.live().log == other.live().log
+    assert len(one.log) > 100
