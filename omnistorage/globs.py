@@ -5,8 +5,11 @@ The grammar is rclone's, so that the Store's globs and the sync filters mean the
     *        any run of characters but "/"        [a-z] [^a] [!a]   one of a class, or one not of it (never "/")
     **       any run of characters                {a,b,}            alternatives; they nest and may be empty
     ?        one character but "/"                {{regex}}         a regular expression as it is
-    \\c       the character c itself
+    \\d \\s \\w   a digit, white space, part of a word, in ASCII; \\D \\S \\W any other but "/"; alone and in classes
+    \\c       any other character c itself
 
+A regular expression ends at the last of the braces that follow each other, ``{{a{2}}}``; flags may stand in front,
+``{{(?i)jpe?g}}``. In it ``\\d`` and ``\\w``, and what the case of letters is, are matters of ASCII.
 A pattern that starts with "/" binds to the root; without it, it may start after any "/". ``anchored=True`` binds to the
 root always, and there ``**/`` also matches no folder at all, as in shells. A pattern always binds to the end.
 Matching is on whole keys, case counts unless told otherwise, and "\\n" is a character like any other.
@@ -36,6 +39,17 @@ _POSIX = {
     "word": "0-9A-Za-z_",
     "xdigit": "0-9A-Fa-f",
 }
+_ESCAPED = {
+    "d": "0-9",
+    "s": "\\t\\n\\f\\r ",
+    "w": "0-9A-Za-z_",
+    "D": "\\x00-/:-\\U0010ffff",
+    "S": "\\x00-\\x08\\x0b\\x0e-\\x1f!-\\U0010ffff",
+    "W": "\\x00-/:-@\\[-\\^`{-\\U0010ffff",
+}
+_RAW = re.compile(r"(?:\(\?([ims]+)\))?(.*)", re.DOTALL)
+_RAW_ITEM = re.compile(r"\\.|\[:(\^?\w+):\]|[\[&~|]", re.DOTALL)
+_RAW_CLASS = re.compile(r"\\.|\[\^?\]?(?:\[:\^?\w+:\]|\\.|[^\]\\])*\]", re.DOTALL)
 
 
 def has_magic(pattern: str) -> bool:
@@ -56,7 +70,7 @@ def compile_glob(pattern: str, *, anchored: bool = False, ignore_case: bool = Fa
     if not anchored and not pattern.startswith("/"):
         body = f"(?:.*/)?{body}"
     try:
-        return re.compile(body, re.DOTALL | re.ASCII | (re.IGNORECASE if ignore_case else 0))
+        return re.compile(body, re.DOTALL | (re.IGNORECASE if ignore_case else 0))
     except (re.error, OverflowError) as error:
         raise ConfigError(f"bad pattern {pattern!r}: {error}") from None
 
@@ -134,8 +148,9 @@ class _Translator:
             elif char == "\\":
                 if self.at == len(self.text):
                     raise self.fail("a backslash at the end escapes nothing")
-                out.append(re.escape(self.text[self.at]))
+                char = self.text[self.at]
                 self.at += 1
+                out.append(f"(?!/)[{_ESCAPED[char]}]" if char in _ESCAPED else re.escape(char))
             else:
                 out.append(re.escape(char))
         return _join(out)
@@ -160,12 +175,10 @@ class _Translator:
             end = self.text.find("}}", self.at)
             if end < 0:
                 raise self.fail("'{{' without '}}'")
+            while self.text[end + 2 : end + 3] == "}":
+                end += 1
             raw, self.at = self.text[self.at + 1 : end], end + 2
-            try:
-                re.compile(raw)
-            except re.error as error:
-                raise self.fail(f"in '{{{{{raw}}}}}': {error}") from None
-            return f"(?:{raw})"
+            return self.raw(raw)
         branches = []
         while True:
             branches.append(self.sequence(depth + 1))
@@ -174,6 +187,27 @@ class _Translator:
             self.at += 1
             if self.text[self.at - 1] == "}":
                 return f"(?:{'|'.join(branches)})"
+
+    def raw(self, raw: str) -> str:
+        flags, rest = _RAW.fullmatch(raw).groups("")  # type: ignore[union-attr]
+        rest = _RAW_CLASS.sub(self.raw_class, rest)
+        try:
+            re.compile(f"(?a{flags}:{rest})")
+        except re.error as error:
+            raise self.fail(f"in '{{{{{raw}}}}}': {error}") from None
+        return f"(?:(?a{flags}:{rest}))"
+
+    def raw_class(self, found: re.Match[str]) -> str:
+        """The class with the names in it spelled out, and without what Python may take for a set in a set one day."""
+        text = found[0]
+        return f"[{_RAW_ITEM.sub(self.raw_item, text[1:])}" if text.startswith("[") else text
+
+    def raw_item(self, found: re.Match[str]) -> str:
+        if found[1] is None:
+            return found[0] if found[0].startswith("\\") else f"\\{found[0]}"
+        if found[1] not in _POSIX:
+            raise self.fail(f"no character class is called {found[1]!r}")
+        return _POSIX[found[1]]
 
     def char_class(self) -> str:
         negate = self.text[self.at : self.at + 1] in ("^", "!") and self.at < len(self.text)
@@ -198,6 +232,9 @@ class _Translator:
                 raise self.fail(f"no character class is called {name!r}")
             self.at = end + 2
             return _POSIX[name]
+        if self.text[self.at] == "\\" and self.text[self.at + 1 : self.at + 2] in _ESCAPED:
+            self.at += 2
+            return _ESCAPED[self.text[self.at - 1]]
         low = self.class_char()
         if self.text[self.at : self.at + 1] == "-" and self.text[self.at + 1 : self.at + 2] not in ("", "]"):
             self.at += 1

@@ -71,7 +71,7 @@ class App:
     progress: bool | None = None
     retries: int | None = None
     timeout: float | None = None  # seconds
-    bwlimit: int | None = None  # bytes a second, of all networked backends together; 0: no limit
+    bwlimit: int | str | None = None  # bytes a second, of all networked backends together; 0: no limit; a timetable
     tpslimit: float | None = None
     verb: str = ""
     events: bool = False  # this verb's --json is a stream of events
@@ -180,6 +180,8 @@ class App:
         if (self.retries, self.bwlimit or None, self.tpslimit) != (None, None, None):
             from ..policies import RequestPolicy, TokenBucket
 
+            if isinstance(self.bwlimit, str):
+                raise ConfigError("a timetable of --bwlimit is for sync, copy and move")
             policy = RequestPolicy() if self.retries is None else RequestPolicy(retries=self.retries)
             found["policy"] = replace(
                 policy,

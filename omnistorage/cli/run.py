@@ -45,6 +45,12 @@ VERBS = {
         "mkdir": ("folders:mkdir", "Make folders."),
         "rmdir": ("folders:rmdir", "Remove empty folders."),
     },
+    "Folders": {
+        "sync": ("syncing:sync", "Make a folder equal to another."),
+        "copy": ("syncing:copy", "Copy what differs."),
+        "move": ("syncing:move", "Move what is there."),
+        "check": ("checking:check", "Compare two folders."),
+    },
     "This command": {
         "backends": ("about:backends", "Say which backends there are and what they can do."),
         "probe": ("probing:probe", "Try what a server keeps, and print the options to set."),
@@ -66,6 +72,9 @@ def _set(ctx: click.Context, param: click.Parameter, value: Any) -> None:
     elif param.name in ("timeout", "bwlimit") and value is not None:
         from .specs import Duration, Size
 
+        if param.name == "bwlimit" and "," in value:
+            app.bwlimit = value  # a timetable
+            return
         setattr(app, param.name, (Duration() if param.name == "timeout" else Size()).convert(value, param, ctx))
     elif value is not None and (value is not False or param.name == "progress"):
         setattr(app, str(param.name), value)
@@ -185,7 +194,8 @@ def root() -> click.Group:
         "plain path, NAME:PATH with a backend of the configuration file ($OMNISTORAGE_CONFIG, or "
         "~/.config/omnistorage/config.toml), or - for standard input and output.",
         epilog="Exit codes: 0 ok, 1 other, 2 usage, 3 folder or bucket missing, 4 object missing, 5 worth a retry, "
-        "6 not worth one, 7 credentials or configuration, 130/143 stopped by a signal, 141 output closed. "
+        "6 not worth one, 7 credentials or configuration, 8 a limit was reached, 9 nothing was transferred, 130/143 "
+        "stopped by a signal, 141 output closed. "
         "'omnistorage VERB --help' has an example.",
         params=[*global_options(), version],
         context_settings={"max_content_width": 100},

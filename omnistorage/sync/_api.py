@@ -105,12 +105,12 @@ def _one_file(
     raise_errors: bool = True,
     **settings: Any,
 ) -> Report:
-    made = _OneFile(src, src_path, dst, dst_path, **settings)
+    made = OneFile(src, src_path, dst, dst_path, **settings)
     with made:
         return run(made, executor, listeners=listeners, dry_run=dry_run, raise_errors=raise_errors)
 
 
-class _OneFile(Plan):
+class OneFile(Plan):
     """A plan for one object. The two places may be one, as long as the names differ."""
 
     def __init__(self, src: Place, src_path: str, dst: Place, dst_path: str, **settings: Any) -> None:

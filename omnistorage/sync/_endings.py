@@ -70,16 +70,15 @@ class Ending:
         """The end of a plan in which so many ``included`` entries of the source, and ``errors``, were seen."""
         yield from self._renames(errors)
         why = self._refused(failed, included)
+        wrong = (errors or self.seen.listing_errors) and not self.o.ignore_errors
         if why:
             yield Action("error", "", why)
-        elif errors or self.seen.listing_errors:
-            why = "" if self.o.ignore_errors else "there were errors, so nothing is deleted; ignore_errors deletes"
-        if why:
+        if why or wrong:
             self.seen.blocked = sum(1 for _ in self._deletes(set()))
-            if self.seen.blocked:
-                self.seen.warn(why)
+            if not why and self.seen.blocked:
+                self.seen.warn("there were errors, so nothing is deleted; ignore_errors deletes all the same")
             for action in self.late:
-                yield action._replace(kind="error", why=f"what is in its way is not deleted: {why}")
+                yield action._replace(kind="error", why="what is in its way is not deleted")
             return
         yield from self._deletes(failed)
         for action in self.folders:

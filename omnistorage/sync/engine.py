@@ -32,6 +32,7 @@ def run(
     executor: Executor | None = None,
     *,
     listeners: Iterable[Listener] = (),
+    confirm: Callable[[Action], bool] | None = None,
     dry_run: bool = False,
     raise_errors: bool = True,
     clock: Clock = CLOCK,
@@ -40,11 +41,11 @@ def run(
     """Carry ``plan`` out and say how it ended. With ``dry_run`` nothing is written and the report counts what would be.
 
     ``executor`` runs the transfers, in this process; by default ``options.transfers`` threads. Each of ``listeners`` is
-    called with every ``Event``, one at a time. Raises ``SyncError`` with the ``report`` if any entry failed or a limit
+    called with every ``Event``, one at a time; ``confirm`` is asked before each change. Raises ``SyncError`` with the ``report`` if any entry failed or a limit
     ended it, unless ``raise_errors`` is False. An exception from outside (Ctrl-C) aborts what runs and goes on up.
     """
     report = Report(plan.src.shown, plan.dst.shown, dry_run=dry_run)
-    job = _Job(plan, report, Events(listeners), clock, backoff or Backoff())
+    job = _Job(plan, report, Events(listeners), confirm, clock, backoff or Backoff())
     started = clock.now()
     try:
         if dry_run:
@@ -74,9 +75,18 @@ def raise_for(report: Report) -> None:
 
 
 class _Job:
-    def __init__(self, plan: Plan, report: Report, events: Events, clock: Clock, backoff: Backoff) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        report: Report,
+        events: Events,
+        confirm: Callable[[Action], bool] | None,
+        clock: Clock,
+        backoff: Backoff,
+    ) -> None:
         o = plan.options
         self.plan, self.o, self.report, self.events, self.clock = plan, o, report, events, clock
+        self.confirm = confirm
         self.hands = Hands(
             plan,
             events,
@@ -135,6 +145,8 @@ class _Job:
                 self._not_done(action)
             elif self._is_over(action):
                 return
+            elif self.confirm is not None and not self.confirm(action):
+                self.report.skipped += 1
             elif action.kind == "rmdir":
                 self._end(action, self._attempt(action))
             else:

@@ -168,7 +168,7 @@ class Side:
             found = self._told(error, on_error)
         except StorageError as error:
             found = self._told(error, on_error)
-        if not {info.name for info in found}.isdisjoint(filter.marker_names):
+        if filter.has_marker(found):
             return
         if follow:
             found = sorted((self._behind(info) for info in found), key=_merge_key)

@@ -32,6 +32,19 @@ def matches(pattern, key, **options):
         ("/{a/**,b}/c", ["a/x/y/c", "b/c"], ["c", "x/c"]),
         ("{{\\d+}}.log", ["12.log"], ["x.log"]),
         (r"\*\{", ["*{"], ["x{"]),
+        (r"\d\D\w\W\s\S", ["1aa. x"], ["aaa. x", "11a. x", "1a.. x", "1aaa x", "1aa..x", "1aa.  "]),
+        (r"/a\D\W\Sb", ["a...b"], ["a/..b", "a./.b", "a../b", "a\u0665./b"]),
+        (r"[\d_]x", ["5x", "_x"], ["dx", "\u0665x"]),
+        (r"[^\d]x", ["dx"], ["5x", "/x"]),
+        (r"/[\W\d]x", ["5x", ".x"], ["dx", "/x"]),
+        (r"[\S]", ["a"], [" "]),
+        (r"{{\d{2}}}.log", ["12.log"], ["1.log", "1}.log", "\u0661\u0662.log"]),
+        ("*.{{(?i)jpe?g}}", ["a.jpg", "a.JPEG"], ["a.png"]),
+        ("{{(?i)a}}b", ["Ab"], ["AB"]),
+        ("{{[[:upper:][:digit:]]+}}x", ["A1x"], ["a1x", ":x"]),
+        (r"{{\[[:upper:]]?}}x", ["[ux", "[u]x"], ["[Ux"]),
+        (r"{{[^]\]a]}}x", ["bx"], ["]x", "ax"]),
+        ("{{[[a&&b||~~]}}x", ["[x", "ax", "&x", "~x"], ["]x", "cx"]),
         ("a.b+c", ["a.b+c"], ["axb+c", "a.bbc"]),
         ("*", ["a", "x/a"], []),
     ],
@@ -59,11 +72,30 @@ def test_anchored_patterns_are_those_of_shells():
 def test_case_can_be_ignored():
     assert matches("*.CSV", "a.csv", ignore_case=True)
     assert not matches("*.CSV", "a.csv")
+    assert matches("\u00fc[\u00c4-\u00d6].A", "\u00dc\u00e4.a", ignore_case=True)
 
 
 @pytest.mark.parametrize(
     "pattern",
-    ["***", "a***b", "[a", "[", "{a", "{a,{b}", "a}", "[z-a]", "a\\", "]", "{{a", "{{(}}", "[[:nope:]]", "[a-"],
+    [
+        "***",
+        "a***b",
+        "[a",
+        "[",
+        "{a",
+        "{a,{b}",
+        "a}",
+        "[z-a]",
+        "a\\",
+        "]",
+        "{{a",
+        "{{(}}",
+        "[[:nope:]]",
+        "[a-",
+        "{{[[:nope:]]}}",
+        "{{[[:^digit:]]}}",
+        "{{(?i)(}}",
+    ],
 )
 def test_go_w10_a_bad_pattern_is_an_error_that_names_it(pattern):
     with pytest.raises(ConfigError) as caught:

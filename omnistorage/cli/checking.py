@@ -1,0 +1,95 @@
+"""``omnistorage check``: whether two places hold the same. Imports sync."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import IO, Any
+
+import click
+
+from ..errors import ConfigError, StorageError
+from ..sync import check as check_places
+from .app import App, naming
+from .filtering import filter_options
+from .run import Verb
+from .syncing import comparing, folder_of, settings_of
+
+DIFFERENCES = 1
+_LISTS = {"=": "match", "-": "missing_on_src", "+": "missing_on_dst", "*": "differ", "!": "error"}
+_WORDS = {"-": "only at the destination", "+": "only at the source", "*": "differs", "!": "not compared"}
+
+
+@click.command(
+    cls=Verb, example="omnistorage check ./data s3://bucket/data", events=True, short_help="Compare two folders."
+)
+@click.argument("src")
+@click.argument("dst")
+@click.option("--one-way", is_flag=True, help="What only DST has does not matter.")
+@click.option("--download", is_flag=True, help="Read both sides and compare the bytes.")
+@click.option("--combined", metavar="FILE", help="One line for each object: = - + * or !, and its path.")
+@click.option("--match", metavar="FILE", help="The paths of what is the same.")
+@click.option("--differ", metavar="FILE", help="The paths of what differs.")
+@click.option("--missing-on-src", metavar="FILE", help="The paths of what only DST has.")
+@click.option("--missing-on-dst", metavar="FILE", help="The paths of what only SRC has.")
+@click.option("--error", metavar="FILE", help="The paths of what could not be compared.")
+@filter_options
+@comparing
+@click.pass_obj
+def check(app: App, /, src: str, dst: str, **options: Any) -> None:
+    """Compare SRC and DST and change nothing. Exit code 0: the same; 1: there are differences.
+
+    FILE may be - for standard output. What could not be compared is an error, neither equal nor different.
+    """
+    one_way, download = options.pop("one_way"), options.pop("download")
+    files = {name: options.pop(name) for name in ("combined", *_LISTS.values())}
+    settings = settings_of(app, options)
+    source, from_ = folder_of(app, src)
+    target, to = folder_of(app, dst)
+    with ExitStack() as stack:
+        lists = Lists(app, {name: path for name, path in files.items() if path}, stack)
+        app.draw(f"check {to.text}")
+        with naming(f"{from_.text} -> {to.text}"):
+            report = check_places(
+                source, target, one_way=one_way, download=download, listeners=[lists.tell], **settings
+            )
+    app.meter.stop()
+    app.done = report.match
+    for text in report.warnings:
+        app.warn(text)
+    app.say(str(report))
+    app.event("report", **{k: v for k, v in report.as_dict().items() if k not in ("failures", "warnings")})
+    if report.differences and not report.errors:
+        raise click.exceptions.Exit(DIFFERENCES)
+
+
+class Lists:
+    """Where each object's line goes."""
+
+    def __init__(self, app: App, files: dict[str, str], stack: ExitStack) -> None:
+        self.app = app
+        self._files: dict[str, IO[str] | None] = {}
+        for name, path in files.items():
+            self._files[name] = None if path == "-" else stack.enter_context(_opened(path))
+
+    def tell(self, sign: str, path: str, why: str) -> None:
+        app = self.app
+        app.event("check", sign=sign, path=path, why=why or None)
+        for name, line in (("combined", f"{sign} {path}"), (_LISTS[sign], path)):
+            if name in self._files:
+                file = self._files[name]
+                if file is None:
+                    app.out.line(line)
+                else:
+                    file.write(line + "\n")
+        if sign == "!":
+            app.failed(StorageError(why or "not compared", path=path or None, op="check"))
+        elif sign != "=":
+            reason = f": {why}" if sign == "*" and why else ""
+            app.say(f"{sign} {path} {_WORDS[sign]}{reason}")
+
+
+def _opened(path: str) -> IO[str]:
+    try:
+        return open(path, "w", encoding="utf-8", errors="surrogateescape")
+    except OSError as error:
+        raise ConfigError(f"the file {path!r} cannot be written: {error.strerror}") from error
