@@ -40,9 +40,10 @@ def run(
 ) -> Report:
     """Carry ``plan`` out and say how it ended. With ``dry_run`` nothing is written and the report counts what would be.
 
-    ``executor`` runs the transfers, in this process; by default ``options.transfers`` threads. Each of ``listeners`` is
-    called with every ``Event``, one at a time; ``confirm`` is asked before each change. Raises ``SyncError`` with the ``report`` if any entry failed or a limit
-    ended it, unless ``raise_errors`` is False. An exception from outside (Ctrl-C) aborts what runs and goes on up.
+    ``executor`` runs the transfers, in this process; by default ``options.transfers`` threads. Each of ``listeners``
+    is called with every ``Event``, one at a time; ``confirm`` is asked before each change. Raises ``SyncError`` with
+    the ``report`` if any entry failed or a limit ended it, unless ``raise_errors`` is False. An exception from outside
+    (Ctrl-C) aborts what runs and goes on up.
     """
     report = Report(plan.src.shown, plan.dst.shown, dry_run=dry_run)
     job = _Job(plan, report, Events(listeners), confirm, clock, backoff or Backoff())
@@ -228,6 +229,8 @@ class _Job:
 
     def _count(self, action: Action, moved: int) -> None:
         self.report.count(action, moved)
+        if not self.report.dry_run:
+            self.plan.note(action, moved)
         kind = "deleted" if action.kind in ("delete", "rmdir") else "done"
         self.events.send(Event(kind, action.path, action.size, action))  # type: ignore[arg-type]
         if self.o.move and action.kind in TRANSFERS:

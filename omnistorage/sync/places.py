@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from os import PathLike
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from .. import ops
+from ..config import BackendConfig
 from ..core import Backend, ExtendedBackend, ObjectInfo
 from ..errors import ListingDisorder, NotFound, StorageError
 from ..paths import is_under, join
-from ..registry import locate
+from ..registry import locate, open_backend
 from ..wrappers import Prefix
 from .filters import Filter
 
-Place = str | PathLike[str] | Backend | Any
+Place = str | PathLike[str] | Mapping[str, Any] | BackendConfig | Backend | Any
 OnError = Callable[[StorageError], None]
 
 
@@ -55,6 +56,9 @@ class Side:
         self.prefix = ""
         if isinstance(place, str | PathLike):
             backend, self.prefix = locate(place, is_object=False)
+            self._mine.append(backend)
+        elif isinstance(place, Mapping | BackendConfig):
+            backend, self.prefix = opened(place)
             self._mine.append(backend)
         else:
             backend = ops.extended(place)
@@ -249,6 +253,16 @@ class Side:
 
         # Sorting what is sorted puts it aside, in bounded memory, until it was read to its end.
         return ops.sort_entries(looked_at(), key=key_of)
+
+
+def opened(place: Mapping[str, Any] | BackendConfig) -> tuple[ExtendedBackend, str]:
+    """The backend of a configuration and the folder in it: a table has, beside what ``BackendConfig`` takes, perhaps a
+    ``prefix``, and ``${VAR}`` in it is replaced."""
+    if isinstance(place, BackendConfig):
+        return open_backend(place), ""
+    prefix = place.get("prefix", "")
+    table = {key: value for key, value in place.items() if key != "prefix"}
+    return open_backend(BackendConfig.from_dict(table, where="place", env=True)), prefix.strip("/")
 
 
 def _merge_key(info: ObjectInfo) -> bytes:

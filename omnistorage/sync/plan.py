@@ -92,6 +92,15 @@ class Plan(Closes):
     def __repr__(self) -> str:
         return f"Plan({self.src.shown!r}, {self.dst.shown!r})"
 
+    def is_done(self, action: Action) -> bool:
+        """Whether an earlier run has carried ``action`` out. A plan that was just made knows of none."""
+        return False
+
+    was_done = is_done
+
+    def note(self, action: Action, moved: int) -> None:
+        """``action`` was carried out."""
+
     # -- what is refused before anything is read -----------------------------------------------------------------------
 
     def _backup(self) -> Side | None:

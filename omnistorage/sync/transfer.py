@@ -27,6 +27,7 @@ from ..core import (
     power,
 )
 from ..errors import (
+    AlreadyExists,
     CapabilityNotSupported,
     ConfigError,
     CorruptData,
@@ -83,6 +84,8 @@ class Hands:
         ``StorageError``; then nothing has changed that shows."""
         attempt = 0
         how = getattr(self, f"_{action.kind}")
+        if self.plan.is_done(action):
+            return 0
         while True:
             check(action.kind, action.path)
             if self.operations is not None:
@@ -90,6 +93,10 @@ class Hands:
             try:
                 moved: int = how(action)
                 return moved
+            except (AlreadyExists, PreconditionFailed):
+                if self.plan.was_done(action):
+                    return 0
+                raise
             except StorageError as error:
                 attempt += 1
                 if not error.transient or attempt > self.o.retries:

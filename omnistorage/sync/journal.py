@@ -1,0 +1,50 @@
+"""What was done of a partition, kept in a local folder as it is done. Imports floors 0 and 2.
+
+One ``SegmentLog`` for each execution, as only one process at a time may write to a log. An entry is the number of an
+action and the bytes it moved. A power cut may take the last entries away: what they tell is found out again from the
+destination, so entries need not be synced one by one.
+"""
+
+from __future__ import annotations
+
+import secrets
+from contextlib import suppress
+from pathlib import Path
+from struct import Struct
+
+from ..errors import NotFound, PermissionDenied, StorageError
+from ..segments import SegmentLog
+
+_ENTRY = Struct(">IQ")
+
+
+class Journal:
+    """The journals of one partition under ``folder``; ``done`` holds the numbers of the actions that earlier executions
+    carried out, ``bytes`` what those moved."""
+
+    def __init__(self, folder: Path, attempt: int) -> None:
+        self.done: set[int] = set()
+        self.bytes = 0
+        self.again = False  # whether there was an earlier execution
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for other in sorted(folder.iterdir()):
+            self.again = True
+            self._read(other)
+        self._log = SegmentLog(folder / f"{attempt:03d}-{secrets.token_hex(4)}", fsync="seal")
+
+    def _read(self, folder: Path) -> None:
+        # One that is open belongs to an execution that still runs: the destination tells what it did.
+        with suppress(NotFound, PermissionDenied), SegmentLog(folder, fsync="seal") as log:
+            for _, entry in log.read(log.first):
+                number, moved = _ENTRY.unpack(entry)
+                if number not in self.done:
+                    self.done.add(number)
+                    self.bytes += moved
+
+    def note(self, number: int, moved: int) -> None:
+        """Action ``number`` was carried out. A journal that cannot be written is no reason to stop."""
+        with suppress(StorageError):
+            self._log.append(_ENTRY.pack(number, moved))
+
+    def close(self) -> None:
+        self._log.close()

@@ -1,0 +1,419 @@
+"""A plan on disk, cut into sealed partitions that any number of workers carry out, one each. Imports floors 0 and 2.
+
+``prepare`` lists, compares and writes manifests of at most 10,000 actions and, last, ``plan.json``; nothing of it ever
+changes. ``execute`` hands ``run_partition`` to any ``concurrent.futures.Executor``: threads, processes, Dask. Deletions
+are partitions of a later stage, begun when every partition before it is done. Each action is carried out so that doing
+it twice is harmless, so an execution that died is repeated by calling ``execute`` again.
+
+The folder holds ``plan.json``, ``part-00042.ndjson`` (an action a line, see ``Action.to_json``), ``part-00042.done``
+(the partition's report), ``said.ndjson`` (what was left out or cannot be done), and, where the folder is a local one,
+``part-00042/`` with the journals.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
+from contextlib import ExitStack
+from dataclasses import dataclass, fields, replace
+from os import PathLike, fspath, path
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from .. import ops
+from ..core import WriteOptions
+from ..errors import ConfigError, CorruptData, NotFound, StorageError
+from ..secret import mask, mask_url
+from .actions import Action
+from .compare import SAME, Comparison
+from .engine import raise_for, run
+from .filters import Filter
+from .journal import Journal
+from .options import SyncOptions
+from .places import Place, Side
+from .plan import Plan, Seen
+from .report import Failure, Report
+from .transfer import is_same_version
+
+VERSION = 1
+MOST_ACTIONS = 10_000
+MOST_BYTES = 64 << 30
+_GROUPS = {"delete": 1, "rmdir": 2}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One partition. It waits for all of lower stages; ``group`` says what it does: 0 transfers, 1 deletes, 2 removes
+    folders, 3 transfers what the deletions made room for."""
+
+    id: int
+    stage: int
+    group: int
+    actions: int
+    bytes: int
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        return f"part-{self.id:05d}"
+
+
+# -- preparing ---------------------------------------------------------------------------------------------------------
+
+
+def prepare(
+    src: Place,
+    dst: Place,
+    to: str | PathLike[str] | Mapping[str, Any],
+    options: SyncOptions | None = None,
+    *,
+    most_actions: int = MOST_ACTIONS,
+    most_bytes: int = MOST_BYTES,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Make the plan of a sync and write it to the folder ``to``; returns what ``plan.json`` says.
+
+    Places are URLs, paths or tables (``{"type": "s3", "options": {...}, "prefix": "data"}``, where ``${VAR}`` stands
+    for what must not be written down): workers open them anew. Raises ``ConfigError`` for a backend object, a literal
+    secret, a comparison that is a function, or a folder that holds a plan already.
+    """
+    options = options or SyncOptions(**settings)
+    source, target = _spec(src, "source"), _spec(dst, "destination")
+    plain = _plain(options)
+    with ExitStack() as stack:
+        folder = _Folder(to)
+        stack.callback(folder.close)
+        if folder.read("plan.json") is not None:
+            raise ConfigError("the folder holds a plan already: resume it, or choose another folder", path="plan.json")
+        plan = stack.enter_context(Plan(source, target, options))
+        said, parts = _write_parts(plan, folder, most_actions, most_bytes)
+        seen = plan.seen
+        found = {
+            "version": VERSION,
+            "source": source,
+            "destination": target,
+            "options": plain,
+            "options_hash": fingerprint(options),
+            "filter_hash": options.filter.fingerprint(),
+            "parts": [vars(part) for part in parts],
+            "objects": seen.source_objects,
+            "equal": seen.equal,
+            "blocked": seen.blocked,
+            "complete": seen.complete,
+            "failed": said,
+            "warnings": seen.warnings,
+            "listing_errors": [[error.path, str(error)] for error in seen.listing_errors],
+        }
+        folder.write("plan.json", json.dumps(found, indent=1).encode(), durable=True)
+    return found
+
+
+def _write_parts(plan: Plan, folder: _Folder, most_actions: int, most_bytes: int) -> tuple[int, list[Part]]:
+    """The manifests, and how many actions cannot be done."""
+    parts: list[Part] = []
+    lines: list[str] = []
+    size = stage = group = failed = 0
+    with folder.writer("said.ndjson") as said:
+
+        def seal() -> None:
+            nonlocal size
+            if lines:
+                data = ("\n".join(lines) + "\n").encode("ascii")
+                part = Part(len(parts), stage, group, len(lines), size, hashlib.sha256(data).hexdigest())
+                folder.write(f"{part.name}.ndjson", data)
+                parts.append(part)
+                lines.clear()
+                size = 0
+
+        for action in plan:
+            if action.kind in ("error", "skip", "equal"):
+                failed += action.kind == "error"
+                said.write(action.to_json().encode("ascii") + b"\n")
+                continue
+            # What takes the place of a folder comes behind what empties it, though it is a transfer like others.
+            now = _GROUPS.get(action.kind, 3 if group else 0)
+            if now != group or len(lines) >= most_actions or (lines and size + (action.size or 0) > most_bytes):
+                seal()
+                # Inner folders go before outer ones: their partitions follow each other.
+                stage += now != group or (now == 2 and bool(parts))
+                group = now
+            lines.append(action.to_json())
+            size += action.size or 0
+        seal()
+    return failed, parts
+
+
+# -- executing ---------------------------------------------------------------------------------------------------------
+
+
+def execute(
+    at: str | PathLike[str] | Mapping[str, Any],
+    executor: Executor | None = None,
+    *,
+    workers: int | None = None,
+    options: SyncOptions | None = None,
+    raise_errors: bool = True,
+    listener: Callable[[str, dict[str, Any]], None] | None = None,
+) -> Report:
+    """Carry out what is not yet done of the plan in the folder ``at``, and say how all of it ended.
+
+    ``executor`` gets one call of ``run_partition`` for each partition; ``workers`` (default: the executor's own number,
+    else 1) divides ``bwlimit`` and ``tpslimit`` among them. With ``options`` the run is refused (``ConfigError``)
+    unless they are those of the plan. ``listener`` is called with each partition's name and report. Raises ``SyncError`` if
+    anything failed; what was done stays done, and calling it again goes on.
+    """
+    with ExitStack() as stack:
+        folder = _Folder(at)
+        stack.callback(folder.close)
+        found = _plan_of(folder)
+        if options is not None and (fingerprint(options), options.filter.fingerprint()) != (
+            found["options_hash"],
+            found["filter_hash"],
+        ):
+            raise ConfigError("the plan was made with other options: give the same, or make a new plan")
+        where = folder.spec
+        parts = [Part(**part) for part in found["parts"]]
+        report = _begun(found)
+        pool = executor or stack.enter_context(ThreadPoolExecutor(1))
+        share = 1 / (workers or getattr(pool, "_max_workers", None) or 1)
+        for stage in sorted({part.stage for part in parts}):
+            here = [part for part in parts if part.stage == stage]
+            if here[0].group and report.failed and not found["options"].get("ignore_errors"):
+                report.blocked += sum(part.actions for part in parts if part.group == 1)
+                report.warn("there were errors, so nothing is deleted; ignore_errors deletes all the same")
+                break
+            for name, result in _stage(folder, where, here, pool, share):
+                _add(report, result)
+                if listener is not None:
+                    listener(name, result)
+    if raise_errors:
+        raise_for(report)
+    return report
+
+
+resume = execute
+"""The same: what is done is not done again."""
+
+
+def _stage(
+    folder: _Folder, where: Any, parts: list[Part], pool: Executor, share: float
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    todo: dict[Any, Part] = {}
+    for part in parts:
+        done = folder.read(f"{part.name}.done")
+        if done is None:
+            todo[pool.submit(run_partition, where, part.id, 0, share)] = part
+        else:
+            yield part.name, json.loads(done)
+    for future in as_completed(todo):
+        yield todo[future].name, future.result()
+
+
+def run_partition(at: str | Mapping[str, Any], part_id: int, attempt: int = 0, share: float = 1.0) -> dict[str, Any]:
+    """Carry out one partition of the plan in the folder ``at``, and return its report as plain data. To be called by an
+    executor, in whatever process; twice, or two at a time, does no harm."""
+    with ExitStack() as stack:
+        folder = _Folder(at)
+        stack.callback(folder.close)
+        found = _plan_of(folder)
+        part = Part(**found["parts"][part_id])
+        done = folder.read(f"{part.name}.done")
+        if done is not None:
+            known: dict[str, Any] = json.loads(done)
+            return known
+        plan = stack.enter_context(_Manifest(folder, found, part, attempt, share))
+        report = run(plan, raise_errors=False)
+        report.complete = True
+        result = report.as_dict()
+        if report.ok:
+            folder.write(f"{part.name}.done", json.dumps(result).encode())
+    return result
+
+
+class _Manifest(Plan):
+    """A partition as a plan: its actions, without those that an earlier execution carried out."""
+
+    def __init__(self, folder: _Folder, found: dict[str, Any], part: Part, attempt: int, share: float) -> None:
+        self._part, self._folder = part, folder
+        self._journal = None if folder.local is None else Journal(folder.local / part.name, attempt)
+        self._numbers: dict[Any, int] = {}
+        options = _options(found["options"])
+        if isinstance(options.bwlimit, int):
+            options = replace(options, bwlimit=max(1, int(options.bwlimit * share)))
+        if options.tpslimit is not None:
+            options = replace(options, tpslimit=options.tpslimit * share)
+        super().__init__(found["source"], found["destination"], options)
+        self._comparison = Comparison(self.src, self.dst, options)
+
+    def _check(self) -> None:
+        """Done when the plan was made."""
+
+    def close(self) -> None:
+        if self._journal is not None:
+            self._journal.close()
+        super().close()
+
+    def __iter__(self) -> Iterator[Action]:
+        self.seen = Seen(complete=True)
+        data = self._folder.read(f"{self._part.name}.ndjson")
+        if data is None or hashlib.sha256(data).hexdigest() != self._part.sha256:
+            raise CorruptData("the manifest is not the one that was written", path=f"{self._part.name}.ndjson")
+        return self._actions(data)
+
+    def _actions(self, data: bytes) -> Iterator[Action]:
+        done = set() if self._journal is None else self._journal.done
+        for number, line in enumerate(data.decode("ascii").splitlines()):
+            if number not in done:
+                action = Action.from_json(line)
+                self._numbers[_name(action)] = number
+                yield action
+
+    def is_done(self, action: Action) -> bool:
+        """Where nothing was noted but somebody was at work before, the destination tells."""
+        again = self._journal is None or self._journal.again
+        return again and self.was_done(action)
+
+    def was_done(self, action: Action) -> bool:
+        a, seen = action.expect_src, action.expect_dst
+        if action.kind == "rename":
+            return self._look(self.dst, self.dst.key(action.path)) is not None and (
+                seen is not None and self._look(self.dst, seen.path) is None
+            )
+        if action.kind not in ("copy", "update") or a is None:
+            return False
+        b = self._look(self.dst, self.dst.key(action.target))
+        precision = self.dst.features.modified_precision
+        if b is None or (seen is not None and precision is not None and is_same_version(seen, b, precision)):
+            return False
+        try:
+            verdict = self._comparison.quick(a, b) or self._comparison.slow(a, b)
+        except StorageError:
+            return False
+        return verdict in SAME and (not self.options.move or self._look(self.src, a.path) is None)
+
+    def _look(self, side: Side, key: str) -> Any:
+        try:
+            if side.features.stat:
+                return side.backend.stat(key)
+            with side.backend.open_reader(key) as reader:
+                return reader.info
+        except NotFound:
+            return None
+
+    def note(self, action: Action, moved: int) -> None:
+        if self._journal is not None:
+            self._journal.note(self._numbers[_name(action)], moved)
+
+
+# -- data --------------------------------------------------------------------------------------------------------------
+
+
+def _name(action: Action) -> Any:
+    return action.kind, action.path, action.other
+
+
+class _Folder:
+    """The folder of a plan, on any backend; ``local`` is its path where it has one, ``spec`` what workers open."""
+
+    def __init__(self, at: str | PathLike[str] | Mapping[str, Any]) -> None:
+        self.spec = _spec(at, "folder of the plan")
+        self._side = Side(self.spec, "plan")
+        self.local: Path | None = None
+        url = self._side.url
+        if url is not None and url.startswith("file:"):
+            self.local = Path(unquote(urlsplit(url).path, errors="surrogateescape"))
+
+    def close(self) -> None:
+        self._side.close()
+
+    def read(self, name: str) -> bytes | None:
+        try:
+            return ops.read_bytes(self._side.backend, self._side.key(name))
+        except NotFound:
+            return None
+
+    def write(self, name: str, data: bytes, *, durable: bool = False) -> None:
+        durable = durable and self.local is not None
+        ops.write_bytes(self._side.backend, self._side.key(name), data, WriteOptions(durable=durable))
+
+    def writer(self, name: str) -> Any:
+        return self._side.backend.open_writer(self._side.key(name))
+
+
+def _spec(place: Place, what: str) -> Any:
+    """A place as what can be written down and opened again by another process."""
+    if isinstance(place, PathLike) or (isinstance(place, str) and "://" not in place):
+        return path.abspath(fspath(place))
+    if isinstance(place, str):
+        if mask_url(place) != place:
+            raise ConfigError(f"the URL of the {what} holds a secret, which is written down nowhere: {mask_url(place)}")
+        return place
+    if isinstance(place, Mapping):
+        if mask(dict(place)) != dict(place) and "${" not in json.dumps(dict(place)):
+            raise ConfigError(f"the table of the {what} holds a secret, which is written down nowhere: use ${{VAR}}")
+        return dict(place)
+    raise ConfigError(f"workers open the {what} anew: give a URL, a path or a table, not {type(place).__name__}")
+
+
+def _plain(options: SyncOptions) -> dict[str, Any]:
+    if callable(options.compare):
+        raise ConfigError("a function cannot be written down: name one of the rules of compare")
+    found = {f.name: getattr(options, f.name) for f in fields(options) if f.name != "filter"}
+    if options.backup_dir is not None:
+        found["backup_dir"] = _spec(options.backup_dir, "backup folder")
+    found["modify_window"] = options.modify_window.total_seconds()
+    return found
+
+
+def _options(plain: dict[str, Any]) -> SyncOptions:
+    from datetime import timedelta
+
+    return SyncOptions(**{**plain, "modify_window": timedelta(seconds=plain["modify_window"]), "filter": Filter()})
+
+
+def fingerprint(options: SyncOptions) -> str:
+    """SHA-256 over all settings but the filter, which has its own."""
+    return hashlib.sha256(json.dumps(_plain(options), sort_keys=True).encode()).hexdigest()
+
+
+def _plan_of(folder: _Folder) -> dict[str, Any]:
+    data = folder.read("plan.json")
+    if data is None:
+        raise NotFound("there is no plan in this folder; one that was not made to its end has none", path="plan.json")
+    found: dict[str, Any] = json.loads(data)
+    if found.get("version") != VERSION:
+        raise ConfigError(f"the plan is of version {found.get('version')!r}, this reads {VERSION}", path="plan.json")
+    return found
+
+
+def _begun(found: dict[str, Any]) -> Report:
+    """The report of a plan of which nothing is done yet."""
+    report = Report(str(found["source"]), str(found["destination"]), equal=found["equal"], complete=found["complete"])
+    report.blocked = found["blocked"]
+    for text in found["warnings"]:
+        report.warn(text)
+    for where, text in found["listing_errors"]:
+        report.fail(where or "", "list", StorageError(text, path=where, op="list"))
+    report.failed += found["failed"]
+    if found["failed"]:
+        report.failures.append(
+            Failure(
+                "said.ndjson", "plan", StorageError(f"{found['failed']:,} entries cannot be synced", path="said.ndjson")
+            )
+        )
+    return report
+
+
+def _add(report: Report, result: dict[str, Any]) -> None:
+    for name in ("copied", "updated", "touched", "renamed", "made", "deleted", "removed", "folders_removed", "bytes"):
+        setattr(report, name, getattr(report, name) + result[name])
+    for failure in result["failures"]:
+        report.fail(failure["path"], failure["action"], StorageError(failure["error"], path=failure["path"]))
+    report.failed += result["failed"] - len(result["failures"])
+    if result["stopped"]:
+        report.stopped = result["stopped"]
+    for text in result["warnings"]:
+        report.warn(text)
