@@ -136,6 +136,18 @@ class BackendConfig:
         return found[name]
 
 
+def holds_secret(table: Mapping[str, Any]) -> bool:
+    """Whether a table that may be written down holds a secret as it is, and not as ``${VAR}``."""
+
+    def named(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: named(inner) for key, inner in value.items()}
+        return None if isinstance(value, str) and _VARIABLE.fullmatch(value) else value
+
+    plain = named(table)
+    return bool(mask(plain) != plain)
+
+
 @dataclass(frozen=True)
 class StoreProfile:
     """A store as data: the name of a backend of the same configuration, and the folder of it that is the root.

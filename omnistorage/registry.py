@@ -246,6 +246,7 @@ __all__ = [
     "backend_names",
     "check_options",
     "locate",
+    "mask_url",
     "open_backend",
     "register_backend",
 ]

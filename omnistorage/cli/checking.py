@@ -20,7 +20,7 @@ _WORDS = {"-": "only at the destination", "+": "only at the source", "*": "diffe
 
 
 @click.command(
-    cls=Verb, example="omnistorage check ./data s3://bucket/data", events=True, short_help="Compare two folders."
+    cls=Verb, example="omnistorage check logs mirror --size-only", events=True, short_help="Compare two folders."
 )
 @click.argument("src")
 @click.argument("dst")

@@ -41,10 +41,18 @@ NAMES = (*_LISTS, *_VALUES, "max_depth", "ignore_case")
 
 def filter_options(command: C) -> C:
     """Give a verb the filter options."""
+    return choosing(_depth(command))
+
+
+def _depth(command: C) -> C:
+    return click.option("--max-depth", type=click.IntRange(1), metavar="N", help="Go N levels down.")(command)
+
+
+def choosing(command: C) -> C:
+    """The filter options but ``--max-depth``."""
     command = click.option("--ignore-case", is_flag=True, help="Letter case of names does not matter to filters.")(
         command
     )
-    command = click.option("--max-depth", type=click.IntRange(1), metavar="N", help="Go N levels down.")(command)
     for name, (metavar, text) in reversed(_VALUES.items()):
         command = click.option(f"--{name.replace('_', '-')}", name, metavar=metavar, help=text)(command)
     for name, text in reversed(_LISTS.items()):

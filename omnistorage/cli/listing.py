@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,8 +15,12 @@ from ..core import ObjectInfo
 from ..errors import NotFound, StorageError
 from ..ops import walk
 from .app import App, Location, naming
+from .filtering import choosing, filter_of
 from .meter import human
 from .run import Verb
+
+if TYPE_CHECKING:
+    from ..sync.filters import Filter
 
 
 @click.command(cls=Verb, rows=True, example="omnistorage ls -l -h logs", short_help="List a folder.")
@@ -27,6 +31,7 @@ from .run import Verb
 @click.option("--dirs", is_flag=True, help="Folders only.")
 @click.option("--files", is_flag=True, help="No folders.")
 @click.option("--max-depth", type=click.IntRange(1), metavar="N", help="Go N levels down; implies -R.")
+@choosing
 @click.pass_obj
 def ls(
     app: App, /, url: str, recursive: bool, long: bool, human_sizes: bool, dirs: bool, files: bool, **k: Any
@@ -37,8 +42,8 @@ def ls(
     """
     if dirs and files:
         raise click.UsageError("--dirs and --files leave nothing over: choose one")
-    depth: int | None = k["max_depth"] if recursive or k["max_depth"] else 1
-    for info in rows(app, url, depth, folders=not files):
+    depth: int | None = k.pop("max_depth") or (None if recursive else 1)
+    for info in rows(app, url, depth, folders=not files, filter=filter_of(k)):
         if dirs and not info.is_dir:
             continue
         app.done += 1
@@ -49,13 +54,13 @@ def ls(
             app.out.line(f"{_long(info, human_sizes)} {name}" if long or human_sizes else name)
 
 
-def rows(app: App, url: str, depth: int | None, *, folders: bool) -> Iterator[ObjectInfo]:
+def rows(app: App, url: str, depth: int | None, *, folders: bool, filter: Filter | None = None) -> Iterator[ObjectInfo]:
     """What lies under ``url``, by its path there; an object yields itself. Folders that cannot be read are reported and
     the rest goes on."""
     folder = app.locate(url, is_object=False)
     try:
         with naming(folder.text):
-            yield from _under(app, folder, depth, folders)
+            yield from _under(app, folder, depth, folders, filter)
     except NotFound as error:
         found = None if app.done else itself(app, url)
         if found is None:
@@ -63,16 +68,23 @@ def rows(app: App, url: str, depth: int | None, *, folders: bool) -> Iterator[Ob
         yield found
 
 
-def _under(app: App, folder: Location, depth: int | None, folders: bool) -> Iterator[ObjectInfo]:
+def _under(app: App, folder: Location, depth: int | None, folders: bool, filter: Filter | None) -> Iterator[ObjectInfo]:
     prefix = f"{folder.path}/" if folder.path else ""
+
+    def descend(path: str) -> bool:
+        inner = path[len(prefix) :]
+        return (depth is None or inner.count("/") + 1 < depth) and (filter is None or filter.descends(inner))
+
     if depth == 1:
         found = folder.backend.list_dir(folder.path)
     else:
-        descend = None if depth is None else lambda path: path[len(prefix) :].count("/") + 1 < depth
-        found = walk(folder.backend, folder.path, descend=descend, folders=folders, on_error=reporter(app, folder))
+        chosen = None if depth is None and (filter is None or not filter.prunes) else descend
+        found = walk(folder.backend, folder.path, descend=chosen, folders=folders, on_error=reporter(app, folder))
     for info in found:
-        if folders or not info.is_dir:
-            yield info._replace(path=info.path[len(prefix) :])
+        path = info.path[len(prefix) :]
+        wanted = filter is None or (filter.descends(path) if info.is_dir else filter.includes(path, info))
+        if wanted and (folders or not info.is_dir):
+            yield info._replace(path=path)
 
 
 def reporter(app: App, folder: Location) -> Any:

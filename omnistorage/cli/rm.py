@@ -6,6 +6,7 @@ A folder is removed object by object, then its folders from the inside: what som
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,8 +14,12 @@ from .. import ops
 from ..errors import DirectoryNotEmpty, NotFound, StorageError
 from ..paths import name
 from .app import App, Location, naming
+from .filtering import filter_of, filter_options
 from .listing import is_folder
 from .run import Verb
+
+if TYPE_CHECKING:
+    from ..sync.filters import Filter
 
 
 @click.command(cls=Verb, example="omnistorage rm -R old", events=True, short_help="Remove objects and folders.")
@@ -22,10 +27,17 @@ from .run import Verb
 @click.option("-R", "--recursive", is_flag=True, help="Remove folders with all that is in them.")
 @click.option("-f", "--force", is_flag=True, help="Be content with what is not there.")
 @click.option("-n", "--dry-run", is_flag=True, help="Only say what would be removed.")
+@filter_options
 @click.pass_obj
-def rm(app: App, /, urls: tuple[str, ...], recursive: bool, force: bool, dry_run: bool) -> None:
-    """Remove objects. What is not there is an error (exit code 4) unless -f is given."""
-    job = _Removal(app, recursive, force, dry_run)
+def rm(app: App, /, urls: tuple[str, ...], recursive: bool, force: bool, dry_run: bool, **options: Any) -> None:
+    """Remove objects. What is not there is an error (exit code 4) unless -f is given.
+
+    Filters choose among the objects that -R finds; folders stay then.
+    """
+    chosen = filter_of(options)
+    if chosen is not None and not recursive:
+        raise click.UsageError("filters choose in folders: give -R as well")
+    job = _Removal(app, recursive, force, dry_run, chosen)
     for url in urls:
         app.between()
         try:
@@ -42,6 +54,7 @@ class _Removal:
     recursive: bool
     force: bool
     dry_run: bool
+    filter: Filter | None
 
     def one(self, url: str) -> None:
         """Remove what one argument names."""
@@ -52,7 +65,7 @@ class _Removal:
         if not at.path:
             raise click.UsageError(f"refusing to remove the whole of {url!r}: name what is to go")
         with naming(at.text):
-            if url == bare and self._object(at):
+            if url == bare and self.filter is None and self._object(at):
                 return
             if self.recursive and self._folder(at):
                 return
@@ -74,10 +87,13 @@ class _Removal:
         if not is_folder(at):
             return False
         folders = [at]
+        keeps = self.filter is not None
         for info in ops.walk(at.backend, at.path, folders=True, on_error=self.app.failed):
             member = Location(at.backend, info.path, f"{at.text}{info.path[len(at.path) :]}")
             if info.is_dir:
                 folders.append(member)
+                continue
+            if self.filter is not None and not self.filter.includes(info.path[len(at.path) + 1 :], info):
                 continue
             try:
                 with naming(member.text):
@@ -85,7 +101,7 @@ class _Removal:
                         self._done(member.text)
             except StorageError as error:
                 self.app.failed(error)
-        if at.backend.features.dirs:
+        if at.backend.features.dirs and not keeps:
             self._emptied(folders)
         return True
 

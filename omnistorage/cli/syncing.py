@@ -58,7 +58,7 @@ def comparing(command: C) -> C:
             click.option("--size-only", is_flag=True, help="Compare sizes alone."),
             click.option("--modify-window", type=DURATION, metavar="TIME", help="Times closer than this are equal."),
             click.option("--compare", metavar="RULE", help="default, rclone, aws, s5cmd, size, mtime or checksum."),
-            click.option("--links", type=click.Choice(["skip", "follow"]), help="Symbolic links: skip (default) or follow."),
+            click.option("--links", type=click.Choice(["skip", "follow"]), help="Of symbolic links (skip)."),
             click.option("--checkers", type=click.IntRange(1), metavar="N", help="Comparisons at a time (8)."),
             click.option("--sort-listings", is_flag=True, help="Trust no store's order of names."),
         ]
@@ -115,7 +115,7 @@ def deleting(command: C) -> C:
 
 
 @click.command(
-    cls=Verb, example="omnistorage sync ./data s3://bucket/data --delete --dry-run", events=True,
+    cls=Verb, example="omnistorage sync logs backup --delete --dry-run", events=True,
     short_help="Make a folder equal to another.",
 )  # fmt: skip
 @click.argument("src")
@@ -132,9 +132,7 @@ def sync(app: App, /, src: str, dst: str, **options: Any) -> None:
     carry_out(app, src, dst, options)
 
 
-@click.command(
-    cls=Verb, example="omnistorage copy ./data s3://bucket/data", events=True, short_help="Copy what differs."
-)
+@click.command(cls=Verb, example="omnistorage copy logs backup", events=True, short_help="Copy what differs.")
 @click.argument("src")
 @click.argument("dst")
 @transferring
@@ -144,9 +142,7 @@ def copy(app: App, /, src: str, dst: str, **options: Any) -> None:
     carry_out(app, src, dst, options)
 
 
-@click.command(
-    cls=Verb, example="omnistorage move ./done s3://bucket/archive", events=True, short_help="Move what is there."
-)
+@click.command(cls=Verb, example="omnistorage move old archive", events=True, short_help="Move what is there.")
 @click.argument("src")
 @click.argument("dst")
 @transferring

@@ -11,7 +11,7 @@ from ..core import ObjectInfo
 from ..errors import NotFound
 from .actions import Action
 from .checking import Checker, CheckReport
-from .compare import SAME, TOUCH, Comparison
+from .compare import LEFT, SAME, TOUCH, Comparison
 from .engine import run
 from .events import Listener
 from .options import SyncOptions
@@ -129,11 +129,18 @@ class OneFile(Plan):
         source = _look(self.src, src_path)
         if source is None:
             raise NotFound("no such object", path=src_path, backend=self.src.backend.name, op="copy")
-        if ops.same_place(self.src.backend, self.dst.backend) and self.src.key(src_path) == self.dst.key(dst_path):
+        if self._is_one(src_path, dst_path):
             return iter(())
         target = _look(self.dst, dst_path)
         other = None if src_path == dst_path else dst_path
         return iter(self._decide(source, target, src_path, other))
+
+    def _is_one(self, src_path: str, dst_path: str) -> bool:
+        """Whether both names lead to the same object, as far as that can be known."""
+        if ops.same_place(self.src.backend, self.dst.backend) and self.src.key(src_path) == self.dst.key(dst_path):
+            return True
+        place = self.src.where(src_path)
+        return place is not None and place == self.dst.where(dst_path)
 
     def _decide(self, a: ObjectInfo, b: ObjectInfo | None, path: str, other: str | None) -> list[Action]:
         self.seen.source_objects = 1
@@ -141,6 +148,8 @@ class OneFile(Plan):
             return [Action("copy", path, "not at the destination", a.size, a, None, other)]
         comparison = Comparison(self.src, self.dst, self.options)
         verdict = comparison.quick(a, b) or comparison.slow(a, b)
+        if verdict in LEFT:
+            return [Action("skip", path, verdict, a.size, a, b, other)]
         if verdict in SAME and self.options.move:
             return [Action("remove", path, verdict, a.size, a, b, other)]
         if verdict == TOUCH and self.dst.features.set_modified:

@@ -18,7 +18,7 @@ from ..paths import check_new
 from ._endings import Ending, lies_below
 from ._names import not_portable
 from .actions import Action
-from .compare import BY_SIZE, EQUAL, TOUCH, Comparison
+from .compare import BY_SIZE, EQUAL, LEFT, TOUCH, Comparison
 from .places import Entry, Fold
 
 if TYPE_CHECKING:
@@ -351,6 +351,8 @@ class Merge:
 
     def _decided(self, a: Entry, b: Entry, verdict: str) -> Action | None:
         name = None if b.path == a.path else b.path
+        if verdict in LEFT:
+            return Action("skip", a.path, verdict, a.info.size, a.info, b.info, name)
         if verdict == TOUCH and self.dst.features.set_modified:
             return Action("touch", a.path, verdict, None, a.info, b.info, name)
         if verdict in (EQUAL, BY_SIZE, TOUCH):

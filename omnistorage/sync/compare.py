@@ -17,9 +17,14 @@ from .places import Side
 EQUAL = "equal"
 BY_SIZE = "equal in size, the only thing known of both"
 TOUCH = "the same content, another time"
+EXISTS = "it exists at the destination"
+NEWER = "the destination is newer"
 UNKNOWN = "nothing is known that could be compared"
 SAME = (EQUAL, BY_SIZE, TOUCH)
-"""The verdicts by which nothing has to be transferred; every other one is the reason why something has to be."""
+"""The verdicts by which both hold the same."""
+LEFT = (EXISTS, NEWER)
+"""The verdicts by which the destination stays as it is, whatever it holds. Every other verdict is the reason why
+something has to be transferred."""
 _STRONGEST = ("sha512", "sha256", "sha1", "md5", "crc32c")
 _BLOCK = 1 << 20
 _NO_TIME = timedelta(0)
@@ -66,7 +71,7 @@ class Comparison:
         """The verdict for the source's ``a`` and the destination's ``b``, or None: ask ``slow``."""
         options = self.options
         if options.ignore_existing:
-            return EQUAL
+            return EXISTS
         if options.ignore_times:
             return "times are ignored"
         if a[1] != b[1] and a[1] is not None and b[1] is not None and not options.update and not callable(self._rule):
@@ -160,7 +165,7 @@ class Comparison:
         if a.modified_at is not None and b.modified_at is not None:
             ahead = b.modified_at - a.modified_at
             if ahead >= self.window and ahead > _NO_TIME:
-                return EQUAL
+                return NEWER
             if ahead > -self.window or ahead == _NO_TIME:  # as good as the same time: only content counts
                 if self._differ_in_size(a, b):
                     return "the size differs"
@@ -248,6 +253,9 @@ def time_to_keep(moment: datetime) -> str:
 __all__ = [
     "BY_SIZE",
     "EQUAL",
+    "EXISTS",
+    "LEFT",
+    "NEWER",
     "SAME",
     "TOUCH",
     "UNKNOWN",

@@ -16,7 +16,7 @@ from ..core import ObjectInfo
 from ..errors import Cancelled, StorageError, SyncError
 from ..policies import CLOCK, Backoff, CancelScope, Clock, TokenBucket
 from .actions import TRANSFERS, Action, Spool
-from .events import Event, Events, Listener
+from .events import Event, EventKind, Events, Listener
 from .limits import Amount, Bandwidth
 from .plan import Plan
 from .report import Report
@@ -24,6 +24,9 @@ from .transfer import Hands, LimitReached
 
 _STAGES = {"delete": 1, "rmdir": 2}
 _SCANNED = 1_000
+_SMALL = 256 << 10
+_BATCH = 16
+_QUEUED = 4
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
@@ -97,9 +100,11 @@ class _Job:
             None if o.tpslimit is None else TokenBucket(o.tpslimit, clock=clock),
             Amount(o.max_transfer),
         )
-        self.running: dict[Future[int], Action] = {}
+        self.running: dict[Future[list[int | StorageError]], tuple[Action, ...]] = {}
+        self.batch: list[Action] = []
         self.scope = CancelScope()
         self.ends = None if o.max_duration is None else clock.now() + o.max_duration
+        self.limited = o.max_transfer is not None or o.max_duration is not None
         self.begun = 0  # bytes of the transfers that were begun
 
     # -- without doing it ----------------------------------------------------------------------------------------------
@@ -122,6 +127,7 @@ class _Job:
             with self.scope:
                 try:
                     self._all(pool)
+                    self._submit(pool)
                 except BaseException:
                     self.scope.cancel()
                     raise
@@ -139,6 +145,7 @@ class _Job:
                 continue
             now = _STAGES.get(action.kind, 0)
             if now != stage:
+                self._submit(pool)
                 self._wait(for_all=True)
                 stage = now
                 blocked = blocked or self._may_not_delete()
@@ -149,23 +156,38 @@ class _Job:
             elif self.confirm is not None and not self.confirm(action):
                 self.report.skipped += 1
             elif action.kind == "rmdir":
-                self._end(action, self._attempt(action))
+                self._ended((action,), self._do((action,)))
             else:
                 self.begun += action.size or 0 if action.kind in TRANSFERS else 0
-                self.running[pool.submit(copy_context().run, self._do, action)] = action
-                self._wait()
+                self._begin(pool, action)
 
-    def _do(self, action: Action) -> int:
-        self.events.send(Event("started", action.path, action.size, action))
-        return self.hands.do(action)
+    def _do(self, actions: tuple[Action, ...]) -> list[int | StorageError]:
+        """What each action moved, or its error."""
+        found: list[int | StorageError] = []
+        for action in actions:
+            try:
+                if self.report.stopped or (self.limited and self._is_over(action, begun=True)):
+                    raise LimitReached(self.report.stopped, path=action.path)
+                if self.events:
+                    self.events.send(Event("started", action.path, action.size, action))
+                found.append(self.hands.do(action))
+            except StorageError as error:
+                found.append(error)
+        return found
 
-    def _attempt(self, action: Action) -> Future[int]:
-        future: Future[int] = Future()
-        try:
-            future.set_result(self._do(action))
-        except StorageError as error:
-            future.set_exception(error)
-        return future
+    def _begin(self, pool: Executor, action: Action) -> None:
+        """Hand the action over. Small ones go together when there is more to do than threads to do it."""
+        self.batch.append(action)
+        many = len(self.running) > _QUEUED * self.o.transfers and (action.size or 0) <= _SMALL
+        if not many or len(self.batch) >= _BATCH:
+            self._submit(pool)
+            self._wait()
+
+    def _submit(self, pool: Executor) -> None:
+        batch = tuple(self.batch)
+        if batch:
+            self.batch.clear()
+            self.running[pool.submit(copy_context().run, self._do, batch)] = batch
 
     def _wait(self, *, for_all: bool = False) -> None:
         """Take note of what has ended; wait for all, or until there is room for more."""
@@ -175,25 +197,20 @@ class _Job:
                 return
             done, _ = wait(self.running, timeout=None if full else 0, return_when=FIRST_COMPLETED)
             for future in done:
-                self._end(self.running.pop(future), future)
+                actions = self.running.pop(future)
+                if not future.cancelled():
+                    self._ended(actions, future.result())
             if not full or (not for_all and len(self.running) < self.o.backlog):
                 return
 
-    def _end(self, action: Action, future: Future[int]) -> None:
-        if future.cancelled():
-            return
-        error = future.exception()
-        if error is None:
-            self._count(action, future.result())
-        elif isinstance(error, LimitReached):
-            self._stop(str(error.args[0]))
-        elif isinstance(error, Cancelled) and self.scope.cancelled:
-            if not self.report.stopped:
-                self._fail(action, error)
-        elif isinstance(error, StorageError):
-            self._fail(action, error)
-        else:
-            raise error
+    def _ended(self, actions: tuple[Action, ...], results: list[int | StorageError]) -> None:
+        for action, result in zip(actions, results, strict=True):
+            if not isinstance(result, StorageError):
+                self._count(action, result)
+            elif isinstance(result, LimitReached):
+                self._stop(str(result.args[0]))
+            elif not (isinstance(result, Cancelled) and self.scope.cancelled and self.report.stopped):
+                self._fail(action, result)
 
     # -- bookkeeping ---------------------------------------------------------------------------------------------------
 
@@ -231,8 +248,9 @@ class _Job:
         self.report.count(action, moved)
         if not self.report.dry_run:
             self.plan.note(action, moved)
-        kind = "deleted" if action.kind in ("delete", "rmdir") else "done"
-        self.events.send(Event(kind, action.path, action.size, action))  # type: ignore[arg-type]
+        if self.events:
+            kind: EventKind = "deleted" if action.kind in ("delete", "rmdir") else "done"
+            self.events.send(Event(kind, action.path, action.size, action))
         if self.o.move and action.kind in TRANSFERS:
             self.report.removed += 1
 
@@ -252,16 +270,18 @@ class _Job:
         elif action.kind == "delete":
             self.report.blocked += 1
 
-    def _is_over(self, action: Action) -> bool:
-        """Whether a limit says that nothing more is begun."""
+    def _is_over(self, action: Action, *, begun: bool = False) -> bool:
+        """Whether a limit says that nothing more is begun; ``begun``: the action is counted already."""
         o = self.o
-        if self.report.stopped:
-            return True
+        if self.report.stopped or not self.limited:
+            return bool(self.report.stopped)
         if self.ends is not None and self.clock.now() >= self.ends:
             self._stop(f"max_duration of {o.max_duration:g} seconds is over")
         elif o.max_transfer is not None and action.kind in TRANSFERS:
-            begun = self.begun + (action.size or 0) if o.cutoff == "cautious" else self.hands.amount.taken
-            if begun > o.max_transfer or (o.cutoff != "cautious" and begun >= o.max_transfer):
+            size = (
+                self.begun + (0 if begun else action.size or 0) if o.cutoff == "cautious" else self.hands.amount.taken
+            )
+            if size > o.max_transfer or (o.cutoff != "cautious" and size >= o.max_transfer):
                 self._stop("max_transfer is reached")
         return bool(self.report.stopped)
 

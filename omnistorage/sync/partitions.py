@@ -24,9 +24,10 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from .. import ops
+from ..config import holds_secret
 from ..core import WriteOptions
 from ..errors import ConfigError, CorruptData, NotFound, StorageError
-from ..secret import mask, mask_url
+from ..registry import mask_url
 from .actions import Action
 from .compare import SAME, Comparison
 from .engine import raise_for, run
@@ -162,8 +163,8 @@ def execute(
 
     ``executor`` gets one call of ``run_partition`` for each partition; ``workers`` (default: the executor's own number,
     else 1) divides ``bwlimit`` and ``tpslimit`` among them. With ``options`` the run is refused (``ConfigError``)
-    unless they are those of the plan. ``listener`` is called with each partition's name and report. Raises ``SyncError`` if
-    anything failed; what was done stays done, and calling it again goes on.
+    unless they are those of the plan. ``listener`` is called with each partition's name and report. Raises
+    ``SyncError`` if anything failed; what was done stays done, and calling it again goes on.
     """
     with ExitStack() as stack:
         folder = _Folder(at)
@@ -352,7 +353,7 @@ def _spec(place: Place, what: str) -> Any:
             raise ConfigError(f"the URL of the {what} holds a secret, which is written down nowhere: {mask_url(place)}")
         return place
     if isinstance(place, Mapping):
-        if mask(dict(place)) != dict(place) and "${" not in json.dumps(dict(place)):
+        if holds_secret(place):
             raise ConfigError(f"the table of the {what} holds a secret, which is written down nowhere: use ${{VAR}}")
         return dict(place)
     raise ConfigError(f"workers open the {what} anew: give a URL, a path or a table, not {type(place).__name__}")

@@ -95,12 +95,14 @@ class Side:
         """What to call it in front of people."""
         return self.url or join(f"<{self.backend.name}>", self.prefix) + "/"
 
-    def where(self) -> str | None:
-        """``url`` with symbolic links of the local file system followed, to tell whether two places overlap."""
+    def where(self, path: str = "") -> str | None:
+        """``url``, or that of an object, with symbolic links of the local file system followed, to tell whether two
+        places overlap."""
         url = self.url
         if url is None or not url.startswith("file:"):
-            return url
-        return os.path.realpath(unquote(urlsplit(url).path, errors="surrogateescape")).rstrip("/") + "/"
+            return None if url is None else url + path
+        found = os.path.realpath(os.path.join(unquote(urlsplit(url).path, errors="surrogateescape"), path))
+        return found if path else found.rstrip("/") + "/"
 
     # -- listing -------------------------------------------------------------------------------------------------------
 

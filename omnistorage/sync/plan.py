@@ -87,6 +87,8 @@ class Plan(Closes):
 
     def __iter__(self) -> Iterator[Action]:
         self.seen = Seen()
+        if self.options.delete and self._may_overlap():
+            self.seen.warn("nobody can tell whether source and destination overlap, as one has no url")
         return Merge(self).actions()
 
     def __repr__(self) -> str:
@@ -115,7 +117,7 @@ class Plan(Closes):
             self._need(self.src, "delete")
         if o.delete:
             self._need(self.dst, "delete")
-        inner = overlap(self.src, self.dst)
+        inner = None if o.list_equal else overlap(self.src, self.dst)  # comparing does no harm
         if inner is not None and (inner == "" or o.filter.descends(inner) or o.delete_excluded):
             what = "are one place" if inner == "" else f"overlap: {inner!r} of one is the other"
             raise ConfigError(
@@ -125,6 +127,9 @@ class Plan(Closes):
             )
         if self.backup is not None:
             self._check_backup(self.backup)
+
+    def _may_overlap(self) -> bool:
+        return self.src.backend is not self.dst.backend and None in (self.src.url, self.dst.url)
 
     def _check_backup(self, backup: Side) -> None:
         self._need(backup, "write")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from .. import ops
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from .plan import Plan
 
 _SMALL = 1 << 20
+_TICK = timedelta(milliseconds=20)  # file systems take their times from a clock that stands still for up to 10 ms
 _CHECKED = ("md5", "sha256", "crc32c")
 
 
@@ -119,6 +120,8 @@ class Hands:
         must_be(action.expect_src, source, self.src)
         must_be(action.expect_dst, target, self.dst)
         if not self._identical(source, target):
+            if self.o.immutable:
+                raise PreconditionFailed("immutable, but the content differs", path=action.path, op="move")
             return self._transfer(action)
         must_be(target, self._now(self.dst, target.path), self.dst)
         self._delete_seen(self.src, source)
@@ -211,12 +214,15 @@ class Hands:
         condition = seen.etag if seen is not None and self.dst.features.if_match else None
         read = ReadOptions(if_match=source.etag) if self.src.features.if_match and source.etag else READ
         with self._opened(source, read) as reader:
+            if self.src.features.dirs and _is_fresh(reader.info):
+                pause(_TICK.total_seconds(), self.clock, "transfer", action.path)
+                self._must_not_have_changed(reader.info, source.path)
             options = self._write_options(reader.info, source, seen, condition)
             digests = Digests(reader.info) if self.o.move else None
             with self.dst.backend.open_writer(target, options) as writer:
                 count = self._pump(action, reader, writer, digests)
                 if self.src.features.dirs:
-                    must_be(reader.info, self._now(self.src, source.path), self.src, "while it was read")
+                    self._must_not_have_changed(reader.info, source.path)
                 if seen is not None and self.backup is not None:
                     writer.prepare()
                     self._keep_old(action, seen)
@@ -227,6 +233,10 @@ class Hands:
             if self.o.move:
                 self._delete_seen(self.src, source)
         return count
+
+    def _must_not_have_changed(self, info: ObjectInfo, key: str) -> None:
+        """What can be written in place while it is read has another time afterwards."""
+        must_be(info, self._now(self.src, key), self.src, "while it was read")
 
     @contextmanager
     def _opened(self, source: ObjectInfo, options: ReadOptions) -> Iterator[Reader]:
@@ -384,6 +394,11 @@ def must_be(expected: ObjectInfo, found: ObjectInfo, side: Side, when: str = "si
     """Raise ``PreconditionFailed`` unless ``found`` is the version that ``expected`` describes."""
     if not is_same_version(expected, found, side.features.modified_precision or timedelta(0)):
         raise PreconditionFailed(f"the {side.role} changed {when}; run again", path=expected.path)
+
+
+def _is_fresh(info: ObjectInfo) -> bool:
+    """Whether it was written so lately that writing it again might not show in its time."""
+    return info.modified_at is not None and abs(datetime.now(UTC) - info.modified_at) < _TICK
 
 
 def is_same_version(a: ObjectInfo, b: ObjectInfo, precision: timedelta) -> bool:

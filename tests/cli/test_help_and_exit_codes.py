@@ -145,7 +145,7 @@ def test_the_example_in_the_help_works(cli: Cli, box: Path, verb: str) -> None:
     assert next(verbs[verb][1] for verbs in VERBS.values() if verb in verbs)
     (box / "events.ndjson").write_bytes(b'{"id":1,"name":"a"}\n' * 5)
     (box / "empty").mkdir()
-    for name in ("logs/app.log", "old/thing"):
+    for name in ("logs/app.log", "mirror/app.log", "old/thing"):
         (box / name).parent.mkdir()
         (box / name).write_bytes(b"one\ntwo\n")
     line = example[1].replace("omnistorage", f"{sys.executable} -m omnistorage", 1)
