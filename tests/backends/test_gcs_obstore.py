@@ -1,6 +1,7 @@
 """GCS through obstore, on our double alone (fake-gcs-server takes no PUT of the XML API): the kit, what obstore does
 itself, what it leaves to the SDK, and the same promises when things go wrong. It is no proof of Google's."""
 
+import functools
 import json
 import multiprocessing
 import os
@@ -12,6 +13,7 @@ import warnings
 
 import google.auth.credentials
 import pytest
+from cryptography.hazmat.primitives import serialization
 
 from omnistorage import BackendConfig, Secret, open_backend, ops
 from omnistorage.backends._gcs_client import GCSClient
@@ -55,6 +57,14 @@ def loopback_alone(monkeypatch):
     asks = getattr(google.auth.credentials, "CredentialsWithRegionalAccessBoundary", None)
     if asks is not None:
         monkeypatch.setattr(asks, "_is_regional_access_boundary_lookup_required", lambda _: False)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_key_is_read_once():
+    """With each reading its primes are proven anew, which takes longer than most tests here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(serialization, "load_pem_private_key", functools.cache(serialization.load_pem_private_key))
+        yield
 
 
 def by(double, **options):

@@ -89,11 +89,12 @@ def test_wrong_settings_are_config_errors(options: dict[str, Any]) -> None:
 
 def test_level_extreme_and_check_reach_the_library() -> None:
     data = b"".join(b'{"n":%d,"square":%d}\n' % (n, n * n) for n in range(20_000))
-    for level in (0, 3, 6):
-        assert encode(data, level=level) == lzma.compress(data, preset=level)
-    assert len({encode(data, level=level) for level in (0, 3, 6)}) == 3
-    assert encode(data, level=2, extreme=True) == lzma.compress(data, preset=2 | lzma.PRESET_EXTREME)
-    assert encode(data, level=2, extreme=True) != encode(data, level=2)
+    blobs = {level: encode(data, level=level) for level in (0, 3, 6)}
+    assert blobs == {level: lzma.compress(data, preset=level) for level in blobs}
+    assert len(set(blobs.values())) == 3
+    extreme = encode(data, level=2, extreme=True)
+    assert extreme == lzma.compress(data, preset=2 | lzma.PRESET_EXTREME)
+    assert extreme != encode(data, level=2)
     for check, number in (("none", 0), ("crc32", 1), ("crc64", 4), ("sha256", 10)):
         assert encode(SAMPLE, check=check)[7] == number
         assert decode(encode(SAMPLE, check=check), check="crc64") == SAMPLE

@@ -206,7 +206,11 @@ class Proxy:
                 server.sendall(chunk)
                 if chunk.startswith(b"0\r\n"):
                     break
+            else:
+                return False
         self.bodies.append(body[:65536])
+        if len(body) < length:  # the client is gone: the server hears it from us, not from its own clock
+            return False
         return self._respond(client, server_in, method, fault)
 
     def _noted(self, line: str, head: bytes) -> Fault | None:
