@@ -27,6 +27,7 @@ _SCANNED = 1_000
 _SMALL = 256 << 10
 _BATCH = 16
 _QUEUED = 4
+_LOOK = 16
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
@@ -128,11 +129,11 @@ class _Job:
                 try:
                     self._all(pool)
                     self._submit(pool)
+                    self._wait(for_all=True)
                 except BaseException:
                     self.scope.cancel()
+                    wait(self.running)  # they give up at their next step, and leave nothing half-written
                     raise
-                finally:
-                    self._wait(for_all=True)
         finally:
             if executor is None:
                 pool.shutdown(cancel_futures=True)
@@ -193,7 +194,7 @@ class _Job:
         """Take note of what has ended; wait for all, or until there is room for more."""
         while self.running:
             full = for_all or len(self.running) >= self.o.backlog
-            if not full and len(self.running) % 64:
+            if not full and len(self.running) % _LOOK:
                 return
             done, _ = wait(self.running, timeout=None if full else 0, return_when=FIRST_COMPLETED)
             for future in done:
