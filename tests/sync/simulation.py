@@ -88,8 +88,13 @@ class Place(Faulty):
     def _before(self, op, number):
         self.world.before(self, op)
 
+    def _forward(self, op, path, run):
+        self.world.at = path
+        return super()._forward(op, path, run)
+
     def _call(self, op, run):
         self.world.log.append(f"{self.role} {op}")
+        self.world.op = op
         answer = super()._call(op, run)
         return self.world.after(self, op, answer)
 
@@ -104,12 +109,15 @@ class World:
         self.others = True  # it is not the engine that changes things now
         self.faults = False
         self.listing_failed = False
+        self.failed = False  # the engine has reported an error
+        self.op = self.at = ""  # what is asked of a store now, and of which object
         self.listed = {"src": {}, "dst": {}}  # path -> the etag that the last listing showed
         self.made = {"src": {}, "dst": {}}  # path -> the etag of what the engine put there
         self.held = {"src": {}, "dst": {}}  # path -> every content it ever had
         self.version = 0
         self.chance = self.rng.choice((0.0, 0.01, 0.03, 0.1)) if chance is None else chance
         self.stores = {"src": self.store("src"), "dst": self.store("dst")}
+        self.conditional = all(store.features.if_match for store in self.stores.values())
         self.options = self.choose()
         self.fill()
         self.src, self.dst = (Place(self, self.stores[role], role) for role in ("src", "dst"))
@@ -139,7 +147,7 @@ class World:
             extra = {"move": True}
         elif on() < 0.75:
             extra = {"delete": True, "max_delete": rng.choice(("100%", "100%", "100%", "50%", 3))}
-            if self.stores["dst"].features.move and on() < 0.2:
+            if self.stores["dst"].features.move and on() < 0.5:
                 extra["track_renames"] = rng.choice(("modtime", "hash", "modtime,leaf"))
         if on() < 0.2:
             extra["suffix"] = ".old"
@@ -163,15 +171,16 @@ class World:
         leaf = rng.choice(("a", "b", "c", "x", "y", "z", "a-b", "a b", "ä"))
         return "/".join([*names, leaf + rng.choice(("", "", ".a", ".b", ".tmp", "0"))])
 
-    def put(self, role, path, data=None):
+    def put(self, role, path, data=None, when=None):
         """Somebody writes an object; None where its name is a folder's, or lies below an object's."""
         store, features = self.stores[role], self.stores[role].features
         self.version += 1
         if data is None:
             data = f"{role} {path} v{self.version:05d} ".encode() + b"." * self.rng.choice((0, 3, 3, 200))
-        when = self.clock.date()
-        if self.rng.random() < 0.1:
-            when -= timedelta(days=self.rng.randrange(100))
+        if when is None:
+            when = self.clock.date()
+            if self.rng.random() < 0.1:
+                when -= timedelta(days=self.rng.randrange(100))
         before, self.others = self.others, True
         store.features = replace(features, set_modified=True)
         try:
@@ -189,6 +198,10 @@ class World:
                 self.put("src", path)
             elif which < 0.6:
                 self.put("dst", path)
+            elif which < 0.72:  # renamed since the last time
+                when = self.clock.date()
+                if (data := self.put("src", path, when=when)) is not None:
+                    self.put("dst", self.path() + "1", data, when)
             elif (data := self.put("src", path)) is not None:
                 self.put("dst", path, data if self.rng.random() < 0.6 else None)
 
@@ -204,13 +217,16 @@ class World:
 
     def before(self, place, op):
         if op in ("list", "list_dir"):
-            kind = self.strikes("listing", "folder") if self.rng.random() < 0.1 else None
+            kind = self.strikes("listing", "folder") if self.rng.random() < 0.8 else None
             if kind:
                 self.listing_failed = True
                 folder = self.rng.choice(("a", "b", "a/b")) if kind == "folder" else None
                 raise PermissionDenied("this cannot be listed (injected)", path=folder)
             return
-        kind = self.strikes("unavailable", "denied", "mutate src", "mutate dst")
+        kinds = ("unavailable", "denied", "mutate src", "mutate dst")
+        if op in ("close", "delete", "copy", "move") and not self.conditional:
+            kinds = kinds[:2]  # between the look and the act nothing can be promised where stores know no conditions
+        kind = self.strikes(*kinds)
         if kind and kind.startswith("mutate"):
             self.mutate(kind[-3:])
         elif kind:
@@ -228,6 +244,8 @@ class World:
         store = self.stores[role]
         existing = sorted(store._objects)
         path = self.rng.choice(existing) if existing and self.rng.random() < 0.7 else self.path()
+        if self.rng.random() < 0.5 and self.at and not self.is_ours(self.at):
+            path = self.at  # the very object that is worked on
         if self.rng.random() < 0.25 and path in store._objects:
             before, self.others = self.others, True
             store._remove(path)
@@ -252,7 +270,8 @@ class World:
             return
         assert role == "dst", f"the engine writes {path!r} to the source"
         there, features = self.stores[role]._objects.get(path), self.stores[role].features
-        if there is not None and features.if_match and features.create_only and not self.is_ours(path):
+        # What appeared after the listing is left alone where the store can tell; what was listed, everywhere.
+        if there is not None and (features.create_only or path in self.listed[role]) and not self.is_ours(path):
             known = (self.listed[role].get(path), self.made[role].get(path))
             assert there.info.etag in known, f"{path!r} is overwritten, though somebody changed it since it was listed"
         if not self.is_ours(path):
@@ -274,6 +293,7 @@ class World:
             assert found.data in self.held["dst"].get(path, set()), f"{path!r} is removed, and never was copied"
         elif found.info.etag != self.made[role].get(path):
             assert not self.listing_failed, f"{path!r} is deleted after a listing error"
+            assert not self.failed or self.op == "move", f"{path!r} is deleted after an error"
             assert self.options.delete or self.options.on_type_clash == "replace", f"{path!r} is deleted"
 
     # -- a life --------------------------------------------------------------------------------------------------------
@@ -290,20 +310,28 @@ class World:
 
     def plan(self):
         self.listed = {"src": {}, "dst": {}}
+        self.failed = False
         return Plan(self.src, self.dst, self.options, pool=Inline)
 
     def go(self):
         try:
-            return run(self.plan(), Inline(), raise_errors=False, clock=self.clock, backoff=Backoff(draw=lambda: 0.5))
+            return run(
+                self.plan(), Inline(), raise_errors=False, clock=self.clock, backoff=Backoff(draw=lambda: 0.5),
+                listeners=[self.told],
+            )  # fmt: skip
         except StorageError as error:
             return error  # nothing was begun
+
+    def told(self, event):
+        if event.kind == "error" and event.action.kind not in ("delete", "rmdir"):
+            self.failed = True
 
     def contents(self, role):
         return {path: found.data for path, found in self.stores[role]._objects.items()}
 
     def converges(self):
         """Without faults a run does what its plan said, and the next one has nothing to do."""
-        for turn in range(3):
+        for _ in range(3):
             before, source = self.contents("dst"), self.contents("src")
             try:
                 actions = list(self.plan())
