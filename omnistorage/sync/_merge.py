@@ -137,7 +137,7 @@ class Merge:
         b = next(targets, None)
         yield from self._doubled()
         quick = self.comparison.quick
-        plain = self.filter.is_all and not self.o.move and not self.o.list_equal
+        plain = self.filter.is_all and not self.o.move and not self.o.list_equal and not callable(self.o.compare)
         mixed = self.trees and not self.src.features.dirs  # only then can an object lie below another's name
         while a is not None or b is not None:
             if b is None or (a is not None and a[0] < b[0]):

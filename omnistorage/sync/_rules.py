@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from ..errors import ConfigError
 from ..globs import compile_glob
@@ -170,7 +170,7 @@ NOTHING_ELSE: tuple[Entry] = (("- /**", ""),)
 def each_source(value: Source | Iterable[Source]) -> list[Source]:
     """One source as a list of one; a ``str`` is a path, and so is each ``str`` in a list."""
     if isinstance(value, (str, os.PathLike)) or hasattr(value, "read"):
-        return [value]
+        return [cast("Source", value)]
     return list(value)
 
 

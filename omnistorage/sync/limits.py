@@ -98,3 +98,8 @@ class Amount:
         with self._lock:
             self.taken += size
             return self.most is None or self.taken <= self.most
+
+    def give_back(self, size: int) -> None:
+        """What was taken was not transferred after all."""
+        with self._lock:
+            self.taken -= size

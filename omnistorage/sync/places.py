@@ -24,6 +24,7 @@ from .filters import Filter
 
 Place = str | PathLike[str] | Mapping[str, Any] | BackendConfig | Backend | Any
 OnError = Callable[[StorageError], None]
+_MOST_LINKS = 8
 
 
 class Entry(NamedTuple):
@@ -68,6 +69,7 @@ class Side:
         self.backend: ExtendedBackend = ops.extended(backend)
         self.features = self.backend.features
         self._cut = len(self.prefix) + 1 if self.prefix else 0
+        self._followed: set[str] = set()  # links that were taken for the folders they lead to
 
     def close(self) -> None:
         while self._mine:
@@ -189,7 +191,7 @@ class Side:
     def _behind(self, info: ObjectInfo) -> ObjectInfo:
         """What a link leads to, under the link's own name; the link itself where it leads nowhere, out of the root, or
         in a circle."""
-        if info.kind != "link" or info.path.count("/") > 128:
+        if info.kind != "link" or self._leads_back(info.path):
             return info
         try:
             return self.backend.stat(info.path)._replace(path=info.path)
@@ -199,7 +201,19 @@ class Side:
             next(iter(self.backend.list_dir(info.path)), None)
         except StorageError:
             return info
+        self._followed.add(info.path)
         return ObjectInfo(info.path, kind="dir")
+
+    def _leads_back(self, link: str) -> bool:
+        """Whether a link leads to a folder that it lies in; where links cannot be seen through, whether it lies behind
+        too many others."""
+        above = list(_above(link))
+        if sum(folder in self._followed for folder in above) >= _MOST_LINKS:
+            return True
+        if not (self.url or "").startswith("file:"):
+            return False
+        place = self.where(self.relative(link))
+        return any(place == (self.where(self.relative(folder)) or "").rstrip("/") for folder in (*above, self.prefix))
 
     def _ordered(self, infos: Iterator[ObjectInfo]) -> Iterator[Entry]:
         cut, last = self._cut, b""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from .._context import Closes
-from ..core import Backend
+from ..core import Backend, ObjectInfo
 from ..errors import CapabilityNotSupported, ConfigError, StorageError
 from ._merge import Merge
 from .actions import Action
@@ -102,6 +102,9 @@ class Plan(Closes):
 
     def note(self, action: Action, moved: int) -> None:
         """``action`` was carried out."""
+
+    def made(self, action: Action, info: ObjectInfo) -> None:
+        """The transfer ``action`` made this object, as the destination shows it. Called from any thread."""
 
     # -- what is refused before anything is read -----------------------------------------------------------------------
 

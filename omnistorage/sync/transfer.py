@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from math import inf
 from typing import TYPE_CHECKING
 
 from .. import ops
@@ -36,6 +37,7 @@ from ..errors import (
     PreconditionFailed,
     StorageError,
 )
+from ..paths import parent
 from ..policies import CLOCK, Backoff, Clock, TokenBucket, check, pause
 from .actions import Action
 from .compare import same_digest, time_to_keep
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
 
 _SMALL = 1 << 20
 _TICK = timedelta(milliseconds=20)  # file systems take their times from a clock that stands still for up to 10 ms
+_CONDITIONS = ("conditional_uploads", "create_only", "if_match")
 _CHECKED = ("md5", "sha256", "crc32c")
 
 
@@ -79,6 +82,7 @@ class Hands:
         )
         if self.backup is None and self.o.suffix:
             self.backup = self.dst
+        self._too_long: float = inf  # the size from which a store does not keep its conditions
 
     def do(self, action: Action) -> int:
         """Carry it out, as often as ``retries`` allows while errors are transient; the bytes it moved. Raises
@@ -177,7 +181,18 @@ class Hands:
     def _transfer(self, action: Action) -> int:
         assert action.expect_src is not None
         moved = self._by_server(action) if self._server_side and self.backup is None and not self.o.move else None
-        return self._streamed(action) if moved is None else moved
+        if moved is not None:
+            return moved
+        size = action.size or 0
+        features = self.dst.features
+        if size < self._too_long and (features.create_only or features.if_match):
+            try:
+                return self._streamed(action, features.create_only, features.if_match)
+            except CapabilityNotSupported as error:
+                if error.capability not in _CONDITIONS:
+                    raise
+                self._too_long = min(self._too_long, size)  # conditions hold for uploads in one request only
+        return self._streamed(action, False, False)
 
     def _by_server(self, action: Action) -> int | None:
         """Let the store copy. None where it cannot, or where streaming is as good."""
@@ -192,32 +207,39 @@ class Hands:
             source=None if self.src.backend is self.dst.backend else self.src.backend,
         )
         if seen is not None and options.if_match is None:
-            must_be(seen, self._now(self.dst, seen.path), self.dst)
+            must_be(seen, self._still(self.dst, seen), self.dst)
         if options.source_if_match is None:
             must_be(source, self._now(self.src, source.path), self.src)
-        key = self.dst.key(action.target)
+        key, size = self.dst.key(action.target), source.size or 0
+        fits = self.amount.take(size)
         try:
+            if not fits and self.o.cutoff == "hard":
+                raise LimitReached("max_transfer is reached", path=action.path, op="transfer")
             info = self.dst.backend.copy(source.path, key, options)
         except CapabilityNotSupported:
             self._server_side = False  # another server, or conditions that its copies know nothing of
+            self.amount.give_back(size)
             return None
         if info.size is not None and source.size is not None and info.size != source.size:
             self._take_back(key, info)
             raise CorruptData(f"{info.size} bytes arrived of {source.size}", path=action.path, op="copy")
         if features.set_modified:
-            self._set_time(key, source)
-        return source.size or 0
+            info = self._set_time(key, source) or info
+        self.plan.made(action, info)
+        return size
 
-    def _streamed(self, action: Action) -> int:
+    def _streamed(self, action: Action, create_only: bool, if_match: bool) -> int:
+        """Read and write; the destination checks the conditions that it can, and is asked for the others."""
         source, seen, target = action.expect_src, action.expect_dst, self.dst.key(action.target)
         assert source is not None
-        condition = seen.etag if seen is not None and self.dst.features.if_match else None
+        condition = seen.etag if seen is not None and if_match else None
+        create_only = create_only and seen is None
         read = ReadOptions(if_match=source.etag) if self.src.features.if_match and source.etag else READ
         with self._opened(source, read) as reader:
             if self.src.features.dirs and _is_fresh(reader.info):
                 pause(_TICK.total_seconds(), self.clock, "transfer", action.path)
                 self._must_not_have_changed(reader.info, source.path)
-            options = self._write_options(reader.info, source, seen, condition)
+            options = self._write_options(reader.info, source, create_only, condition)
             digests = Digests(reader.info) if self.o.move else None
             with self.dst.backend.open_writer(target, options) as writer:
                 count = self._pump(action, reader, writer, digests)
@@ -227,9 +249,12 @@ class Hands:
                     writer.prepare()
                     self._keep_old(action, seen)
                 if seen is not None and condition is None:
-                    must_be(seen, self._now(self.dst, seen.path), self.dst)
+                    must_be(seen, self._still(self.dst, seen), self.dst)
+                elif seen is None and not create_only and (source.size or 0) >= self._too_long:
+                    self._must_be_absent(target)
                 made = writer.close()
             self._verify(target, made, reader.info, count, digests)
+            self.plan.made(action, made)
             if self.o.move:
                 self._delete_seen(self.src, source)
         return count
@@ -272,7 +297,7 @@ class Hands:
         return count
 
     def _write_options(
-        self, info: ObjectInfo, source: ObjectInfo, seen: ObjectInfo | None, condition: str | None
+        self, info: ObjectInfo, source: ObjectInfo, create_only: bool, condition: str | None
     ) -> WriteOptions:
         features = self.dst.features
         metadata: dict[str, str] = {}
@@ -282,7 +307,7 @@ class Hands:
             if modified_at is None and source.modified_at is not None:
                 metadata["mtime"] = time_to_keep(source.modified_at)
         return WriteOptions(
-            overwrite=not (seen is None and features.create_only),
+            overwrite=not create_only,
             if_match=condition,
             modified_at=modified_at,
             user_metadata=metadata or None,
@@ -328,6 +353,19 @@ class Hands:
         except NotFound as error:
             raise PreconditionFailed(f"it is gone from the {side.role} since it was listed", path=key) from error
 
+    def _must_be_absent(self, key: str) -> None:
+        if self.dst.backend.exists(key):
+            raise AlreadyExists("it appeared at the destination since that was listed; run again", path=key)
+
+    def _still(self, side: Side, seen: ObjectInfo) -> ObjectInfo:
+        """``_now`` of what a listing showed: a link itself, as asking for it would show what it leads to."""
+        if seen.kind == "file":
+            return self._now(side, seen.path)
+        for info in ops.children(side.backend, parent(seen.path)):
+            if info.path == seen.path:
+                return info
+        raise PreconditionFailed(f"it is gone from the {side.role} since it was listed", path=seen.path)
+
     def _identical(self, a: ObjectInfo, b: ObjectInfo) -> bool:
         """Whether two objects hold the same bytes: by digests that both stores state, else by reading both."""
         if a.size is not None and b.size is not None and a.size != b.size:
@@ -352,7 +390,7 @@ class Hands:
                     return
                 raise
         try:
-            must_be(seen, self._now(side, seen.path), side)
+            must_be(seen, self._still(side, seen), side)
         except PreconditionFailed as error:
             if isinstance(error.__cause__, NotFound):
                 return
@@ -366,21 +404,23 @@ class Hands:
         key = self.backup.key(path + self.o.suffix) if self.backup is not self.dst else seen.path + self.o.suffix
         condition = seen.etag if self.dst.features.if_match else None
         if condition is None:
-            must_be(seen, self._now(self.dst, seen.path), self.dst)
+            must_be(seen, self._still(self.dst, seen), self.dst)
         try:
             ops.copy(self.dst.backend, seen.path, self.backup.backend, key, CopyOptions(source_if_match=condition))
         except CapabilityNotSupported:
-            must_be(seen, self._now(self.dst, seen.path), self.dst)
+            must_be(seen, self._still(self.dst, seen), self.dst)
             ops.copy(self.dst.backend, seen.path, self.backup.backend, key)
         if self.backup.features.set_modified and seen.modified_at is not None:
             setter = power(self.backup.backend, SetMetadata)
             if setter is not None:
                 setter.set_metadata(key, modified_at=seen.modified_at)
 
-    def _set_time(self, key: str, source: ObjectInfo) -> None:
+    def _set_time(self, key: str, source: ObjectInfo) -> ObjectInfo | None:
+        """What the object is then; None if nothing was set."""
         setter = power(self.dst.backend, SetMetadata)
-        if setter is not None and source.modified_at is not None:
-            setter.set_metadata(key, modified_at=source.modified_at)
+        if setter is None or source.modified_at is None:
+            return None
+        return setter.set_metadata(key, modified_at=source.modified_at)
 
     def _take_back(self, key: str, made: ObjectInfo) -> None:
         """Remove a bad copy, unless somebody has replaced it meanwhile."""

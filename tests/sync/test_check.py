@@ -1,0 +1,205 @@
+"""check: what it says of two places that it leaves alone, section 8 of the engine's contract."""
+
+import json
+
+import pytest
+
+from omnistorage import LocalBackend, MemoryBackend, NotFound, StorageError
+from omnistorage.sync import Filter, check
+
+from .stores import Acting, HalfListed, Locked, bucket, failing, fill, held, listing, memory, put
+
+
+def looked_at(src, dst, **settings):
+    said = []
+    report = check(src, dst, listeners=[lambda sign, path, why: said.append((sign, path))], **settings)
+    return report, sorted(said, key=lambda line: line[1])
+
+
+def both():
+    src, dst = fill(memory(), "same", "source", "d/same"), fill(memory(), "same", "target", "d/same", "d/other")
+    put(src, "size", b"1")
+    put(dst, "size", b"22")
+    put(src, "time", b"1", at=0)
+    put(dst, "time", b"2", at=3)
+    return src, dst
+
+
+def test_every_object_gets_one_sign():
+    report, said = looked_at(*both())
+    assert said == [
+        ("-", "d/other"),
+        ("=", "d/same"),
+        ("=", "same"),
+        ("*", "size"),
+        ("+", "source"),
+        ("-", "target"),
+        ("*", "time"),
+    ]
+    assert (report.match, report.differ, report.missing_on_src, report.missing_on_dst) == (2, 2, 2, 1)
+    assert (report.errors, report.differences, report.in_sync) == (0, 5, False)
+
+
+def test_one_way_looks_at_the_source_alone():
+    _, said = looked_at(*both(), one_way=True)
+    assert {sign for sign, _ in said} == {"=", "*", "+"}
+    src = fill(memory(), "a")
+    assert check(src, fill(memory(), "a", "more"), one_way=True).in_sync
+    assert not check(src, fill(memory(), "a", "more")).in_sync
+
+
+def test_nothing_is_changed():
+    src, dst = both()
+    one, other = Acting(src, lambda op, number: None), Acting(dst, lambda op, number: None)
+    for more in ({}, {"download": True}, {"one_way": True}, {"checksum": "strict"}):
+        check(one, other, **more)
+    assert set(one.log) | set(other.log) <= {"list", "list_dir", "stat", "open_reader", "read"}
+
+
+def test_equal_places_are_in_sync_and_an_empty_source_is_no_error():
+    src = fill(memory(), "a", "d/b")
+    assert check(src, fill(memory(), "a", "d/b")).in_sync
+    assert check(memory(), memory()).in_sync
+    report = check(memory(), fill(memory(), "a", "b"))
+    assert (report.missing_on_src, report.errors) == (2, 0)
+
+
+def test_a_missing_source_is_an_error(tmp_path):
+    report = None
+    try:
+        report = check(LocalBackend(tmp_path / "typo"), fill(memory(), "a"))
+    except NotFound:
+        return
+    assert not report.in_sync
+
+
+def test_go_w3_where_every_comparison_fails_nothing_is_in_sync():
+    src, dst = fill(memory(), "a", "b"), fill(memory(), "a", "b")
+    report, said = looked_at(failing(src, "open_reader", None), dst, download=True)
+    assert said == [("!", "a"), ("!", "b")]
+    assert (report.match, report.differ, report.errors, report.differences) == (0, 0, 2, 0)
+    assert not report.in_sync
+
+
+def test_go_w3_one_comparison_that_fails_is_enough():
+    src, dst = fill(memory(), "a", "b"), fill(memory(), "a", "b")
+    report = check(src, failing(dst, "read"), download=True, checkers=1)
+    assert (report.match, report.errors, report.in_sync) == (1, 1, False)
+
+
+@pytest.mark.parametrize("role", ["src", "dst"])
+def test_go_w4_a_read_error_is_an_error_and_never_a_difference(role):
+    sides = {"src": memory(), "dst": memory()}
+    for side in sides.values():
+        put(side, "f", b"x" * 3_000_000)
+    sides[role] = failing(sides[role], "read", 2)
+    report = check(*sides.values(), download=True)
+    assert (report.differ, report.errors) == (0, 1)
+    assert "injected" in str(report.failures[0].error)
+
+
+def test_go_w4_download_compares_the_bytes_themselves():
+    src, dst = memory(), memory()
+    for path, there in (
+        ("same", b"a" * 3_000_000),
+        ("end", b"a" * 2_999_999 + b"b"),
+        ("start", b"b" + b"a" * 2_999_999),
+    ):
+        put(src, path, b"a" * 3_000_000)
+        put(dst, path, there)
+    assert check(src, dst).in_sync
+    _, said = looked_at(src, dst, download=True)
+    assert said == [("*", "end"), ("=", "same"), ("*", "start")]
+
+
+def test_go_w5_the_chosen_rule_is_the_one_that_decides():
+    src, dst = fill(memory(), f=b"this"), memory()
+    put(dst, "f", b"that", at=3)
+    assert check(src, dst, size_only=True).in_sync
+    assert not check(src, dst).in_sync
+    assert not check(src, dst, checksum="strict").in_sync
+
+
+def test_go_w12_a_file_is_not_taken_for_a_folder_and_integrity_is_more_than_readable(tmp_path):
+    (tmp_path / "f").write_bytes(b"good")
+    with pytest.raises(StorageError):
+        if check(LocalBackend(tmp_path / "f"), memory(), allow_empty_source=False).in_sync:
+            return
+        raise StorageError("not in sync")
+    src, dst = fill(memory(), f=b"good"), fill(memory(), f=b"g00d")
+    assert not check(src, dst, download=True).in_sync, "both can be read"
+
+
+def test_a_listing_that_breaks_off_is_not_in_sync():
+    full = fill(memory(), "a", "b", "c")
+    for sides in ((fill(memory(HalfListed), "a", "b", "c"), full), (full, fill(memory(HalfListed), "a", "b", "c"))):
+        report = check(*sides)
+        assert not report.in_sync
+        assert not report.complete
+        assert report.errors
+
+
+def test_an_unreadable_folder_is_an_error_and_what_it_hides_is_not_missing():
+    src, dst = fill(memory(Locked), "a", "locked/x"), fill(memory(), "a", "locked/x")
+    report, said = looked_at(src, dst)
+    assert ("!", "locked") in said
+    assert report.missing_on_src == 0
+    assert not report.in_sync
+    report, said = looked_at(dst, src)
+    assert ("!", "locked") in said
+    assert report.missing_on_dst == 0
+
+
+def test_a_file_where_the_other_side_has_a_folder_is_not_in_sync():
+    assert not check(fill(memory(), "a"), fill(memory(), "a/b")).in_sync
+    assert not check(fill(memory(), "a/b"), fill(memory(), "a")).in_sync
+
+
+def test_what_is_skipped_is_counted_apart():
+    src = listing("link")
+    report = check(fill(src, "a"), fill(memory(), "a"))
+    assert (report.match, report.skipped, report.in_sync) == (1, 1, True)
+
+
+def test_what_a_filter_hides_is_not_looked_at():
+    src, dst = fill(memory(), "a", "x.tmp"), fill(memory(), "a", "y.tmp")
+    report, said = looked_at(src, dst, filter=Filter.parse(["- *.tmp"]))
+    assert said == [("=", "a")]
+    assert report.in_sync
+
+
+def test_what_size_alone_can_tell_is_said():
+    class Timeless(MemoryBackend):
+        def _list(self, prefix, options):
+            return (info._replace(modified_at=None) for info in super()._list(prefix, options))
+
+    src, dst = (
+        fill(memory(), f=b"this"),
+        fill(memory(Timeless, dirs=False, set_modified=False, user_metadata=False), f=b"that"),
+    )
+    report = check(src, dst)
+    assert report.in_sync
+    assert any("by their size alone" in text for text in report.warnings)
+
+
+def test_the_whole_destination_may_be_missing():
+    src = fill(memory(), "a", "b")
+    report = check(src, bucket())
+    assert (report.missing_on_dst, report.errors, report.in_sync) == (2, 0, False)
+
+
+def test_the_report_says_itself_in_words_and_in_json():
+    report = check(*both())
+    assert str(report) == "2 equal, 2 differ, 1 only at the source, 2 only at the destination"
+    found = json.loads(json.dumps(report.as_dict()))
+    assert (found["differences"], found["in_sync"]) == (5, False)
+
+
+def test_a_check_with_many_readers_keeps_the_order_of_the_names():
+    names = [f"f{n:03}" for n in range(200)]
+    src, dst = fill(memory(), *names), fill(memory(), *names)
+    said = []
+    report = check(src, dst, download=True, listeners=[lambda sign, path, why: said.append(path)])
+    assert said == names
+    assert report.match == 200
+    assert held(src) == held(dst)

@@ -1,0 +1,121 @@
+"""Stores of every kind: a tree arrives, the second run has nothing to do, changes and deletions follow."""
+
+import tempfile
+
+import pytest
+
+from omnistorage import LocalBackend, MemoryBackend, ops
+from omnistorage.core import WriteOptions
+from omnistorage.sync import check, sync
+
+from ..backends import azure_places, gcs_places, sql_places, test_s3, test_sftp_conformance
+from ..servers import server
+from ..servers.proxy import Proxy
+from .stores import day
+
+PLACES = {
+    "memory": MemoryBackend,
+    "flat": lambda: MemoryBackend(dirs=False),
+    "local": lambda: LocalBackend(tempfile.mkdtemp(prefix="omnistorage-sync-")),
+    "sqlite": lambda: sql_places.Place("file").make(),
+    "sftp": lambda: test_sftp_conformance.make("asyncssh"),
+    "seaweedfs": lambda: test_s3.fresh("seaweedfs"),
+    "moto": lambda: test_s3.fresh("moto", conditional_writes=True),
+    "gcs": gcs_places.fresh,
+    "azure": azure_places.fresh,
+}
+OVER_A_WIRE = {"sftp", "seaweedfs", "moto", "gcs", "azure"}
+ODD = ["ünï/cödé", "two words/and three", "per%20cent", "plus+plus", "a&b=c", "d/e.f/g-h", "d/e", "quote'd", "日本/語"]
+NAMES = [
+    *(name for name in ODD if name != "d/e"),
+    *(f"folder {n % 7}/deeper/{n:03}.bin" for n in range(40)),
+    *(f"root-{n}" for n in range(12)),
+]
+
+
+def content(name):
+    return b"" if name.endswith(("7.bin", "-3")) else f"content of {name}".encode() * (len(name) % 5 + 1)
+
+
+def tree(store):
+    for number, name in enumerate(NAMES):
+        put(store, name, content(name), number)
+    return {name: content(name) for name in NAMES}
+
+
+def put(store, path, data, at=0):
+    when = day(at) if store.features.set_modified else None
+    ops.write_bytes(store, path, data, WriteOptions(modified_at=when, content_type="text/plain"))
+
+
+def held(store):
+    return {info.path: ops.read_bytes(store, info.path) for info in store.list() if info.kind == "file"}
+
+
+def pairs():
+    """Every place once as source of every other that costs little, and each wire with its neighbour."""
+    wires = sorted(OVER_A_WIRE)
+    for one in PLACES:
+        for other in PLACES:
+            near = not {one, other} & OVER_A_WIRE
+            if near or one == "local" or other == "local":
+                yield one, other
+    yield from zip(wires, wires[1:] + wires[:1], strict=True)
+    yield from (("memory", "gcs"), ("sqlite", "seaweedfs"), ("flat", "azure"), ("seaweedfs", "seaweedfs"))
+
+
+@pytest.mark.parametrize(("one", "other"), [pytest.param(*pair, id="-to-".join(pair)) for pair in pairs()])
+def test_go_w1_a_second_run_transfers_nothing_on_any_pair(one, other):
+    assert len(NAMES) == 60
+    with PLACES[one]() as src, PLACES[other]() as dst:
+        wanted = tree(src)
+        report = sync(src, dst)
+        assert (report.copied, report.ok) == (60, True)
+        assert held(dst) == wanted
+        report = sync(src, dst, delete=True)
+        assert (report.transferred, report.touched, report.deleted, report.equal) == (0, 0, 0, 60)
+        assert check(src, dst).in_sync
+        put(src, NAMES[0], b"changed and of another size", 99)
+        put(src, "new/one", b"new", 99)
+        for name in NAMES[1:6]:
+            src.delete(name)
+        report = sync(src, dst, delete=True)
+        assert (report.copied, report.updated, report.deleted, report.equal) == (1, 1, 5, 54)
+        assert held(dst) == held(src)
+        assert check(src, dst).in_sync
+
+
+@pytest.mark.parametrize("role", ["source", "destination"])
+def test_go_p3_an_unchanged_bucket_costs_one_listing_and_no_other_request(role):
+    """And so many for as many thousands."""
+    with (
+        Proxy(server("seaweedfs")["port"]) as proxy,
+        test_s3.fresh("seaweedfs", endpoint=proxy.url) as store,
+        MemoryBackend(dirs=False) as other,
+    ):
+        sides = (store, other) if role == "source" else (other, store)
+        tree(sides[0])
+        assert sync(*sides).copied == 60
+        proxy.forget()
+        report = sync(*sides, delete=True)
+        assert (report.equal, report.transferred) == (60, 0)
+        assert len(proxy.requests) == 1, proxy.requests
+        proxy.forget()
+        assert check(*sides).in_sync
+        assert len(proxy.requests) == 1
+
+
+def test_go_f14_between_two_handles_on_one_bucket_the_store_copies():
+    with (
+        Proxy(server("seaweedfs")["port"]) as proxy,
+        test_s3.fresh("seaweedfs", endpoint=proxy.url) as src,
+        test_s3.fresh("seaweedfs", endpoint=proxy.url) as dst,
+    ):
+        for number in range(5):
+            put(src, f"f{number}", b"x" * 1_000)
+        proxy.forget()
+        assert sync(src, dst).copied == 5
+        kinds = [request.split()[0] for request in proxy.requests]
+        assert kinds.count("PUT") == 5
+        assert kinds.count("GET") <= 3, "listings and nothing else"
+        assert held(dst) == held(src)
