@@ -90,6 +90,8 @@ def prepare(
         if folder.read("plan.json") is not None:
             raise ConfigError("the folder holds a plan already: resume it, or choose another folder", path="plan.json")
         plan = stack.enter_context(Plan(source, target, options))
+        for side in (plan.src, plan.dst):
+            folder.must_lie_outside(side, options.filter)
         said, parts = _write_parts(plan, folder, most_actions, most_bytes)
         seen = plan.seen
         found = {
@@ -210,7 +212,16 @@ def _stage(
         else:
             yield part.name, json.loads(done)
     for future in as_completed(todo):
-        yield todo[future].name, future.result()
+        part = todo[future]
+        try:
+            yield part.name, future.result()
+        except Exception as error:  # the worker was killed, or could not even begin: the others go on
+            lost = Report(failed=1, failures=[Failure(part.name, "partition", StorageError(_lost(error), op="sync"))])
+            yield part.name, lost.as_dict()
+
+
+def _lost(error: Exception) -> str:
+    return f"not carried out to its end ({type(error).__name__}: {error}); resume goes on with it"
 
 
 def run_partition(at: str | Mapping[str, Any], part_id: int, attempt: int = 0, share: float = 1.0) -> dict[str, Any]:
@@ -329,6 +340,15 @@ class _Folder:
 
     def close(self) -> None:
         self._side.close()
+
+    def must_lie_outside(self, side: Side, filter: Filter) -> None:
+        """Raise ``ConfigError`` if the plan would be synced, or deleted, with the rest."""
+        mine, outer = self._side.where(), side.where()
+        if mine is None or outer is None or not mine.startswith(outer):
+            return
+        inner = mine[len(outer) :].rstrip("/")
+        if not inner or filter.descends(inner):
+            raise ConfigError(f"the folder of the plan lies in the {side.role}: choose another, or exclude {inner!r}")
 
     def read(self, name: str) -> bytes | None:
         try:

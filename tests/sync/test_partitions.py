@@ -231,12 +231,41 @@ def test_what_cannot_be_opened_anew_or_must_not_be_written_down_is_refused(tmp_p
     assert not (tmp_path / "p" / "plan.json").exists()
 
 
+def test_a_plan_that_would_be_synced_itself_is_refused(tree):
+    for place in (tree[0] / "plan", tree[1] / "deep" / "plan"):
+        with pytest.raises(ConfigError, match="lies in the"):
+            prepare(tree[0], tree[1], place)
+    found = prepare(tree[0], tree[1], tree[0] / "plan", filter=Filter.parse(["- /plan/"]))
+    assert found["objects"] == 120
+
+
+def test_a_worker_that_dies_is_a_failure_that_resuming_mends(tree):
+    prepared(tree)
+
+    class Deadly(cf.ThreadPoolExecutor):
+        def submit(self, fn, where, part, *more):
+            if part == 2:
+                future = cf.Future()
+                future.set_exception(cf.process.BrokenProcessPool("a worker was killed"))
+                return future
+            return super().submit(fn, where, part, *more)
+
+    with Deadly(2) as executor:
+        report = execute(tree[2], executor, raise_errors=False)
+    assert (report.failed, report.deleted, report.copied) == (1, 0, 104)
+    assert "part-00002" in report.failures[0].path
+    assert resume(tree[2]).ok
+    assert same(tree)
+
+
 def test_a_manifest_that_changed_is_not_carried_out(tree):
     prepared(tree)
     path = tree[2] / "part-00001.ndjson"
     path.write_bytes(path.read_bytes().replace(b"copy", b"move", 1))
     with pytest.raises(CorruptData, match="manifest"):
-        execute(tree[2])
+        run_partition(str(tree[2]), 1)
+    report = execute(tree[2], raise_errors=False)
+    assert (report.failed, report.deleted) == (1, 0)
 
 
 def test_a_plan_that_was_not_made_to_its_end_is_none(tree):
