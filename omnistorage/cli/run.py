@@ -50,6 +50,7 @@ VERBS = {
         "copy": ("syncing:copy", "Copy what differs."),
         "move": ("syncing:move", "Move what is there."),
         "check": ("checking:check", "Compare two folders."),
+        "bisync": ("bisyncing:bisync", "Keep two folders in step."),
     },
     "This command": {
         "backends": ("about:backends", "Say which backends there are and what they can do."),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from ._api import check, copy, copy_file, move, move_file, plan, sync
 from .actions import Action
+from .bisync import BisyncReport, bisync
 from .checking import CheckReport
 from .engine import run
 from .events import Event
@@ -19,6 +20,7 @@ from .report import Failure, Report
 
 __all__ = [
     "Action",
+    "BisyncReport",
     "CheckReport",
     "Event",
     "Failure",
@@ -26,6 +28,7 @@ __all__ = [
     "Plan",
     "Report",
     "SyncOptions",
+    "bisync",
     "check",
     "copy",
     "copy_file",
