@@ -12,10 +12,11 @@ from ..sync import check as check_places
 from .app import App, naming
 from .filtering import filter_options
 from .run import Verb
-from .syncing import comparing, folder_of, settings_of
+from .syncing import comparing, folder_of, html_report, reporting, settings_of
 
 DIFFERENCES = 1
 _LISTS = {"=": "match", "-": "missing_on_src", "+": "missing_on_dst", "*": "differ", "!": "error"}
+_OWN = ("one_way", "download", "combined", *_LISTS.values())  # what sync does not have
 _WORDS = {"-": "only at the destination", "+": "only at the source", "*": "differs", "!": "not compared"}
 
 
@@ -32,6 +33,7 @@ _WORDS = {"-": "only at the destination", "+": "only at the source", "*": "diffe
 @click.option("--missing-on-src", metavar="FILE", help="The paths of what only DST has.")
 @click.option("--missing-on-dst", metavar="FILE", help="The paths of what only SRC has.")
 @click.option("--error", metavar="FILE", help="The paths of what could not be compared.")
+@reporting
 @filter_options
 @comparing
 @click.pass_obj
@@ -40,17 +42,21 @@ def check(app: App, /, src: str, dst: str, **options: Any) -> None:
 
     FILE may be - for standard output. What could not be compared is an error, neither equal nor different.
     """
-    one_way, download = options.pop("one_way"), options.pop("download")
+    one_way, download, file = options.pop("one_way"), options.pop("download"), options.pop("report")
     files = {name: options.pop(name) for name in ("combined", *_LISTS.values())}
     settings = settings_of(app, options)
     source, from_ = folder_of(app, src)
     target, to = folder_of(app, dst)
     with ExitStack() as stack:
         lists = Lists(app, {name: path for name, path in files.items() if path}, stack)
+        leave_out = (*_OWN, "checksum", "size_only") if download else _OWN
+        page = html_report(app, stack, file, kind="check", verb="sync", leave_out=leave_out)
+        if page is not None and download:
+            page.command.append("--checksum=strict")
         app.draw(f"check {to.text}")
         with naming(f"{from_.text} -> {to.text}"):
             report = check_places(
-                source, target, one_way=one_way, download=download, listeners=[lists.tell], **settings
+                source, target, one_way=one_way, download=download, listeners=[lists.tell], report=page, **settings
             )
     app.meter.stop()
     app.done = report.match

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -17,8 +18,10 @@ from ..errors import ConfigError, StorageError
 from ..paths import name, parent
 from ..sync import Action, Event, Filter, Report, SyncOptions, run
 from ..sync._api import OneFile
+from ..sync.html import PAGE, HtmlReport, ReportKind, finish, listener
 from ..sync.plan import Plan
 from ..wrappers import Prefix
+from . import partitioning
 from .app import App, Location, naming
 from .filtering import filter_of, filter_options
 from .live import SyncMeter
@@ -67,6 +70,58 @@ def comparing(command: C) -> C:
     return command
 
 
+def _report_file(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    if value in ("", "-"):
+        raise click.BadParameter("a page goes to a file, not to standard output", ctx, param)
+    return value
+
+
+def reporting(command: C) -> C:
+    """``--report``."""
+    return click.option(
+        "--report", metavar="FILE.html", callback=_report_file, help="Write all of it as one HTML page, to be mailed."
+    )(command)
+
+
+def html_report(
+    app: App, stack: ExitStack, file: str | None, *, kind: ReportKind, verb: str, leave_out: tuple[str, ...]
+) -> HtmlReport | None:
+    """The page that ``--report`` asks for, published when ``stack`` ends well. The command on it is ``verb`` with the
+    options that were given, but those in ``leave_out``."""
+    if file is None:
+        return None
+    ctx = click.get_current_context()
+    src, dst = ctx.params["src"], ctx.params["dst"]
+    at = app.locate(file)
+    with naming(at.text):
+        writer = stack.enter_context(at.backend.open_writer(at.path, PAGE))
+    title = f"omnistorage {app.verb}{', a dry run' if kind == 'plan' else ''}"
+    command = _again(app, ctx, verb, src, dst, ("report", *leave_out))
+    page = HtmlReport(writer, title=title, command=command, source=src, destination=dst, kind=kind)
+    return stack.enter_context(page)
+
+
+def _again(app: App, ctx: click.Context, verb: str, src: str, dst: str, leave_out: tuple[str, ...]) -> list[str]:
+    """A command line with the options of this one."""
+    options: list[str] = ["--config", app.config] if app.config else []
+    for param in ctx.command.params:
+        name = str(param.name)
+        given = ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        if not isinstance(param, click.Option) or name not in ctx.params or name in leave_out or not given:
+            continue
+        option = max(param.opts, key=len)
+        for value in ctx.params[name] if param.multiple else [ctx.params[name]]:
+            if value is True:
+                options.append(option)
+            elif name == "checksum":
+                options.append(f"{option}={value}")
+            else:
+                options += [option, f"{value:f}s" if isinstance(value, float) else str(value)]
+    if src.startswith("-") or dst.startswith("-"):
+        return ["omnistorage", verb, *options, "--", src, dst]
+    return ["omnistorage", verb, src, dst, *options]
+
+
 def transferring(command: C) -> C:
     """The options of ``sync``, ``copy`` and ``move``."""
     for option in reversed(
@@ -93,10 +148,12 @@ def transferring(command: C) -> C:
             click.option("--max-duration", type=DURATION, metavar="TIME", help="Stop after so long."),
             click.option("--cutoff", type=click.Choice(["hard", "soft", "cautious"]), help="How to stop (hard)."),
             click.option("--error-on-no-transfer", is_flag=True, help="Exit with 9 if nothing was transferred."),
+            click.option("--journal", metavar="URL", help="Write the plan to this folder first, so that it can go on."),
+            click.option("--resume", metavar="URL", help="Go on with the plan in this folder."),
         ]
     ):  # fmt: skip
         command = option(command)
-    return filter_options(comparing(command))
+    return filter_options(comparing(reporting(command)))
 
 
 def deleting(command: C) -> C:
@@ -185,6 +242,15 @@ def folder_of(app: App, argument: str) -> tuple[Backend, Location]:
 
 
 def carry_out(app: App, src: str, dst: str, options: dict[str, Any]) -> None:
+    journal, resume = options.pop("journal"), options.pop("resume")
+    if journal or resume:
+        for name in ("dry_run", "interactive", "report", "error_on_no_transfer"):
+            if options.pop(name):
+                raise click.UsageError(f"--{name.replace('_', '-')} does not go with --journal and --resume")
+        if journal and resume:
+            raise click.UsageError("--journal begins, --resume goes on: choose one")
+        partitioning.carry_out(app, src, dst, settings_of(app, options), journal=journal, resume=resume)
+        return
     job = Job(app, options)
     with job.made(src, dst) as plan:
         job.run(plan)
@@ -198,6 +264,7 @@ class Job:
         self.dry_run = bool(options.pop("dry_run"))
         self.asks = bool(options.pop("interactive"))
         self.must_transfer = bool(options.pop("error_on_no_transfer"))
+        self.file = options.pop("report")
         self.settings = settings_of(app, options)
         self.meter = app.meter = SyncMeter()
         self.asked_all = False
@@ -231,15 +298,20 @@ class Job:
     def run(self, plan: Plan) -> Report:
         app = self.app
         app.draw(f"{app.verb} to {self.to.text}")
-        with naming(self.from_.text):
-            report = run(
-                plan,
-                listeners=(self.meter.see, self._tell),
-                confirm=self._ask if self.asks and not self.dry_run else None,
-                dry_run=self.dry_run,
-                raise_errors=False,
-            )
-        self.meter.stop()
+        kind: ReportKind = "plan" if self.dry_run else "run"
+        with ExitStack() as stack:
+            page = html_report(app, stack, self.file, kind=kind, verb=app.verb, leave_out=("dry_run", "interactive"))
+            with naming(self.from_.text):
+                report = run(
+                    plan,
+                    listeners=(self.meter.see, self._tell, *([] if page is None else [listener(page)])),
+                    confirm=self._ask if self.asks and not self.dry_run else None,
+                    dry_run=self.dry_run,
+                    raise_errors=False,
+                )
+            self.meter.stop()
+            if page is not None:
+                finish(page, report)
         self._summary(report)
         return report
 

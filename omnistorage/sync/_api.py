@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
+from os import PathLike
 from typing import Any
 
 from .. import ops
@@ -12,8 +13,9 @@ from ..errors import NotFound
 from .actions import Action
 from .checking import Checker, CheckReport
 from .compare import LEFT, SAME, TOUCH, Comparison
-from .engine import run
+from .engine import raise_for, run
 from .events import Listener
+from .html import HtmlReport, PagedChecker, ReportKind, Target, finish, listener
 from .options import SyncOptions
 from .places import Place, Side
 from .plan import Plan
@@ -34,16 +36,91 @@ def sync(
     executor: Executor | None = None,
     listeners: Iterable[Listener] = (),
     raise_errors: bool = True,
+    report: Target | HtmlReport | None = None,
     **settings: Any,
 ) -> Report:
     """Make ``dst`` hold what ``src`` holds; with ``delete``, nothing else besides.
 
     Places are URLs, paths, backends or Stores; ``settings`` are fields of ``SyncOptions``. Raises ``SyncError`` with
     the ``Report`` if an entry failed, unless ``raise_errors`` is False; ``ConfigError`` where the places overlap;
-    ``NotFound`` where the source does not exist.
+    ``NotFound`` where the source does not exist. ``report``, a path or a binary file, gets all of it as one HTML page,
+    errors of entries as well; where the call breaks off, a path keeps what it had.
     """
     with Plan(src, dst, delete=delete, **settings) as made:
+        command = [] if report is None else _spelled(made, "move" if made.options.move else "sync", src, dst)
+        return _run(made, executor, report, command, listeners=listeners, dry_run=dry_run, raise_errors=raise_errors)
+
+
+def _run(
+    made: Plan,
+    executor: Executor | None,
+    report: Target | HtmlReport | None,
+    command: list[str],
+    *,
+    listeners: Iterable[Listener],
+    dry_run: bool,
+    raise_errors: bool,
+) -> Report:
+    if report is None:
         return run(made, executor, listeners=listeners, dry_run=dry_run, raise_errors=raise_errors)
+    kind: ReportKind = "plan" if dry_run else "run"
+    with _page(report, made, kind, "move" if made.options.move else "sync", command) as page:
+        ended = run(made, executor, listeners=[*listeners, listener(page)], dry_run=dry_run, raise_errors=False)
+        finish(page, ended)
+    if raise_errors:
+        raise_for(ended)
+    return ended
+
+
+def _page(report: Target | HtmlReport, made: Plan, kind: ReportKind, verb: str, command: list[str]) -> HtmlReport:
+    if isinstance(report, HtmlReport):
+        return report
+    title = f"omnistorage {verb}{', a dry run' if kind == 'plan' else ''}"
+    places = made.src.shown, made.dst.shown
+    return HtmlReport(report, title=title, command=command, source=places[0], destination=places[1], kind=kind)
+
+
+def _spelled(
+    made: Plan, verb: str, src: Place, dst: Place, *, checked: bool = False, download: bool = False
+) -> list[str]:
+    """The command line for a plan; nothing where it takes more than that to say the same. A backend is more than its
+    URL: who wrote to that would pass its wrappers by."""
+    default, found = SyncOptions(), ["omnistorage", verb]
+    for place, side in ((src, made.src), (dst, made.dst)):
+        url = place if isinstance(place, str) and "://" in place else side.url
+        if not isinstance(place, str | PathLike) or url is None:
+            return []
+        found.append(url)
+    for name in SyncOptions.__dataclass_fields__:
+        value = getattr(made.options, name)
+        if name in _UNSAID or (checked and name in _OF_CHECK) or value == getattr(default, name):
+            continue
+        if name not in _SAID or not isinstance(value, str | int):
+            return []
+        if not (download and name in ("checksum", "size_only")):
+            option = f"--{name.replace('_', '-')}"
+            found += [option] if value is True else [f"{option}={value}"]
+    return [*found, "--checksum=strict"] if download else found
+
+
+_SAID = frozenset(
+    {
+        "compare", "size_only", "checksum", "ignore_times", "ignore_existing", "update", "immutable", "empty_dirs",
+        "links", "portable_names", "sort_listings", "no_traverse", "delete", "delete_excluded", "max_delete",
+        "max_delete_size", "allow_empty_source", "ignore_errors", "on_type_clash", "suffix", "track_renames",
+        "check_first", "order_by", "max_transfer",
+    }
+)  # fmt: skip
+"""Settings that the command line has under the same name."""
+_UNSAID = frozenset(
+    {
+        "transfers", "checkers", "backlog", "retries", "bwlimit", "tpslimit", "max_duration", "cutoff", "move",
+        "list_equal",
+    }
+)  # fmt: skip
+"""Settings that do not change what has to be done, or are the verb's own."""
+_OF_CHECK = frozenset({"delete", "allow_empty_source", "ignore_errors", "max_delete"})
+"""Settings that ``check`` makes, and not whoever calls it."""
 
 
 def copy(src: Place, dst: Place, **more: Any) -> Report:
@@ -72,14 +149,21 @@ def check(
     one_way: bool = False,
     download: bool = False,
     listeners: Iterable[Callable[[str, str, str], None]] = (),
+    report: Target | HtmlReport | None = None,
     **settings: Any,
 ) -> CheckReport:
     """Compare two places and change nothing. ``one_way``: what only ``dst`` has does not matter; ``download``: read
     both sides and compare the bytes. Each of ``listeners`` is called with a sign (``= - + * !``), a path and a reason
-    for every object."""
+    for every object. ``report``, a path or a binary file, gets all of it as one HTML page."""
     settings = {"allow_empty_source": True, **settings, "ignore_errors": True, "max_delete": "100%"}
     with Plan(src, dst, list_equal=True, delete=not one_way, **settings) as made:
-        return Checker(made, download=download, listeners=listeners).run()
+        if report is None:
+            return Checker(made, download=download, listeners=listeners).run()
+        command = _spelled(made, "sync", src, dst, checked=True, download=download)
+        with _page(report, made, "check", "check", command) as page:
+            found = PagedChecker(made, page, download=download, listeners=listeners).run()
+            finish(page, found)
+            return found
 
 
 def copy_file(src: Place, src_path: str, dst: Place, dst_path: str, **more: Any) -> Report:
@@ -103,11 +187,12 @@ def _one_file(
     listeners: Iterable[Listener] = (),
     dry_run: bool = False,
     raise_errors: bool = True,
+    report: Target | HtmlReport | None = None,
     **settings: Any,
 ) -> Report:
     made = OneFile(src, src_path, dst, dst_path, **settings)
     with made:
-        return run(made, executor, listeners=listeners, dry_run=dry_run, raise_errors=raise_errors)
+        return _run(made, executor, report, [], listeners=listeners, dry_run=dry_run, raise_errors=raise_errors)
 
 
 class OneFile(Plan):

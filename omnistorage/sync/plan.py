@@ -118,7 +118,7 @@ class Plan(Closes):
         self._need(self.dst, *(() if o.no_traverse else ("list",)), *(("stat",) if o.no_traverse else ()))
         if o.move:
             self._need(self.src, "delete")
-        if o.delete:
+        if o.delete and not o.list_equal:  # a check deletes nothing
             self._need(self.dst, "delete")
         inner = None if o.list_equal else overlap(self.src, self.dst)  # comparing does no harm
         if inner is not None and (inner == "" or o.filter.descends(inner) or o.delete_excluded):

@@ -217,3 +217,23 @@ def test_a_terminal_shows_totals_rate_time_left_and_bars(popen: Cli, tree: Path)
     assert process.returncode == 0
     for text in (b"sync to dst", b"of 5 objects", b"MiB/s", b"left 0:0", b"% of", b"long", b"5 copied"):
         assert text in shown, text
+
+
+def test_a_journal_goes_on_after_a_kill(popen: Cli, cli: Cli, tree: Path) -> None:
+    for number in range(300):
+        (tree / "src" / f"n{number:03}").write_text(str(number) * 200)
+    process = popen("sync", "src", "dst", "--journal", "plan", "--bwlimit", "60k")
+    while len(files(tree / "dst") if (tree / "dst").exists() else {}) < 20:
+        assert process.poll() is None
+    process.kill()
+    process.communicate()
+    assert 20 <= len(files(tree / "dst")) < 304
+    made = {path: path.stat().st_ino for path in (tree / "dst").rglob("n*")}
+    assert cli("sync", "src", "dst", "--resume", "plan").code == 7, "other options than those of the plan"
+    assert cli("sync", "src", "dst", "--journal", "plan").code == 7
+    answer = cli("sync", "src", "dst", "--resume", "plan", "--bwlimit", "60k", "-q", "--json")
+    assert answer.code == 0, answer.err
+    assert files(tree / "dst") == files(tree / "src")
+    assert {path: path.stat().st_ino for path in made} == made, "nothing was written twice"
+    assert cli("sync", "src", "dst", "--resume", "nowhere").code != 0
+    assert cli("sync", "src", "dst", "--journal", "p", "-n").code == 2
