@@ -35,6 +35,8 @@ SAYS = {
                         "damaged: reports/q1.txt from byte 131184"],
     "cached_store": ["asked: ['stat']", "a range: b'weights'", "within the ttl: b'new weights' []",
                      "damaged: b'new weights' errors: 1"],
+    "mirror": ["copy logs/a.ndjson not at the destination", "second run: 1 equal",
+               "check: 0 equal, 1 differ, 1 only at the source"],
     "hot_warm_cold": ["February: 1000 records", "found in: cold after asking hot, warm, cold", "in all: 6 files",
                       "{'archive/2025.txt': 'archive', 'tmp/x': 'scratch'}", "refused: no tier takes this name",
                       "compared=3, differing=2", "2026-02.ndjson.gz: size in new", "2026-03.ndjson.gz: missing in new"],
