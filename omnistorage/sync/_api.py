@@ -17,7 +17,7 @@ from .engine import raise_for, run
 from .events import Listener
 from .html import HtmlReport, PagedChecker, ReportKind, Target, finish, listener
 from .options import SyncOptions
-from .places import Place, Side
+from .places import Place
 from .plan import Plan
 from .report import Report
 
@@ -211,12 +211,12 @@ class OneFile(Plan):
 
         self.seen = Seen(complete=True)
         src_path, dst_path = self._names
-        source = _look(self.src, src_path)
+        source = self.src.look(self.src.key(src_path))
         if source is None:
             raise NotFound("no such object", path=src_path, backend=self.src.backend.name, op="copy")
         if self._is_one(src_path, dst_path):
             return iter(())
-        target = _look(self.dst, dst_path)
+        target = self.dst.look(self.dst.key(dst_path))
         other = None if src_path == dst_path else dst_path
         return iter(self._decide(source, target, src_path, other))
 
@@ -245,17 +245,6 @@ class OneFile(Plan):
         if self.options.immutable:
             return [Action("error", path, f"immutable, but {verdict}", a.size, a, b, other)]
         return [Action("update", path, verdict, a.size, a, b, other)]
-
-
-def _look(side: Side, path: str) -> ObjectInfo | None:
-    key = side.key(path)
-    try:
-        if side.features.stat:
-            return side.backend.stat(key)
-        with side.backend.open_reader(key) as reader:
-            return reader.info
-    except NotFound:
-        return None
 
 
 __all__ = ["check", "copy", "copy_file", "move", "move_file", "plan", "sync"]

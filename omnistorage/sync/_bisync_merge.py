@@ -13,7 +13,6 @@ from itertools import count
 from typing import Any
 
 from ..errors import NotFound, StorageError
-from ._api import _look
 from ._bisync_report import BisyncReport, Conflict
 from ._bisync_state import Rows, info_of, plain_row
 from ._merge import Passed
@@ -301,7 +300,7 @@ class Decisions:
             stem, dot, suffix = leaf, "", ""
         for number in count(1):
             kept = f"{folder}{slash}{stem}.conflict-{number}{dot}{suffix}"
-            there = [_look(one, kept) for one in self.sides]
+            there = [one.look(one.key(kept)) for one in self.sides]
             if there[0] is None and there[1] is None:
                 break
             # A run that was broken off may have put it aside already.

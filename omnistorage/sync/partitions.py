@@ -291,12 +291,12 @@ class _Manifest(Plan):
     def was_done(self, action: Action) -> bool:
         a, seen = action.expect_src, action.expect_dst
         if action.kind == "rename":
-            return self._look(self.dst, self.dst.key(action.path)) is not None and (
-                seen is not None and self._look(self.dst, seen.path) is None
+            return self.dst.look(self.dst.key(action.path)) is not None and (
+                seen is not None and self.dst.look(seen.path) is None
             )
         if action.kind not in ("copy", "update") or a is None:
             return False
-        b = self._look(self.dst, self.dst.key(action.target))
+        b = self.dst.look(self.dst.key(action.target))
         precision = self.dst.features.modified_precision
         if b is None or (seen is not None and precision is not None and is_same_version(seen, b, precision)):
             return False
@@ -304,16 +304,7 @@ class _Manifest(Plan):
             verdict = self._comparison.quick(a, b) or self._comparison.slow(a, b)
         except StorageError:
             return False
-        return verdict in SAME and (not self.options.move or self._look(self.src, a.path) is None)
-
-    def _look(self, side: Side, key: str) -> Any:
-        try:
-            if side.features.stat:
-                return side.backend.stat(key)
-            with side.backend.open_reader(key) as reader:
-                return reader.info
-        except NotFound:
-            return None
+        return verdict in SAME and (not self.options.move or self.src.look(a.path) is None)
 
     def note(self, action: Action, moved: int) -> None:
         if self._journal is not None:

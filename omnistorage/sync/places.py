@@ -106,6 +106,16 @@ class Side:
         found = os.path.realpath(os.path.join(unquote(urlsplit(url).path, errors="surrogateescape"), path))
         return found if path else found.rstrip("/") + "/"
 
+    def look(self, key: str) -> ObjectInfo | None:
+        """What the store says of the object under a backend's key now; None if there is none."""
+        try:
+            if self.features.stat:
+                return self.backend.stat(key)
+            with self.backend.open_reader(key) as reader:
+                return reader.info
+        except NotFound:
+            return None
+
     # -- listing -------------------------------------------------------------------------------------------------------
 
     def entries(
