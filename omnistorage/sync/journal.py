@@ -27,10 +27,13 @@ class Journal:
         self.bytes = 0
         self.again = False  # whether there was an earlier execution
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for other in sorted(folder.iterdir()):
+        for other in sorted(folder.glob("[0-9]*")):
             self.again = True
             self._read(other)
-        self._log = SegmentLog(folder / f"{attempt:03d}-{secrets.token_hex(4)}", fsync="seal")
+        # Whoever reads the others' logs locks them for a moment: ours appears when we hold its lock.
+        name = f"{attempt:03d}-{secrets.token_hex(4)}"
+        self._log = SegmentLog(folder / f".{name}", fsync="seal")
+        (folder / f".{name}").rename(folder / name)
 
     def _read(self, folder: Path) -> None:
         # One that is open belongs to an execution that still runs: the destination tells what it did.
