@@ -215,7 +215,7 @@ def settings_of(app: App, options: dict[str, Any]) -> dict[str, Any]:
     given = {key: value for key, value in options.items() if value not in (None, False, "")}
     if "modify_window" in given:
         given["modify_window"] = timedelta(seconds=given["modify_window"])
-    if str(given.get("max_delete", "")).isdigit():
+    if (text := str(given.get("max_delete", ""))).isascii() and text.isdigit():
         given["max_delete"] = int(given["max_delete"])
     if app.bwlimit:
         given["bwlimit"], app.bwlimit = app.bwlimit, None  # of all that is moved, over a network or not
@@ -280,8 +280,7 @@ class Job:
             leaf = name(single.path)
             self.from_ = Location(single.backend, parent(single.path), single.text)
             folder: Backend = Prefix(single.backend, parent(single.path)) if parent(single.path) else single.backend
-            settings = {key: value for key, value in self.settings.items() if key != "filter"}
-            return OneFile(folder, leaf, target, leaf, **settings)
+            return OneFile(folder, leaf, target, leaf, **self.settings)
         source, self.from_ = folder_of(app, src)
         with naming(f"{self.from_.text} -> {self.to.text}"):
             return Plan(source, target, SyncOptions(**self.settings))

@@ -205,6 +205,8 @@ class OneFile(Plan):
     def _check(self) -> None:
         self._need(self.src, "read")
         self._need(self.dst, "write")
+        if self.backup is not None:
+            self._check_backup(self.backup)
 
     def __iter__(self) -> Iterator[Action]:
         from .plan import Seen
@@ -214,6 +216,9 @@ class OneFile(Plan):
         source = self.src.look(self.src.key(src_path))
         if source is None:
             raise NotFound("no such object", path=src_path, backend=self.src.backend.name, op="copy")
+        if not self.options.filter.includes(src_path, source):
+            self.seen.filtered = 1
+            return iter(())
         if self._is_one(src_path, dst_path):
             return iter(())
         target = self.dst.look(self.dst.key(dst_path))

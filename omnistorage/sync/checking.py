@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import StorageError
+from ._pools import Lookers
 from .actions import Action
 from .compare import UNKNOWN
 from .plan import Plan
 from .report import KEPT, Failure
-from .transfer import same_bytes
+from .versions import same_bytes
 
 MATCH, ONLY_DST, ONLY_SRC, DIFFER, ERROR = "=", "-", "+", "*", "!"
 SIGNS = {MATCH: "match", ONLY_DST: "missing_on_src", ONLY_SRC: "missing_on_dst", DIFFER: "differ", ERROR: "error"}
@@ -44,7 +44,8 @@ class CheckReport:
 
     @property
     def in_sync(self) -> bool:
-        """Whether everything was compared and is the same."""
+        """Whether everything was compared and is the same. What was left out, and counts as ``skipped``, such as
+        links, is not part of it."""
         return self.complete and not self.errors and not self.differences
 
     def as_dict(self) -> dict[str, Any]:
@@ -85,22 +86,24 @@ class Checker:
             yield from ((action, self._sign(action)) for action in self.plan)
             return
         workers = self.plan.options.checkers
-        pool = self.plan.pool(workers)
+        pool = Lookers(self.plan.pool(workers))
         waiting: list[tuple[Action, Future[tuple[str, str]]]] = []
         try:
             for action in self.plan:
-                waiting.append((action, pool.submit(copy_context().run, self._read, action)))
+                waiting.append((action, pool.submit(self._read, action)))
                 if len(waiting) > _AHEAD * workers:
                     first, future = waiting.pop(0)
                     yield first, future.result()
             yield from ((action, future.result()) for action, future in waiting)
         finally:
-            pool.shutdown(cancel_futures=True)
+            pool.close()
 
     def _sign(self, action: Action) -> tuple[str, str]:
         if action.kind == "skip":
             self.report.skipped += 1
         signs = {"equal": MATCH, "touch": MATCH, "copy": ONLY_SRC, "delete": ONLY_DST, "update": DIFFER, "error": ERROR}
+        if self.plan.options.empty_dirs:
+            signs |= {"mkdir": ONLY_SRC, "rmdir": ONLY_DST}
         sign = signs.get(action.kind, "")
         if sign == DIFFER and action.why == UNKNOWN:
             sign = ERROR

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 from ..core import ObjectInfo
 from ..digests import new_hash
+from ..policies import check
 from .options import SyncOptions
 from .places import Side
 
@@ -228,6 +229,7 @@ def digest(side: Side, key: str, name: str) -> str:
     running = new_hash(name)
     with side.backend.open_reader(key) as reader:
         while block := reader.read(_BLOCK):
+            check("digest", key)
             running.update(block)
     return str(running.hexdigest())
 

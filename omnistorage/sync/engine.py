@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from itertools import islice
 
 from ..core import ObjectInfo
-from ..errors import Cancelled, StorageError, SyncError
+from ..errors import Cancelled, DirectoryNotEmpty, StorageError, SyncError
 from ..policies import CLOCK, Backoff, CancelScope, Clock, TokenBucket
 from .actions import TRANSFERS, Action, Spool
 from .events import Event, EventKind, Events, Listener
@@ -22,7 +22,7 @@ from .plan import Plan
 from .report import Report
 from .transfer import Hands, LimitReached
 
-_STAGES = {"delete": 1, "rmdir": 2}
+_STAGES = {"rename": 1, "delete": 2, "rmdir": 3}
 _SCANNED = 1_000
 _SMALL = 256 << 10
 _BATCH = 16
@@ -97,9 +97,10 @@ class _Job:
             events,
             clock,
             backoff,
-            None if o.bwlimit is None else Bandwidth(o.bwlimit, clock),
+            None if o.bwlimit is None else Bandwidth(o.bwlimit, clock, share=plan.share),
             None if o.tpslimit is None else TokenBucket(o.tpslimit, clock=clock),
             Amount(o.max_transfer),
+            clock.now() + o.max_duration if o.max_duration is not None and o.cutoff == "hard" else None,
         )
         self.running: dict[Future[list[int | StorageError]], tuple[Action, ...]] = {}
         self.batch: list[Action] = []
@@ -114,10 +115,18 @@ class _Job:
         for action in self._stream():
             if self._said(action):
                 continue
-            if action.kind in _STAGES and self._may_not_delete():
+            blocked = action.kind in _STAGES and self._may_not_delete()
+            if blocked and action.kind == "rename":
+                action, blocked = _copied(action), False
+            size = action.size or 0 if action.kind in TRANSFERS else 0
+            if blocked:
                 self._not_done(action)
+            elif self._is_over(action):
+                break
             else:
-                self._count(action, action.size or 0 if action.kind in TRANSFERS else 0)
+                self.begun += size
+                self.hands.amount.take(size)
+                self._count(action, size)
         self._close_books()
 
     # -- doing it ------------------------------------------------------------------------------------------------------
@@ -150,7 +159,9 @@ class _Job:
                 self._wait(for_all=True)
                 stage = now
                 blocked = blocked or self._may_not_delete()
-            if blocked:
+            renamed = blocked and action.kind == "rename"
+            action = _copied(action) if renamed else action
+            if blocked and not renamed:
                 self._not_done(action)
             elif self._is_over(action):
                 return
@@ -210,6 +221,8 @@ class _Job:
                 self._count(action, result)
             elif isinstance(result, LimitReached):
                 self._stop(str(result.args[0]))
+            elif isinstance(result, DirectoryNotEmpty) and action.kind == "rmdir":
+                pass  # what is kept in it keeps it
             elif not (isinstance(result, Cancelled) and self.scope.cancelled and self.report.stopped):
                 self._fail(action, result)
 
@@ -330,6 +343,11 @@ class _Job:
                     yield from _mixed(part) if by == "mixed" else part
                     yield from batch[end : end + 1]
                     start = end + 1
+
+
+def _copied(action: Action) -> Action:
+    """A rename that must not be: its object is copied, and the old one stays."""
+    return action._replace(kind="copy", why="not at the destination", expect_dst=None, other=None)
 
 
 def _mixed(actions: list[Action]) -> Iterator[Action]:

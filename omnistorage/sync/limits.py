@@ -27,8 +27,9 @@ class Bandwidth:
         spec: int | str,
         clock: Clock = CLOCK,
         now: Callable[[], datetime] = datetime.now,  # local time: what a timetable speaks of
+        share: float = 1.0,  # of the rate, where several workers divide it
     ) -> None:
-        self._clock, self._now = clock, now
+        self._clock, self._now, self._share = clock, now, share
         self._lock = threading.Lock()
         self._slots = _timetable(spec) if isinstance(spec, str) and "," in spec else [(0, _rate(spec))]
         self._bucket: TokenBucket | None = None
@@ -40,6 +41,8 @@ class Bandwidth:
         for start, value in self._slots:
             if start <= minute:
                 rate = value
+        if rate is not None:
+            rate = max(1.0, rate * self._share)
         with self._lock:
             if rate is None:
                 self._bucket = None

@@ -15,9 +15,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
+from concurrent.futures import Executor, as_completed
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from os import PathLike, fspath, path
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,11 @@ from urllib.parse import unquote, urlsplit
 
 from .. import ops
 from ..config import holds_secret
-from ..core import WriteOptions
+from ..core import ObjectInfo, WriteOptions
 from ..errors import ConfigError, CorruptData, NotFound, StorageError
 from ..registry import mask_url
-from .actions import Action
-from .compare import SAME, Comparison
+from .actions import TRANSFERS, Action
+from .compare import LEFT, SAME, Comparison
 from .engine import raise_for, run
 from .filters import Filter
 from .journal import Journal
@@ -37,18 +38,18 @@ from .options import SyncOptions
 from .places import Place, Side
 from .plan import Plan, Seen
 from .report import Failure, Report
-from .transfer import is_same_version
+from .versions import is_same_version
 
 VERSION = 1
 MOST_ACTIONS = 10_000
 MOST_BYTES = 64 << 30
-_GROUPS = {"delete": 1, "rmdir": 2}
+_GROUPS = {"rename": 1, "delete": 2, "rmdir": 3}
 
 
 @dataclass(frozen=True)
 class Part:
-    """One partition. It waits for all of lower stages; ``group`` says what it does: 0 transfers, 1 deletes, 2 removes
-    folders, 3 transfers what the deletions made room for."""
+    """One partition. It waits for all of lower stages; ``group`` says what it does: 0 transfers, 1 renames, 2 deletes,
+    3 removes folders, 4 transfers what the deletions made room for."""
 
     id: int
     stage: int
@@ -82,6 +83,8 @@ def prepare(
     secret, a comparison that is a function, or a folder that holds a plan already.
     """
     options = options or SyncOptions(**settings)
+    if options.max_transfer is not None or options.max_duration is not None:
+        raise ConfigError("max_transfer and max_duration end a run, a plan is carried out to its end: leave them out")
     source, target = _spec(src, "source"), _spec(dst, "destination")
     plain = _plain(options)
     with ExitStack() as stack:
@@ -137,11 +140,11 @@ def _write_parts(plan: Plan, folder: _Folder, most_actions: int, most_bytes: int
                 said.write(action.to_json().encode("ascii") + b"\n")
                 continue
             # What takes the place of a folder comes behind what empties it, though it is a transfer like others.
-            now = _GROUPS.get(action.kind, 3 if group else 0)
+            now = _GROUPS.get(action.kind, 4 if group else 0)
             if now != group or len(lines) >= most_actions or (lines and size + (action.size or 0) > most_bytes):
                 seal()
                 # Inner folders go before outer ones: their partitions follow each other.
-                stage += now != group or (now == 2 and bool(parts))
+                stage += now != group or (now == 3 and bool(parts))
                 group = now
             lines.append(action.to_json())
             size += action.size or 0
@@ -180,18 +183,21 @@ def execute(
         where = folder.spec
         parts = [Part(**part) for part in found["parts"]]
         report = _begun(found)
-        pool = executor or stack.enter_context(ThreadPoolExecutor(1))
-        share = 1 / (workers or getattr(pool, "_max_workers", None) or 1)
+        share = 1 / (workers or getattr(executor, "_max_workers", None) or 1)
         for stage in sorted({part.stage for part in parts}):
             here = [part for part in parts if part.stage == stage]
             if here[0].group and report.failed and not found["options"].get("ignore_errors"):
-                report.blocked += sum(part.actions for part in parts if part.group == 1)
+                report.blocked += sum(part.actions for part in parts if part.group == 2)
                 report.warn("there were errors, so nothing is deleted; ignore_errors deletes all the same")
                 break
-            for name, result in _stage(folder, where, here, pool, share):
+            whole = True
+            for name, result in _stage(folder, where, here, executor, share):
                 _add(report, result)
+                whole = whole and result["complete"]
                 if listener is not None:
                     listener(name, result)
+            if not whole:
+                break  # a partition was lost: what waits for it goes on waiting, whatever ignore_errors says
     if raise_errors:
         raise_for(report)
     return report
@@ -202,22 +208,29 @@ resume = execute
 
 
 def _stage(
-    folder: _Folder, where: Any, parts: list[Part], pool: Executor, share: float
+    folder: _Folder, where: Any, parts: list[Part], executor: Executor | None, share: float
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    todo: dict[Any, Part] = {}
+    todo: list[Part] = []
     for part in parts:
         done = folder.read(f"{part.name}.done")
         if done is None:
-            todo[pool.submit(run_partition, where, part.id, 0, share)] = part
+            todo.append(part)
         else:
             yield part.name, json.loads(done)
-    for future in as_completed(todo):
-        part = todo[future]
-        try:
-            yield part.name, future.result()
-        except Exception as error:  # the worker was killed, or could not even begin: the others go on
-            lost = Report(failed=1, failures=[Failure(part.name, "partition", StorageError(_lost(error), op="sync"))])
-            yield part.name, lost.as_dict()
+    if executor is None:
+        yield from ((part.name, _result(part, partial(run_partition, where, part.id, 0, share))) for part in todo)
+        return
+    running = {executor.submit(run_partition, where, part.id, 0, share): part for part in todo}
+    for future in as_completed(running):
+        yield running[future].name, _result(running[future], future.result)
+
+
+def _result(part: Part, ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    try:
+        return ask()
+    except Exception as error:  # the worker was killed, or could not even begin: the others go on
+        lost = StorageError(_lost(error), op="sync")
+        return Report(failed=1, failures=[Failure(part.name, "partition", lost)]).as_dict()
 
 
 def _lost(error: Exception) -> str:
@@ -253,12 +266,11 @@ class _Manifest(Plan):
         self._journal = None if folder.local is None else Journal(folder.local / part.name, attempt)
         self._numbers: dict[Any, int] = {}
         options = _options(found["options"])
-        if isinstance(options.bwlimit, int):
-            options = replace(options, bwlimit=max(1, int(options.bwlimit * share)))
+        self.share = share
         if options.tpslimit is not None:
             options = replace(options, tpslimit=options.tpslimit * share)
         super().__init__(found["source"], found["destination"], options)
-        self._comparison = Comparison(self.src, self.dst, options)
+        self._comparison = Comparison(self.src, self.dst, SyncOptions())
 
     def _check(self) -> None:
         """Done when the plan was made."""
@@ -289,22 +301,33 @@ class _Manifest(Plan):
         return again and self.was_done(action)
 
     def was_done(self, action: Action) -> bool:
+        """Whether both sides are as they are behind ``action``."""
         a, seen = action.expect_src, action.expect_dst
+        there = self.dst.look(self.dst.key(action.path if action.kind == "rename" else action.target))
         if action.kind == "rename":
-            return self.dst.look(self.dst.key(action.path)) is not None and (
-                seen is not None and self.dst.look(seen.path) is None
-            )
-        if action.kind not in ("copy", "update") or a is None:
+            return there is not None and seen is not None and self.dst.look(seen.path) is None
+        if a is None or there is None:
             return False
-        b = self.dst.look(self.dst.key(action.target))
+        if action.kind == "remove":
+            return self.src.look(a.path) is None
+        if action.kind == "touch":
+            return self._same_time(a, there)
         precision = self.dst.features.modified_precision
-        if b is None or (seen is not None and precision is not None and is_same_version(seen, b, precision)):
+        if seen is not None and precision is not None and is_same_version(seen, there, precision):
             return False
+        return action.kind in TRANSFERS and self._is_copy(a, there)
+
+    def _same_time(self, a: ObjectInfo, b: ObjectInfo) -> bool:
+        first, second = a.modified_at, b.modified_at
+        return first is not None and second is not None and abs(first - second) <= self._comparison.window
+
+    def _is_copy(self, a: ObjectInfo, b: ObjectInfo) -> bool:
+        """Whether ``b`` is what copying ``a`` gives, whatever the user's rule says of the two."""
         try:
             verdict = self._comparison.quick(a, b) or self._comparison.slow(a, b)
         except StorageError:
             return False
-        return verdict in SAME and (not self.options.move or self.src.look(a.path) is None)
+        return verdict in SAME and verdict not in LEFT
 
     def note(self, action: Action, moved: int) -> None:
         if self._journal is not None:

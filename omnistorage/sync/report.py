@@ -81,7 +81,10 @@ class Report:
 
     def __str__(self) -> str:
         did = "would be " if self.dry_run else ""
-        parts = [f"{getattr(self, name):,} {did}{text}" for name, text in _SHOWN if getattr(self, name)]
+        parts = []
+        for name, word in _SHOWN:
+            if count := getattr(self, name):
+                parts.append(f"{count:,} {'' if name in _SEEN else did}{word}")
         text = ", ".join(parts) or "nothing to do"
         return f"{text}; {self.stopped}" if self.stopped else text
 
@@ -98,6 +101,7 @@ _COUNTERS = {
     "skip": "skipped",
     "equal": "equal",
 }
+_SEEN = ("equal", "skipped", "blocked", "failed")  # not done, in a dry run as little as in another
 _SHOWN = (
     ("copied", "copied"),
     ("updated", "updated"),

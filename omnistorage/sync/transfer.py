@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -32,24 +31,23 @@ from ..errors import (
     CapabilityNotSupported,
     ConfigError,
     CorruptData,
-    DirectoryNotEmpty,
     NotFound,
     PreconditionFailed,
     StorageError,
 )
 from ..paths import parent
 from ..policies import CLOCK, Backoff, Clock, TokenBucket, check, pause
-from .actions import Action
-from .compare import same_digest, time_to_keep
+from .actions import TRANSFERS, Action
+from .compare import EQUAL, same_digest, time_to_keep
 from .events import Event, Events
 from .limits import BLOCK, Amount, Bandwidth
 from .places import Side
+from .versions import TICK, is_fresh, must_be, same_bytes
 
 if TYPE_CHECKING:
     from .plan import Plan
 
 _SMALL = 1 << 20
-_TICK = timedelta(milliseconds=20)  # file systems take their times from a clock that stands still for up to 10 ms
 _CONDITIONS = ("conditional_uploads", "create_only", "if_match")
 _CHECKED = ("md5", "sha256", "crc32c")
 
@@ -69,6 +67,7 @@ class Hands:
     bandwidth: Bandwidth | None = None
     operations: TokenBucket | None = None
     amount: Amount = field(default_factory=lambda: Amount(None))
+    ends: float | None = None  # when what runs is broken off
 
     def __post_init__(self) -> None:
         self.o = self.plan.options
@@ -82,6 +81,8 @@ class Hands:
         )
         if self.backup is None and self.o.suffix:
             self.backup = self.dst
+        # Whether an object of the source can be written to while it is read.
+        self._in_place = self.src.features.dirs or not self.src.features.atomic_write
         self._too_long: float = inf  # the size from which a store does not keep its conditions
 
     def do(self, action: Action) -> int:
@@ -90,7 +91,7 @@ class Hands:
         attempt = 0
         how = getattr(self, f"_{action.kind}")
         if self.plan.is_done(action):
-            return 0
+            return self._ended_before(action)
         while True:
             check(action.kind, action.path)
             if self.operations is not None:
@@ -100,7 +101,7 @@ class Hands:
                 return moved
             except (AlreadyExists, PreconditionFailed):
                 if self.plan.was_done(action):
-                    return 0
+                    return self._ended_before(action)
                 raise
             except StorageError as error:
                 attempt += 1
@@ -108,6 +109,14 @@ class Hands:
                     raise
                 self.events.send(Event("retried", action.path, action.size, action, error))
                 pause(self.backoff.delay(attempt, error.retry_after), self.clock, action.kind, action.path)
+
+    def _ended_before(self, action: Action) -> int:
+        """An earlier run brought the object to the destination; of a move the source may still be there."""
+        if self.o.move and action.kind in TRANSFERS and action.expect_src is not None:
+            there = self.dst.look(self.dst.key(action.target))
+            if there is not None and self.src.look(action.expect_src.path) is not None:
+                self._remove(action._replace(expect_dst=there))
+        return 0
 
     # -- kinds ---------------------------------------------------------------------------------------------------------
 
@@ -148,8 +157,11 @@ class Hands:
             must_be(old, self._now(self.dst, old.path), self.dst)
         options = CopyOptions(overwrite=not features.create_only, source_if_match=condition)
         key = self.dst.key(action.path)
+        if not features.create_only:
+            self._must_be_absent(key)
         ops.move(self.dst.backend, old.path, self.dst.backend, key, options)
-        if action.expect_src.modified_at != old.modified_at and features.set_modified:
+        # Only where the content was compared does the source's time belong to it: else the next run has to look again.
+        if "hash" in self.o.renames and action.expect_src.modified_at != old.modified_at and features.set_modified:
             self._set_time(key, action.expect_src)
         return 0
 
@@ -158,13 +170,16 @@ class Hands:
         return 0
 
     def _delete(self, action: Action) -> int:
-        assert action.expect_dst is not None
-        try:
-            if self.backup is not None:
-                self._keep_old(action, action.expect_dst)
-            self._delete_seen(self.dst, action.expect_dst)
-        except NotFound:
-            pass  # somebody else was faster
+        seen = action.expect_dst
+        assert seen is not None
+        if self.backup is not None and seen.kind == "file":
+            try:
+                self._keep_old(action, seen)
+            except (NotFound, PreconditionFailed):
+                if self.dst.look(seen.path) is None:
+                    return 0  # somebody else was faster
+                raise
+        self._delete_seen(self.dst, seen)
         return 0
 
     def _rmdir(self, action: Action) -> int:
@@ -172,8 +187,6 @@ class Hands:
             self.dst.backend.rmdir(self.dst.key(action.path))
         except NotFound:
             pass
-        except DirectoryNotEmpty:
-            pass  # what is kept in it keeps it
         return 0
 
     # -- transfers -----------------------------------------------------------------------------------------------------
@@ -210,6 +223,8 @@ class Hands:
             must_be(seen, self._still(self.dst, seen), self.dst)
         if options.source_if_match is None:
             must_be(source, self._now(self.src, source.path), self.src)
+        if seen is None and options.overwrite:
+            self._must_be_absent(self.dst.key(action.target))
         key, size = self.dst.key(action.target), source.size or 0
         fits = self.amount.take(size)
         try:
@@ -223,6 +238,9 @@ class Hands:
         if info.size is not None and source.size is not None and info.size != source.size:
             self._take_back(key, info)
             raise CorruptData(f"{info.size} bytes arrived of {source.size}", path=action.path, op="copy")
+        if same_digest(source, info) not in (None, EQUAL):
+            self._take_back(key, info)
+            raise CorruptData("the copy has another digest than its source", path=action.path, op="copy")
         if features.set_modified:
             info = self._set_time(key, source) or info
         self.plan.made(action, info)
@@ -236,28 +254,40 @@ class Hands:
         create_only = create_only and seen is None
         read = ReadOptions(if_match=source.etag) if self.src.features.if_match and source.etag else READ
         with self._opened(source, read) as reader:
-            if self.src.features.dirs and _is_fresh(reader.info):
-                pause(_TICK.total_seconds(), self.clock, "transfer", action.path)
+            in_place = self._in_place and read is READ
+            if in_place and is_fresh(reader.info):
+                pause(TICK.total_seconds(), self.clock, "transfer", action.path)
                 self._must_not_have_changed(reader.info, source.path)
             options = self._write_options(reader.info, source, create_only, condition)
             digests = Digests(reader.info) if self.o.move else None
             with self.dst.backend.open_writer(target, options) as writer:
                 count = self._pump(action, reader, writer, digests)
-                if self.src.features.dirs:
-                    self._must_not_have_changed(reader.info, source.path)
-                if seen is not None and self.backup is not None:
-                    writer.prepare()
-                    self._keep_old(action, seen)
-                if seen is not None and condition is None:
-                    must_be(seen, self._still(self.dst, seen), self.dst)
-                elif seen is None and not create_only and (source.size or 0) >= self._too_long:
-                    self._must_be_absent(target)
-                made = writer.close()
+                try:
+                    if in_place:
+                        self._must_not_have_changed(reader.info, source.path)
+                    made = self._published(action, writer, target, condition, create_only)
+                except BaseException:
+                    self.amount.give_back(count)  # it did not arrive
+                    raise
             self._verify(target, made, reader.info, count, digests)
             self.plan.made(action, made)
             if self.o.move:
                 self._delete_seen(self.src, source)
         return count
+
+    def _published(
+        self, action: Action, writer: Writer, target: str, condition: str | None, create_only: bool
+    ) -> ObjectInfo:
+        """Publish what was written, if the destination still is what the plan saw."""
+        seen = action.expect_dst
+        if seen is not None and self.backup is not None:
+            writer.prepare()
+            self._keep_old(action, seen)
+        if seen is not None and condition is None:
+            must_be(seen, self._still(self.dst, seen), self.dst)
+        elif seen is None and not create_only:
+            self._must_be_absent(target)
+        return writer.close()
 
     def _must_not_have_changed(self, info: ObjectInfo, key: str) -> None:
         """What can be written in place while it is read has another time afterwards."""
@@ -276,25 +306,31 @@ class Hands:
             yield reader
 
     def _pump(self, action: Action, reader: Reader, writer: Writer, digests: Digests | None) -> int:
-        count, gate, events = 0, self.bandwidth, self.events
-        while True:
-            check("transfer", action.path)
-            block = reader.read(BLOCK if gate is None else gate.block)
-            if not block:
-                break
-            if not self.amount.take(len(block)) and self.o.cutoff == "hard":
-                raise LimitReached("max_transfer is reached", path=action.path, op="transfer")
-            if gate is not None:
-                gate.take(len(block))
-            writer.write(block)
-            count += len(block)
-            if digests is not None:
-                digests.update(block)
-            if events:
-                events.send(Event("bytes", action.path, len(block), action))
+        count = 0
+        try:
+            while block := self._next(action, reader):
+                count += len(block)
+                if not self.amount.take(len(block)) and self.o.cutoff == "hard":
+                    raise LimitReached("max_transfer is reached", path=action.path, op="transfer")
+                if self.bandwidth is not None:
+                    self.bandwidth.take(len(block))
+                writer.write(block)
+                if digests is not None:
+                    digests.update(block)
+                if self.events:
+                    self.events.send(Event("bytes", action.path, len(block), action))
+        except BaseException:
+            self.amount.give_back(count)  # it did not arrive
+            raise
         if reader.info.size not in (None, count):
             raise CorruptData(f"{count} bytes came of {reader.info.size}", path=action.path, op="read")
         return count
+
+    def _next(self, action: Action, reader: Reader) -> bytes:
+        check("transfer", action.path)
+        if self.ends is not None and self.clock.now() >= self.ends:
+            raise LimitReached("max_duration is over", path=action.path, op="transfer")
+        return reader.read(BLOCK if self.bandwidth is None else self.bandwidth.block)
 
     def _write_options(
         self, info: ObjectInfo, source: ObjectInfo, create_only: bool, condition: str | None
@@ -398,18 +434,25 @@ class Hands:
         side.backend.delete(seen.path)
 
     def _keep_old(self, action: Action, seen: ObjectInfo) -> None:
-        """Copy what is about to go to the backup."""
+        """Copy what is about to go to the backup, and nothing else that may have its name by now."""
         assert self.backup is not None
         path = action.target if action.kind != "delete" else action.path
         key = self.backup.key(path + self.o.suffix) if self.backup is not self.dst else seen.path + self.o.suffix
-        condition = seen.etag if self.dst.features.if_match else None
-        if condition is None:
-            must_be(seen, self._still(self.dst, seen), self.dst)
+        if self.backup is self.dst and self.src.look(self.src.key(path + self.o.suffix)) is not None:
+            raise AlreadyExists("the source has an object of the name of its backup: take another suffix", path=path)
         try:
+            condition = seen.etag if self.dst.features.if_match else None
+            if condition is None:
+                raise CapabilityNotSupported(capability="if_match")
             ops.copy(self.dst.backend, seen.path, self.backup.backend, key, CopyOptions(source_if_match=condition))
         except CapabilityNotSupported:
-            must_be(seen, self._still(self.dst, seen), self.dst)
-            ops.copy(self.dst.backend, seen.path, self.backup.backend, key)
+            with self.dst.backend.open_reader(seen.path) as reader:
+                must_be(seen, reader.info, self.dst)
+                options = WriteOptions(content_type=reader.info.content_type, size=reader.info.size)
+                with self.backup.backend.open_writer(key, options) as writer:
+                    while block := reader.read(BLOCK):
+                        check("transfer", path)
+                        writer.write(block)
         if self.backup.features.set_modified and seen.modified_at is not None:
             setter = power(self.backup.backend, SetMetadata)
             if setter is not None:
@@ -428,39 +471,3 @@ class Hands:
             self._delete_seen(self.dst, made._replace(path=key))
         except StorageError:
             pass  # the error that brought us here is the one to see
-
-
-def must_be(expected: ObjectInfo, found: ObjectInfo, side: Side, when: str = "since it was listed") -> None:
-    """Raise ``PreconditionFailed`` unless ``found`` is the version that ``expected`` describes."""
-    if not is_same_version(expected, found, side.features.modified_precision or timedelta(0)):
-        raise PreconditionFailed(f"the {side.role} changed {when}; run again", path=expected.path)
-
-
-def _is_fresh(info: ObjectInfo) -> bool:
-    """Whether it was written so lately that writing it again might not show in its time."""
-    return info.modified_at is not None and abs(datetime.now(UTC) - info.modified_at) < _TICK
-
-
-def is_same_version(a: ObjectInfo, b: ObjectInfo, precision: timedelta) -> bool:
-    """By etag where both have one, else by size and time as far as they are known."""
-    if a.size is not None and b.size is not None and a.size != b.size:
-        return False
-    if a.etag is not None and b.etag is not None:
-        return a.etag == b.etag
-    if a.modified_at is None or b.modified_at is None or a.modified_at == b.modified_at:
-        return True
-    return abs(a.modified_at - b.modified_at) < precision
-
-
-def same_bytes(one: Reader, other: Reader) -> bool:
-    """Whether two readers give the same bytes to their ends. Reads no further than the first difference."""
-    left, right = b"", b""
-    while True:
-        left = left or one.read(BLOCK)
-        right = right or other.read(BLOCK)
-        if not left or not right:
-            return left == right
-        size = min(len(left), len(right))
-        if left[:size] != right[:size]:
-            return False
-        left, right = left[size:], right[size:]

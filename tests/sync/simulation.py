@@ -269,9 +269,8 @@ class World:
         if self.others:
             return
         assert role == "dst", f"the engine writes {path!r} to the source"
-        there, features = self.stores[role]._objects.get(path), self.stores[role].features
-        # What appeared after the listing is left alone where the store can tell; what was listed, everywhere.
-        if there is not None and (features.create_only or path in self.listed[role]) and not self.is_ours(path):
+        there = self.stores[role]._objects.get(path)
+        if there is not None and not self.is_ours(path):
             known = (self.listed[role].get(path), self.made[role].get(path))
             assert there.info.etag in known, f"{path!r} is overwritten, though somebody changed it since it was listed"
         if not self.is_ours(path):
