@@ -20,7 +20,7 @@ from .actions import Action, Spool
 from .compare import EQUAL, SAME, Comparison, same_digest
 from .options import SyncOptions
 from .places import Entry, Fold, Side
-from .transfer import is_same_version
+from .versions import is_same_version
 
 KEEP, COPY, SETTLE, DELETE, LATE = range(5)
 """The phases, in the order in which it is safe to act: the losers of conflicts are put aside; copies; the winners take

@@ -29,7 +29,7 @@ from .events import Event, Events, Listener
 from .filters import Filter
 from .options import SyncOptions
 from .places import Entry, Fold, Place, Side, overlap
-from .transfer import is_same_version
+from .versions import is_same_version
 
 POLICIES = ("keep-both", "newer", "older", "larger", "smaller", "path1", "path2", "skip", "error")
 SETTINGS = (
