@@ -17,7 +17,7 @@ from .engine import raise_for, run
 from .events import Listener
 from .html import HtmlReport, PagedChecker, ReportKind, Target, finish, listener
 from .options import SyncOptions
-from .places import Place
+from .places import Place, stores
 from .plan import Plan
 from .report import Report
 
@@ -227,8 +227,10 @@ class OneFile(Plan):
 
     def _is_one(self, src_path: str, dst_path: str) -> bool:
         """Whether both names lead to the same object, as far as that can be known."""
-        if ops.same_place(self.src.backend, self.dst.backend) and self.src.key(src_path) == self.dst.key(dst_path):
-            return True
+        for one in stores(self.src):
+            for other in stores(self.dst):
+                if ops.same_place(one.backend, other.backend) and one.key(src_path) == other.key(dst_path):
+                    return True
         place = self.src.where(src_path)
         return place is not None and place == self.dst.where(dst_path)
 

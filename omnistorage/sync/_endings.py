@@ -14,7 +14,7 @@ from ..core import ObjectInfo
 from ..errors import StorageError
 from .actions import Action, Spool
 from .compare import Comparison, same_digest
-from .places import Entry
+from .places import Entry, Fold
 
 if TYPE_CHECKING:
     from .plan import Plan
@@ -26,9 +26,9 @@ MOST_RENAMES = 100_000
 class Ending:
     """Collects while the listings are read, then yields in the order in which it is safe."""
 
-    def __init__(self, plan: Plan, comparison: Comparison) -> None:
+    def __init__(self, plan: Plan, comparison: Comparison, fold: Fold) -> None:
         self.plan, self.o, self.seen = plan, plan.options, plan.seen
-        self.comparison = comparison
+        self.comparison, self.fold = comparison, fold
         self.deletes, self.folders, self.late, self.new = Spool(), Spool(), Spool(), Spool()
         self._kept: set[str] = set()  # names below which nothing gives way after all
         self._gave: set[str] = set()
@@ -62,38 +62,58 @@ class Ending:
 
     def keep_below(self, path: str) -> None:
         """What was to give way below ``path`` stays."""
-        self._kept.add(path)
+        self._kept.add(self.fold(path))
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
     def actions(self, failed: set[str], included: int, errors: int) -> Iterator[Action]:
-        """The end of a plan in which so many ``included`` entries of the source, and ``errors``, were seen."""
-        yield from self._renames(errors)
-        why = self._refused(failed, included)
+        """The end of a plan in which so many ``included`` objects of the source, and ``errors``, were seen. ``failed``
+        are the source's folders, by their folded names, that could not be listed.
+
+        Copies come first, then renames, then deletions: what takes a name away waits for what might fail.
+        """
         wrong = (errors or self.seen.listing_errors) and not self.o.ignore_errors
-        if why:
-            yield Action("error", "", why)
-        if why or wrong:
-            self.seen.blocked = sum(1 for _ in self._deletes(set()))
-            if not why and self.seen.blocked:
-                self.seen.warn("there were errors, so nothing is deleted; ignore_errors deletes all the same")
-            for action in self.late:
-                yield action._replace(kind="error", why="what is in its way is not deleted")
-            return
+        # A rename takes an old name away: what is not safe to delete is not safe to rename.
+        renames, others = self._renames(None if wrong else failed)
+        try:
+            why = self._refused(failed, included)
+            yield from others
+            if why or wrong:
+                self._renamed.clear()
+                yield from (_copied(action) for action in renames)
+                yield from self._turned_down(why)
+                return
+            yield from renames
+        finally:
+            renames.close()
+            others.close()
         yield from self._deletes(failed)
         for action in self.folders:
-            if not lies_below(action.path, self._kept) and not lies_below(action.path, failed):
+            if not self._is_below(action, self._kept) and not self._is_below(action, failed):
                 yield action
         yield from self.late
 
+    def _turned_down(self, why: str) -> Iterator[Action]:
+        """What there is to say where nothing is deleted."""
+        if why:
+            yield Action("error", "", why)
+        self.seen.blocked = sum(1 for _ in self._deletes(set()))
+        if not why and self.seen.blocked:
+            self.seen.warn("there were errors, so nothing is deleted; ignore_errors deletes all the same")
+        for action in self.late:
+            yield action._replace(kind="error", why="what is in its way is not deleted")
+
     def _deletes(self, failed: set[str]) -> Iterator[Action]:
         for action in self.deletes:
-            if action.path in self._renamed or lies_below(action.path, self._kept):
+            if action.path in self._renamed or self._is_below(action, self._kept):
                 continue
-            if lies_below(action.path, failed):
+            if self._is_below(action, failed):
                 self.seen.blocked += 1
             else:
                 yield action
+
+    def _is_below(self, action: Action, folders: set[str]) -> bool:
+        return bool(folders) and lies_below(self.fold(action.path), folders)
 
     def _refused(self, failed: set[str], included: int) -> str:
         """Why it would be too dangerous to delete; ``""`` if it is not."""
@@ -121,35 +141,25 @@ class Ending:
 
     # -- renames -------------------------------------------------------------------------------------------------------
 
-    def _renames(self, errors: int) -> Iterator[Action]:
-        """New objects that are to be deleted ones under another name, then the other new ones."""
-        # A rename takes an old name away: what is not safe to delete is not safe to rename.
-        safe = not (self.seen.listing_errors or errors) or self.o.ignore_errors
-        candidates = self._candidates() if len(self.new) and safe else {}
-        rest = Spool()
-        try:
-            for action in self.new:
-                old = self._match(action, candidates)
-                if old is None:
-                    rest.add(action)
-                else:
-                    self._renamed.add(old.path)
-                    yield Action(
-                        "rename",
-                        action.path,
-                        "the same object",
-                        action.size,
-                        action.expect_src,
-                        old.expect_dst,
-                        old.path,
-                    )
-            yield from rest
-        finally:
-            rest.close()
+    def _renames(self, failed: set[str] | None) -> tuple[Spool, Spool]:
+        """New objects that are to be deleted ones under another name, and the other new ones. None: there are no
+        renames."""
+        candidates = self._candidates(failed) if len(self.new) and failed is not None else {}
+        renames, others = Spool(), Spool()
+        for new in self.new:
+            old = self._match(new, candidates)
+            if old is None:
+                others.add(new)
+            else:
+                self._renamed.add(old.path)
+                renames.add(
+                    new._replace(kind="rename", why="the same object", expect_dst=old.expect_dst, other=old.path)
+                )
+        return renames, others
 
-    def _candidates(self) -> dict[int, list[Action]]:
+    def _candidates(self, failed: set[str]) -> dict[int, list[Action]]:
         found: dict[int, list[Action]] = defaultdict(list)
-        for number, action in enumerate(self.deletes):
+        for number, action in enumerate(self._deletes(failed)):
             if number >= MOST_RENAMES:
                 self.seen.warn(
                     f"more than {MOST_RENAMES:,} objects to delete: renames were sought among the first only"
@@ -189,6 +199,11 @@ class Ending:
             except StorageError:
                 return False  # then it is transferred
         return verdict == "equal"
+
+
+def _copied(rename: Action) -> Action:
+    """The rename as the copy that it saves."""
+    return rename._replace(kind="copy", why="not at the destination", expect_dst=None, other=None)
 
 
 def lies_below(path: str, folders: set[str]) -> bool:

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future
-from contextvars import copy_context
+from concurrent.futures import Future
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from .. import ops
 from ..errors import InvalidPath, NotFound, StorageError
 from ..paths import check_new
-from ._endings import Ending, lies_below
+from ._endings import Ending
 from ._names import not_portable
+from ._pools import Lookers
+from ._unlisted import Unlisted
 from .actions import Action
-from .compare import BY_SIZE, EQUAL, LEFT, TOUCH, Comparison
+from .compare import BY_SIZE, EQUAL, LEFT, SAME, TOUCH, Comparison
 from .places import Entry, Fold
 
 if TYPE_CHECKING:
@@ -65,21 +68,28 @@ class _Folder:
         self.empty = True
 
 
+def _double(names: dict[bytes, list[str]], one: Entry, other: Entry) -> None:
+    names.setdefault(one.key, [one.path]).append(other.path)
+
+
 class Merge:
     """One reading of a plan's two listings."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.o = plan.options
-        self.filter = self.o.filter
         self.seen = plan.seen
         self.src, self.dst = plan.src, plan.dst
+        self.fold = self._fold()
+        # A name that the filter lets pass and its other spelling that it hides would be one object at the destination.
+        self.filter = replace(self.o.filter, ignore_case=True) if self.fold.case else self.o.filter
         self.comparison = Comparison(plan.src, plan.dst, self.o)
-        self.end = Ending(plan, self.comparison)
+        self.end = Ending(plan, self.comparison, self.fold)
         self.trees = self.dst.features.dirs  # where a name cannot be an object and a folder
-        self.failed: set[str] = set()  # folders of the source that could not be listed
-        self.unknown: set[str] = set()  # folders of the destination that could not be listed
-        self.doubles: dict[bytes, list[str]] = {}
+        self.unlisted = Unlisted(self.fold)
+        self.doubles: dict[bytes, list[str]] = {}  # names of the source that are one at the destination
+        self.twins: dict[bytes, list[str]] = {}  # names of the destination that are one at the source
+        self.unclear: set[bytes] = set()  # twins that the source has an object for
         self.shields = Passed[str]()
         self.files = Passed[tuple[Entry, str]]()  # of the destination; "stays", "extra", or "goes" if it is deleted
         self.waiting = Passed[_Waiting]()
@@ -99,23 +109,23 @@ class Merge:
             except StorageError as error:
                 if not self.seen.source_objects and not self.seen.destination_objects:
                     raise  # nothing was begun
-                self.seen.note(error)
+                self.seen.broken = error
                 yield Action("error", "", f"the listing broke off, so nothing is deleted: {error}")
                 return
-            self.seen.complete = not self.failed and not self.unknown
-            yield from self.end.actions(self.failed, self.included, self.errors)
+            self.seen.complete = not self.unlisted.failed and not self.unlisted.unknown
+            yield from self.end.actions(self.unlisted.failed, self.included, self.errors)
         finally:
             self.end.close()
 
     def _resolved(self, items: Iterator[Item]) -> Iterator[Action]:
         """The actions in order; those that take a look at a store are found out side by side."""
         waiting: deque[Action | Future[Action | None]] = deque()
-        pool: Executor | None = None
+        pool: Lookers | None = None
         try:
             for item in items:
                 if not isinstance(item, Action):
-                    pool = pool or self.plan.pool(self.o.checkers)
-                    waiting.append(pool.submit(copy_context().run, item))
+                    pool = pool or Lookers(self.plan.pool(self.o.checkers))
+                    waiting.append(pool.submit(item))
                 elif waiting:
                     waiting.append(item)
                 else:
@@ -126,7 +136,7 @@ class Merge:
                 yield from _answer(waiting.popleft())
         finally:
             if pool is not None:
-                pool.shutdown(cancel_futures=True)
+                pool.close()
 
     def _merged(self) -> Iterator[Item]:
         seen = self.seen
@@ -136,6 +146,7 @@ class Merge:
             self._must_exist()
         b = next(targets, None)
         yield from self._doubled()
+        special = {*self.doubles, *self.twins}
         quick = self.comparison.quick
         plain = self.filter.is_all and not self.o.move and not self.o.list_equal and not callable(self.o.compare)
         mixed = self.trees and not self.src.features.dirs  # only then can an object lie below another's name
@@ -148,7 +159,7 @@ class Merge:
                 yield from self._only_target(b)
                 b = next(targets, None)
             else:
-                if plain and a[2][3] == b[2][3] == "file" and quick(a[2], b[2]) == EQUAL and a[0] not in self.doubles:
+                if plain and a[2][3] == b[2][3] == "file" and quick(a[2], b[2]) == EQUAL and a[0] not in special:
                     seen.source_objects += 1
                     seen.source_bytes += a[2][1] or 0
                     seen.destination_objects += 1
@@ -166,49 +177,61 @@ class Merge:
 
     # -- the two listings ----------------------------------------------------------------------------------------------
 
-    def _fold(self) -> Fold | None:
+    def _fold(self) -> Fold:
         case, form = self.o.ignore_case, self.o.normalize
         sides = (self.src.features, self.dst.features)
-        found = Fold(
+        return Fold(
             case=not self.dst.features.case_sensitive if case is None else case,
             form=any(side.normalizes for side in sides) if form is None else form,
         )
-        return found if any(found) else None
 
     def _list(self, side: Any, **more: Any) -> Iterator[Entry]:
         everything = side is self.dst and self.o.delete_excluded
         filter = type(self.filter)() if everything else self.filter
         folders = self.trees and (side is self.dst or self.o.delete or self.o.empty_dirs)
         entries: Iterator[Entry] = side.entries(
-            filter, fold=self._fold(), folders=folders, resort=self.o.sort_listings, **more
+            filter, fold=self.fold, folders=folders, resort=self.o.sort_listings, **more
         )
         return entries
 
     def _sources(self) -> Iterator[Entry]:
         follow = self.o.links == "follow"
-        return self._list(self.src, follow=follow, on_error=self._source_failed, on_double=self._double)
+        return self._list(
+            self.src,
+            follow=follow,
+            on_error=self._source_failed,
+            on_double=partial(_double, self.doubles),
+            on_marked=self.unlisted.drop,
+        )
 
     def _targets(self) -> Iterator[Entry]:
         if self.o.no_traverse:
             return
         try:
-            yield from self._list(self.dst, on_error=self._target_failed)
+            yield from self._list(
+                self.dst,
+                on_error=self._target_failed,
+                on_double=partial(_double, self.twins),
+                on_marked=self.unlisted.keep,
+            )
         except NotFound:
             if self.seen.destination_objects:
                 raise  # else there is nothing yet, and what is written first makes it
 
     def _source_failed(self, error: StorageError) -> None:
-        self._failed(error, self.src, self.failed)
+        self._failed(error, self.src, self.unlisted.failed)
 
     def _target_failed(self, error: StorageError) -> None:
-        self._failed(error, self.dst, self.unknown)
+        self._failed(error, self.dst, self.unlisted.unknown)
+        self.unlisted.hold(self.dst.relative(error.path or ""))
 
     def _failed(self, error: StorageError, side: Any, folders: set[str]) -> None:
-        folder = side.relative(error.path or "")
+        folder = self.fold(side.relative(error.path or ""))
         if not folder:
             raise error  # all of it
-        folders.add(folder)
-        self.seen.note(error)
+        if folder not in folders:
+            folders.add(folder)
+            self.seen.note(error)
 
     def _must_exist(self) -> None:
         """An empty folder is one thing, a name that nothing has is another."""
@@ -223,10 +246,6 @@ class Merge:
                 backend=self.src.backend.name,
                 op="list",
             ) from error
-
-    def _double(self, one: Entry, other: Entry) -> None:
-        names = self.doubles.setdefault(one.key, [one.path])
-        names.append(other.path)
 
     def _doubled(self) -> Iterator[Action]:
         for names in self.doubles.values():
@@ -254,8 +273,11 @@ class Merge:
         if self.o.portable_names and (why := not_portable(a.path)):
             yield self._refused(a, why)
             return
-        if lies_below(a.path, self.unknown):
+        if self.unlisted.is_unknown(a.path):
             return  # reported once, for the folder
+        if self.unlisted.is_kept(a.path):
+            yield Action("skip", a.path, "a marker at the destination keeps others out of this folder", None, a.info)
+            return
         if self.o.no_traverse:
             yield lambda: self._looked_up(a)
             return
@@ -301,10 +323,10 @@ class Merge:
         return Action("error", a.path, why, a.info.size, a.info)
 
     def _source_folder(self, a: Entry) -> None:
-        self.included += 1
+        self.included += self.o.empty_dirs  # else nothing of it arrives anywhere
         for folder in (*self.folders.above(a.key[:-1]), *self.extras.above(a.key[:-1])):
             folder.empty = False
-        if self.o.empty_dirs and self.trees and self.filter.descends(a.path):
+        if self.o.empty_dirs and self.trees and self.filter.descends(a.path) and not self.unlisted.is_kept(a.path):
             action = Action("mkdir", a.path, "an empty folder", expect_src=a.info)
             if any(self.files.above(a.key)):
                 action = action._replace(kind="error", why="an object at the destination has the name of this folder")
@@ -320,6 +342,8 @@ class Merge:
             self.seen.filtered += 1
             self._extra(b)
             return
+        if b.key in self.twins:
+            self.unclear.add(b.key)
         if self.trees:
             self._on_both_sides(b)
         wanted, said = self._is_wanted(a)
@@ -327,6 +351,10 @@ class Merge:
         if said is not None:
             yield said
         if not wanted:
+            return
+        if b.key in self.twins:
+            names = " and ".join(repr(name) for name in self.twins[b.key])
+            yield Action("error", a.path, f"the destination has {names} for it: leave one of them", expect_src=a.info)
             return
         plain = b.info.kind == "file"
         verdict = self.comparison.quick(a.info, b.info) if plain else "the destination is no plain object"
@@ -353,9 +381,9 @@ class Merge:
         name = None if b.path == a.path else b.path
         if verdict in LEFT:
             return Action("skip", a.path, verdict, a.info.size, a.info, b.info, name)
-        if verdict == TOUCH and self.dst.features.set_modified:
+        if verdict == TOUCH and self.dst.features.set_modified and not self.o.move:
             return Action("touch", a.path, verdict, None, a.info, b.info, name)
-        if verdict in (EQUAL, BY_SIZE, TOUCH):
+        if verdict in SAME:
             self.seen.equal += 1
             if verdict == BY_SIZE:
                 self.seen.equal_by_size += 1
@@ -387,9 +415,13 @@ class Merge:
         else:
             self._extra(b)
 
+    def _is_shielded(self, b: Entry) -> bool:
+        """Whether something at the source, which is not copied, keeps what has its name at the destination."""
+        return bool(self.shields.above(b.key)) or (not self.o.delete_excluded and self.unlisted.is_dropped(b.path))
+
     def _extra(self, b: Entry) -> None:
         hidden = not self.o.delete_excluded and not self.filter.includes(b.path, b.info)
-        stays = hidden or bool(self.shields.above(b.key))
+        stays = hidden or b.key in self.unclear or self._is_shielded(b)
         self.seen.destination_objects += not hidden
         state = "stays" if stays else "extra"
         for waiting in self.waiting.above(b.key):
@@ -407,11 +439,10 @@ class Merge:
                 folder.empty = False
 
     def _extra_folder(self, b: Entry) -> None:
-        goes = self.o.delete and (self.o.delete_excluded or self.filter.descends(b.path))
-        if self.shields.above(b.key):
-            goes = False
+        stays = self._is_shielded(b) or not (self.o.delete_excluded or self.filter.descends(b.path))
+        goes = self.o.delete and not stays
         for waiting in self.waiting.above(b.key):
-            if self.o.on_type_clash == "error":
+            if stays or self.o.on_type_clash == "error":
                 waiting.clash = "a folder at the destination has this name"
             else:
                 waiting.replaces = goes = True
@@ -432,9 +463,11 @@ class Merge:
             if folder.empty:
                 yield folder.action
         for folder in self.extras.leave(key):  # inner ones first
-            if folder.empty:
+            if folder.empty and not self.unlisted.holds(folder.action.path):
                 self.end.folders.add(folder.action)
         for waiting in self.waiting.leave(key):
+            if not waiting.clash and self.unlisted.holds(waiting.action.path):
+                waiting.clash = "a folder at the destination has this name, and not all of it is known"
             if waiting.clash:
                 self.end.keep_below(waiting.action.path)
                 yield waiting.action._replace(kind="error", why=waiting.clash)

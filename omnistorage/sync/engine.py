@@ -246,9 +246,10 @@ class _Job:
     def _said(self, action: Action) -> bool:
         """Whether there is nothing to do but to take note of it."""
         if action.kind == "error":
+            broken = self.plan.seen.broken
             error = StorageError(action.why, path=action.path or None, op="plan")
-            if not action.path and self.plan.seen.listing_errors and not self.plan.seen.complete:
-                error.__cause__ = self.plan.seen.listing_errors[-1]
+            if not action.path and broken is not None:
+                error.transient, error.__cause__ = broken.transient, broken
             self._fail(action, error)
         elif action.kind in ("skip", "equal"):
             if action.kind == "skip":

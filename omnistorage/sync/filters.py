@@ -40,7 +40,7 @@ class Filter:
     rules: tuple[str, ...] = ()
     """``+ pattern`` or ``- pattern``, in the order in which they are tried: the first that matches decides."""
     files: frozenset[str] | None = field(default=None, repr=False)
-    """The paths that ``files_from`` lists, and no other; None without it."""
+    """The paths that ``files_from`` lists, and no other; None without it. ``ignore_case`` holds for them, too."""
     marker_names: tuple[str, ...] = ()
     """The names of ``exclude_if_present``: see ``has_marker``."""
     min_size: int | None = None
@@ -168,7 +168,7 @@ class Filter:
         destination may be deleted: size and age differ between a file and its copy, and change.
         """
         if self.files is not None:
-            return path in self.files
+            return (path.casefold() if self.ignore_case else path) in self._files
         if self.max_depth is not None and path.count("/") >= self.max_depth:
             return False
         if self.part is not None and part_of(path, self.part[1]) != self.part[0]:
@@ -201,7 +201,7 @@ class Filter:
         False is certain. True may be too much, where a pattern does not tell.
         """
         if self.files is not None:
-            return folder in self._folders
+            return (folder.casefold() if self.ignore_case else folder) in self._folders
         if self.max_depth is not None and folder and folder.count("/") + 1 >= self.max_depth:
             return False
         inside = f"{folder}/" if folder else ""
@@ -281,10 +281,15 @@ class Filter:
         return tuple(out)
 
     @cached_property
+    def _files(self) -> frozenset[str]:
+        files = self.files or frozenset[str]()
+        return frozenset(path.casefold() for path in files) if self.ignore_case else files
+
+    @cached_property
     def _folders(self) -> frozenset[str]:
         """The folders on the way to the files of ``files_from``."""
         found = {""} if self.files else set()
-        for path in self.files or ():
+        for path in self._files:
             folder = path.rpartition("/")[0]
             while folder not in found:
                 found.add(folder)

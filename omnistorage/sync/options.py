@@ -1,13 +1,16 @@
-"""The settings of a sync, one frozen value, the same names as on the command line. Imports floor 0 and filters."""
+"""The settings of a sync, one frozen value, named as on the command line. Imports floors 0 and 2, and filters."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
+from math import inf
+from os import PathLike
 from typing import Any, Literal
 
+from ..config import BackendConfig
 from ..core import Backend, ObjectInfo
 from ..errors import ConfigError
 from .filters import Filter
@@ -16,7 +19,19 @@ Compare = Callable[[ObjectInfo, ObjectInfo], "bool | str"]
 COMPARES = ("default", "rclone", "aws", "s5cmd", "size", "mtime", "checksum")
 RENAMES = frozenset({"hash", "modtime", "leaf"})
 ORDERS = ("size", "name", "modtime", "mixed")
+DIRECTIONS = ("asc", "ascending", "desc", "descending")
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?)%", re.ASCII)
+
+
+_SWITCHES = (
+    "size_only", "ignore_times", "ignore_existing", "update", "immutable", "empty_dirs", "portable_names",
+    "sort_listings", "no_traverse", "delete", "delete_excluded", "allow_empty_source", "ignore_errors", "check_first",
+    "move", "list_equal",
+)  # fmt: skip
+_KINDS = {
+    bool: "True or False", type(None): "None", str: "text", int: "a number", float: "a fraction",
+    timedelta: "a timedelta", Filter: "a Filter",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -30,7 +45,8 @@ class SyncOptions:
     differing object is an error); ``modify_window``, at least the coarser clock of the two.
 
     **What is compared.** ``filter``; ``empty_dirs``; ``links`` (``skip`` or ``follow``); ``ignore_case``, ``normalize``
-    (match names whatever their letter case or Unicode form; None: where the destination needs it); ``portable_names``
+    (match names whatever their letter case or Unicode form; None: where the destination needs it; where letter case
+    does not count, it does not for the rules of ``filter`` either); ``portable_names``
     (refuse names that Windows cannot hold); ``sort_listings`` (trust no order); ``no_traverse`` (ask for each object
     instead of listing the destination).
 
@@ -71,7 +87,7 @@ class SyncOptions:
     allow_empty_source: bool = False
     ignore_errors: bool = False
     on_type_clash: Literal["error", "replace"] = "error"
-    backup_dir: str | Backend | None = None
+    backup_dir: str | PathLike[str] | Backend | None = None
     suffix: str = ""
     track_renames: str = ""
 
@@ -91,6 +107,7 @@ class SyncOptions:
     list_equal: bool = False  # set by ``check``: a plan says what is equal, too
 
     def __post_init__(self) -> None:
+        self._check_types()
         if not callable(self.compare) and self.compare not in COMPARES:
             raise ConfigError(f"compare={self.compare!r}: use one of {', '.join(COMPARES)}, or a callable")
         self._one_of("links", "skip", "follow")
@@ -102,11 +119,39 @@ class SyncOptions:
             self._number(name, 1)
         for name in ("retries", "max_delete_size", "max_transfer", "max_duration"):
             self._number(name, 0)
-        if self.tpslimit is not None and not self.tpslimit > 0:
-            raise ConfigError(f"tpslimit is above zero, not {self.tpslimit!r}")
+        if self.tpslimit is not None:
+            self._is_a("tpslimit", int, float)
+            if not 0 < self.tpslimit < inf:
+                raise ConfigError(f"tpslimit is above zero, not {self.tpslimit!r}")
         self.delete_limit(0)
         self._check_names()
         self._check_pairs()
+
+    def _check_types(self) -> None:
+        for name in _SWITCHES:
+            self._is_a(name, bool)
+        for name in ("ignore_case", "normalize"):
+            self._is_a(name, bool, type(None))
+        for name in ("suffix", "track_renames", "order_by"):
+            self._is_a(name, str)
+        self._is_a("filter", Filter)
+        self._is_a("modify_window", timedelta)
+        if self.modify_window < timedelta(0):
+            raise ConfigError(f"modify_window is not below zero: {self.modify_window!r}")
+        place = self.backup_dir
+        if not (place is None or isinstance(place, str | PathLike | Mapping | BackendConfig) or _is_backend(place)):
+            raise ConfigError(f"backup_dir is a URL, a path or a backend, not of type {type(place).__name__}")
+        if self.bwlimit is not None:
+            from .limits import Bandwidth
+
+            self._is_a("bwlimit", int, str)
+            Bandwidth(self.bwlimit)
+
+    def _is_a(self, name: str, *kinds: type) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            wanted = " or ".join(_KINDS[kind] for kind in kinds)
+            raise ConfigError(f"{name} is {wanted}, not {value!r}")
 
     def _one_of(self, name: str, *values: str) -> None:
         if getattr(self, name) not in values:
@@ -117,14 +162,14 @@ class SyncOptions:
         if value is None and name.startswith("max_"):
             return
         kinds = (int, float) if name == "max_duration" else (int,)
-        if isinstance(value, bool) or not isinstance(value, kinds) or value < least:
+        if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value < inf:
             raise ConfigError(f"{name} is a number from {least} up, not {value!r}")
 
     def _check_names(self) -> None:
         if unknown := set(self.renames) - RENAMES:
             raise ConfigError(f"track_renames takes {', '.join(sorted(RENAMES))}, not {', '.join(sorted(unknown))!r}")
-        key, _, direction = self.order_by.partition(",")
-        if self.order_by and (key not in ORDERS or direction not in ("", "asc", "ascending", "desc", "descending")):
+        key, comma, direction = self.order_by.partition(",")
+        if self.order_by and (key not in ORDERS or (comma and direction not in DIRECTIONS)):
             raise ConfigError(f"order_by={self.order_by!r}: use {', '.join(ORDERS)}, perhaps with ',desc'")
         if "/" in self.suffix or "\0" in self.suffix:
             raise ConfigError(f"a suffix is part of a name, not {self.suffix!r}")
@@ -142,6 +187,14 @@ class SyncOptions:
         ):
             if getattr(self, one) and getattr(self, other):
                 raise ConfigError(f"{one} and {other} contradict each other: choose one")
+        if self.move and self.links == "follow":
+            raise ConfigError(
+                "a move cannot follow links: what lies behind one may be reached by its own name as well, and would be "
+                "gone for that. Copy with links='follow', then remove"
+            )
+        for name in ("update", "ignore_existing", "track_renames", "move"):
+            if self.list_equal and getattr(self, name):
+                raise ConfigError(f"{name} says what a sync does with a difference, and check shows it: leave it out")
         if self.suffix and self.backup_dir is None and self.on_type_clash == "replace":
             raise ConfigError("a suffix keeps objects in folders that on_type_clash would replace: give a backup_dir")
         if self.delete_excluded and not self.delete:
@@ -170,3 +223,7 @@ class SyncOptions:
         plain = SyncOptions()
         found = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "filter"}
         return {name: str(value) for name, value in found.items() if value != getattr(plain, name)}
+
+
+def _is_backend(place: object) -> bool:
+    return hasattr(place, "as_backend") or callable(getattr(place, "open_writer", None))

@@ -9,14 +9,15 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from os import PathLike
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 from urllib.parse import unquote, urlsplit
 
 from .. import ops
 from ..config import BackendConfig
 from ..core import Backend, ExtendedBackend, ObjectInfo
-from ..errors import ListingDisorder, NotFound, StorageError
+from ..errors import ConfigError, ListingDisorder, NotFound, StorageError
 from ..paths import is_under, join
 from ..registry import locate, open_backend
 from ..wrappers import Prefix
@@ -62,11 +63,12 @@ class Side:
             backend, self.prefix = opened(place)
             self._mine.append(backend)
         else:
-            backend = ops.extended(place)
-        while isinstance(backend, Prefix):
-            self.prefix = join(backend.prefix, self.prefix)
-            backend = ops.extended(backend.inner)
-        self.backend: ExtendedBackend = ops.extended(backend)
+            backend = ops.extended(_a_backend(place, role))
+        bare = _bare(backend)
+        while isinstance(bare, Prefix):
+            self.prefix = join(bare.prefix, self.prefix)
+            bare = _bare(bare.inner)
+        self.backend: ExtendedBackend = ops.extended(bare)
         self.features = self.backend.features
         self._cut = len(self.prefix) + 1 if self.prefix else 0
         self._followed: set[str] = set()  # links that were taken for the folders they lead to
@@ -128,13 +130,17 @@ class Side:
         resort: bool = False,
         on_error: OnError | None = None,
         on_double: Callable[[Entry, Entry], None] | None = None,
+        on_marked: Callable[[str], None] | None = None,
     ) -> Iterator[Entry]:
         """What lies in the folder, in merge order; with ``folders`` also the folders, where the store has any.
 
-        Raises ``ListingDisorder`` if a store that promises key order breaks it. Two names that ``fold`` makes one go to
-        ``on_double``, before the first entry is yielded; both are yielded.
+        Raises ``ListingDisorder`` if a store that promises key order breaks it, ``ConfigError`` for a time without a
+        zone. Two names that ``fold`` makes one go to ``on_double``, before the first entry is yielded; both are
+        yielded. A folder that is dropped with all that is under it for a marker in it goes to ``on_marked`` as its
+        relative path, before any entry behind it is yielded.
         """
-        infos, in_order = self._infos(filter, folders and self.features.dirs, follow, on_error)
+        marked = on_marked or _unheard
+        infos, in_order = self._infos(filter, folders and self.features.dirs, follow, on_error, marked)
         if fold is not None and (fold.case or fold.form):
             return self._folded(infos, fold, on_double)
         if resort or not in_order:
@@ -142,25 +148,31 @@ class Side:
         return self._ordered(infos)
 
     def _infos(
-        self, filter: Filter, folders: bool, follow: bool, on_error: OnError | None
+        self, filter: Filter, folders: bool, follow: bool, on_error: OnError | None, on_marked: Callable[[str], None]
     ) -> tuple[Iterator[ObjectInfo], bool]:
         """The listing and whether it promises merge order."""
         markers = filter.marker_names
         by_folder = ops.lists_folders(self.backend)
         if (markers or follow) and by_folder:
-            return self._walk(filter, folders, follow, on_error), True
+            return self._walk(filter, folders, follow, on_error, on_marked), True
         descend = None
         if filter.prunes:
             descend = lambda folder: filter.descends(folder[self._cut :])  # noqa: E731
-        infos = ops.walk(self.backend, self.prefix, descend=descend, folders=folders, on_error=on_error)
-        if markers:
-            infos = iter(_unmarked(list(infos), markers))
+        walk = partial(ops.walk, self.backend, self.prefix, descend=descend, folders=folders, on_error=on_error)
+        infos = self._unmarked(walk, markers, on_marked) if markers else walk()
         walked = by_folder and (folders or descend is not None)
         return infos, walked or self.features.sorted_list
 
-    def _walk(self, filter: Filter, folders: bool, follow: bool, on_error: OnError | None) -> Iterator[ObjectInfo]:
+    def _walk(
+        self,
+        filter: Filter,
+        folders: bool,
+        follow: bool,
+        on_error: OnError | None,
+        on_marked: Callable[[str], None],
+    ) -> Iterator[ObjectInfo]:
         """Folder by folder: one that holds a marker is passed over whole, and links are looked behind."""
-        stack = [self._children(filter, self.prefix, follow, on_error, root=True)]
+        stack = [iter(self._children(filter, self.prefix, follow, on_error, on_marked) or ())]
         while stack:
             info = next(stack[-1], None)
             if info is None:
@@ -169,28 +181,59 @@ class Side:
             if not info.is_dir:
                 yield info
                 continue
-            inside = self._children(filter, info.path, follow, on_error)
+            descends = filter.descends(info.path[self._cut :])
+            inside = self._children(filter, info.path, follow, on_error, on_marked) if descends else []
+            if inside is None:
+                continue
             if folders:
                 yield info
-            if filter.descends(info.path[self._cut :]):
-                stack.append(inside)
+            stack.append(iter(inside))
 
     def _children(
-        self, filter: Filter, folder: str, follow: bool, on_error: OnError | None, *, root: bool = False
-    ) -> Iterator[ObjectInfo]:
+        self,
+        filter: Filter,
+        folder: str,
+        follow: bool,
+        on_error: OnError | None,
+        on_marked: Callable[[str], None],
+    ) -> list[ObjectInfo] | None:
+        """What lies right in ``folder``; None if a marker is among it."""
         try:
             found = list(ops.children(self.backend, folder))
         except NotFound as error:
-            if root and folder:
-                return
-            found = self._told(error, on_error)
+            found = [] if folder and folder == self.prefix else self._told(error, on_error)
         except StorageError as error:
             found = self._told(error, on_error)
         if filter.has_marker(found):
-            return
-        if follow:
-            found = sorted((self._behind(info) for info in found), key=_merge_key)
-        yield from found
+            on_marked(folder[self._cut :])
+            return None
+        return sorted((self._behind(info) for info in found), key=_merge_key) if follow else found
+
+    def _unmarked(
+        self,
+        walk: Callable[[], Iterator[ObjectInfo]],
+        markers: tuple[str, ...],
+        on_marked: Callable[[str], None],
+    ) -> Iterator[ObjectInfo]:
+        """A flat listing without the folders that hold a marker. It is read twice rather than held in memory."""
+        marked = {folder for info in walk() for folder in self._marked_by(info, markers)}
+        for folder in marked:
+            on_marked(folder[self._cut :])
+        for info in walk():
+            if self.prefix not in marked and not any(folder in marked for folder in _above(info.path)):
+                yield info
+
+    def _marked_by(self, info: ObjectInfo, markers: tuple[str, ...]) -> Iterator[str]:
+        """The folders that an entry marks: by its own name, or by that of a folder it lies in."""
+        head, _, name = info.path.rpartition("/")
+        name += "/" if info.is_dir else ""
+        while True:
+            if name in markers:
+                yield head
+            if head == self.prefix:
+                return
+            head, _, name = head.rpartition("/")
+            name += "/"
 
     def _told(self, error: StorageError, on_error: OnError | None) -> list[ObjectInfo]:
         if on_error is None:
@@ -232,9 +275,14 @@ class Side:
             path = info[0]
             if cut:
                 path = path[cut:]
-            key = path.encode("utf-8", "surrogateescape")
+            try:
+                key = path.encode("utf-8", "surrogateescape")
+            except UnicodeEncodeError:
+                key = _encoded(path)
             if info[3] == "dir":
                 key += b"/"
+            if info[2] is not None and info[2].tzinfo is None:
+                self._refuse_time(info)
             if key <= last:
                 if key == last:  # one name is one object, however often it is listed
                     continue
@@ -257,8 +305,23 @@ class Side:
         ordered = ops.sort_entries(infos, key=key_of)
         if on_double is not None:
             ordered = self._doubles(ordered, key_of, on_double)
+        last: ObjectInfo | None = None
         for info in ordered:
+            if last is not None and (info.path, info.kind) == (last.path, last.kind):
+                continue  # one name is one object, however often it is listed
+            last = info
+            if info.modified_at is not None and info.modified_at.tzinfo is None:
+                self._refuse_time(info)
             yield Entry(key_of(info), info.path[self._cut :], info)
+
+    def _refuse_time(self, info: ObjectInfo) -> NoReturn:
+        raise ConfigError(
+            f"the listing of the {self.role} gives a time without a zone, which cannot be compared: its backend "
+            f"{self.backend.name!r} has to say which zone it means",
+            path=info.path,
+            backend=self.backend.name,
+            op="list",
+        )
 
     def _doubles(
         self,
@@ -292,16 +355,35 @@ def opened(place: Mapping[str, Any] | BackendConfig) -> tuple[ExtendedBackend, s
 
 
 def _merge_key(info: ObjectInfo) -> bytes:
-    key = info.path.encode("utf-8", "surrogateescape")
+    key = _encoded(info.path)
     return key + b"/" if info.kind == "dir" else key
 
 
-def _unmarked(infos: list[ObjectInfo], markers: tuple[str, ...]) -> list[ObjectInfo]:
-    """A flat listing without the folders that hold a marker."""
-    marked = {info.path.rpartition("/")[0] for info in infos if info.name in markers}
-    if "" in marked:
-        return []
-    return [info for info in infos if not any(folder in marked for folder in _above(info.path))]
+def _encoded(path: str) -> bytes:
+    """The bytes of a name, also of one that no bytes can have been: what it is used for refuses it then."""
+    try:
+        return path.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return path.encode("utf-8", "surrogatepass")
+
+
+def _unheard(folder: str) -> None:
+    pass
+
+
+def _bare(backend: Backend) -> Backend:
+    return backend.inner if isinstance(backend, ops.BasicView) else backend
+
+
+def _a_backend(place: Any, role: str) -> Backend:
+    """``place`` where it is a backend or has one. Raises ``ConfigError``."""
+    found = place.as_backend() if hasattr(place, "as_backend") else place
+    if not all(callable(getattr(found, name, None)) for name in ("open_reader", "list")):
+        raise ConfigError(
+            f"the {role} is no place, but of type {type(place).__name__}: give a URL, a path, a backend, a Store or a "
+            "configuration"
+        )
+    return found  # type: ignore[no-any-return]
 
 
 def _above(path: str) -> Iterator[str]:
@@ -312,14 +394,40 @@ def _above(path: str) -> Iterator[str]:
 def overlap(a: Side, b: Side) -> str | None:
     """The relative path from the outer to the inner of two places of which one lies in the other (``""``: they are one
     place), or None if they are apart, or nobody knows."""
-    if a.backend is b.backend:
-        one, other = a.prefix + "/", b.prefix + "/"
-        one, other = one.lstrip("/"), other.lstrip("/")
-    else:
-        first, second = a.where(), b.where()
-        if first is None or second is None:
-            return None
-        one, other = first, second
+    if ops.same_place(a.backend, b.backend):
+        one, other = f"{a.prefix}/".lstrip("/"), f"{b.prefix}/".lstrip("/")
+        if (inner := _between(one, other)) is not None:
+            return inner
+    first, second = a.where(), b.where()
+    if first is None or second is None:
+        return None
+    inner = _between(first, second)
+    return inner if inner is None or first.startswith("/") else unquote(inner, errors="surrogateescape")
+
+
+def _between(one: str, other: str) -> str | None:
     if one.startswith(other):
         return one[len(other) :].rstrip("/")
     return other[len(one) :].rstrip("/") if other.startswith(one) else None
+
+
+def overlaps(a: Side, b: Side) -> Iterator[str]:
+    """What ``overlap`` says of the two, and of each store behind the wrappers and tiers of one with each behind those
+    of the other, where they overlap: what is deleted on one side may then be gone from the other, whatever their urls
+    say. Different backends without a url are taken to be apart."""
+    others = list(stores(b))
+    for one in stores(a):
+        for other in others:
+            if (inner := overlap(one, other)) is not None:
+                yield inner
+
+
+def stores(side: Side) -> Iterator[Side]:
+    """The side, and what is behind its wrappers and tiers."""
+    yield side
+    backend: Any = _bare(side.backend)
+    behind: list[Any] = [getattr(backend, "inner", None)]
+    behind += [getattr(tier, "backend", None) for tier in getattr(backend, "places", None) or ()]
+    for inner in behind:
+        if callable(getattr(inner, "open_reader", None)):
+            yield from stores(Side(Prefix(inner, side.prefix) if side.prefix else inner, side.role))

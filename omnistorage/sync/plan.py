@@ -12,13 +12,14 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from .. import ops
 from .._context import Closes
-from ..core import Backend, ObjectInfo
+from ..core import ObjectInfo
 from ..errors import CapabilityNotSupported, ConfigError, StorageError
 from ._merge import Merge
 from .actions import Action
 from .options import SyncOptions
-from .places import Place, Side, overlap
+from .places import Place, Side, overlap, overlaps
 
 KEPT_ERRORS = 1_000
 
@@ -35,7 +36,8 @@ class Seen:
     filtered: int = 0
     blocked: int = 0  # deletions not planned, as the source's folder could not be listed
     complete: bool = False  # both listings came to their end without an error
-    listing_errors: list[StorageError] = field(default_factory=list)
+    listing_errors: list[StorageError] = field(default_factory=list)  # one for each folder
+    broken: StorageError | None = None  # what ended a listing early; the plan ends with an error action that says so
     warnings: list[str] = field(default_factory=list)
 
     def note(self, error: StorageError) -> None:
@@ -52,7 +54,8 @@ class Plan(Closes):
     ``seen`` counts what the last one saw. Printing the actions is the dry run.
 
     ``src`` and ``dst`` are backends, Stores or URLs; what was opened for a URL is closed by ``close``. Raises
-    ``ConfigError`` where the two overlap, ``CapabilityNotSupported`` where a side cannot do its part.
+    ``ConfigError`` where the two overlap, and for a move where a store behind the wrappers or tiers of one is behind
+    the other, too; ``CapabilityNotSupported`` where a side cannot do its part.
     """
 
     def __init__(
@@ -106,10 +109,13 @@ class Plan(Closes):
     def made(self, action: Action, info: ObjectInfo) -> None:
         """The transfer ``action`` made this object, as the destination shows it. Called from any thread."""
 
+    share = 1.0
+    """Of the bandwidth, where several workers divide it."""
+
     # -- what is refused before anything is read -----------------------------------------------------------------------
 
     def _backup(self) -> Side | None:
-        place: str | Backend | None = self.options.backup_dir
+        place = self.options.backup_dir
         return None if place is None else Side(place, "backup")
 
     def _check(self) -> None:
@@ -128,11 +134,21 @@ class Plan(Closes):
                 if inner
                 else f"source and destination {what} ({self.src.shown})",
             )
+        if o.move:
+            self._check_apart()
         if self.backup is not None:
             self._check_backup(self.backup)
 
+    def _check_apart(self) -> None:
+        """Of one store under two names a copy is the original, and a move would delete the only one there is."""
+        if any(inner == "" or self.options.filter.descends(inner) for inner in overlaps(self.src, self.dst)):
+            raise ConfigError(
+                f"{self.src.shown} and {self.dst.shown} cannot be told apart: a store behind the one is behind the "
+                "other, too, and what a move removes from the source would be gone from both. Copy, check, then remove"
+            )
+
     def _may_overlap(self) -> bool:
-        return self.src.backend is not self.dst.backend and None in (self.src.url, self.dst.url)
+        return not ops.same_place(self.src.backend, self.dst.backend) and None in (self.src.url, self.dst.url)
 
     def _check_backup(self, backup: Side) -> None:
         self._need(backup, "write")
@@ -140,8 +156,9 @@ class Plan(Closes):
             inner = overlap(backup, side)
             if inner == "" and not self.options.suffix:
                 raise ConfigError(f"the backup folder is the {side.role} itself: give a suffix, or another folder")
-            if inner and self.options.filter.descends(inner):
-                raise ConfigError(f"the backup folder and the {side.role} overlap: exclude {inner!r}")
+            if inner and (self.options.filter.descends(inner) or self.options.delete_excluded):
+                what = "delete_excluded would delete it" if self.options.delete_excluded else f"exclude {inner!r}"
+                raise ConfigError(f"the backup folder and the {side.role} overlap: {what}")
 
     def _need(self, side: Side, *flags: str) -> None:
         for flag in flags:

@@ -21,7 +21,7 @@ from omnistorage import (
     ops,
 )
 from omnistorage.policies import Backoff, Clock
-from omnistorage.sync import Filter, copy_file, move, partitions, plan, run, sync
+from omnistorage.sync import Filter, copy_file, move, move_file, partitions, plan, run, sync
 from omnistorage.sync._pools import Lookers
 from omnistorage.sync.compare import digest
 from omnistorage.testing import Faulty
@@ -325,6 +325,18 @@ def test_whoever_gives_up_waits_for_no_reader():
     endless.set()
     with pytest.raises(Cancelled):
         future.result()
+
+
+def test_a_single_object_is_not_moved_onto_itself_through_a_wrapper():
+    store = MemoryBackend()
+    put(store, "f", b"data")
+
+    class Nowhere(Faulty):
+        url = None
+
+    for settings in ({}, {"ignore_times": True}):
+        assert move_file(Nowhere(store), "f", store, "f", **settings).ok
+        assert store.peek("f") == b"data"
 
 
 def test_a_move_between_folders_of_one_store_is_still_possible():
