@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .plan import Plan
 
 T = TypeVar("T")
+_BOTH = "the source has objects below this name, and the destination cannot hold both"
 Item = Action | Callable[[], Action | None]
 
 
@@ -290,7 +291,7 @@ class Merge:
             return
         waiting = _Waiting(action)
         for above in self.waiting.above(a.key):
-            above.clash = "the source has objects below this name, and the destination cannot hold both"
+            above.clash = _BOTH
         for there, goes in self.files.above(a.key):
             if goes == "stays" or self.o.on_type_clash == "error":
                 waiting.clash = f"{there.path!r} is an object at the destination, not a folder"
@@ -366,7 +367,7 @@ class Merge:
     def _on_both_sides(self, b: Entry) -> None:
         """Whatever is below the name of a new object, the new one is the one too many."""
         for waiting in self.waiting.above(b.key):
-            waiting.clash = "the source has objects below this name, and the destination cannot hold both"
+            waiting.clash = _BOTH
         for folder in self.extras.above(b.key):
             folder.empty = False
         self.files.push(b.key, (b, "stays"))
@@ -469,7 +470,10 @@ class Merge:
             if not waiting.clash and self.unlisted.holds(waiting.action.path):
                 waiting.clash = "a folder at the destination has this name, and not all of it is known"
             if waiting.clash:
-                self.end.keep_below(waiting.action.path)
+                if not (
+                    waiting.clash == _BOTH and self.o.delete
+                ):  # then it is the folder that is to be as the source's
+                    self.end.keep_below(waiting.action.path)
                 yield waiting.action._replace(kind="error", why=waiting.clash)
             elif waiting.replaces:
                 self.end.late.add(waiting.action)

@@ -461,3 +461,14 @@ def test_an_error_before_the_first_entry_is_raised_as_it_is():
     down._list_dir = lambda path: down._list(path, None)
     with pytest.raises(BackendUnavailable):
         planned(down, memory())
+
+
+def test_what_is_extra_in_a_folder_goes_though_an_object_of_the_source_has_the_folders_name():
+    src, dst = MemoryBackend(dirs=False), MemoryBackend()
+    for name in ("b", "b/a"):
+        ops.write_bytes(src, name, name.encode())
+    ops.write_bytes(dst, "b/0", b"extra")
+    settings = {"delete": True, "max_delete": "100%", "on_type_clash": "replace", "raise_errors": False}
+    assert not sync(src, dst, **settings).deleted, "an entry that cannot be synced is an error"
+    sync(src, dst, ignore_errors=True, **settings)
+    assert [info.path for info in dst.list()] == ["b/a"]
