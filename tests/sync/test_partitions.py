@@ -17,7 +17,7 @@ from omnistorage.sync import Filter, SyncOptions, check, partitions
 from omnistorage.sync.partitions import execute, prepare, resume, run_partition
 from tests import servers
 
-KILLS = max(6, int(os.environ.get("OMNISTORAGE_KILLS", "50")) // 8)
+KILLS = int(os.environ.get("OMNISTORAGE_KILLS", "50"))
 
 
 @pytest.fixture
@@ -142,14 +142,14 @@ def test_killed_at_any_moment_it_goes_on_and_repeats_no_transfer(tree):
     """SIGKILL from outside, again and again, until one execution comes to its end."""
     rng = random.Random(4)
     source, target, plan = tree
-    for number in range(400):
-        (source / "d0" / f"more{number:03}").write_bytes(os.urandom(2000))
+    for number in range(max(400, 4 * KILLS)):
+        (source / "d0" / f"more{number:04}").write_bytes(os.urandom(2000))
     prepared(tree, most_actions=60, move=False)
     kills = repeated = 0
     done: dict = {}
     while True:
         child = subprocess.Popen([sys.executable, "-c", _CHILD, str(plan)], stderr=subprocess.PIPE)
-        wanted = len(done) + rng.randrange(1, 60) if kills < KILLS else 10**9
+        wanted = len(done) + rng.randrange(1, max(3, 800 // KILLS)) if kills < KILLS else 10**9
         while child.poll() is None:
             if sum(len(files) for _, _, files in os.walk(target)) >= wanted:
                 child.kill()
@@ -164,7 +164,7 @@ def test_killed_at_any_moment_it_goes_on_and_repeats_no_transfer(tree):
         if code == 0:
             break
         kills += 1
-    assert kills >= min(KILLS, 6)
+    assert kills >= KILLS
     assert repeated == 0
     assert same(tree)
     assert not (target / "old").exists()

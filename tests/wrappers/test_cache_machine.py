@@ -279,7 +279,7 @@ KINDS = {
 for _name, _values in KINDS.items():
     _machine = type(f"Machine{_name}", (CacheMachine,), {**_values, "met": Counter()})
     _case = _machine.TestCase
-    _case.settings = settings(max_examples=max(200, 30 * SCALE), stateful_step_count=40, deadline=None)
+    _case.settings = settings(max_examples=max(200, 80 * SCALE), stateful_step_count=40, deadline=None)
 
     def run(self, _machine=_machine, _plain=_case.runTest):
         _plain(self)
