@@ -12,8 +12,9 @@ __version__ = "0.1.0"
 
 _NAMES = {
     "core": (
-        "Append", "Backend", "BulkDelete", "CopyOptions", "ExtendedBackend", "Features", "FileInfo", "Glob",
-        "HealthCheck", "ListOptions", "ObjectInfo", "Presign", "Purge", "ReadOptions", "ReadRanges", "Reader",
+        "Append", "Backend", "BulkDelete", "CopyOptions", "ExtendedBackend", "Features", "FileInfo",
+        "FolderTimes", "Glob", "HealthCheck", "Links", "ListOptions", "ObjectInfo", "Presign", "Purge", "ReadOptions",
+        "ReadRanges", "Reader",
         "ResolutionPlan", "Resolve", "ResumableWrite", "SetMetadata", "StaleUploads", "Versions", "WriteOptions",
         "Writer", "as_extended", "features_of", "power", "unwrap",
     ),

@@ -49,6 +49,7 @@ class OS:
     utime = staticmethod(os.utime)
     stat = staticmethod(os.stat)
     readlink = staticmethod(os.readlink)
+    symlink = staticmethod(os.symlink)
     rename = staticmethod(os.rename)
     link = staticmethod(os.link)
     unlink = staticmethod(os.unlink)

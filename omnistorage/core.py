@@ -314,6 +314,26 @@ class SetMetadata(Protocol):
 
 
 @runtime_checkable
+class FolderTimes(Protocol):
+    """Set the time of a folder, which listings show. ``NotFound`` where there is no such folder."""
+
+    def set_folder_time(self, path: str, modified_at: datetime) -> None: ...
+
+
+@runtime_checkable
+class Links(Protocol):
+    """Symbolic links themselves, which reads follow and writes replace. ``read_link`` gives what a link says, and what
+    a listing shows of it (kind ``"link"``); ``NotFound`` where there is none. ``make_link`` makes one, whatever its
+    target is or leads to, with the folders above it; what appears is whole, and ``overwrite=False`` replaces nothing
+    (``AlreadyExists``). Names that are no Unicode are escaped as in keys."""
+
+    def read_link(self, path: str) -> tuple[str, ObjectInfo]: ...
+    def make_link(
+        self, path: str, target: str, *, overwrite: bool = True, modified_at: datetime | None = None
+    ) -> ObjectInfo: ...
+
+
+@runtime_checkable
 class BulkDelete(Protocol):
     """Delete many objects in few requests; yields each path with None or its error."""
 
@@ -402,6 +422,8 @@ class ReadRanges(Protocol):
 POWERS: tuple[type, ...] = (
     Append,
     SetMetadata,
+    FolderTimes,
+    Links,
     BulkDelete,
     Purge,
     Presign,

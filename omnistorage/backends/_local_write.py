@@ -12,11 +12,9 @@ locked or unlinked takes another name.
 from __future__ import annotations
 
 import errno
-import time
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from fcntl import LOCK_EX, LOCK_NB, LOCK_UN
-from os import O_CREAT, O_EXCL, O_NOFOLLOW, stat_result
+from os import O_CREAT, O_EXCL, stat_result
 from stat import S_ISDIR, S_ISREG
 
 from .._os import (
@@ -24,7 +22,6 @@ from .._os import (
     FOLDER_HANDLE,
     NEW_FILE,
     OS,
-    READ_FILE,
     READ_FOLDER,
     current_umask,
 )
@@ -35,33 +32,32 @@ from ._local_read import (
     NAME,
     Folder,
     close_quietly,
-    folders_under,
     info_of,
-    is_temporary,
     names_in,
     new_temporary,
     translate,
 )
 from ._local_root import TRIES, Root
+from ._local_stale import NO_LOCKS
 from ._streams import READ_BLOCK, WriterBase
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _COARSEST = 2 * 10**9  # the coarsest time stamps a file system in use keeps, in ns: two seconds
-_NO_LOCKS = (
-    errno.ENOTSUP,
-    errno.ENOSYS,
-    errno.ENOLCK,
-)  # a network file system without them: nothing is collected there
 _NAMES_TO_TRY = 16
 
 
 def set_modified(os_: OS, fd: int, modified_at: datetime) -> None:
     """Set a file's time; OSError if the file system cannot hold it, which the kernel does not say by itself."""
-    wanted = (modified_at - _EPOCH) // _MICROSECOND * 1000
+    wanted = nanoseconds(modified_at)
     os_.utime(fd, ns=(os_.fstat(fd).st_atime_ns, wanted))
     if abs(os_.fstat(fd).st_mtime_ns - wanted) > _COARSEST:
         raise OSError(errno.EOVERFLOW, "the file system cannot hold this time")
+
+
+def nanoseconds(moment: datetime) -> int:
+    """Since 1970, as the system counts."""
+    return (moment - _EPOCH) // _MICROSECOND * 1000
 
 
 def open_temporary(os_: OS, folder: Folder) -> tuple[int, str]:
@@ -88,7 +84,7 @@ def _lock(os_: OS, fd: int) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:
-        if error.errno not in _NO_LOCKS:
+        if error.errno not in NO_LOCKS:
             raise
     return True
 
@@ -334,76 +330,6 @@ class LocalAppender(WriterBase):
         try:
             self._discard()
         except StorageError:
-            pass
-
-
-def stale_temporaries(
-    os_: OS, base: Folder, prefix: str, older_than: timedelta, *, remove: bool
-) -> Iterator[ObjectInfo]:
-    """The temporaries under ``base`` (its path is ``prefix``) whose writers are dead, removed if asked for. Raises
-    OSError."""
-    newest = None if older_than <= timedelta(0) else time.time() - older_than.total_seconds()
-    for rel, folder, names in folders_under(os_, base):
-        for name in names:
-            if is_temporary(name):
-                found = _take_stale(os_, folder, name, newest, remove)
-                if found is not None:
-                    yield info_of(prefix + rel + name, found)
-
-
-def remove_temporaries(os_: OS, folder: Folder, names: list[str]) -> None:
-    """Remove those of the temporaries ``names`` in ``folder`` whose writers are dead."""
-    for name in names:
-        _take_stale(os_, folder, name, None, remove=True)
-
-
-def _take_stale(os_: OS, folder: Folder, name: str, newest: float | None, remove: bool) -> stat_result | None:
-    try:
-        fd = os_.open(name, READ_FILE | O_NOFOLLOW, dir_fd=folder.fd)
-    except (FileNotFoundError, PermissionError):
-        return None  # published or discarded meanwhile, or somebody else's
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENXIO):
-            return None  # a symlink or a socket with such a name is not ours
-        raise
-    try:
-        # Whoever holds the lock is alive. Looking at the name after taking it: a writer that was just publishing may
-        # have let go of a file that now has its real name.
-        os_.flock(fd, LOCK_EX | LOCK_NB)
-        found = os_.stat(name, dir_fd=folder.fd, follow_symlinks=False)
-        if not S_ISREG(found.st_mode) or (newest is not None and found.st_mtime > newest):
-            return None
-        if remove:
-            os_.unlink(name, dir_fd=folder.fd)
-        return found
-    except (BlockingIOError, FileNotFoundError):
-        return None
-    except OSError as error:
-        if error.errno in _NO_LOCKS:
-            return None  # nobody can tell whether its writer lives
-        raise
-    finally:
-        close_quietly(os_, fd)
-
-
-def empty_folder(os_: OS, base: Folder) -> None:
-    """Delete everything in ``base``, never through a symlink. Raises OSError."""
-    found = []
-    for rel, folder, names in folders_under(os_, base):
-        found.append(rel)
-        for name in names:
-            if name[-1] != "/":
-                try:
-                    os_.unlink(name, dir_fd=folder.fd)
-                except FileNotFoundError:
-                    pass
-    for rel in found[:0:-1]:  # children before their parents, and without the base itself
-        above, _, name = rel[:-1].rpartition("/")
-        try:
-            fd = os_.open_beneath(base.fd, above or ".", READ_FOLDER, links=False)
-            with Folder(os_, fd):
-                os_.rmdir(name, dir_fd=fd)
-        except FileNotFoundError:
             pass
 
 

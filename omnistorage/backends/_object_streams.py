@@ -257,9 +257,11 @@ def conclude(
     put: Put,
     request: Callable[[], ObjectInfo],
     tags: Mapping[int, str] | None = None,
+    etag: str | None = None,
 ) -> ObjectInfo:
-    """Send the request that publishes ``key``; ``tags`` are those of an upload's parts. Should its answer be lost, look
-    whose object stands there before anything is said: a second try may meet the first one's success."""
+    """Send the request that publishes ``key``; ``tags`` are those of an upload's parts, ``etag`` what the object has
+    then, if that is known. Should its answer be lost, look whose object stands there before anything is said: a second
+    try may meet the first one's success."""
     tried: list[StorageError] = []
     lost: list[StorageError] = []  # those after which it may have happened
 
@@ -273,7 +275,7 @@ def conclude(
                 if ours.retry_after is None:
                     lost.append(ours)
             elif tried and isinstance(ours, PreconditionFailed | NotFound):
-                found = _resolved(store.client, key, put, tags)
+                found = _resolved(store.client, key, put, tags, etag)
                 if found is not None:
                     return found
                 if lost:
@@ -301,7 +303,9 @@ def conclude(
         raise
 
 
-def _resolved(client: ObjectClient, key: str, put: Put, tags: Mapping[int, str] | None) -> ObjectInfo | None:
+def _resolved(
+    client: ObjectClient, key: str, put: Put, tags: Mapping[int, str] | None, etag: str | None
+) -> ObjectInfo | None:
     """The object at ``key`` if it is known to be the one that was to be published."""
     try:
         if put.write_id is not None:
@@ -313,7 +317,8 @@ def _resolved(client: ObjectClient, key: str, put: Put, tags: Mapping[int, str] 
         if ours is not None and not ours.transient:  # it is not there, or we may not look
             return None
         raise
-    return info if tags and info.etag is not None and info.etag == client.etag_of(tags) else None
+    wanted = client.etag_of(tags) if tags else etag
+    return info if info.etag is not None and info.etag == wanted else None
 
 
 def _unknown(lost: StorageError, **where: Any) -> OutcomeUnknown:

@@ -241,10 +241,14 @@ class S3Client:
             raise StorageError(f"the store speaks of other keys than it was asked to delete: {failed}", backend=NAME)
         return [_failure(failed.get(key)) for key in keys]
 
-    def copy(self, source: tuple[str, str], key: str, put: Put | None, source_if_match: str | None) -> ObjectInfo:
-        wanted: dict[str, Any] = {"MetadataDirective": "COPY"}
-        if put is not None:
-            wanted = {"MetadataDirective": "REPLACE", **self._with(put), **_condition(put)}
+    def copy(
+        self, source: tuple[str, str], key: str, put: Put | None, source_if_match: str | None, *, keep: bool = False
+    ) -> ObjectInfo:
+        """``put``: the conditions on ``key``, and what the copy has for the source's metadata unless those are to be
+        kept."""
+        wanted: dict[str, Any] = {"MetadataDirective": "COPY"} | ({} if put is None else _condition(put))
+        if put is not None and not keep:
+            wanted |= {"MetadataDirective": "REPLACE", **self._with(put)}
         if source_if_match is not None:
             wanted["CopySourceIfMatch"] = _quoted(source_if_match)
         answer = self.sdk.copy_object(

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from ..policies import check
 
 INIT, VERSION, OPEN, CLOSE, READ, WRITE, LSTAT, FSTAT, SETSTAT, FSETSTAT, OPENDIR, READDIR = range(1, 13)
-REMOVE, MKDIR, RMDIR, REALPATH, STAT, RENAME = range(13, 19)
+REMOVE, MKDIR, RMDIR, REALPATH, STAT, RENAME, READLINK, SYMLINK = range(13, 21)
 STATUS, HANDLE, DATA, NAME, ATTRS = range(101, 106)
 EXTENDED, EXTENDED_REPLY = 200, 201
 
@@ -30,7 +30,7 @@ OK, EOF, NO_SUCH_FILE, PERMISSION_DENIED, FAILURE, BAD_MESSAGE, _, _, UNSUPPORTE
 FOR_READING, FOR_WRITING, CREATE, EXCLUSIVE = 0x1, 0x2, 0x8, 0x20
 
 POSIX_RENAME, HARDLINK = "posix-rename@openssh.com", "hardlink@openssh.com"
-COPY_DATA, LIMITS = "copy-data", "limits@openssh.com"
+COPY_DATA, LIMITS, LSETSTAT = "copy-data", "limits@openssh.com", "lsetstat@openssh.com"
 
 SAFE_BLOCK = 32 << 10  # what every server takes in one READ or WRITE
 LARGEST_BLOCK = 256 << 10

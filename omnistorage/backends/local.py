@@ -19,7 +19,7 @@ from .._os import HANDLE, OS, READ_FILE, READ_FOLDER, REAL
 from ..core import WRITE, CopyOptions, Features, ListOptions, ObjectInfo, ReadOptions, WriteOptions, check_time
 from ..errors import AlreadyExists, ConfigError, InvalidPath, NotFound, OutcomeUnknown, StorageError
 from ..paths import check_key, check_new, check_prefix, parent
-from ._base import BackendBase
+from ._local_powers import LocalPowers
 from ._local_read import (
     ABSENT,
     NAME,
@@ -36,19 +36,17 @@ from ._local_read import (
     why_not,
 )
 from ._local_root import Root
+from ._local_stale import empty_folder, remove_temporaries, stale_temporaries
 from ._local_write import (
     LocalAppender,
     LocalWriter,
     check_target,
-    empty_folder,
     is_one_entry,
     is_same_file,
     look,
     new_appender,
     new_writer,
-    remove_temporaries,
     set_modified,
-    stale_temporaries,
 )
 from ._streams import check_conditions
 
@@ -84,7 +82,7 @@ class _NothingToCopyError(Exception):
     """Source and destination are one directory entry."""
 
 
-class LocalBackend(BackendBase):
+class LocalBackend(LocalPowers):
     """The files under the folder ``root``, which need not exist before the first write makes it.
 
     A key is a relative path. Symlinks inside the root are followed by reads and replaced by writes; ``list`` yields
@@ -149,11 +147,6 @@ class LocalBackend(BackendBase):
 
     def _close(self) -> None:
         self._at.close()
-
-    def _key(self, path: str, op: str) -> None:
-        reason = why_not(path)
-        if reason is not None:
-            raise InvalidPath(reason, path=path, op=op, backend=NAME)
 
     # -- reading -------------------------------------------------------------------------------------------------------
 

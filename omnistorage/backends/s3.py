@@ -18,6 +18,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from ..core import CopyOptions, Features, ObjectInfo, Reader, ReadOptions, WriteOptions
 from ..errors import (
+    AlreadyExists,
     CapabilityNotSupported,
     ConfigError,
     InvalidPath,
@@ -281,16 +282,23 @@ class S3Backend(ObjectBackend):
         if source == self._place(dst):
             return self._onto_itself("copy", dst, options)
         self._checked(dst, "copy")
-        conditional = not options.overwrite or options.if_match is not None
+        conditional, seen = not options.overwrite or options.if_match is not None, options.source_if_match
+        # Whether an answer that was lost can be told by what stands there then: the copy has its source's etag.
+        telling = seen is not None and "-" not in seen
         if (
-            not conditional
-            and options.user_metadata is None
-            and (options.source_if_match is None or self.conditional_deletes)
+            options.user_metadata is None
+            and (self.conditional_deletes or seen is None)
+            and (telling or not conditional)
         ):
+            put = replace(new_put(_conditions(options), CONTENT_TYPE), write_id=None)
+            request = partial(client.copy, source, key, put, seen, keep=True)
             try:
-                return self.run("copy", src, lambda: client.copy(source, key, None, options.source_if_match))
+                if not conditional:
+                    return self.run("copy", src, request)
+                return conclude(self, "copy", dst, key, put, request, etag=seen)
             except StorageError as error:
-                if not _is_too_long(error):
+                untold = conditional and isinstance(error, AlreadyExists | PreconditionFailed)  # which condition it was
+                if not (untold or _is_too_long(error)):
                     raise
         from_ = options.source if isinstance(options.source, S3Backend) else self
         head, kept = from_.run("copy", src, lambda: from_._s3.head_for_copy(source[1]))
@@ -441,9 +449,13 @@ def _features(vendor: Vendor, conditional: bool, ordered: bool, checksums: bool)
 
 
 def _put_for_copy(head: ObjectInfo, kept: Mapping[str, Any], options: CopyOptions) -> Put:
-    put = new_put(WriteOptions(overwrite=options.overwrite, if_match=options.if_match), CONTENT_TYPE)
+    put = new_put(_conditions(options), CONTENT_TYPE)
     metadata = head.metadata if options.user_metadata is None else options.user_metadata
     return replace(put, content_type=head.content_type or CONTENT_TYPE, metadata=dict(metadata or {}), extra=kept)
+
+
+def _conditions(options: CopyOptions) -> WriteOptions:
+    return WriteOptions(overwrite=options.overwrite, if_match=options.if_match)
 
 
 @lru_cache(maxsize=1)

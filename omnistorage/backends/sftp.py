@@ -23,8 +23,8 @@ from ..paths import check_key
 from ..policies import RequestPolicy
 from ..secret import Secret
 from ._sftp_connect import Link
-from ._sftp_folders import Folders
 from ._sftp_pool import Pool
+from ._sftp_powers import Powers
 from ._sftp_settings import NAME, Settings
 from ._sftp_streams import SFTPReader, SFTPWriter, seconds_of
 from ._sftp_tree import (
@@ -64,7 +64,7 @@ _FEATURES = Features(
 )
 
 
-class SFTPBackend(Folders):
+class SFTPBackend(Powers):
     """The files under the folder ``root`` of the SSH server ``host``. ``root`` is absolute, or relative to the folder
     one is logged into; it need not exist before the first write makes it.
 

@@ -33,11 +33,11 @@ C = TypeVar("C", bound=Callable[..., Any])
 LIMIT, NOTHING = 8, 9
 _DID = {
     "copy": "copied", "update": "updated", "touch": "set the time of", "rename": "renamed", "remove": "removed",
-    "mkdir": "made", "delete": "deleted", "rmdir": "removed",
+    "mkdir": "made", "delete": "deleted", "rmdir": "removed", "dirtime": "set the time of",
 }  # fmt: skip
 _WOULD = {
     "copy": "copy", "update": "update", "touch": "set the time of", "rename": "rename", "remove": "remove",
-    "mkdir": "make", "delete": "delete", "rmdir": "remove",
+    "mkdir": "make", "delete": "delete", "rmdir": "remove", "dirtime": "set the time of",
 }  # fmt: skip
 
 
@@ -61,7 +61,8 @@ def comparing(command: C) -> C:
             click.option("--size-only", is_flag=True, help="Compare sizes alone."),
             click.option("--modify-window", type=DURATION, metavar="TIME", help="Times closer than this are equal."),
             click.option("--compare", metavar="RULE", help="default, rclone, aws, s5cmd, size, mtime or checksum."),
-            click.option("--links", type=click.Choice(["skip", "follow"]), help="Of symbolic links (skip)."),
+            click.option("--links", type=click.Choice(["skip", "follow", "store"]),
+                         help="Of symbolic links (skip); store: as small files x.rclonelink."),
             click.option("--checkers", type=click.IntRange(1), metavar="N", help="Comparisons at a time (8)."),
             click.option("--sort-listings", is_flag=True, help="Trust no store's order of names."),
         ]
@@ -137,6 +138,7 @@ def transferring(command: C) -> C:
             click.option("--check-first", is_flag=True, help="Compare everything before anything is transferred."),
             click.option("--no-traverse", is_flag=True, help="Ask for each object, do not list the destination."),
             click.option("--empty-dirs", is_flag=True, help="Make empty folders, too."),
+            click.option("--no-folder-times", is_flag=True, help="Do not give folders the times of the source's."),
             click.option("--portable-names", is_flag=True, help="Refuse names that Windows cannot hold."),
             click.option("--backup-dir", metavar="URL", help="Keep there what is replaced or deleted."),
             click.option("--suffix", metavar="TEXT", help="Add this to the names of what is kept."),
@@ -359,7 +361,7 @@ class Job:
             dry_run=self.dry_run or None,
         )
         did = f"would {_WOULD[action.kind]}" if self.dry_run else _DID[action.kind]
-        folder = "/" if action.kind in ("mkdir", "rmdir") else ""
+        folder = "/" if action.kind in ("mkdir", "rmdir", "dirtime") else ""
         size = f" ({human(action.size)})" if action.size is not None else ""
         where = " from the source" if action.kind == "remove" else ""
         app.say(f"{did} {action.path}{folder}{where}{size}: {action.why}")

@@ -50,7 +50,8 @@ SOURCES: dict[Capability, str | type] = {
 INTERNAL = frozenset(
     {
         "sorted_list", "list_seek", "dirs", "stat", "read", "append", "purge", "set_modified",
-        "SetMetadata", "BulkDelete", "Purge", "Resolve", "HealthCheck", "ResumableWrite", "StaleUploads", "ReadRanges",
+        "SetMetadata", "FolderTimes", "Links",
+        "BulkDelete", "Purge", "Resolve", "HealthCheck", "ResumableWrite", "StaleUploads", "ReadRanges",
     }
 )  # fmt: skip
 """Flags and powers that are no capability under their own name: how a store does things, not what users ask for."""

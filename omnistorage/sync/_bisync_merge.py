@@ -15,7 +15,7 @@ from typing import Any
 from ..errors import NotFound, StorageError
 from ._bisync_report import BisyncReport, Conflict
 from ._bisync_state import Rows, info_of, plain_row
-from ._merge import Passed
+from ._passed import Passed
 from .actions import Action, Spool
 from .compare import EQUAL, SAME, Comparison, same_digest
 from .options import SyncOptions

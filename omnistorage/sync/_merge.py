@@ -11,14 +11,16 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from .. import ops
 from ..errors import InvalidPath, NotFound, StorageError
 from ..paths import check_new
 from ._endings import Ending
 from ._names import not_portable
+from ._passed import Passed
 from ._pools import Lookers
+from ._times import Times
 from ._unlisted import Unlisted
 from .actions import Action
 from .compare import BY_SIZE, EQUAL, LEFT, SAME, TOUCH, Comparison
@@ -27,29 +29,8 @@ from .places import Entry, Fold
 if TYPE_CHECKING:
     from .plan import Plan
 
-T = TypeVar("T")
 _BOTH = "the source has objects below this name, and the destination cannot hold both"
 Item = Action | Callable[[], Action | None]
-
-
-class Passed(Generic[T]):
-    """Names that were passed and below which something may still come, each with a value."""
-
-    def __init__(self) -> None:
-        self._names: list[tuple[bytes, bytes, T]] = []
-
-    def push(self, key: bytes, value: T) -> None:
-        self._names.append((key + b"/", key + b"0", value))  # "0" follows "/"
-
-    def leave(self, key: bytes | None) -> Iterator[T]:
-        """Drop what cannot have anything below it any more now that ``key`` has come (None: the end), last first."""
-        names = self._names
-        while names and (key is None or key >= names[-1][1]):
-            yield names.pop()[2]
-
-    def above(self, key: bytes) -> list[T]:
-        """The values of the names that ``key`` lies below."""
-        return [value for head, _, value in self._names if key.startswith(head)]
 
 
 class _Waiting:
@@ -86,6 +67,7 @@ class Merge:
         self.filter = replace(self.o.filter, ignore_case=True) if self.fold.case else self.o.filter
         self.comparison = Comparison(plan.src, plan.dst, self.o)
         self.end = Ending(plan, self.comparison, self.fold)
+        self.times = Times(self.fold, self.comparison.window) if plan.sets_folder_times else None
         self.trees = self.dst.features.dirs  # where a name cannot be an object and a folder
         self.unlisted = Unlisted(self.fold)
         self.doubles: dict[bytes, list[str]] = {}  # names of the source that are one at the destination
@@ -104,7 +86,7 @@ class Merge:
     def actions(self) -> Iterator[Action]:
         try:
             try:
-                for action in self._resolved(self._merged()):
+                for action in self._watched(self._resolved(self._merged())):
                     self.errors += action.kind == "error"
                     yield action
             except StorageError as error:
@@ -114,9 +96,16 @@ class Merge:
                 yield Action("error", "", f"the listing broke off, so nothing is deleted: {error}")
                 return
             self.seen.complete = not self.unlisted.failed and not self.unlisted.unknown
-            yield from self.end.actions(self.unlisted.failed, self.included, self.errors)
+            yield from self._watched(self.end.actions(self.unlisted.failed, self.included, self.errors))
+            if self.times is not None:
+                yield from self.times.actions()
         finally:
             self.end.close()
+            if self.times is not None:
+                self.times.close()
+
+    def _watched(self, actions: Iterator[Action]) -> Iterator[Action]:
+        return actions if self.times is None else self.times.watched(actions)
 
     def _resolved(self, items: Iterator[Item]) -> Iterator[Action]:
         """The actions in order; those that take a look at a store are found out side by side."""
@@ -189,7 +178,7 @@ class Merge:
     def _list(self, side: Any, **more: Any) -> Iterator[Entry]:
         everything = side is self.dst and self.o.delete_excluded
         filter = type(self.filter)() if everything else self.filter
-        folders = self.trees and (side is self.dst or self.o.delete or self.o.empty_dirs)
+        folders = self.trees and (side is self.dst or self.o.delete or self.o.empty_dirs or self.times is not None)
         entries: Iterator[Entry] = side.entries(
             filter, fold=self.fold, folders=folders, resort=self.o.sort_listings, **more
         )
@@ -260,6 +249,8 @@ class Merge:
         yield from self._settle(a.key)
         if a.info.is_dir:
             self._source_folder(a)
+            if self.times is not None:
+                self.times.note(a, None)
             return
         wanted, said = self._is_wanted(a)
         if said is not None:
@@ -336,6 +327,8 @@ class Merge:
     def _both(self, a: Entry, b: Entry) -> Iterator[Item]:
         yield from self._settle(a.key)
         if a.info.is_dir:
+            if self.times is not None:
+                self.times.note(a, b)
             for folder in self.folders.above(a.key[:-1]):
                 folder.empty = False
             return
@@ -458,6 +451,8 @@ class Merge:
             pass
         if not self.trees:
             return
+        if self.times is not None:
+            self.times.leave(key)
         for _ in self.files.leave(key):
             pass
         for folder in self.folders.leave(key):

@@ -23,12 +23,13 @@ Kind = Literal[
     "mkdir",
     "delete",
     "rmdir",
+    "dirtime",  # a folder gets the time of the source's
     "equal",
     "skip",  # left alone on purpose; why says the reason
     "error",  # cannot be done; why says the reason
 ]
 TRANSFERS = frozenset({"copy", "update"})
-CHANGES = frozenset({"copy", "update", "touch", "rename", "remove", "mkdir", "delete", "rmdir"})
+CHANGES = frozenset({"copy", "update", "touch", "rename", "remove", "mkdir", "delete", "rmdir", "dirtime"})
 
 
 class Action(NamedTuple):

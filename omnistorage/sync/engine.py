@@ -22,7 +22,8 @@ from .plan import Plan
 from .report import Report
 from .transfer import Hands, LimitReached
 
-_STAGES = {"rename": 1, "delete": 2, "rmdir": 3}
+_STAGES = {"rename": 1, "delete": 2, "rmdir": 3, "dirtime": 4}
+_TAKES = frozenset({"rename", "delete", "rmdir"})
 _SCANNED = 1_000
 _SMALL = 256 << 10
 _BATCH = 16
@@ -115,7 +116,7 @@ class _Job:
         for action in self._stream():
             if self._said(action):
                 continue
-            blocked = action.kind in _STAGES and self._may_not_delete()
+            blocked = action.kind in _TAKES and self._may_not_delete()
             if blocked and action.kind == "rename":
                 action, blocked = _copied(action), False
             size = action.size or 0 if action.kind in TRANSFERS else 0
@@ -161,11 +162,11 @@ class _Job:
                 blocked = blocked or self._may_not_delete()
             renamed = blocked and action.kind == "rename"
             action = _copied(action) if renamed else action
-            if blocked and not renamed:
+            if blocked and not renamed and action.kind != "dirtime":
                 self._not_done(action)
             elif self._is_over(action):
                 return
-            elif self.confirm is not None and not self.confirm(action):
+            elif self.confirm is not None and action.kind != "dirtime" and not self.confirm(action):
                 self.report.skipped += 1
             elif action.kind == "rmdir":
                 self._ended((action,), self._do((action,)))

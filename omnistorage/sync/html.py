@@ -71,6 +71,7 @@ KINDS = {
     "remove": Kind("-", "remove at source", "del"),
     "delete": Kind("-", "delete", "del"),
     "rmdir": Kind("-", "delete folder", "del"),
+    "dirtime": Kind("~", "set time of folder", "mod"),
     "skip": Kind("\N{MIDDLE DOT}", "left out", "same"),
     "equal": Kind("=", "same", "same"),
 }
@@ -84,6 +85,7 @@ _TILES = (
     ("made", "folders made", "folders to make"),
     ("deleted", "deleted", "to delete"),
     ("folders_removed", "folders deleted", "folders to delete"),
+    ("folder_times", "folders given another time", "folders to give another time"),
     ("removed", "removed from the source", "to remove from the source"),
     ("equal", "equal", "equal"),
     ("skipped", "left out", "left out"),

@@ -25,8 +25,8 @@ _PERCENT = re.compile(r"(\d+(?:\.\d+)?)%", re.ASCII)
 
 _SWITCHES = (
     "size_only", "ignore_times", "ignore_existing", "update", "immutable", "empty_dirs", "portable_names",
-    "sort_listings", "no_traverse", "delete", "delete_excluded", "allow_empty_source", "ignore_errors", "check_first",
-    "move", "list_equal",
+    "sort_listings", "no_traverse", "no_folder_times", "delete", "delete_excluded", "allow_empty_source",
+    "ignore_errors", "check_first", "move", "list_equal",
 )  # fmt: skip
 _KINDS = {
     bool: "True or False", type(None): "None", str: "text", int: "a number", float: "a fraction",
@@ -44,11 +44,13 @@ class SyncOptions:
     ``ignore_times`` and ``ignore_existing``; ``update`` (a newer destination stays); ``immutable`` (an existing,
     differing object is an error); ``modify_window``, at least the coarser clock of the two.
 
-    **What is compared.** ``filter``; ``empty_dirs``; ``links`` (``skip`` or ``follow``); ``ignore_case``, ``normalize``
-    (match names whatever their letter case or Unicode form; None: where the destination needs it; where letter case
-    does not count, it does not for the rules of ``filter`` either); ``portable_names``
-    (refuse names that Windows cannot hold); ``sort_listings`` (trust no order); ``no_traverse`` (ask for each object
-    instead of listing the destination).
+    **What is compared.** ``filter``; ``empty_dirs``; ``no_folder_times`` (else folders get the times of the source's,
+    where both sides have any); ``links`` (``skip``, ``follow``, or ``store``: the link ``x`` is the file
+    ``x.rclonelink`` where there are no links, and such a file is a link where there are); ``ignore_case``,
+    ``normalize`` (match names whatever their letter case or Unicode form; None: where the destination needs it; where
+    letter case does not count, it does not for the rules of ``filter`` either); ``portable_names`` (refuse names that
+    Windows cannot hold); ``sort_listings`` (trust no order); ``no_traverse`` (ask for each object instead of listing
+    the destination).
 
     **Deleting.** ``delete``; ``delete_excluded``; ``max_delete`` (a number, or a percentage of the destination's
     objects), ``max_delete_size`` in bytes; ``allow_empty_source``; ``ignore_errors`` (delete though transfers failed;
@@ -73,7 +75,8 @@ class SyncOptions:
 
     filter: Filter = field(default_factory=Filter)
     empty_dirs: bool = False
-    links: Literal["skip", "follow"] = "skip"
+    no_folder_times: bool = False
+    links: Literal["skip", "follow", "store"] = "skip"
     ignore_case: bool | None = None
     normalize: bool | None = None
     portable_names: bool = False
@@ -110,7 +113,7 @@ class SyncOptions:
         self._check_types()
         if not callable(self.compare) and self.compare not in COMPARES:
             raise ConfigError(f"compare={self.compare!r}: use one of {', '.join(COMPARES)}, or a callable")
-        self._one_of("links", "skip", "follow")
+        self._one_of("links", "skip", "follow", "store")
         self._one_of("on_type_clash", "error", "replace")
         self._one_of("cutoff", "hard", "soft", "cautious")
         if self.checksum not in (True, False, "strict"):

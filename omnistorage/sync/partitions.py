@@ -43,13 +43,13 @@ from .versions import is_same_version
 VERSION = 1
 MOST_ACTIONS = 10_000
 MOST_BYTES = 64 << 30
-_GROUPS = {"rename": 1, "delete": 2, "rmdir": 3}
+_GROUPS = {"rename": 1, "delete": 2, "rmdir": 3, "dirtime": 5}
 
 
 @dataclass(frozen=True)
 class Part:
     """One partition. It waits for all of lower stages; ``group`` says what it does: 0 transfers, 1 renames, 2 deletes,
-    3 removes folders, 4 transfers what the deletions made room for."""
+    3 removes folders, 4 transfers what the deletions made room for, 5 sets the times of folders."""
 
     id: int
     stage: int
@@ -443,7 +443,18 @@ def _begun(found: dict[str, Any]) -> Report:
 
 
 def _add(report: Report, result: dict[str, Any]) -> None:
-    for name in ("copied", "updated", "touched", "renamed", "made", "deleted", "removed", "folders_removed", "bytes"):
+    for name in (
+        "copied",
+        "updated",
+        "touched",
+        "renamed",
+        "made",
+        "deleted",
+        "removed",
+        "folders_removed",
+        "folder_times",
+        "bytes",
+    ):
         setattr(report, name, getattr(report, name) + result[name])
     for failure in result["failures"]:
         report.fail(failure["path"], failure["action"], StorageError(failure["error"], path=failure["path"]))

@@ -14,8 +14,9 @@ from typing import Any, Self
 
 from .. import ops
 from .._context import Closes
-from ..core import ObjectInfo
+from ..core import FolderTimes, ObjectInfo, power
 from ..errors import CapabilityNotSupported, ConfigError, StorageError
+from ._links import store_links
 from ._merge import Merge
 from .actions import Action
 from .options import SyncOptions
@@ -76,6 +77,11 @@ class Plan(Closes):
         try:
             self.dst = Side(dst, "destination")
             self.backup = self._backup()
+            if self.options.links == "store":
+                o = self.options
+                keeps = self.backup is not None or o.suffix or o.immutable or o.ignore_existing or o.update
+                store_links(self.src, replaces=False)
+                store_links(self.dst, replaces=not keeps)
             self._check()
         except BaseException:
             self.close()
@@ -111,6 +117,13 @@ class Plan(Closes):
 
     share = 1.0
     """Of the bandwidth, where several workers divide it."""
+
+    @property
+    def sets_folder_times(self) -> bool:
+        """Whether the destination's folders get the times of the source's."""
+        o = self.options
+        unwanted = o.no_folder_times or o.list_equal or o.no_traverse
+        return not unwanted and self.src.features.dirs and power(self.dst.backend, FolderTimes) is not None
 
     # -- what is refused before anything is read -----------------------------------------------------------------------
 

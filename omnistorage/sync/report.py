@@ -37,6 +37,7 @@ class Report:
     deleted: int = 0
     removed: int = 0
     folders_removed: int = 0
+    folder_times: int = 0
     skipped: int = 0
     equal: int = 0
     blocked: int = 0
@@ -85,6 +86,8 @@ class Report:
         for name, word in _SHOWN:
             if count := getattr(self, name):
                 parts.append(f"{count:,} {'' if name in _SEEN else did}{word}")
+        if self.folder_times and not any(getattr(self, name) for name, _ in _SHOWN if name not in _SEEN):
+            parts.insert(0, f"{self.folder_times:,} folders {did}given another time")  # else a matter of course
         text = ", ".join(parts) or "nothing to do"
         return f"{text}; {self.stopped}" if self.stopped else text
 
@@ -97,6 +100,7 @@ _COUNTERS = {
     "mkdir": "made",
     "delete": "deleted",
     "rmdir": "folders_removed",
+    "dirtime": "folder_times",
     "remove": "removed",
     "skip": "skipped",
     "equal": "equal",

@@ -17,6 +17,7 @@ from .._transfer import Digests, verify
 from ..core import (
     READ,
     CopyOptions,
+    FolderTimes,
     ObjectInfo,
     Reader,
     ReadOptions,
@@ -187,6 +188,16 @@ class Hands:
             self.dst.backend.rmdir(self.dst.key(action.path))
         except NotFound:
             pass
+        return 0
+
+    def _dirtime(self, action: Action) -> int:
+        assert action.expect_src is not None
+        setter = power(self.dst.backend, FolderTimes)
+        if setter is not None and action.expect_src.modified_at is not None:
+            try:
+                setter.set_folder_time(self.dst.key(action.target), action.expect_src.modified_at)
+            except NotFound:
+                pass  # what was to be put into it failed, and is reported
         return 0
 
     # -- transfers -----------------------------------------------------------------------------------------------------

@@ -1,28 +1,20 @@
-"""Conformance: existence, deletion, folders, copies, powers, and the shape of the backend itself."""
+"""Conformance: existence, deletion, folders, copies, and the shape of the backend itself."""
 
 from __future__ import annotations
 
 import contextlib
 import pickle
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from ..core import (
-    Append,
     Backend,
-    BulkDelete,
     CopyOptions,
     ExtendedBackend,
     Features,
-    HealthCheck,
-    Purge,
-    ReadRanges,
-    SetMetadata,
     WriteOptions,
-    power,
 )
 from ..errors import (
     AlreadyExists,
@@ -285,82 +277,6 @@ class CopyTests(Kit):
                     with ours(InvalidPath):
                         call("src", dst)
                 assert keys(backend) == ["src"]
-
-
-class PowerTests(Kit):
-    def test_three_flags_say_that_a_power_is_there(self, backend: Backend) -> None:
-        features = flags(backend)
-        for flag, kind in (("append", Append), ("purge", Purge), ("set_modified", SetMetadata)):
-            assert getattr(features, flag) is (power(backend, kind) is not None), flag
-
-    def test_append_writes_at_the_end(self, backend: Backend) -> None:
-        if (can := power(backend, Append)) is None:
-            return
-        for part in (b"one", b"two"):
-            with can.open_appender("log/x") as writer:
-                writer.write(part)
-        assert self.peek(backend, "log/x") == b"onetwo"
-        with pytest.raises(KeyError), can.open_appender("log/x") as writer:
-            writer.write(b"three")
-            raise KeyError
-        assert self.peek(backend, "log/x") == b"onetwo"
-
-    def test_set_metadata_changes_the_time_and_not_the_bytes(self, backend: Backend) -> None:
-        if (can := power(backend, SetMetadata)) is None:
-            return
-        when = datetime(2021, 5, 6, 7, 8, 9, tzinfo=UTC)
-        put(backend, "x", b"bytes")
-        can.set_metadata("x", modified_at=when)
-        found = next(iter(backend.list())).modified_at
-        assert found is not None
-        assert abs(found - when) <= (flags(backend).modified_precision or timedelta(0))
-        assert self.peek(backend, "x") == b"bytes"
-        with ours(NotFound, path="nothing"):
-            can.set_metadata("nothing", modified_at=when)
-        with ours(ConfigError):
-            can.set_metadata("x", modified_at=when.replace(tzinfo=None))
-        with ours(StorageError):
-            can.set_metadata("x", user_metadata={"Not a key": "\n"})
-        assert self.peek(backend, "x") == b"bytes"
-
-    def test_purge_removes_a_folder_and_nothing_else(self, backend: Backend) -> None:
-        if (can := power(backend, Purge)) is None:
-            return
-        for path in ("data/x", "data/y/z", "database/x", "data.csv"):
-            put(backend, path)
-        can.purge("data")
-        assert sorted(keys(backend)) == ["data.csv", "database/x"]
-        with ours(NotFound):
-            can.purge("data")
-        for wrong in ("", "..", "../x"):
-            with ours(InvalidPath):
-                can.purge(wrong)
-
-    def test_read_ranges_answers_in_the_order_asked(self, backend: Backend) -> None:
-        if (can := power(backend, ReadRanges)) is None:
-            return
-        put(backend, "x", b"0123456789")
-        assert can.read_ranges("x", [(5, 2), (0, 1), (8, 5)]) == [b"56", b"0", b"89"]
-        with ours(NotFound, path="nothing"):
-            can.read_ranges("nothing", [(0, 1)])
-        for wrong in ((-1, 2), (0, -1)):
-            with ours(ConfigError):
-                can.read_ranges("x", [(0, 1), wrong])
-
-    def test_delete_many_answers_for_each_path(self, backend: Backend) -> None:
-        if (can := power(backend, BulkDelete)) is None:
-            return
-        paths = [f"x/{n}" for n in range(20)]
-        for path in paths:
-            put(backend, path)
-        put(backend, "y")
-        assert sorted(can.delete_many([*paths, "nothing"])) == [(p, None) for p in sorted([*paths, "nothing"])]
-        assert keys(backend) == ["y"]
-
-    def test_a_healthy_backend_says_so(self, backend: Backend) -> None:
-        if (can := power(backend, HealthCheck)) is not None:
-            put(backend, "x")
-            can.check_health()
 
 
 class ShapeTests(Kit):

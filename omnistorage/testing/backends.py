@@ -29,7 +29,8 @@ from ..core import Backend, as_extended, features_of
 from ..wrappers._base import Wrapper
 from ._kit import Kit, put, refused
 from ._kit_list import ListTests
-from ._kit_objects import CopyTests, FolderTests, ObjectTests, PowerTests, ShapeTests
+from ._kit_objects import CopyTests, FolderTests, ObjectTests, ShapeTests
+from ._kit_powers import PowerTests
 from ._kit_read import ReadTests
 from ._kit_write import WriteTests
 from .basic import BasicBackend

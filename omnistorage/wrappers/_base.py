@@ -26,8 +26,10 @@ from ..core import (
     CopyOptions,
     ExtendedBackend,
     Features,
+    FolderTimes,
     Glob,
     HealthCheck,
+    Links,
     ListOptions,
     ObjectInfo,
     Presign,
@@ -173,6 +175,21 @@ class Wrapper(Closes):
             "set_metadata",
             path,
             lambda p: inner.set_metadata(p, modified_at=modified_at, user_metadata=user_metadata),
+        )
+
+    def set_folder_time(self, path: str, modified_at: datetime) -> None:
+        inner = self._power(FolderTimes, "set_folder_time", path)
+        self._forward("set_folder_time", path, lambda p: inner.set_folder_time(p, modified_at))
+
+    def read_link(self, path: str) -> tuple[str, ObjectInfo]:
+        return self._forward("read_link", path, self._power(Links, "read_link", path).read_link)
+
+    def make_link(
+        self, path: str, target: str, *, overwrite: bool = True, modified_at: datetime | None = None
+    ) -> ObjectInfo:
+        inner = self._power(Links, "make_link", path)
+        return self._forward(
+            "make_link", path, lambda p: inner.make_link(p, target, overwrite=overwrite, modified_at=modified_at)
         )
 
     def delete_many(self, paths: Iterable[str]) -> Iterator[tuple[str, StorageError | None]]:

@@ -19,6 +19,7 @@ from ..core import (
     Backend,
     BulkDelete,
     CopyOptions,
+    FolderTimes,
     Glob,
     HealthCheck,
     ObjectInfo,
@@ -84,7 +85,9 @@ class Encrypt(Wrapper):
     ``randomness(n)`` gives ``n`` unpredictable bytes; anything else than the default is for test vectors.
     """
 
-    adapts = frozenset({BulkDelete, Glob, HealthCheck, Purge, Resolve, SetMetadata, StaleUploads, Versions})
+    adapts = frozenset(
+        {BulkDelete, FolderTimes, Glob, HealthCheck, Purge, Resolve, SetMetadata, StaleUploads, Versions}
+    )
 
     def __init__(
         self,

@@ -172,6 +172,10 @@ class Prefix(Wrapper):
         plan = self._forward("resolve", key, self._power(Resolve, "resolve", key).resolve)
         return replace(plan, key=self._out(plan.key))
 
+    def read_link(self, path: str) -> tuple[str, ObjectInfo]:
+        target, info = super().read_link(path)
+        return target, self._info(info)
+
     def suspend(self, writer: Writer) -> Mapping[str, Any]:
         inner = self._power(ResumableWrite, "suspend", "")
         return inner.suspend(writer.inner if isinstance(writer, _Writer) else writer)

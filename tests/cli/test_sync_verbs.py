@@ -78,6 +78,8 @@ def test_pain_12_every_planned_action_has_one_line_and_one_event(cli: Cli, tree:
             ("copy", "sub/c.csv"),
             ("copy", "sub/deep/d.ndjson"),
             ("delete", "gone"),
+            ("dirtime", "sub"),
+            ("dirtime", "sub/deep"),
         ]
     )
     assert all(one["dry_run"] for one in events(planned) if one["event"] == "copy")

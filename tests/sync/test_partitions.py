@@ -47,7 +47,7 @@ def test_a_plan_is_written_whole_and_never_changes(tree):
     found = prepared(tree)
     names = {path.name: path.read_bytes() for path in tree[2].iterdir()}
     assert [part["actions"] for part in found["parts"] if part["group"] == 0] == [16] * 7 + [8]
-    assert [part["group"] for part in found["parts"]][-2:] == [2, 3]
+    assert [part["group"] for part in found["parts"]][-3:] == [2, 3, 5]
     assert json.loads(names["plan.json"]) == found
     assert not (tree[1] / "d0").exists(), "planning writes nothing at the destination"
     execute(tree[2])
@@ -143,36 +143,36 @@ def copied(target):
 
 
 def test_killed_at_any_moment_it_goes_on_and_repeats_no_transfer(tree):
-    """SIGKILL from outside, again and again, until one execution comes to its end."""
+    """SIGKILL from outside, again and again, until one execution comes to its end; another plan if that was soon."""
     rng = random.Random(4)
     source, target, plan = tree
-    for number in range(max(400, 4 * KILLS)):
-        (source / "d0" / f"more{number:04}").write_bytes(os.urandom(2000))
-    prepared(tree, most_actions=60, move=False)
-    kills = repeated = 0
+    kills = repeated = rounds = 0
     done: dict = {}
-    while True:
-        child = subprocess.Popen([sys.executable, "-c", _CHILD, str(plan)], stderr=subprocess.PIPE)
-        # Killed when it has copied something: each of them was at work.
-        wanted = copied(target) + rng.randrange(1, max(3, 800 // KILLS)) if kills < KILLS else 10**9
-        while child.poll() is None:
-            if copied(target) >= wanted:
-                child.kill()
-                break
-        code = child.wait()
-        child.stderr.close()
-        now = {path: path.stat().st_ino for path in target.rglob("*") if path.is_file()}
-        for path, inode in done.items():
-            repeated += path in now and now[path] != inode
-        done = {path: inode for path, inode in now.items() if not path.is_relative_to(target / "old")}
-        done = {path: inode for path, inode in done.items() if path.name != "gone"}
-        if code == 0:
-            break
-        kills += 1
-    assert kills >= KILLS
+    while kills < KILLS:
+        for number in range(400):
+            (source / "d0" / f"more{rounds:02}{number:04}").write_bytes(os.urandom(2000))
+        plan = plan.with_name(f"plan{rounds}")
+        prepared((source, target, plan), most_actions=60, move=False)
+        code, rounds = 1, rounds + 1
+        while code:
+            child = subprocess.Popen([sys.executable, "-c", _CHILD, str(plan)], stderr=subprocess.PIPE)
+            # Killed when it has copied something: each of them was at work.
+            wanted = copied(target) + rng.randrange(1, 8) if kills < KILLS else 10**9
+            while child.poll() is None:
+                if copied(target) >= wanted:
+                    child.kill()
+                    break
+            code = child.wait()
+            child.stderr.close()
+            now = {path: path.stat().st_ino for path in target.rglob("*") if path.is_file()}
+            for path, inode in done.items():
+                repeated += path in now and now[path] != inode
+            done = {path: inode for path, inode in now.items() if not path.is_relative_to(target / "old")}
+            done = {path: inode for path, inode in done.items() if path.name != "gone"}
+            kills += code != 0
+        assert same(tree)
+        assert not (target / "old").exists()
     assert repeated == 0
-    assert same(tree)
-    assert not (target / "old").exists()
 
 
 def test_what_a_kill_left_in_flight_is_found_out_from_the_destination(tree):

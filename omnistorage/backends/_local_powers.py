@@ -1,0 +1,121 @@
+"""What a local folder can do beyond objects: times of folders, and symbolic links. Imports floor 0 and neighbours."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+from stat import S_ISLNK
+from typing import NoReturn
+
+from .._os import OS, READ_FOLDER
+from ..core import ObjectInfo, check_time
+from ..errors import AlreadyExists, InvalidPath, NotFound, StorageError
+from ..paths import check_key, check_new
+from ._base import BackendBase, is_folder_error
+from ._local_read import NAME, Folder, info_of, new_temporary, translate, why_not
+from ._local_root import Root
+from ._local_write import nanoseconds, set_modified
+
+LONGEST_TARGET = 4095
+"""Bytes that the system takes for a link's target (PATH_MAX, without the NUL)."""
+
+
+class LocalPowers(BackendBase):
+    """``FolderTimes`` and ``Links`` for ``LocalBackend``."""
+
+    _os: OS
+    _at: Root
+
+    def _key(self, path: str, op: str) -> None:
+        reason = why_not(path)
+        if reason is not None:
+            raise InvalidPath(reason, path=path, op=op, backend=NAME)
+
+    def set_folder_time(self, path: str, modified_at: datetime) -> None:
+        self._enter("set_modified", "set_folder_time", path)
+        self._key(check_key(path, op="set_folder_time"), "set_folder_time")
+        check_time(modified_at)
+        try:
+            with self._at.folder(self._at.open(), path, READ_FOLDER) as folder:
+                set_modified(self._os, folder.fd, modified_at)
+        except OSError as error:
+            raise translate(error, "set_folder_time", path, reading=True) from error
+
+    def read_link(self, path: str) -> tuple[str, ObjectInfo]:
+        self._enter("read", "read_link", path)
+        self._key(check_key(path, op="read_link"), "read_link")
+        above, _, leaf = path.rpartition("/")
+        try:
+            with self._at.folder(self._at.open(), above) as folder:
+                found = self._os.stat(leaf, dir_fd=folder.fd, follow_symlinks=False)
+                if not S_ISLNK(found.st_mode):
+                    raise NotFound("this is no symbolic link", path=path, op="read_link", backend=NAME)
+                return self._os.readlink(leaf, dir_fd=folder.fd), info_of(path, found)
+        except NotFound:
+            raise
+        except OSError as error:
+            raise translate(error, "read_link", path, reading=True) from error
+
+    def make_link(
+        self, path: str, target: str, *, overwrite: bool = True, modified_at: datetime | None = None
+    ) -> ObjectInfo:
+        self._enter("write", "make_link", path)
+        self._key(check_new(path, op="make_link"), "make_link")
+        check_time(modified_at)
+        _check_target(path, target)
+        above, _, leaf = path.rpartition("/")
+        try:
+            with self._at.make_folder(above) as folder, folder.undone_on_error():
+                return self._linked(folder, leaf, path, target, overwrite, modified_at)
+        except StorageError:
+            raise
+        except OSError as error:
+            raise translate(error, "make_link", path) from error
+
+    def _linked(
+        self, folder: Folder, leaf: str, path: str, target: str, overwrite: bool, modified_at: datetime | None
+    ) -> ObjectInfo:
+        """Under a hidden name first, so that what appears has its time; renamed, or linked where nothing may go."""
+        os_, at, temporary = self._os, folder.fd, new_temporary()
+        os_.symlink(target, temporary, dir_fd=at)
+        try:
+            if modified_at is not None:
+                times = nanoseconds(modified_at)
+                os_.utime(temporary, ns=(times, times), dir_fd=at, follow_symlinks=False)
+            found = os_.stat(temporary, dir_fd=at, follow_symlinks=False)
+            if overwrite:
+                os_.rename(temporary, leaf, src_dir_fd=at, dst_dir_fd=at)
+                return info_of(path, found)
+            os_.link(temporary, leaf, src_dir_fd=at, dst_dir_fd=at, follow_symlinks=False)
+        except FileExistsError as error:
+            self._forget(temporary, at)
+            raise AlreadyExists("an object has this name", path=path, op="make_link", backend=NAME) from error
+        except IsADirectoryError as error:
+            self._forget(temporary, at)
+            raise is_folder_error(path, "make_link", NAME) from error
+        except BaseException:
+            self._forget(temporary, at)
+            raise
+        self._forget(temporary, at)
+        return info_of(path, found)
+
+    def _forget(self, temporary: str, at: int) -> None:
+        try:
+            self._os.unlink(temporary, dir_fd=at)
+        except OSError:
+            pass  # hidden, and collected with what dead writers left
+
+
+def _check_target(path: str, target: str) -> None:
+    try:
+        raw = os.fsencode(target)
+    except UnicodeEncodeError:
+        _refuse(path, "no file system holds this target")
+    if not raw or b"\0" in raw:
+        _refuse(path, "a link's target is neither empty nor holds NUL")
+    if len(raw) > LONGEST_TARGET:
+        _refuse(path, f"a link's target has at most {LONGEST_TARGET:,} bytes, this one {len(raw):,}")
+
+
+def _refuse(path: str, why: str) -> NoReturn:
+    raise InvalidPath(why, path=path, op="make_link", backend=NAME)

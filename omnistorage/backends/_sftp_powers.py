@@ -1,0 +1,140 @@
+"""What an SFTP server can do beyond objects: times of folders, and symbolic links. Imports floor 0 and its neighbours.
+
+The time of a link itself is set by OpenSSH's extension ``lsetstat@openssh.com`` (PROTOCOL, section 4.9). SYMLINK takes
+the target first and the link's name second, as OpenSSH has it (section 4.1) and others do since; the draft has them the
+other way round.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from ..core import ObjectInfo, check_time
+from ..errors import CapabilityNotSupported, InvalidPath, NotFound
+from ..paths import check_key, check_new, parent, sort_key
+from ._sftp_change import Attempt
+from ._sftp_connect import Link
+from ._sftp_folders import Folders
+from ._sftp_settings import NAME
+from ._sftp_streams import seconds_of
+from ._sftp_tree import info_of, is_absent, is_folder, key_of, look, new_hidden
+from ._sftp_wire import EXTENDED, LSETSTAT, READLINK, SETSTAT, SYMLINK, Attrs, Session, Status, string
+from ._sftp_wire import NAME as NAMES
+
+LONGEST_TARGET = 4095
+
+
+class Powers(Folders):
+    """``FolderTimes`` and ``Links`` for ``SFTPBackend``."""
+
+    def set_folder_time(self, path: str, modified_at: datetime) -> None:
+        self._enter("set_modified", "set_folder_time", path)
+        self._key(check_key(path, op="set_folder_time"), "set_folder_time")
+        check_time(modified_at)
+        mtime = seconds_of(modified_at)
+
+        def run(_: Link, session: Session) -> None:
+            found = self._place.find(session, path, "set_folder_time")
+            if found is None or not is_folder(found):
+                self._no_folder(path, "set_folder_time")
+            full = string(self._place.full(session, path))
+            session.call(SETSTAT, full, Attrs(atime=found.atime, mtime=mtime).packed())
+
+        self._ask("set_folder_time", path, run)
+
+    def read_link(self, path: str) -> tuple[str, ObjectInfo]:
+        self._enter("read", "read_link", path)
+        self._key(check_key(path, op="read_link"), "read_link")
+
+        def run(_: Link, session: Session) -> tuple[str, ObjectInfo]:
+            there = self._place.check_folder(session, parent(path), path, "read_link")
+            full = self._place.full(session, path)
+            found = look(session, full) if there else None
+            info = None if found is None else info_of(path, found)
+            if info is None or info.kind != "link":
+                raise NotFound("there is no symbolic link of this name", path=path, op="read_link", backend=NAME)
+            try:
+                answer = session.call(READLINK, string(full), want=NAMES)
+            except Status as error:
+                if not is_absent(error):
+                    raise
+                raise CapabilityNotSupported(  # asyncssh, in a chroot
+                    "the server does not say where this link leads", capability="links", backend=NAME
+                ) from error
+            answer.number()
+            return key_of(answer.string()), info
+
+        return self._ask("read_link", path, run)
+
+    def make_link(
+        self, path: str, target: str, *, overwrite: bool = True, modified_at: datetime | None = None
+    ) -> ObjectInfo:
+        self._enter("write", "make_link", path)
+        self._key(check_new(path, op="make_link"), "make_link")
+        check_time(modified_at)
+        raw = _checked(path, target)
+        mtime = None if modified_at is None else seconds_of(modified_at)
+        temporary, info = self._ask(
+            "make_link", path, lambda _, session: self._new_link(session, path, raw, mtime, overwrite)
+        )
+        attempt = Attempt()
+
+        def publish(_: Link, session: Session) -> None:
+            final = self._place.full(session, path)
+            if overwrite:
+                self._replace(session, temporary, final, info, "make_link", attempt)
+            elif self._create(session, temporary, final, info, "make_link", attempt):
+                self._remove_quietly(session, temporary)
+
+        try:
+            self._change("make_link", path, attempt, publish)
+        except BaseException:
+            self.leftovers.append(temporary)
+            raise
+        finally:
+            self.live.discard(temporary)
+        return info
+
+    def _new_link(
+        self, session: Session, path: str, target: bytes, mtime: int | None, overwrite: bool
+    ) -> tuple[bytes, ObjectInfo]:
+        """A hidden link beside ``path``: its name, and what ``path`` will be."""
+        if mtime is not None and LSETSTAT not in session.extensions:
+            raise CapabilityNotSupported(
+                f"this server does not offer {LSETSTAT}, without which a link has the time at which it was made",
+                capability="set_modified", backend=NAME,
+            )  # fmt: skip
+        self.check_target(session, path, "make_link", overwrite=overwrite)
+        folder = parent(path)
+        name = self._place.full(session, folder).rstrip(b"/") + b"/" + new_hidden().encode()
+        self.live.add(name)
+        try:
+            try:
+                session.call(SYMLINK, string(target), string(name))
+            except Status as error:
+                if look(session, self._place.full(session, folder)) is not None and not is_absent(error):
+                    raise
+                self._place.make_folders(session, folder, path, "make_link")
+                session.call(SYMLINK, string(target), string(name))
+            if mtime is not None:
+                session.call(EXTENDED, string(LSETSTAT.encode()), string(name), Attrs(mtime=mtime).packed())
+            found = look(session, name)
+            if found is None:
+                raise NotFound("somebody removed the link before it got its name", path=path, backend=NAME)
+            return name, info_of(path, found)
+        except BaseException:
+            self.live.discard(name)
+            self.leftovers.append(name)
+            raise
+
+
+def _checked(path: str, target: str) -> bytes:
+    try:
+        raw = sort_key(target)
+    except UnicodeEncodeError:
+        raw = b""
+    if not raw or b"\0" in raw or len(raw) > LONGEST_TARGET:
+        raise InvalidPath(
+            f"a link's target is 1 to {LONGEST_TARGET:,} bytes without NUL", path=path, op="make_link", backend=NAME
+        )
+    return raw
