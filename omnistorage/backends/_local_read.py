@@ -351,6 +351,7 @@ def folders_under(os_: OS, base: Folder) -> Iterator[tuple[str, Folder, list[str
         todo.extend(rel + name for name in names if name[-1] == "/")
 
 
+_SOME = 16 << 10
 _FAR = 1 << 62  # past the end of every file, and still an offset the system takes
 
 
@@ -359,21 +360,32 @@ class LocalReader(ReaderBase):
 
     instant = True
 
-    def __init__(self, os_: OS, fd: int, info: ObjectInfo, options: ReadOptions) -> None:
+    def __init__(self, os_: OS, fd: int, info: ObjectInfo, found: os.stat_result, options: ReadOptions) -> None:
         super().__init__(info)
         self._pread = os_.pread
         self._os = os_
         self._fd = fd
         self._at = min(options.offset, _FAR)
         self._left = options.length  # None: to the end
+        self._opened = found
+
+    def is_unchanged(self) -> bool:
+        """Whether nobody has written to the file, replaced it or renamed it since it was opened. False where that is
+        not known, as something else about it changed."""
+        try:
+            now = self._os.fstat(self._fd)
+        except OSError:
+            return False
+        then = self._opened
+        return (now.st_mtime_ns, now.st_ctime_ns, now.st_size) == (then.st_mtime_ns, then.st_ctime_ns, then.st_size)
 
     def _read(self, size: int) -> bytes:
         if self._left is not None:
             size = min(size, self._left)
             if not size:
                 return b""
-        if size > READ_BLOCK:  # memory for that much is taken before anything is read: no more than there can be
-            size = min(size, max(READ_BLOCK, (self._info.size or 0) - self._at + 1))
+        # Memory for that much is taken before anything is read: no more than there can be, and some for what grew.
+        size = min(size, max(_SOME, (self._info.size or 0) - self._at + 1))
         try:
             data = self._pread(self._fd, size, self._at)
         except OSError as error:

@@ -12,6 +12,7 @@ locked or unlinked takes another name.
 from __future__ import annotations
 
 import errno
+import time
 from datetime import UTC, datetime, timedelta
 from fcntl import LOCK_EX, LOCK_NB, LOCK_UN
 from os import O_CREAT, O_EXCL, stat_result
@@ -51,7 +52,11 @@ def set_modified(os_: OS, fd: int, modified_at: datetime) -> None:
     """Set a file's time; OSError if the file system cannot hold it, which the kernel does not say by itself."""
     wanted = nanoseconds(modified_at)
     os_.utime(fd, ns=(os_.fstat(fd).st_atime_ns, wanted))
-    if abs(os_.fstat(fd).st_mtime_ns - wanted) > _COARSEST:
+    _check_time(os_.fstat(fd), wanted)
+
+
+def _check_time(found: stat_result, wanted: int | None) -> None:
+    if wanted is not None and abs(found.st_mtime_ns - wanted) > _COARSEST:
         raise OSError(errno.EOVERFLOW, "the file system cannot hold this time")
 
 
@@ -203,11 +208,14 @@ class LocalWriter(WriterBase):
         try:
             if self._mode != 0o600:
                 os_.fchmod(fd, self._mode)
-            if options.modified_at is not None:
-                set_modified(os_, fd, options.modified_at)
+            wanted = None if options.modified_at is None else nanoseconds(options.modified_at)
+            if wanted is not None:
+                os_.utime(fd, ns=(time.time_ns(), wanted))
             if options.durable:
                 os_.fsync(fd)  # once: after a failure the kernel may have dropped the pages and would then say yes
-            self._info = info_of(self._path, os_.fstat(fd))
+            found = os_.fstat(fd)
+            _check_time(found, wanted)
+            self._info = info_of(self._path, found)
         except OSError as error:
             raise translate(error, self._op, self._path) from error
 

@@ -96,6 +96,7 @@ class LocalBackend(LocalPowers):
     """
 
     name = NAME
+    instant = True  # as its readers and writers are
     features = _FEATURES
     durable = True
 
@@ -175,7 +176,7 @@ class LocalBackend(LocalPowers):
         if options.version is not None:
             self._refuse("version", "open_reader", path)
         fd, found = self._open_file(path, "open_reader")
-        reader = LocalReader(self._os, fd, info_of(path, found), options)
+        reader = LocalReader(self._os, fd, info_of(path, found), found, options)
         if options.if_match is not None or options.if_none_match is not None:
             try:
                 check_conditions(reader.info, options, NAME)
@@ -190,7 +191,7 @@ class LocalBackend(LocalPowers):
         for offset, length in ranges:
             ReadOptions(offset, length)  # refuses what counts from below zero
         fd, found = self._open_file(path, "read_ranges")
-        with LocalReader(self._os, fd, info_of(path, found), ReadOptions()) as reader:
+        with LocalReader(self._os, fd, info_of(path, found), found, ReadOptions()) as reader:
             return [reader.read_range(offset, length) for offset, length in ranges]
 
     def _look(self, path: str) -> os.stat_result | None:

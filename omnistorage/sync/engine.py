@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from contextvars import copy_context
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 
 from ..core import ObjectInfo
 from ..errors import Cancelled, DirectoryNotEmpty, StorageError, SyncError
 from ..policies import CLOCK, Backoff, CancelScope, Clock, TokenBucket
+from ._pace import Pace
 from .actions import TRANSFERS, Action, Spool
 from .events import Event, EventKind, Events, Listener
 from .limits import Amount, Bandwidth
@@ -106,6 +108,7 @@ class _Job:
         self.running: dict[Future[list[int | StorageError]], tuple[Action, ...]] = {}
         self.batch: list[Action] = []
         self.scope = CancelScope()
+        self.pace = Pace(threads=True)
         self.ends = None if o.max_duration is None else clock.now() + o.max_duration
         self.limited = o.max_transfer is not None or o.max_duration is not None
         self.begun = 0  # bytes of the transfers that were begun
@@ -133,6 +136,8 @@ class _Job:
     # -- doing it ------------------------------------------------------------------------------------------------------
 
     def run(self, executor: Executor | None) -> None:
+        at_hand = all(getattr(side.backend, "instant", False) for side in (self.plan.src, self.plan.dst))
+        self.pace = Pace(threads=executor is not None or not at_hand)
         pool = executor or ThreadPoolExecutor(self.o.transfers, thread_name_prefix="omnistorage-sync")
         try:
             with self.scope:
@@ -200,7 +205,10 @@ class _Job:
         batch = tuple(self.batch)
         if batch:
             self.batch.clear()
-            self.running[pool.submit(copy_context().run, self._do, batch)] = batch
+            if not self.pace.threads and (batch[0].size or 0) <= _SMALL:
+                self._ended(batch, self.pace.run(partial(self._do, batch)))
+            else:
+                self.running[pool.submit(copy_context().run, self._do, batch)] = batch
 
     def _wait(self, *, for_all: bool = False) -> None:
         """Take note of what has ended; wait for all, or until there is room for more."""

@@ -6,8 +6,6 @@ just before, which leaves a moment in which somebody else may be faster.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING
@@ -21,7 +19,6 @@ from ..core import (
     ObjectInfo,
     Reader,
     ReadOptions,
-    SetMetadata,
     WriteOptions,
     Writer,
     check_metadata,
@@ -36,14 +33,13 @@ from ..errors import (
     PreconditionFailed,
     StorageError,
 )
-from ..paths import parent
 from ..policies import CLOCK, Backoff, Clock, TokenBucket, check, pause
+from ._steps import Steps
 from .actions import TRANSFERS, Action
 from .compare import EQUAL, same_digest, time_to_keep
 from .events import Event, Events
 from .limits import BLOCK, Amount, Bandwidth
-from .places import Side
-from .versions import TICK, is_fresh, must_be, same_bytes
+from .versions import TICK, is_fresh, must_be
 
 if TYPE_CHECKING:
     from .plan import Plan
@@ -53,12 +49,16 @@ _CONDITIONS = ("conditional_uploads", "create_only", "if_match")
 _CHECKED = ("md5", "sha256", "crc32c")
 
 
+def _unknown() -> bool:
+    return False
+
+
 class LimitReached(StorageError):
     """A transfer would pass ``max_transfer``."""
 
 
 @dataclass
-class Hands:
+class Hands(Steps):
     """Carries out actions of ``plan``, from any thread."""
 
     plan: Plan
@@ -268,14 +268,14 @@ class Hands:
             in_place = self._in_place and read is READ
             if in_place and is_fresh(reader.info):
                 pause(TICK.total_seconds(), self.clock, "transfer", action.path)
-                self._must_not_have_changed(reader.info, source.path)
+                self._must_not_have_changed(reader, source.path)
             options = self._write_options(reader.info, source, create_only, condition)
             digests = Digests(reader.info) if self.o.move else None
             with self.dst.backend.open_writer(target, options) as writer:
-                count = self._pump(action, reader, writer, digests)
+                count = self._pump(action, reader, writer, digests, in_place)
                 try:
                     if in_place:
-                        self._must_not_have_changed(reader.info, source.path)
+                        self._must_not_have_changed(reader, source.path)
                     made = self._published(action, writer, target, condition, create_only)
                 except BaseException:
                     self.amount.give_back(count)  # it did not arrive
@@ -300,26 +300,31 @@ class Hands:
             self._must_be_absent(target)
         return writer.close()
 
-    def _must_not_have_changed(self, info: ObjectInfo, key: str) -> None:
+    def _must_not_have_changed(self, reader: Reader, key: str) -> None:
         """What can be written in place while it is read has another time afterwards."""
-        must_be(info, self._now(self.src, key), self.src, "while it was read")
+        if not getattr(reader, "is_unchanged", _unknown)():
+            must_be(reader.info, self._now(self.src, key), self.src, "while it was read")
 
-    @contextmanager
-    def _opened(self, source: ObjectInfo, options: ReadOptions) -> Iterator[Reader]:
+    def _opened(self, source: ObjectInfo, options: ReadOptions) -> Reader:
         try:
             reader = self.src.backend.open_reader(source.path, options)
         except NotFound as error:
             raise PreconditionFailed(
                 "it is gone from the source since it was listed", path=source.path, op="open_reader"
             ) from error
-        with reader:
-            must_be(source, reader.info, self.src)
-            yield reader
-
-    def _pump(self, action: Action, reader: Reader, writer: Writer, digests: Digests | None) -> int:
-        count = 0
         try:
-            while block := self._next(action, reader):
+            must_be(source, reader.info, self.src)
+        except BaseException:
+            reader.close()
+            raise
+        return reader
+
+    def _pump(self, action: Action, reader: Reader, writer: Writer, digests: Digests | None, in_place: bool) -> int:
+        count = 0
+        # Whether it grew is looked at afterwards. Some files say that they are empty and are not.
+        enough = reader.info.size or None if in_place else None
+        try:
+            while count != enough and (block := self._next(action, reader)):
                 count += len(block)
                 if not self.amount.take(len(block)) and self.o.cutoff == "hard":
                     raise LimitReached("max_transfer is reached", path=action.path, op="transfer")
@@ -387,98 +392,3 @@ class Hands:
         except CorruptData:
             self._take_back(target, made)
             raise
-
-    # -- single steps --------------------------------------------------------------------------------------------------
-
-    def _now(self, side: Side, key: str) -> ObjectInfo:
-        """What the store says of an object now; ``PreconditionFailed`` if it is gone."""
-        try:
-            if side.features.stat:
-                return side.backend.stat(key)
-            with side.backend.open_reader(key) as reader:
-                return reader.info
-        except NotFound as error:
-            raise PreconditionFailed(f"it is gone from the {side.role} since it was listed", path=key) from error
-
-    def _must_be_absent(self, key: str) -> None:
-        if self.dst.backend.exists(key):
-            raise AlreadyExists("it appeared at the destination since that was listed; run again", path=key)
-
-    def _still(self, side: Side, seen: ObjectInfo) -> ObjectInfo:
-        """``_now`` of what a listing showed: a link itself, as asking for it would show what it leads to."""
-        if seen.kind == "file":
-            return self._now(side, seen.path)
-        for info in ops.children(side.backend, parent(seen.path)):
-            if info.path == seen.path:
-                return info
-        raise PreconditionFailed(f"it is gone from the {side.role} since it was listed", path=seen.path)
-
-    def _identical(self, a: ObjectInfo, b: ObjectInfo) -> bool:
-        """Whether two objects hold the same bytes: by digests that both stores state, else by reading both."""
-        if a.size is not None and b.size is not None and a.size != b.size:
-            return False
-        verdict = same_digest(a, b)
-        if verdict is not None:
-            return verdict == "equal"
-        with self.src.backend.open_reader(a.path) as one, self.dst.backend.open_reader(b.path) as other:
-            return same_bytes(one, other)
-
-    def _delete_seen(self, side: Side, seen: ObjectInfo) -> None:
-        """Delete an object if it still is what was seen."""
-        if side.features.if_match and seen.etag is not None:
-            try:
-                side.backend.delete(seen.path, if_match=seen.etag)
-                return
-            except CapabilityNotSupported as error:
-                if error.capability == "delete":
-                    raise  # else: conditions on writes alone, as some S3 servers have them
-            except PreconditionFailed:
-                if not side.backend.exists(seen.path):
-                    return
-                raise
-        try:
-            must_be(seen, self._still(side, seen), side)
-        except PreconditionFailed as error:
-            if isinstance(error.__cause__, NotFound):
-                return
-            raise
-        side.backend.delete(seen.path)
-
-    def _keep_old(self, action: Action, seen: ObjectInfo) -> None:
-        """Copy what is about to go to the backup, and nothing else that may have its name by now."""
-        assert self.backup is not None
-        path = action.target if action.kind != "delete" else action.path
-        key = self.backup.key(path + self.o.suffix) if self.backup is not self.dst else seen.path + self.o.suffix
-        if self.backup is self.dst and self.src.look(self.src.key(path + self.o.suffix)) is not None:
-            raise AlreadyExists("the source has an object of the name of its backup: take another suffix", path=path)
-        try:
-            condition = seen.etag if self.dst.features.if_match else None
-            if condition is None:
-                raise CapabilityNotSupported(capability="if_match")
-            ops.copy(self.dst.backend, seen.path, self.backup.backend, key, CopyOptions(source_if_match=condition))
-        except CapabilityNotSupported:
-            with self.dst.backend.open_reader(seen.path) as reader:
-                must_be(seen, reader.info, self.dst)
-                options = WriteOptions(content_type=reader.info.content_type, size=reader.info.size)
-                with self.backup.backend.open_writer(key, options) as writer:
-                    while block := reader.read(BLOCK):
-                        check("transfer", path)
-                        writer.write(block)
-        if self.backup.features.set_modified and seen.modified_at is not None:
-            setter = power(self.backup.backend, SetMetadata)
-            if setter is not None:
-                setter.set_metadata(key, modified_at=seen.modified_at)
-
-    def _set_time(self, key: str, source: ObjectInfo) -> ObjectInfo | None:
-        """What the object is then; None if nothing was set."""
-        setter = power(self.dst.backend, SetMetadata)
-        if setter is None or source.modified_at is None:
-            return None
-        return setter.set_metadata(key, modified_at=source.modified_at)
-
-    def _take_back(self, key: str, made: ObjectInfo) -> None:
-        """Remove a bad copy, unless somebody has replaced it meanwhile."""
-        try:
-            self._delete_seen(self.dst, made._replace(path=key))
-        except StorageError:
-            pass  # the error that brought us here is the one to see
