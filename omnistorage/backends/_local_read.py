@@ -26,7 +26,7 @@ from ..errors import (
     StorageError,
 )
 from ..paths import sort_key
-from ._streams import READ_BLOCK, ReaderBase
+from ._streams import ReaderBase
 
 NAME = "local"
 TEMPORARY_MARK = ".omnistorage-"

@@ -477,3 +477,9 @@ def _of_code(code: str, message: str, status: int) -> StorageError:
     if status in (301, 307, 308):
         return ConfigError(f"the endpoint sends elsewhere, set region=... or endpoint_url=...: {text}", backend=NAME)
     return StorageError(text, backend=NAME)
+
+
+def is_too_long(error: StorageError) -> bool:
+    """Whether a copy was refused for the length of its source."""
+    text = str(error.args[0])
+    return ("InvalidRequest" in text and "maximum" in text) or "EntityTooLarge" in text

@@ -199,7 +199,7 @@ def test_go_f6_a_long_object_is_copied_in_parts(monkeypatch, store):
     with store.open_writer("src", WriteOptions(user_metadata={"k": "v"}, content_type="text/x")) as writer:
         writer.write(data)
 
-    def too_long(*args):
+    def too_long(*args, **more):
         raise StorageError("InvalidRequest: The specified copy source is larger than the maximum allowable size")
 
     monkeypatch.setattr(store.client, "copy", too_long)
@@ -250,8 +250,8 @@ def test_a_long_object_that_nobody_touches_is_copied_once_to_be_moved():
             writer.write(b"1" * (store.part_size + 1))
         copy, copies = store.client.copy, []
 
-        def later(*args):  # as if the source were older than the copy
-            copies.append(copy(*args))
+        def later(*args, **more):  # as if the source were older than the copy
+            copies.append(copy(*args, **more))
             return copies[-1]._replace(
                 etag="its own", modified_at=store.stat("long").modified_at + timedelta(seconds=2)
             )

@@ -1,15 +1,18 @@
 """How many requests the calls of S3 cost, and what is in them, seen by a proxy between us and SeaweedFS."""
 
+import io
 import threading
+from datetime import UTC, datetime
 
 import pytest
 
 from omnistorage import RollingRecordWriter, open_records, ops
+from omnistorage.backends._s3_sdk import parse_time, send_at_once
 from omnistorage.core import CopyOptions, ReadOptions, WriteOptions
-from omnistorage.errors import AlreadyExists, CapabilityNotSupported, NotFound
+from omnistorage.errors import AlreadyExists, CapabilityNotSupported, NotFound, OutcomeUnknown, PreconditionFailed
 
 from ..servers import server
-from ..servers.proxy import Proxy
+from ..servers.proxy import Lost, Proxy
 from .test_s3 import fresh, sdk
 
 
@@ -176,3 +179,83 @@ def test_conditions_of_a_copy_go_with_the_request(proxy, store):
     store.copy("src", "dst2", CopyOptions(overwrite=False))
     assert store.stat("dst2").metadata == {"k": "v"}, "the write id is hidden"
     assert ops.read_bytes(store, "dst") == b"old"
+
+
+def test_a_copy_that_may_replace_nothing_is_one_request(proxy, store):
+    info = put(store, "a", user_metadata={"k": "v"}, content_type="text/x")
+    create = CopyOptions(overwrite=False, source_if_match=info.etag)
+    assert cost(proxy, lambda: store.copy("a", "new", create)) == 1
+    there = store.stat("new")
+    assert (there.etag, there.metadata, there.content_type) == (info.etag, {"k": "v"}, "text/x")
+    replace = CopyOptions(if_match=there.etag, source_if_match=put(store, "a", b"other").etag)
+    assert cost(proxy, lambda: store.copy("a", "new", replace)) == 1
+    assert ops.read_bytes(store, "new") == b"other"
+
+
+def test_which_condition_of_a_copy_failed_is_told(store):
+    info = put(store, "a")
+    there = put(store, "there", b"mine")
+    for options, error in (
+        (CopyOptions(overwrite=False, source_if_match=info.etag), AlreadyExists),
+        (CopyOptions(overwrite=False, source_if_match="0" * 32), PreconditionFailed),
+        (CopyOptions(if_match="0" * 32, source_if_match=info.etag), PreconditionFailed),
+        (CopyOptions(if_match=there.etag, source_if_match="0" * 32), PreconditionFailed),
+    ):
+        with pytest.raises(error) as caught:
+            store.copy("a", "there", options)
+        assert ("source" in str(caught.value)) == (options.source_if_match == "0" * 32)
+        assert ops.read_bytes(store, "there") == b"mine"
+    with pytest.raises(PreconditionFailed, match="source"):
+        store.copy("a", "new", CopyOptions(overwrite=False, source_if_match="0" * 32))
+    assert not store.exists("new")
+
+
+@pytest.mark.parametrize("conditions", [{"overwrite": False}, {"if_match": "there"}])
+def test_goal_26_a_copy_whose_answer_was_lost_is_found(proxy, store, conditions):
+    info, old = put(store, "a", b"new"), put(store, "dst", b"old")
+    if "if_match" in conditions:
+        conditions = {"if_match": old.etag}
+    else:
+        store.delete("dst")
+    proxy.next(Lost("PUT"))
+    made = store.copy("a", "dst", CopyOptions(source_if_match=info.etag, **conditions))
+    assert made.etag == info.etag
+    assert ops.read_bytes(store, "dst") == b"new"
+
+
+def test_goal_26_somebody_elses_object_behind_a_lost_answer_is_no_success(proxy, store):
+    info = put(store, "a", b"new")
+    put(store, "dst", b"somebody else's")
+    proxy.next(Lost("PUT"))
+    with pytest.raises((AlreadyExists, OutcomeUnknown)):
+        store.copy("a", "dst", CopyOptions(overwrite=False, source_if_match=info.etag))
+    assert ops.read_bytes(store, "dst") == b"somebody else's"
+
+
+def test_a_short_body_goes_with_its_headers_and_a_long_one_waits_for_a_word():
+    for size, waits in ((0, False), (1 << 20, False), ((1 << 20) + 1, True)):
+        body = io.BytesIO(b"x" * size)
+        params = {"body": body, "headers": {"Expect": "100-continue"}}
+        send_at_once(params=params)
+        assert ("Expect" in params["headers"]) is waits
+        assert body.tell() == 0
+    for params in ({"headers": {}}, {"body": b"", "headers": {"Expect": "100-continue"}}):
+        send_at_once(params=params)
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2026-11-22T08:09:10.000Z", datetime(2026, 11, 22, 8, 9, 10, tzinfo=UTC)),
+        ("2026-11-22T08:09:10Z", datetime(2026, 11, 22, 8, 9, 10, tzinfo=UTC)),
+        ("2026-11-22T10:09:10.5+02:00", datetime(2026, 11, 22, 8, 9, 10, 500_000, tzinfo=UTC)),
+        ("2026-11-22T08:09:10", datetime(2026, 11, 22, 8, 9, 10, tzinfo=UTC)),
+        ("Sun, 22 Nov 2026 08:09:10 GMT", datetime(2026, 11, 22, 8, 9, 10, tzinfo=UTC)),
+        ("1795334950.0", datetime(2026, 11, 22, 8, 9, 10, tzinfo=UTC)),
+        (1795334950, datetime(2026, 11, 22, 8, 9, 10, tzinfo=UTC)),
+    ],
+)
+def test_times_of_answers_are_read_in_every_form_that_servers_use(text, moment):
+    assert parse_time(text) == moment
+    with pytest.raises(ValueError, match="soon"):
+        parse_time("soon")
