@@ -57,7 +57,9 @@ class SyncOptions:
     never where a listing did); ``on_type_clash`` (``error`` or ``replace``: a file where the other side has a folder);
     ``backup_dir`` or ``suffix`` keep what is replaced and deleted; ``track_renames`` (any of ``hash modtime leaf``).
 
-    **Transferring.** ``transfers`` and ``checkers`` at a time; ``backlog`` actions planned ahead; ``check_first``;
+    **Transferring.** ``transfers`` and ``checkers`` at a time; ``multi_thread_streams`` ranges at a time of an object
+    from ``multi_thread_cutoff`` bytes on, 8 MiB each, where a store's own reader does not do the same (those of S3, GCS
+    and Azure do, always); ``backlog`` actions planned ahead; ``check_first``;
     ``order_by`` (``size name modtime mixed``, with ``,desc``); ``bwlimit`` in bytes a second, or a timetable (see
     ``limits``); ``tpslimit`` in operations a second; ``retries`` of an entry; ``max_transfer`` in bytes and
     ``max_duration`` in seconds with ``cutoff`` (``hard``: break off, ``soft``: finish what runs, ``cautious``: begin
@@ -97,6 +99,8 @@ class SyncOptions:
     transfers: int = 4
     checkers: int = 8
     backlog: int = 10_000
+    multi_thread_cutoff: int = 256 << 20
+    multi_thread_streams: int = 4
     check_first: bool = False
     order_by: str = ""
     bwlimit: int | str | None = None
@@ -118,8 +122,9 @@ class SyncOptions:
         self._one_of("cutoff", "hard", "soft", "cautious")
         if self.checksum not in (True, False, "strict"):
             raise ConfigError(f"checksum is True, False or 'strict', not {self.checksum!r}")
-        for name in ("transfers", "checkers", "backlog"):
+        for name in ("transfers", "checkers", "backlog", "multi_thread_streams"):
             self._number(name, 1)
+        self._number("multi_thread_cutoff", 0)
         for name in ("retries", "max_delete_size", "max_transfer", "max_duration"):
             self._number(name, 0)
         if self.tpslimit is not None:

@@ -34,6 +34,7 @@ from ..errors import (
     StorageError,
 )
 from ..policies import CLOCK, Backoff, Clock, TokenBucket, check, pause
+from . import _lanes
 from ._steps import Steps
 from .actions import TRANSFERS, Action
 from .compare import EQUAL, same_digest, time_to_keep
@@ -306,8 +307,12 @@ class Hands(Steps):
             must_be(reader.info, self._now(self.src, key), self.src, "while it was read")
 
     def _opened(self, source: ObjectInfo, options: ReadOptions) -> Reader:
+        backend, o = self.src.backend, self.o
         try:
-            reader = self.src.backend.open_reader(source.path, options)
+            if _lanes.suits(backend, source, o.multi_thread_cutoff, o.multi_thread_streams):
+                reader: Reader = _lanes.LaneReader(backend, source, o.multi_thread_streams)
+            else:
+                reader = backend.open_reader(source.path, options)
         except NotFound as error:
             raise PreconditionFailed(
                 "it is gone from the source since it was listed", path=source.path, op="open_reader"
