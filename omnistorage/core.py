@@ -395,10 +395,12 @@ class HealthCheck(Protocol):
 
 @runtime_checkable
 class ResumableWrite(Protocol):
-    """Suspend a write to a JSON-able token and take it up again, perhaps in another process."""
+    """Take up the write of a process that died. ``token_of`` gives what JSON can hold of a writer's upload, None as
+    long as nothing was sent; it is of use until the writer is closed or aborted. ``resume_writer`` gives a writer that
+    goes on, with the options of the first one, and how many bytes it has; ``NotFound`` where nothing is left."""
 
-    def suspend(self, writer: Writer) -> Mapping[str, Any]: ...
-    def resume_writer(self, path: str, token: Mapping[str, Any]) -> Writer: ...
+    def token_of(self, writer: Writer) -> Mapping[str, Any] | None: ...
+    def resume_writer(self, path: str, token: Mapping[str, Any]) -> tuple[Writer, int]: ...
 
 
 @runtime_checkable

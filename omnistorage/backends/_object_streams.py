@@ -145,6 +145,18 @@ class ObjectWriter(WriterBase):
             self._part_size = max(store.part_size, -(-(options.size or 0) // (store.most_parts - 1)))
         super().__init__(path, options, store.name)
 
+    @classmethod
+    def resumed(
+        cls, store: Store, path: str, options: WriteOptions, parts: Parts, tags: Mapping[int, str], part_size: int
+    ) -> ObjectWriter:
+        """A writer that goes on behind the parts that ``tags`` are of."""
+        writer = cls(store, path, parts.upload.key, options, parts.upload.put)
+        store.live(parts.upload, True)
+        parts.tags.update(tags)
+        parts.sent = len(tags)
+        writer._parts, writer._part_size, writer._written = parts, part_size, len(tags) * part_size
+        return writer
+
     def _write(self, data: bytes | memoryview) -> None:
         view = data if type(data) is bytes and self._size + len(data) <= self._part_size else memoryview(data)
         while len(view):

@@ -326,6 +326,17 @@ class S3Client:
         found = [(row["Size"], row["LastModified"].astimezone(UTC)) for row in answer.get("Parts", ())]
         return found, _more(answer, answer.get("NextPartNumberMarker"))
 
+    def tagged(self, upload: Upload, token: Any) -> tuple[list[tuple[int, int, str]], Any]:
+        """A page of the same as number, size and tag."""
+        wanted = {} if token is None else {"PartNumberMarker": token}
+        answer = self.sdk.list_parts(Bucket=self._bucket, Key=upload.key, UploadId=upload.id, **wanted)
+        found = []
+        for row in answer.get("Parts", ()):
+            checksum = row.get("ChecksumCRC32")
+            tag = f"{row['ETag']} {checksum}" if checksum and self._part else str(row["ETag"])
+            found.append((row["PartNumber"], row["Size"], tag))
+        return found, _more(answer, answer.get("NextPartNumberMarker"))
+
 
 class _Body:
     """The body of a GetObject."""

@@ -32,9 +32,10 @@ from ..policies import RequestPolicy
 from ..secret import Secret
 from ._object_client import Put
 from ._object_streams import ObjectWriter, conclude, new_put
-from ._objects import CONTENT_TYPE, LIVE, MAX_COPY, ObjectBackend
+from ._objects import CONTENT_TYPE, LIVE, MAX_COPY
 from ._s3_client import EXTRA, NAME, S3Client, is_too_long, translate
 from ._s3_obstore import ObstoreS3Client, store_options, use_obstore
+from ._s3_resume import Resumes
 from ._s3_sdk import parse_time, send_at_once
 
 PART_SIZE = 8 << 20
@@ -77,7 +78,7 @@ VENDORS = {
 }
 
 
-class S3Backend(ObjectBackend):
+class S3Backend(Resumes):
     """The objects of ``bucket`` whose keys begin with ``prefix/``.
 
     Credentials come from the SDK's default chain, from a ``profile``, or from ``access_key``, ``secret_key`` and

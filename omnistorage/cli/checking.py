@@ -1,23 +1,39 @@
-"""``omnistorage check``: whether two places hold the same. Imports sync."""
+"""``omnistorage check``: whether two places hold the same, or one what a sum file says. Imports sync."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import IO, Any
 
 import click
 
+from ..core import Reader
 from ..errors import ConfigError, StorageError
+from ..sync import CheckReport, check_sums
 from ..sync import check as check_places
-from .app import App, naming
+from ..sync.sums import SumFile, algorithm_named
+from .app import App, Location, naming
 from .filtering import filter_options
 from .run import Verb
+from .stdio import Stdin
 from .syncing import comparing, folder_of, html_report, reporting, settings_of
 
 DIFFERENCES = 1
 _LISTS = {"=": "match", "-": "missing_on_src", "+": "missing_on_dst", "*": "differ", "!": "error"}
-_OWN = ("one_way", "download", "combined", *_LISTS.values())  # what sync does not have
+_OWN = ("sumfile", "one_way", "download", "combined", *_LISTS.values())  # what sync does not have
+_NOT_SUMS = (
+    "checksum", "size_only", "modify_window", "compare", "links", "min_size", "max_size", "min_age", "max_age",
+)  # fmt: skip
 _WORDS = {"-": "only at the destination", "+": "only at the source", "*": "differs", "!": "not compared"}
+
+
+def _algorithm(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    try:
+        return value if value in (None, "auto") else algorithm_named(str(value))
+    except ConfigError as error:
+        raise click.BadParameter(f"{error.args[0]}, or auto", ctx, param) from None
 
 
 @click.command(
@@ -25,6 +41,12 @@ _WORDS = {"-": "only at the destination", "+": "only at the source", "*": "diffe
 )
 @click.argument("src")
 @click.argument("dst")
+@click.option(
+    "--sumfile",
+    metavar="ALGO",
+    callback=_algorithm,
+    help="SRC is a sum file as of sha256sum: md5, sha1, sha256, ..., or auto.",
+)
 @click.option("--one-way", is_flag=True, help="What only DST has does not matter.")
 @click.option("--download", is_flag=True, help="Read both sides and compare the bytes.")
 @click.option("--combined", metavar="FILE", help="One line for each object: = - + * or !, and its path.")
@@ -41,22 +63,34 @@ def check(app: App, /, src: str, dst: str, **options: Any) -> None:
     """Compare SRC and DST and change nothing. Exit code 0: the same; 1: there are differences.
 
     FILE may be - for standard output. What could not be compared is an error, neither equal nor different.
+
+    With --sumfile, SRC is the file SHA256SUMS or the like, whose names are relative to DST. Digests that DST states are
+    taken from it, others are computed by reading; --download reads all. --one-way leaves out what SRC does not name.
     """
+    sums = options.pop("sumfile")
+    for name in _NOT_SUMS if sums else ():
+        if options[name]:
+            option = f"--{name.replace('_', '-')}"
+            raise click.UsageError(f"{option} does not go with --sumfile, which compares digests and nothing else")
     one_way, download, file = options.pop("one_way"), options.pop("download"), options.pop("report")
     files = {name: options.pop(name) for name in ("combined", *_LISTS.values())}
+    limit, app.bwlimit = app.bwlimit, None  # a check has no transfers to limit, but its networks stay limited
     settings = settings_of(app, options)
-    source, from_ = folder_of(app, src)
+    app.bwlimit = limit
     target, to = folder_of(app, dst)
+    from_, against = _sums(app, src, sums, to) if sums else _places(app, src)
     with ExitStack() as stack:
         lists = Lists(app, {name: path for name, path in files.items() if path}, stack)
         leave_out = (*_OWN, "checksum", "size_only") if download else _OWN
         page = html_report(app, stack, file, kind="check", verb="sync", leave_out=leave_out)
-        if page is not None and download:
+        if page is not None and sums:
+            page.command = []  # no command makes a folder what a sum file says
+        elif page is not None and download:
             page.command.append("--checksum=strict")
         app.draw(f"check {to.text}")
-        with naming(f"{from_.text} -> {to.text}"):
-            report = check_places(
-                source, target, one_way=one_way, download=download, listeners=[lists.tell], report=page, **settings
+        with naming(f"{from_} -> {to.text}"):
+            report = against(
+                target, one_way=one_way, download=download, listeners=[lists.tell], report=page, **settings
             )
     app.meter.stop()
     app.done = report.match
@@ -66,6 +100,25 @@ def check(app: App, /, src: str, dst: str, **options: Any) -> None:
     app.event("report", **{k: v for k, v in report.as_dict().items() if k not in ("failures", "warnings")})
     if report.differences and not report.errors:
         raise click.exceptions.Exit(DIFFERENCES)
+
+
+def _places(app: App, src: str) -> tuple[str, Callable[..., CheckReport]]:
+    source, at = folder_of(app, src)
+    return at.text, partial(check_places, source)
+
+
+def _sums(app: App, src: str, algorithm: str, to: Location) -> tuple[str, Callable[..., CheckReport]]:
+    """What to call the sum file, and the check against it."""
+    at = None if src == "-" else app.locate(src)
+
+    def opened() -> Reader:
+        if at is None:
+            return Stdin(app.stops)
+        with naming(at.text):
+            return at.backend.open_reader(at.path)
+
+    shown = "standard input" if at is None else at.text
+    return shown, partial(check_sums, SumFile(opened, shown, None if algorithm == "auto" else algorithm, to.text))
 
 
 class Lists:

@@ -143,7 +143,7 @@ def transferring(command: C) -> C:
             click.option("--backup-dir", metavar="URL", help="Keep there what is replaced or deleted."),
             click.option("--suffix", metavar="TEXT", help="Add this to the names of what is kept."),
             click.option("--transfers", type=click.IntRange(1), metavar="N", help="Transfers at a time (4)."),
-            click.option("--multi-thread-cutoff", type=SIZE, metavar="SIZE", help="Read by ranges from here on (256M)."),
+            click.option("--multi-thread-cutoff", type=SIZE, metavar="SIZE", help="Read ranges from here on (256M)."),
             click.option("--multi-thread-streams", type=click.IntRange(1), metavar="N", help="Ranges at a time (4)."),
             click.option("--order-by", metavar="WHAT", help="size, name, modtime or mixed; ,desc turns it round."),
             click.option("--allow-empty-source", is_flag=True, help="An empty or missing source is meant."),

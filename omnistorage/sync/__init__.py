@@ -7,7 +7,7 @@ before it went well. See ``docs/guides/sync.md``.
 
 from __future__ import annotations
 
-from ._api import check, copy, copy_file, move, move_file, plan, sync
+from ._api import check, check_sums, copy, copy_file, move, move_file, plan, sync
 from .actions import Action
 from .bisync import BisyncReport, bisync
 from .checking import CheckReport
@@ -30,6 +30,7 @@ __all__ = [
     "SyncOptions",
     "bisync",
     "check",
+    "check_sums",
     "copy",
     "copy_file",
     "move",

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
-from os import PathLike
+from contextlib import ExitStack
+from os import PathLike, fspath
 from typing import Any
 
 from .. import ops
 from ..core import ObjectInfo
-from ..errors import NotFound
+from ..errors import ConfigError, NotFound
+from ..registry import locate, mask_url
 from .actions import Action
-from .checking import Checker, CheckReport
+from .checking import Checker, CheckReport, SumChecker, SumPlan
 from .compare import LEFT, SAME, TOUCH, Comparison
 from .engine import raise_for, run
 from .events import Listener
@@ -20,6 +22,7 @@ from .options import SyncOptions
 from .places import Place, stores
 from .plan import Plan
 from .report import Report
+from .sums import SumFile
 
 
 def plan(src: Place, dst: Place, options: SyncOptions | None = None, **settings: Any) -> Plan:
@@ -106,16 +109,16 @@ def _spelled(
 _SAID = frozenset(
     {
         "compare", "size_only", "checksum", "ignore_times", "ignore_existing", "update", "immutable", "empty_dirs",
-        "links", "portable_names", "sort_listings", "no_traverse", "delete", "delete_excluded", "max_delete",
-        "max_delete_size", "allow_empty_source", "ignore_errors", "on_type_clash", "suffix", "track_renames",
-        "check_first", "order_by", "max_transfer",
+        "links", "portable_names", "sort_listings", "no_traverse", "no_folder_times", "delete", "delete_excluded",
+        "max_delete", "max_delete_size", "allow_empty_source", "ignore_errors", "on_type_clash", "suffix",
+        "track_renames", "check_first", "order_by", "max_transfer",
     }
 )  # fmt: skip
 """Settings that the command line has under the same name."""
 _UNSAID = frozenset(
     {
-        "transfers", "checkers", "backlog", "retries", "bwlimit", "tpslimit", "max_duration", "cutoff", "move",
-        "list_equal",
+        "transfers", "checkers", "multi_thread_cutoff", "multi_thread_streams", "backlog", "retries", "bwlimit",
+        "tpslimit", "max_duration", "cutoff", "move", "list_equal",
     }
 )  # fmt: skip
 """Settings that do not change what has to be done, or are the verb's own."""
@@ -137,8 +140,6 @@ def move(src: Place, dst: Place, **more: Any) -> Report:
 
 def _refuse_delete(settings: dict[str, Any], verb: str) -> None:
     if settings.get("delete"):
-        from ..errors import ConfigError
-
         raise ConfigError(f"{verb} deletes nothing at the destination: use sync")
 
 
@@ -164,6 +165,60 @@ def check(
             found = PagedChecker(made, page, download=download, listeners=listeners).run()
             finish(page, found)
             return found
+
+
+def check_sums(
+    sums: str | PathLike[str] | SumFile,
+    dst: Place,
+    *,
+    algorithm: str | None = None,
+    one_way: bool = False,
+    download: bool = False,
+    listeners: Iterable[Callable[[str, str, str], None]] = (),
+    report: Target | HtmlReport | None = None,
+    **settings: Any,
+) -> CheckReport:
+    """Hold the objects of ``dst`` against a sum file, whose text is at the path or URL ``sums``, and change nothing.
+    Signs, ``one_way``, ``listeners`` and ``report`` are those of ``check``: ``+`` is what only the sum file has.
+
+    Lines are those of ``sha256sum`` and ``sha256sum --tag`` (see ``sums.SumFile``, which ``sums`` may be, too), with
+    names relative to ``dst``, or below it in full as it is given here. ``algorithm`` is a name such as ``"sha256"``;
+    None: what the tag, the file's name or the digest's length says. Digests that ``dst`` states are taken for true and
+    others computed by reading; ``download`` reads everything. ``settings`` are ``filter`` (by names alone),
+    ``checkers``, ``ignore_case``, ``normalize``, ``sort_listings`` and ``no_traverse``. Raises ``ConfigError`` for a
+    sum file without digests, or with a line that cannot be understood or contradicts another one, which it names;
+    ``NotFound`` if there is no sum file.
+    """
+    for name in sorted(settings.keys() - _OF_SUMS):
+        raise ConfigError(f"{name} does not go with a sum file, which says nothing but names and digests")
+    for name in _BOUNDS:
+        if getattr(settings.get("filter"), name, None):
+            raise ConfigError(f"{name}: a sum file says nothing but names and digests, so filter by names alone")
+    with ExitStack() as stack:
+        if not isinstance(sums, SumFile):
+            backend, path = locate(sums)
+            stack.callback(backend.close)
+            base = fspath(dst) if isinstance(dst, str | PathLike) else ""
+            sums = SumFile(lambda: backend.open_reader(path), mask_url(fspath(sums)), algorithm, base)
+        settings = {**settings, "allow_empty_source": True, "ignore_errors": True, "max_delete": "100%"}
+        made = stack.enter_context(SumPlan(sums, dst, list_equal=True, delete=not one_way, **settings))
+        said: dict[str, Any] = {"source": sums.shown, "download": download, "listeners": listeners}
+        if report is None:
+            return SumChecker(made, **said).run()
+        page = stack.enter_context(_page(report, made, "check", "check", []))
+        found = _PagedSumChecker(made, page, **said).run()
+        finish(page, found)
+        return found
+
+
+class _PagedSumChecker(PagedChecker, SumChecker):
+    pass
+
+
+_OF_SUMS = {"filter", "checkers", "ignore_case", "normalize", "sort_listings", "no_traverse"}
+"""Settings that mean something where the source is a sum file."""
+_BOUNDS = ("min_size", "max_size", "min_age", "max_age", "metadata_rules")
+"""What of a filter does not."""
 
 
 def copy_file(src: Place, src_path: str, dst: Place, dst_path: str, **more: Any) -> Report:
@@ -254,4 +309,4 @@ class OneFile(Plan):
         return [Action("update", path, verdict, a.size, a, b, other)]
 
 
-__all__ = ["check", "copy", "copy_file", "move", "move_file", "plan", "sync"]
+__all__ = ["check", "check_sums", "copy", "copy_file", "move", "move_file", "plan", "sync"]

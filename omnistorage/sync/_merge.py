@@ -7,8 +7,9 @@ the one before it: memory is bounded by their depth, not by the number of object
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ from ._times import Times
 from ._unlisted import Unlisted
 from .actions import Action
 from .compare import BY_SIZE, EQUAL, LEFT, SAME, TOUCH, Comparison
-from .places import Entry, Fold
+from .places import Entry, Fold, Side
 
 if TYPE_CHECKING:
     from .plan import Plan
@@ -129,8 +130,11 @@ class Merge:
                 pool.close()
 
     def _merged(self) -> Iterator[Item]:
+        with closing(self._sources()) as sources, closing(self._targets()) as targets:
+            yield from self._both_read(sources, targets)
+
+    def _both_read(self, sources: Iterator[Entry], targets: Iterator[Entry]) -> Iterator[Item]:
         seen = self.seen
-        sources, targets = self._sources(), self._targets()
         a = next(sources, None)
         if a is None:
             self._must_exist()
@@ -175,16 +179,21 @@ class Merge:
             form=any(side.normalizes for side in sides) if form is None else form,
         )
 
-    def _list(self, side: Any, **more: Any) -> Iterator[Entry]:
+    def _list(self, side: Side, **more: Any) -> Generator[Entry, None, None]:
         everything = side is self.dst and self.o.delete_excluded
         filter = type(self.filter)() if everything else self.filter
         folders = self.trees and (side is self.dst or self.o.delete or self.o.empty_dirs or self.times is not None)
-        entries: Iterator[Entry] = side.entries(
-            filter, fold=self.fold, folders=folders, resort=self.o.sort_listings, **more
+        return side.entries(
+            filter,
+            fold=self.fold,
+            folders=folders,
+            resort=self.o.sort_listings,
+            readers=self.o.checkers,
+            pool=self.plan.pool,
+            **more,
         )
-        return entries
 
-    def _sources(self) -> Iterator[Entry]:
+    def _sources(self) -> Generator[Entry, None, None]:
         follow = self.o.links == "follow"
         return self._list(
             self.src,
@@ -194,7 +203,7 @@ class Merge:
             on_marked=self.unlisted.drop,
         )
 
-    def _targets(self) -> Iterator[Entry]:
+    def _targets(self) -> Generator[Entry, None, None]:
         if self.o.no_traverse:
             return
         try:

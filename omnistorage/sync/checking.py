@@ -1,4 +1,4 @@
-"""Comparing two places without changing either. Imports floors 0 and 2."""
+"""Comparing two places, or one with a sum file, without changing either. Imports floors 0 and 2."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..core import ObjectInfo
 from ..errors import StorageError
 from ._pools import Lookers
 from .actions import Action
-from .compare import UNKNOWN
+from .compare import UNKNOWN, digest
+from .places import Place
 from .plan import Plan
 from .report import KEPT, Failure
+from .sums import SumFile
 from .versions import same_bytes
 
 MATCH, ONLY_DST, ONLY_SRC, DIFFER, ERROR = "=", "-", "+", "*", "!"
@@ -90,6 +93,9 @@ class Checker:
         waiting: list[tuple[Action, Future[tuple[str, str]]]] = []
         try:
             for action in self.plan:
+                if not waiting and (known := self._known(action)):
+                    yield action, known
+                    continue
                 waiting.append((action, pool.submit(self._read, action)))
                 if len(waiting) > _AHEAD * workers:
                     first, future = waiting.pop(0)
@@ -97,6 +103,10 @@ class Checker:
             yield from ((action, future.result()) for action, future in waiting)
         finally:
             pool.close()
+
+    def _known(self, action: Action) -> tuple[str, str] | None:
+        """The sign, where no store has to be asked for it."""
+        return None
 
     def _sign(self, action: Action) -> tuple[str, str]:
         if action.kind == "skip":
@@ -137,3 +147,62 @@ class Checker:
             setattr(report, SIGNS[sign], getattr(report, SIGNS[sign]) + 1)
         for listener in self.listeners:
             listener(sign, path, why)
+
+
+class SumPlan(Plan):
+    """The plan behind a check of a place against a ``SumFile``: it finds which names both have."""
+
+    def __init__(self, sums: SumFile, dst: Place, **settings: Any) -> None:
+        super().__init__(sums, dst, compare=_whatever_it_holds, **settings)
+
+    def _check(self) -> None:
+        self._need(self.dst, "stat" if self.options.no_traverse else "list")
+
+    def _may_overlap(self) -> bool:
+        return False  # nothing is deleted, and a sum file is no place
+
+
+def _whatever_it_holds(a: ObjectInfo, b: ObjectInfo) -> bool:
+    return True
+
+
+class SumChecker(Checker):
+    """Reads a ``SumPlan`` and holds what the destination has against the digests of the sum file: its listing's, its
+    ``stat``'s, else that of its bytes. ``download``: of its bytes, whatever it states."""
+
+    def __init__(self, plan: Plan, *, source: str, download: bool = False, **more: Any) -> None:
+        super().__init__(plan, download=True, **more)
+        self.report.source = source
+        self._trusts = not download
+
+    def _known(self, action: Action) -> tuple[str, str] | None:
+        a, b = action.expect_src, action.expect_dst
+        if a is None or b is None or action.kind in ("error", "skip"):
+            return self._sign(action)
+        if b.kind == "other":
+            return ERROR, "neither a file nor a folder"
+        name, wanted = _digest_of(a)
+        stated = b.hash(name) if self._trusts else None
+        return None if stated is None else _verdict(name, wanted, stated)
+
+    def _read(self, action: Action) -> tuple[str, str]:
+        known, a, b, dst = self._known(action), action.expect_src, action.expect_dst, self.plan.dst
+        if known is not None or a is None or b is None:
+            return known or self._sign(action)
+        name, wanted = _digest_of(a)
+        try:
+            asks = self._trusts and dst.features.stat and name in dst.features.hashes
+            stated = dst.backend.stat(b.path).hash(name) if asks else None
+            return _verdict(name, wanted, stated or digest(dst, b.path, name))
+        except StorageError as error:
+            return ERROR, f"it cannot be read: {error}"
+
+
+def _digest_of(info: ObjectInfo) -> tuple[str, str]:
+    """What a sum file says of an object."""
+    ((name, value),) = (info.hashes or {}).items()
+    return name, value
+
+
+def _verdict(name: str, wanted: str, found: str) -> tuple[str, str]:
+    return (MATCH, "") if found.lower() == wanted else (DIFFER, f"the {name} differs")

@@ -7,10 +7,13 @@ destination, so entries need not be synced one by one.
 
 from __future__ import annotations
 
+import json
 import secrets
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from struct import Struct
+from typing import Any
 
 from ..errors import NotFound, PermissionDenied, StorageError
 from ..segments import SegmentLog
@@ -27,6 +30,7 @@ class Journal:
         self.bytes = 0
         self.again = False  # whether there was an earlier execution
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._uploads = folder / "uploads"
         for other in sorted(folder.glob("[0-9]*")):
             self.again = True
             self._read(other)
@@ -48,6 +52,22 @@ class Journal:
         """Action ``number`` was carried out. A journal that cannot be written is no reason to stop."""
         with suppress(StorageError):
             self._log.append(_ENTRY.pack(number, moved))
+
+    def token(self, number: int) -> Mapping[str, Any] | None:
+        """What was noted of the upload of action ``number``."""
+        try:
+            found = json.loads((self._uploads / f"{number}.json").read_bytes())
+        except (OSError, ValueError):
+            return None
+        return found if isinstance(found, dict) else None
+
+    def keep_token(self, number: int, token: Mapping[str, Any]) -> None:
+        """Note the upload of action ``number``: whole, or not at all."""
+        new = self._uploads / f".{number}-{secrets.token_hex(4)}"
+        with suppress(OSError):
+            self._uploads.mkdir(mode=0o700, exist_ok=True)
+            new.write_bytes(json.dumps(token).encode())
+            new.replace(self._uploads / f"{number}.json")
 
     def close(self) -> None:
         self._log.close()

@@ -329,6 +329,17 @@ class _Manifest(Plan):
             return False
         return verdict in SAME and verdict not in LEFT
 
+    def token(self, action: Action) -> Mapping[str, Any] | None:
+        return None if self._journal is None else self._journal.token(self._numbers[_name(action)])
+
+    @property
+    def keeps_tokens(self) -> bool:  # type: ignore[override]
+        return self._journal is not None
+
+    def keep_token(self, action: Action, token: Mapping[str, Any]) -> None:
+        if self._journal is not None:
+            self._journal.keep_token(self._numbers[_name(action)], token)
+
     def note(self, action: Action, moved: int) -> None:
         if self._journal is not None:
             self._journal.note(self._numbers[_name(action)], moved)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from os import PathLike
 from typing import Any, NamedTuple, NoReturn
@@ -21,6 +22,8 @@ from ..errors import ConfigError, ListingDisorder, NotFound, StorageError
 from ..paths import is_under, join
 from ..registry import locate, open_backend
 from ..wrappers import Prefix
+from ._cuts import encoded
+from ._ranges import in_ranges
 from .filters import Filter
 
 Place = str | PathLike[str] | Mapping[str, Any] | BackendConfig | Backend | Any
@@ -131,8 +134,13 @@ class Side:
         on_error: OnError | None = None,
         on_double: Callable[[Entry, Entry], None] | None = None,
         on_marked: Callable[[str], None] | None = None,
-    ) -> Iterator[Entry]:
+        readers: int = 8,
+        pool: Callable[[int], Executor] = ThreadPoolExecutor,
+    ) -> Generator[Entry, None, None]:
         """What lies in the folder, in merge order; with ``folders`` also the folders, where the store has any.
+
+        Where the store promises key order and seeks, a flat listing goes on behind 32,000 entries in ranges of keys, at
+        most ``readers`` side by side in an executor that ``pool`` makes (see ``_ranges``).
 
         Raises ``ListingDisorder`` if a store that promises key order breaks it, ``ConfigError`` for a time without a
         zone. Two names that ``fold`` makes one go to ``on_double``, before the first entry is yielded; both are
@@ -140,15 +148,23 @@ class Side:
         relative path, before any entry behind it is yielded.
         """
         marked = on_marked or _unheard
-        infos, in_order = self._infos(filter, folders and self.features.dirs, follow, on_error, marked)
-        if fold is not None and (fold.case or fold.form):
+        folds = fold is not None and (fold.case or fold.form)
+        side_by_side = None if resort or folds else partial(in_ranges, readers=readers, pool=pool)
+        infos, in_order = self._infos(filter, folders and self.features.dirs, follow, on_error, marked, side_by_side)
+        if fold is not None and folds:
             return self._folded(infos, fold, on_double)
         if resort or not in_order:
             infos = ops.sort_entries(infos, key=_merge_key)
         return self._ordered(infos)
 
     def _infos(
-        self, filter: Filter, folders: bool, follow: bool, on_error: OnError | None, on_marked: Callable[[str], None]
+        self,
+        filter: Filter,
+        folders: bool,
+        follow: bool,
+        on_error: OnError | None,
+        on_marked: Callable[[str], None],
+        side_by_side: Callable[..., Iterator[ObjectInfo]] | None,
     ) -> tuple[Iterator[ObjectInfo], bool]:
         """The listing and whether it promises merge order."""
         markers = filter.marker_names
@@ -159,9 +175,19 @@ class Side:
         if filter.prunes:
             descend = lambda folder: filter.descends(folder[self._cut :])  # noqa: E731
         walk = partial(ops.walk, self.backend, self.prefix, descend=descend, folders=folders, on_error=on_error)
+        if side_by_side is not None and descend is None and not folders and self._has_ranges:
+            walk = partial(side_by_side, self.backend, self.prefix, on_error=on_error)
         infos = self._unmarked(walk, markers, on_marked) if markers else walk()
         walked = by_folder and (folders or descend is not None)
         return infos, walked or self.features.sorted_list
+
+    @property
+    def _has_ranges(self) -> bool:
+        """Whether the listing is one of keys, and seeking in it costs nothing. Folders would be walked through again
+        for each range, and the pages of a web server hold whole folders."""
+        features = self.features
+        of_keys = features.sorted_list and features.list_seek and not features.dirs and ops.lists_folders(self.backend)
+        return of_keys and not (self.url or "").startswith(("http:", "https:"))
 
     def _walk(
         self,
@@ -268,7 +294,7 @@ class Side:
         place = self.where(self.relative(link))
         return any(place == (self.where(self.relative(folder)) or "").rstrip("/") for folder in (*above, self.prefix))
 
-    def _ordered(self, infos: Iterator[ObjectInfo]) -> Iterator[Entry]:
+    def _ordered(self, infos: Iterator[ObjectInfo]) -> Generator[Entry, None, None]:
         cut, last = self._cut, b""
         make = tuple.__new__
         for info in infos:
@@ -278,7 +304,7 @@ class Side:
             try:
                 key = path.encode("utf-8", "surrogateescape")
             except UnicodeEncodeError:
-                key = _encoded(path)
+                key = encoded(path)
             if info[3] == "dir":
                 key += b"/"
             if info[2] is not None and info[2].tzinfo is None:
@@ -298,7 +324,7 @@ class Side:
 
     def _folded(
         self, infos: Iterator[ObjectInfo], fold: Fold, on_double: Callable[[Entry, Entry], None] | None
-    ) -> Iterator[Entry]:
+    ) -> Generator[Entry, None, None]:
         def key_of(info: ObjectInfo) -> bytes:
             return _merge_key(info._replace(path=fold(info.path[self._cut :])))
 
@@ -355,16 +381,8 @@ def opened(place: Mapping[str, Any] | BackendConfig) -> tuple[ExtendedBackend, s
 
 
 def _merge_key(info: ObjectInfo) -> bytes:
-    key = _encoded(info.path)
+    key = encoded(info.path)
     return key + b"/" if info.kind == "dir" else key
-
-
-def _encoded(path: str) -> bytes:
-    """The bytes of a name, also of one that no bytes can have been: what it is used for refuses it then."""
-    try:
-        return path.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        return path.encode("utf-8", "surrogatepass")
 
 
 def _unheard(folder: str) -> None:

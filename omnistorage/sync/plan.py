@@ -7,7 +7,7 @@ without a single deletion.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -114,6 +114,15 @@ class Plan(Closes):
 
     def made(self, action: Action, info: ObjectInfo) -> None:
         """The transfer ``action`` made this object, as the destination shows it. Called from any thread."""
+
+    def token(self, action: Action) -> Mapping[str, Any] | None:
+        """What an earlier run that died has noted of the upload of ``action`` (see ``core.ResumableWrite``)."""
+        return None
+
+    keeps_tokens = False
+
+    def keep_token(self, action: Action, token: Mapping[str, Any]) -> None:
+        """Note it, if ``keeps_tokens``. Called from any thread."""
 
     share = 1.0
     """Of the bandwidth, where several workers divide it."""

@@ -6,7 +6,8 @@ just before, which leaves a moment in which somebody else may be faster.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from ..core import (
     ObjectInfo,
     Reader,
     ReadOptions,
+    ResumableWrite,
     WriteOptions,
     Writer,
     check_metadata,
@@ -265,27 +267,49 @@ class Hands(Steps):
         condition = seen.etag if seen is not None and if_match else None
         create_only = create_only and seen is None
         read = ReadOptions(if_match=source.etag) if self.src.features.if_match and source.etag else READ
-        with self._opened(source, read) as reader:
-            in_place = self._in_place and read is READ
+        in_place = self._in_place and read is READ
+        begun, at = self._begun(action)
+        with begun or nullcontext(), self._opened(source, replace(read, offset=at) if at else read) as reader:
             if in_place and is_fresh(reader.info):
                 pause(TICK.total_seconds(), self.clock, "transfer", action.path)
                 self._must_not_have_changed(reader, source.path)
             options = self._write_options(reader.info, source, create_only, condition)
             digests = Digests(reader.info) if self.o.move else None
-            with self.dst.backend.open_writer(target, options) as writer:
-                count = self._pump(action, reader, writer, digests, in_place)
+            with begun or self.dst.backend.open_writer(target, options) as writer:
+                count = self._pump(action, reader, writer, digests, in_place, at)
                 try:
                     if in_place:
                         self._must_not_have_changed(reader, source.path)
                     made = self._published(action, writer, target, condition, create_only)
                 except BaseException:
-                    self.amount.give_back(count)  # it did not arrive
+                    self.amount.give_back(count - at)  # it did not arrive
                     raise
             self._verify(target, made, reader.info, count, digests)
             self.plan.made(action, made)
             if self.o.move:
                 self._delete_seen(self.src, source)
-        return count
+        return count - at
+
+    def _begun(self, action: Action) -> tuple[Writer | None, int]:
+        """The upload that a run which died has left, and how many bytes it has. Not of a move, which is held to the
+        digest of all that was read."""
+        token, able = self.plan.token(action), power(self.dst.backend, ResumableWrite)
+        if token is None or able is None or self.o.move or not self.src.features.range_read:
+            return None, 0
+        try:
+            return able.resume_writer(self.dst.key(action.target), token)
+        except (NotFound, ConfigError):
+            return None, 0
+
+    def _noted(self, action: Action, writer: Writer) -> bool:
+        """Whether the plan knows of the upload that ``writer`` has begun, or there is nothing to know."""
+        able = power(self.dst.backend, ResumableWrite) if self.plan.keeps_tokens else None
+        if able is None:
+            return True
+        token = able.token_of(writer)
+        if token is not None:
+            self.plan.keep_token(action, token)
+        return token is not None
 
     def _published(
         self, action: Action, writer: Writer, target: str, condition: str | None, create_only: bool
@@ -309,7 +333,7 @@ class Hands(Steps):
     def _opened(self, source: ObjectInfo, options: ReadOptions) -> Reader:
         backend, o = self.src.backend, self.o
         try:
-            if _lanes.suits(backend, source, o.multi_thread_cutoff, o.multi_thread_streams):
+            if not options.offset and _lanes.suits(backend, source, o.multi_thread_cutoff, o.multi_thread_streams):
                 reader: Reader = _lanes.LaneReader(backend, source, o.multi_thread_streams)
             else:
                 reader = backend.open_reader(source.path, options)
@@ -324,8 +348,11 @@ class Hands(Steps):
             raise
         return reader
 
-    def _pump(self, action: Action, reader: Reader, writer: Writer, digests: Digests | None, in_place: bool) -> int:
-        count = 0
+    def _pump(
+        self, action: Action, reader: Reader, writer: Writer, digests: Digests | None, in_place: bool, at: int
+    ) -> int:
+        """Everything behind the first ``at`` bytes; how many there are then."""
+        count, noted = at, not self.plan.keeps_tokens
         # Whether it grew is looked at afterwards. Some files say that they are empty and are not.
         enough = reader.info.size or None if in_place else None
         try:
@@ -336,12 +363,14 @@ class Hands(Steps):
                 if self.bandwidth is not None:
                     self.bandwidth.take(len(block))
                 writer.write(block)
+                if not noted:
+                    noted = self._noted(action, writer)
                 if digests is not None:
                     digests.update(block)
                 if self.events:
                     self.events.send(Event("bytes", action.path, len(block), action))
         except BaseException:
-            self.amount.give_back(count)  # it did not arrive
+            self.amount.give_back(count - at)  # it did not arrive
             raise
         if reader.info.size not in (None, count):
             raise CorruptData(f"{count} bytes came of {reader.info.size}", path=action.path, op="read")

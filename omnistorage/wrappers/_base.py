@@ -216,13 +216,14 @@ class Wrapper(Closes):
         inner = self._power(HealthCheck, "check_health", "")
         self._forward("check_health", "", lambda _: inner.check_health())
 
-    def suspend(self, writer: Writer) -> Mapping[str, Any]:
-        inner = self._power(ResumableWrite, "suspend", "")
-        return self._forward("suspend", "", lambda _: inner.suspend(writer))
+    def token_of(self, writer: Writer) -> Mapping[str, Any] | None:
+        inner = self._power(ResumableWrite, "token_of", "")
+        return self._forward("token_of", "", lambda _: inner.token_of(getattr(writer, "inner", writer)))
 
-    def resume_writer(self, path: str, token: Mapping[str, Any]) -> Writer:
+    def resume_writer(self, path: str, token: Mapping[str, Any]) -> tuple[Writer, int]:
         inner = self._power(ResumableWrite, "resume_writer", path)
-        return self._writer(self._forward("resume_writer", path, lambda p: inner.resume_writer(p, token)), path)
+        writer, size = self._forward("resume_writer", path, lambda p: inner.resume_writer(p, token))
+        return self._writer(writer, path), size
 
     def stale_uploads(self, prefix: str = "", *, older_than: timedelta = timedelta(hours=1)) -> Iterator[ObjectInfo]:
         inner = self._power(StaleUploads, "stale_uploads", prefix)

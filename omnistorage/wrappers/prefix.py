@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -20,7 +20,6 @@ from ..core import (
     Reader,
     ResolutionPlan,
     Resolve,
-    ResumableWrite,
     WriteOptions,
     Writer,
 )
@@ -36,7 +35,7 @@ _new = tuple.__new__
 
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~/")
 _OF_FOLDERS = frozenset({"list", "list_dir", "stale_uploads", "remove_stale_uploads", "glob", "delete_many"})
-_OF_NOTHING = frozenset({"check_health", "suspend"})
+_OF_NOTHING = frozenset({"check_health", "token_of"})
 
 
 class Prefix(Wrapper):
@@ -175,10 +174,6 @@ class Prefix(Wrapper):
     def read_link(self, path: str) -> tuple[str, ObjectInfo]:
         target, info = super().read_link(path)
         return target, self._info(info)
-
-    def suspend(self, writer: Writer) -> Mapping[str, Any]:
-        inner = self._power(ResumableWrite, "suspend", "")
-        return inner.suspend(writer.inner if isinstance(writer, _Writer) else writer)
 
 
 class _Reader(WrappedReader):

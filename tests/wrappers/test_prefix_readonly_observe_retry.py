@@ -184,7 +184,7 @@ def test_read_only_refuses_every_change_before_the_inner_backend_is_asked():
         lambda: view.delete("x"), lambda: view.copy("x", "z"), lambda: view.move("x", "z"),
         lambda: view.mkdir("m"), lambda: view.rmdir("d"), lambda: view.purge("d"),
         lambda: view.set_metadata("x", user_metadata={"k": "v"}), lambda: view.delete_many(["x"]),
-        lambda: view.presign("x", "PUT", timedelta(1)), lambda: view.suspend(None),
+        lambda: view.presign("x", "PUT", timedelta(1)), lambda: view.token_of(None),
         lambda: view.resume_writer("x", {}), lambda: view.stale_uploads(), lambda: view.remove_stale_uploads(),
     ]  # fmt: skip
     for change in changes:
