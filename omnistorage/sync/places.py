@@ -429,23 +429,23 @@ def _between(one: str, other: str) -> str | None:
     return other[len(one) :].rstrip("/") if other.startswith(one) else None
 
 
-def overlaps(a: Side, b: Side) -> Iterator[str]:
+def overlaps(a: Side, b: Side, *, tiers: bool = True) -> Iterator[str]:
     """What ``overlap`` says of the two, and of each store behind the wrappers and tiers of one with each behind those
     of the other, where they overlap: what is deleted on one side may then be gone from the other, whatever their urls
     say. Different backends without a url are taken to be apart."""
-    others = list(stores(b))
-    for one in stores(a):
+    others = list(stores(b, tiers))
+    for one in stores(a, tiers):
         for other in others:
             if (inner := overlap(one, other)) is not None:
                 yield inner
 
 
-def stores(side: Side) -> Iterator[Side]:
-    """The side, and what is behind its wrappers and tiers."""
+def stores(side: Side, tiers: bool = True) -> Iterator[Side]:
+    """The side, and what is behind its wrappers, and its ``tiers``."""
     yield side
     backend: Any = _bare(side.backend)
     behind: list[Any] = [getattr(backend, "inner", None)]
-    behind += [getattr(tier, "backend", None) for tier in getattr(backend, "places", None) or ()]
+    behind += [getattr(tier, "backend", None) for tier in (getattr(backend, "places", None) or ()) if tiers]
     for inner in behind:
         if callable(getattr(inner, "open_reader", None)):
-            yield from stores(Side(Prefix(inner, side.prefix) if side.prefix else inner, side.role))
+            yield from stores(Side(Prefix(inner, side.prefix) if side.prefix else inner, side.role), tiers)

@@ -148,7 +148,8 @@ class Plan(Closes):
             self._need(self.src, "delete")
         if o.delete and not o.list_equal:  # a check deletes nothing
             self._need(self.dst, "delete")
-        inner = None if o.list_equal else overlap(self.src, self.dst)  # comparing does no harm
+        found = overlaps(self.src, self.dst, tiers=False)
+        inner = None if o.list_equal else next(found, None)  # comparing does no harm
         if inner is not None and (inner == "" or o.filter.descends(inner) or o.delete_excluded):
             what = "are one place" if inner == "" else f"overlap: {inner!r} of one is the other"
             raise ConfigError(

@@ -9,7 +9,7 @@ import pytest
 from omnistorage import BackendUnavailable, ConfigError, LocalBackend, MemoryBackend, PermissionDenied, ops
 from omnistorage.core import ObjectInfo
 from omnistorage.multi import Tier, TieredBackend
-from omnistorage.sync import Filter, Plan, SyncOptions, check, move, sync
+from omnistorage.sync import Filter, Plan, SyncOptions, check, copy, move, sync
 from omnistorage.sync.places import Side
 from omnistorage.testing import Faulty
 from omnistorage.testing.basic import BasicBackend
@@ -93,9 +93,25 @@ def test_a_move_between_names_of_one_store_is_refused():
         (Encrypt(store, b"k" * 32), store),
     ]
     for src, dst in pairs:
-        with pytest.raises(ConfigError, match=r"cannot be told apart.*Copy, check, then remove"):
+        with pytest.raises(ConfigError, match=r"are one place|overlap|cannot be told apart.*Copy, check, then remove"):
             move(src, dst)
     assert set(held(store)) == {"f", "d/g"}
+
+
+def test_a_sync_between_names_of_one_store_is_refused_but_not_one_with_its_tiers():
+    store = fill(memory(), "f", "d/g")
+    for src, dst in (
+        (Nowhere(store), store),
+        (store, Nowhere(store)),
+        (Encrypt(store, b"k" * 32), store),
+        (Nowhere(Prefix(store, "d")), store),
+    ):
+        for verb in (sync, copy):
+            with pytest.raises(ConfigError, match="are one place|overlap"):
+                verb(src, dst)
+    assert set(held(store)) == {"f", "d/g"}
+    other = memory()
+    assert sync(store, tiers(store, other, write_through=True)).failed == 0
 
 
 def test_a_move_between_stores_that_are_apart_needs_no_url():
