@@ -192,7 +192,7 @@ class Bucket:
 def s3(bench: Bench):
     """20,000 small files to S3, 16 at a time, and again with nothing to do."""
     tree = Tree(bench, 400 if bench.quick else 20_000)
-    rounds_ = 2 if bench.quick else 3
+    rounds_ = 2 if bench.quick else 5
     with Bucket() as bucket:
 
         def ours(client):

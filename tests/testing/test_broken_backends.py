@@ -7,12 +7,19 @@ must fail for it.
 from __future__ import annotations
 
 import gc
+import os
+import shutil
+import tempfile
 import time
 import warnings
+import weakref
 from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
+from omnistorage.backends.local import LocalBackend
 from omnistorage.backends.memory import MemoryBackend, _MemoryReader, _MemoryWriter
 from omnistorage.core import COPY, ListOptions, ObjectInfo, ReadOptions, WriteOptions
 from omnistorage.errors import AlreadyExists, NotFound
@@ -830,14 +837,91 @@ class WritersStayReferenced(WithWriter):
         return writer
 
 
+# -- folders with times, links: what memory does not have --------------------------------------------------------------
+
+
+class Disk(LocalBackend):
+    """A sound one, in a folder of its own."""
+
+    def __init__(self):
+        root = tempfile.mkdtemp(prefix="omnistorage-kit-")
+        weakref.finalize(self, shutil.rmtree, root, ignore_errors=True)
+        super().__init__(root)
+
+    def peek(self, path):
+        try:
+            return Path(self.root, path).read_bytes()
+        except OSError:
+            return None
+
+
+@must_fail("test_a_folders_time_can_be_set_where_listings_show_it")
+class FoldersKeepTheirTimes(Disk):
+    def set_folder_time(self, path, modified_at):
+        super().set_folder_time(path, Path(self.root, path).stat() and datetime.now(UTC))
+
+
+@must_fail("test_a_folders_time_can_be_set_where_listings_show_it")
+class MakesTheFolderForItsTime(Disk):
+    def set_folder_time(self, path, modified_at):
+        Path(self.root, path).mkdir(parents=True, exist_ok=True)
+        super().set_folder_time(path, modified_at)
+
+
+@must_fail("test_links_are_made_and_read_as_such")
+class LinksAreResolved(Disk):
+    def make_link(self, path, target, **options):
+        return super().make_link(path, os.path.normpath(os.path.join(self.root, path, "..", target)), **options)
+
+
+@must_fail("test_links_are_made_and_read_as_such")
+class LinksHaveTheTimeOfTheirMaking(Disk):
+    def make_link(self, path, target, *, overwrite=True, modified_at=None):
+        return super().make_link(path, target, overwrite=overwrite)
+
+
+@must_fail("test_links_are_made_and_read_as_such")
+class ReadsFilesAsLinks(Disk):
+    def read_link(self, path):
+        info = self.stat(path)
+        return (os.readlink(Path(self.root, path)) if Path(self.root, path).is_symlink() else ""), info
+
+
+@must_fail("test_a_link_replaces_an_object_or_nothing")
+class LinksReplaceAnything(Disk):
+    def make_link(self, path, target, *, overwrite=True, modified_at=None):
+        return super().make_link(path, target, modified_at=modified_at)
+
+
+@must_fail("test_a_link_replaces_an_object_or_nothing")
+class LinksReplaceNothing(Disk):
+    def make_link(self, path, target, *, overwrite=True, modified_at=None):
+        return super().make_link(path, target, overwrite=False, modified_at=modified_at)
+
+
+@must_fail("test_a_link_replaces_an_object_or_nothing")
+class LinksLeaveSomethingBehind(Disk):
+    def make_link(self, path, target, **options):
+        info = super().make_link(path, target, **options)
+        Path(self.root, path + ".old").write_bytes(b"")
+        return info
+
+
 def kit_for(cls):
     kit = BackendTests()
     kit.make = cls
+    if issubclass(cls, Disk):
+        kit.peek = lambda backend, path: backend.peek(path)
     return kit
 
 
 def test_the_sound_backend_passes_the_whole_kit():
     assert failures(kit_for(MemoryBackend)) == {}
+
+
+@pytest.mark.parametrize("test", sorted({test for cls, test in BROKEN.values() if issubclass(cls, Disk)}))
+def test_a_sound_folder_passes_what_broken_ones_fail(test):
+    assert failures(kit_for(Disk), only={test}) == {}
 
 
 def test_there_are_enough_broken_backends():
