@@ -1,6 +1,8 @@
 """Stores of every kind: a tree arrives, the second run has nothing to do, changes and deletions follow."""
 
+import os
 import tempfile
+from itertools import product
 
 import pytest
 
@@ -24,6 +26,10 @@ PLACES = {
     "gcs": gcs_places.fresh,
     "azure": azure_places.fresh,
 }
+FULL = bool(os.environ.get("OMNISTORAGE_FULL"))
+if FULL:
+    PLACES["swift"] = lambda: test_s3.fresh("swift")
+    PLACES["postgres"] = lambda: sql_places.Place("postgres").make()
 OVER_A_WIRE = {"sftp", "seaweedfs", "moto", "gcs", "azure"}
 ODD = ["ünï/cödé", "two words/and three", "per%20cent", "plus+plus", "a&b=c", "d/e.f/g-h", "d/e", "quote'd", "日本/語"]
 NAMES = [
@@ -53,7 +59,12 @@ def held(store):
 
 
 def pairs():
-    """Every place once as source of every other that costs little, and each wire with its neighbour."""
+    """Every place once as source of every other that costs little, and each wire with its neighbour; in the long form
+    every kind of store and every other."""
+    if FULL:
+        yield from product(sorted(PLACES.keys() - {"flat", "postgres"}), repeat=2)
+        yield from (("postgres", "local"), ("seaweedfs", "postgres"), ("postgres", "postgres"), ("flat", "flat"))
+        return
     wires = sorted(OVER_A_WIRE)
     for one in PLACES:
         for other in PLACES:
