@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from datetime import datetime
 from stat import S_ISLNK
@@ -36,9 +37,13 @@ class LocalPowers(BackendBase):
         self._key(check_key(path, op="set_folder_time"), "set_folder_time")
         check_time(modified_at)
         try:
-            with self._at.folder(self._at.open(), path, READ_FOLDER) as folder:
+            with self._at.folder(self._at.open(), path, READ_FOLDER | os.O_NOFOLLOW) as folder:
                 set_modified(self._os, folder.fd, modified_at)
         except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise NotFound(
+                    "this is a symbolic link, not a folder", path=path, op="set_folder_time", backend=NAME
+                ) from error
             raise translate(error, "set_folder_time", path, reading=True) from error
 
     def read_link(self, path: str) -> tuple[str, ObjectInfo]:

@@ -370,8 +370,8 @@ class LocalReader(ReaderBase):
         self._opened = found
 
     def is_unchanged(self) -> bool:
-        """Whether nobody has written to the file, replaced it or renamed it since it was opened. False where that is
-        not known, as something else about it changed."""
+        """Whether nobody has written to the file, replaced it or renamed it since it was opened, as its times tell.
+        False where they do not, as something else about it changed."""
         try:
             now = self._os.fstat(self._fd)
         except OSError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from os import urandom
-from stat import S_ISREG
+from stat import S_ISLNK, S_ISREG
 from typing import TypeVar
 
 from ..core import CopyOptions, ObjectInfo
@@ -51,6 +51,7 @@ from ._sftp_wire import (
     FOR_WRITING,
     HANDLE,
     HARDLINK,
+    LSETSTAT,
     LSTAT,
     OPEN,
     POSIX_RENAME,
@@ -274,10 +275,15 @@ class Changes(BackendBase):
         first, second = look(session, one), look(session, other)
         if first is None or second is None or (first.size, first.mtime) != (second.size, second.mtime):
             return False
+        request: tuple[int, *tuple[bytes, ...]] = SETSTAT, string(one)
+        if first.mode is not None and S_ISLNK(first.mode):  # SETSTAT would be about what it leads to
+            if LSETSTAT not in session.extensions:
+                return False
+            request = EXTENDED, string(LSETSTAT.encode()), string(one)
         mark = _FAR_FUTURE | int.from_bytes(urandom(3))
-        session.call(SETSTAT, string(one), Attrs(atime=mark, mtime=first.mtime).packed())
+        session.call(*request, Attrs(atime=mark, mtime=first.mtime).packed())
         marked = look(session, other)
-        session.call(SETSTAT, string(one), Attrs(atime=first.atime, mtime=first.mtime).packed())
+        session.call(*request, Attrs(atime=first.atime, mtime=first.mtime).packed())
         return marked is not None and marked.atime == mark
 
     def _remove_quietly(self, session: Session, name: bytes) -> None:

@@ -34,7 +34,8 @@ class Powers(Folders):
         mtime = seconds_of(modified_at)
 
         def run(_: Link, session: Session) -> None:
-            found = self._place.find(session, path, "set_folder_time")
+            there = self._place.check_folder(session, parent(path), path, "set_folder_time")
+            found = look(session, self._place.full(session, path)) if there else None
             if found is None or not is_folder(found):
                 self._no_folder(path, "set_folder_time")
             full = string(self._place.full(session, path))

@@ -209,7 +209,6 @@ class S3Backend(Resumes):
         style = "path" if o["addressing"] == "auto" and self.endpoint_url is not None else o["addressing"]
         config = Config(
             retries={"total_max_attempts": 1},
-            parameter_validation=False,
             connect_timeout=o["connect_timeout"],
             read_timeout=o["read_timeout"],
             max_pool_connections=max(32, 2 * self.concurrency),
@@ -303,7 +302,8 @@ class S3Backend(Resumes):
                     return self.run("copy", src, request)
                 return conclude(self, "copy", dst, key, put, request, etag=seen)
             except StorageError as error:
-                untold = conditional and isinstance(error, AlreadyExists | PreconditionFailed)  # which condition it was
+                # Which condition it was, and whose name is not there, is told the longer way.
+                untold = conditional and isinstance(error, AlreadyExists | PreconditionFailed | NotFound)
                 if not (untold or is_too_long(error)):
                     raise
         from_ = options.source if isinstance(options.source, S3Backend) else self

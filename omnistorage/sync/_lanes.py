@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from .._context import Closes
 from ..core import ExtendedBackend, ObjectInfo, Reader, ReadOptions
-from ..errors import CorruptData
+from ..errors import CorruptData, PreconditionFailed
 from ._pools import Lookers
 
 LANE = 8 << 20
@@ -19,12 +19,14 @@ LANE = 8 << 20
 
 
 def suits(backend: ExtendedBackend, info: ObjectInfo, cutoff: int, streams: int) -> bool:
-    """Whether ``info`` is read this way. What has no strong etag could be of several versions."""
+    """Whether ``info`` is read this way. What has no strong etag could be of several versions, and that of a file is
+    made of its size and time."""
     by_itself = getattr(backend, "instant", False) or hasattr(backend, "concurrency")
     features = backend.features
     return (
         streams > 1
         and not by_itself
+        and not features.dirs
         and features.range_read
         and features.lazy_read
         and info.size is not None
@@ -43,10 +45,10 @@ class LaneReader(Closes):
         self._coming: deque[Future[bytes]] = deque()
         self._size, self._asked = info.size or 0, 0
         self._data = memoryview(b"")
+        self.info = info
         try:
             # The first range is opened here: what is gone or was replaced is told when the reader is made.
             first = self._opened(0)
-            self.info: ObjectInfo = first.info
             self._coming.append(self._lookers.submit(self._read, first, 0))
             self._asked = LANE
             for _ in range(streams - 1):
@@ -71,7 +73,13 @@ class LaneReader(Closes):
         self._data = memoryview(b"")
 
     def _opened(self, start: int) -> Reader:
-        return self._backend.open_reader(self._path, ReadOptions(start, LANE, if_match=self._etag))
+        reader = self._backend.open_reader(self._path, ReadOptions(start, LANE, if_match=self._etag))
+        if (reader.info.etag, reader.info.size) != (self._etag, self._size):  # a store that looks at no condition
+            reader.close()
+            raise PreconditionFailed("the source changed while it was read", path=self._path, op="read")
+        if not start:
+            self.info = reader.info
+        return reader
 
     def _ask(self) -> None:
         if self._asked < self._size:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from datetime import datetime
 
 from .. import ops
@@ -31,7 +30,7 @@ from ..core import (
     Writer,
     power,
 )
-from ..errors import CorruptData, InvalidPath, NotFound, StorageError
+from ..errors import AlreadyExists, CorruptData, InvalidPath, NotFound, StorageError
 from ..paths import parent, sort_key
 from ..wrappers._base import Wrapper
 from .places import Side
@@ -41,10 +40,10 @@ _KNOWN_FOLDERS = 10_000
 _LONGEST = 64 << 10
 
 
-def store_links(side: Side, *, replaces: bool) -> None:
+def store_links(side: Side) -> None:
     """Have ``side`` show its links as files, if it can have any."""
     if power(side.backend, Links) is not None:
-        side.backend = ops.extended(StoredLinks(side.backend, replaces=replaces))
+        side.backend = ops.extended(StoredLinks(side.backend))
         side.features = side.backend.features
 
 
@@ -52,15 +51,14 @@ class StoredLinks(Wrapper):
     """``inner``, whose links are files of another name. A file that has such a name by itself is shown as neither file
     nor folder, as its name is taken. Nothing is written through a link that stands where a folder is needed.
 
-    ``x`` and ``x.rclonelink`` are two names here and one of ``inner``'s: writing the one takes the other away if
-    ``replaces``, and is refused otherwise (``AlreadyExists``)."""
+    ``x`` and ``x.rclonelink`` are two names here and one of ``inner``'s: where the one is, the other is refused
+    (``AlreadyExists``)."""
 
     clears = frozenset({"copy", "move", "atomic_move", "append", "purge"})
     adapts = frozenset({FolderTimes, SetMetadata})
 
-    def __init__(self, inner: ExtendedBackend, *, replaces: bool = True) -> None:
+    def __init__(self, inner: ExtendedBackend) -> None:
         super().__init__(inner)
-        self._replaces = replaces
         links = power(inner, Links)
         assert links is not None
         self._links: Links = links
@@ -106,7 +104,8 @@ class StoredLinks(Wrapper):
         return super().stat(path)
 
     def exists(self, path: str) -> bool:
-        return self._link(path) is not None or (not self._is_link(path) and super().exists(path))
+        """Also if the other kind has the name: it is taken."""
+        return self._is_link(path) or self._link(path) is not None or super().exists(path.removesuffix(SUFFIX))
 
     def list(self, prefix: str = "", options: ListOptions = LIST) -> Iterator[ObjectInfo]:
         after = None if options.start_after is None else sort_key(options.start_after)
@@ -121,17 +120,21 @@ class StoredLinks(Wrapper):
     def open_writer(self, path: str, options: WriteOptions = WRITE) -> Writer:
         self._must_hold(parent(path))
         if not path.endswith(SUFFIX) or path.endswith("/" + SUFFIX) or path == SUFFIX:
-            if self._replaces and not options.overwrite and self._is_link(path):
-                options = replace(options, overwrite=True)
+            if self._is_link(path):
+                raise AlreadyExists("a symbolic link has this name", path=path, op="open_writer", backend=self.name)
             return super().open_writer(path, options)
         self._need_all(options, "open_writer", path)
-        if self._replaces and not options.overwrite and not self._is_link(path.removesuffix(SUFFIX)):
-            options = replace(options, overwrite=True)
+        if super().exists(path.removesuffix(SUFFIX)) and not self._is_link(path.removesuffix(SUFFIX)):
+            raise AlreadyExists("a file has the name of this link", path=path, op="open_writer", backend=self.name)
         return _LinkWriter(self._links, path, options)
 
     def mkdir(self, path: str) -> None:
         self._must_hold(path)
         super().mkdir(path)
+
+    def set_folder_time(self, path: str, modified_at: datetime) -> None:
+        self._must_hold(path)
+        super().set_folder_time(path, modified_at)
 
     def delete(self, path: str, *, if_match: str | None = None) -> bool | None:
         if self._link(path) is not None:

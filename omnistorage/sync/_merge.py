@@ -7,17 +7,17 @@ the one before it: memory is bounded by their depth, not by the number of object
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
-from .. import ops
 from ..errors import InvalidPath, NotFound, StorageError
 from ..paths import check_new
 from ._endings import Ending
+from ._links import SUFFIX, StoredLinks
+from ._listed import Listed
 from ._names import not_portable
 from ._passed import Passed
 from ._pools import Lookers
@@ -25,12 +25,15 @@ from ._times import Times
 from ._unlisted import Unlisted
 from .actions import Action
 from .compare import BY_SIZE, EQUAL, LEFT, SAME, TOUCH, Comparison
-from .places import Entry, Fold, Side
+from .places import Entry
 
 if TYPE_CHECKING:
     from .plan import Plan
 
+T = TypeVar("T")
 _BOTH = "the source has objects below this name, and the destination cannot hold both"
+_ONE_NAME = "a file and a link of one name, and the destination can hold one of them"
+_LINK = SUFFIX.encode()
 Item = Action | Callable[[], Action | None]
 
 
@@ -51,11 +54,7 @@ class _Folder:
         self.empty = True
 
 
-def _double(names: dict[bytes, list[str]], one: Entry, other: Entry) -> None:
-    names.setdefault(one.key, [one.path]).append(other.path)
-
-
-class Merge:
+class Merge(Listed):
     """One reading of a plan's two listings."""
 
     def __init__(self, plan: Plan) -> None:
@@ -68,7 +67,8 @@ class Merge:
         self.filter = replace(self.o.filter, ignore_case=True) if self.fold.case else self.o.filter
         self.comparison = Comparison(plan.src, plan.dst, self.o)
         self.end = Ending(plan, self.comparison, self.fold)
-        self.times = Times(self.fold, self.comparison.window) if plan.sets_folder_times else None
+        self.times = Times(self.fold, self.comparison.window, moves=self.o.move) if plan.sets_folder_times else None
+        self.links = isinstance(plan.dst.backend, StoredLinks)
         self.trees = self.dst.features.dirs  # where a name cannot be an object and a folder
         self.unlisted = Unlisted(self.fold)
         self.doubles: dict[bytes, list[str]] = {}  # names of the source that are one at the destination
@@ -169,82 +169,7 @@ class Merge:
                 b = next(targets, None)
         yield from self._settle(None)
 
-    # -- the two listings ----------------------------------------------------------------------------------------------
-
-    def _fold(self) -> Fold:
-        case, form = self.o.ignore_case, self.o.normalize
-        sides = (self.src.features, self.dst.features)
-        return Fold(
-            case=not self.dst.features.case_sensitive if case is None else case,
-            form=any(side.normalizes for side in sides) if form is None else form,
-        )
-
-    def _list(self, side: Side, **more: Any) -> Generator[Entry, None, None]:
-        everything = side is self.dst and self.o.delete_excluded
-        filter = type(self.filter)() if everything else self.filter
-        folders = self.trees and (side is self.dst or self.o.delete or self.o.empty_dirs or self.times is not None)
-        return side.entries(
-            filter,
-            fold=self.fold,
-            folders=folders,
-            resort=self.o.sort_listings,
-            readers=self.o.checkers,
-            pool=self.plan.pool,
-            **more,
-        )
-
-    def _sources(self) -> Generator[Entry, None, None]:
-        follow = self.o.links == "follow"
-        return self._list(
-            self.src,
-            follow=follow,
-            on_error=self._source_failed,
-            on_double=partial(_double, self.doubles),
-            on_marked=self.unlisted.drop,
-        )
-
-    def _targets(self) -> Generator[Entry, None, None]:
-        if self.o.no_traverse:
-            return
-        try:
-            yield from self._list(
-                self.dst,
-                on_error=self._target_failed,
-                on_double=partial(_double, self.twins),
-                on_marked=self.unlisted.keep,
-            )
-        except NotFound:
-            if self.seen.destination_objects:
-                raise  # else there is nothing yet, and what is written first makes it
-
-    def _source_failed(self, error: StorageError) -> None:
-        self._failed(error, self.src, self.unlisted.failed)
-
-    def _target_failed(self, error: StorageError) -> None:
-        self._failed(error, self.dst, self.unlisted.unknown)
-        self.unlisted.hold(self.dst.relative(error.path or ""))
-
-    def _failed(self, error: StorageError, side: Any, folders: set[str]) -> None:
-        folder = self.fold(side.relative(error.path or ""))
-        if not folder:
-            raise error  # all of it
-        if folder not in folders:
-            folders.add(folder)
-            self.seen.note(error)
-
-    def _must_exist(self) -> None:
-        """An empty folder is one thing, a name that nothing has is another."""
-        if self.o.allow_empty_source:
-            return
-        try:
-            next(iter(ops.children(self.src.backend, self.src.prefix)), None)
-        except NotFound as error:
-            raise NotFound(
-                "the source does not exist; allow_empty_source takes it for an empty folder",
-                path=self.src.prefix or None,
-                backend=self.src.backend.name,
-                op="list",
-            ) from error
+    # -- one entry -----------------------------------------------------------------------------------------------------
 
     def _doubled(self) -> Iterator[Action]:
         for names in self.doubles.values():
@@ -252,14 +177,11 @@ class Merge:
                 others = ", ".join(repr(other) for other in names if other != name)
                 yield Action("error", name, f"at the destination this is the same name as {others}: rename one")
 
-    # -- one entry -----------------------------------------------------------------------------------------------------
-
     def _only_source(self, a: Entry) -> Iterator[Item]:
         yield from self._settle(a.key)
         if a.info.is_dir:
             self._source_folder(a)
-            if self.times is not None:
-                self.times.note(a, None)
+            self._note_time(a, None)
             return
         wanted, said = self._is_wanted(a)
         if said is not None:
@@ -290,16 +212,27 @@ class Merge:
             yield from self.end.copy(action)
             return
         waiting = _Waiting(action)
-        for above in self.waiting.above(a.key):
-            above.clash = _BOTH
-        for there, goes in self.files.above(a.key):
+        for other, what in self._in_the_way(self.waiting, a.key):
+            other.clash = _BOTH
+            if what == "link":
+                other.clash = waiting.clash = _ONE_NAME
+        for (there, goes), what in self._in_the_way(self.files, a.key):
             if goes == "stays" or self.o.on_type_clash == "error":
-                waiting.clash = f"{there.path!r} is an object at the destination, not a folder"
+                waiting.clash = f"{there.path!r} is an object at the destination, not a {what}"
                 continue
             waiting.replaces = True
             if goes == "extra":
                 self.end.gives_way(there, f"in the way of {a.path!r}")
         self.waiting.push(a.key, waiting)
+
+    def _in_the_way(self, passed: Passed[T], key: bytes) -> Iterator[tuple[T, str]]:
+        """What was passed of the names for which ``key`` needs a folder; and of the file ``x``, where ``key`` is that
+        of its link ``x.rclonelink`` and the destination has one name for the two."""
+        for value in passed.above(key):
+            yield value, "folder"
+        if self.links and key.endswith(_LINK):
+            for value in passed.at(key[: -len(_LINK)]):
+                yield value, "link"
 
     def _is_wanted(self, a: Entry) -> tuple[bool, Action | None]:
         """Whether the object takes part, and what is to be said if not. One that does not shields what the destination
@@ -333,11 +266,14 @@ class Merge:
                 action = action._replace(kind="error", why="an object at the destination has the name of this folder")
             self.folders.push(a.key[:-1], _Folder(action))
 
+    def _note_time(self, a: Entry, b: Entry | None) -> None:
+        if self.times is not None and self.filter.descends(a.path) and not self.unlisted.is_kept(a.path):
+            self.times.note(a, b)
+
     def _both(self, a: Entry, b: Entry) -> Iterator[Item]:
         yield from self._settle(a.key)
         if a.info.is_dir:
-            if self.times is not None:
-                self.times.note(a, b)
+            self._note_time(a, b)
             for folder in self.folders.above(a.key[:-1]):
                 folder.empty = False
             return
@@ -368,8 +304,8 @@ class Merge:
 
     def _on_both_sides(self, b: Entry) -> None:
         """Whatever is below the name of a new object, the new one is the one too many."""
-        for waiting in self.waiting.above(b.key):
-            waiting.clash = _BOTH
+        for waiting, what in self._in_the_way(self.waiting, b.key):
+            waiting.clash = _BOTH if what == "folder" else _ONE_NAME
         for folder in self.extras.above(b.key):
             folder.empty = False
         self.files.push(b.key, (b, "stays"))
@@ -427,9 +363,9 @@ class Merge:
         stays = hidden or b.key in self.unclear or self._is_shielded(b)
         self.seen.destination_objects += not hidden
         state = "stays" if stays else "extra"
-        for waiting in self.waiting.above(b.key):
+        for waiting, what in self._in_the_way(self.waiting, b.key):
             if stays or self.o.on_type_clash == "error":
-                waiting.clash = "a folder at the destination has this name"
+                waiting.clash = f"a {what} at the destination has this name"
             else:
                 waiting.replaces, state = True, "goes"
                 self.end.gives_way(b, f"in the way of {waiting.action.path!r}")

@@ -23,6 +23,10 @@ class Passed(Generic[T]):
         while names and (key is None or key >= names[-1][1]):
             yield names.pop()[2]
 
+    def at(self, key: bytes) -> list[T]:
+        """The value of the name ``key``."""
+        return [value for head, _, value in self._names if head[:-1] == key]
+
     def above(self, key: bytes) -> list[T]:
         """The values of the names that ``key`` lies below."""
         return [value for head, _, value in self._names if key.startswith(head)]

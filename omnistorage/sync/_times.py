@@ -14,15 +14,16 @@ DIFFERS = "the folder has another time"
 CHANGES = "what is in the folder changes"
 MOST_FOLDERS = 100_000
 """Folders of which it is remembered that something changes in them; with more, all get their times again."""
-_NEW = ("copy", "mkdir")
+_NEW = ("copy", "mkdir", "rename")
 _WITHIN = ("copy", "update", "mkdir", "rename", "delete", "rmdir")
 
 
 class Times:
     """Collects the source's folders while the listings are read, and which of the destination's will change."""
 
-    def __init__(self, fold: Fold, window: timedelta) -> None:
+    def __init__(self, fold: Fold, window: timedelta, *, moves: bool) -> None:
         self._fold, self._window = fold, window
+        self._moves = moves  # the source's folders have other times for what an earlier move took from them
         self._open = Passed[Action]()
         self._folders = Spool()
         self._changed: set[str] = set()  # something directly in them does
@@ -63,7 +64,7 @@ class Times:
             new = action.expect_dst is None and name in self._grown
             if new:
                 self._changed.add(self._fold(parent(action.target)))  # inner ones come first
-            if many or new or name in self._changed or action.why == DIFFERS:
+            if many or new or name in self._changed or (action.why == DIFFERS and not self._moves):
                 yield action
 
     def _note_change(self, action: Action) -> None:

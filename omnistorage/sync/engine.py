@@ -14,7 +14,7 @@ from functools import partial
 from itertools import islice
 
 from ..core import ObjectInfo
-from ..errors import Cancelled, DirectoryNotEmpty, StorageError, SyncError
+from ..errors import Cancelled, DirectoryNotEmpty, PermissionDenied, StorageError, SyncError
 from ..policies import CLOCK, Backoff, CancelScope, Clock, TokenBucket
 from ._pace import Pace
 from .actions import TRANSFERS, Action, Spool
@@ -111,6 +111,7 @@ class _Job:
         self.pace = Pace(threads=True)
         self.ends = None if o.max_duration is None else clock.now() + o.max_duration
         self.limited = o.max_transfer is not None or o.max_duration is not None
+        self.declined = False  # whether ``confirm`` said no
         self.begun = 0  # bytes of the transfers that were begun
 
     # -- without doing it ----------------------------------------------------------------------------------------------
@@ -171,7 +172,10 @@ class _Job:
                 self._not_done(action)
             elif self._is_over(action):
                 return
+            elif action.kind == "dirtime" and self.declined:
+                pass
             elif self.confirm is not None and action.kind != "dirtime" and not self.confirm(action):
+                self.declined = True
                 self.report.skipped += 1
             elif action.kind == "rmdir":
                 self._ended((action,), self._do((action,)))
@@ -205,7 +209,8 @@ class _Job:
         batch = tuple(self.batch)
         if batch:
             self.batch.clear()
-            if not self.pace.threads and (batch[0].size or 0) <= _SMALL:
+            alone = not self.running and all((action.size or 0) <= _SMALL for action in batch)
+            if alone and not self.pace.threads:
                 self._ended(batch, self.pace.run(partial(self._do, batch)))
             else:
                 self.running[pool.submit(copy_context().run, self._do, batch)] = batch
@@ -230,6 +235,8 @@ class _Job:
                 self._count(action, result)
             elif isinstance(result, LimitReached):
                 self._stop(str(result.args[0]))
+            elif isinstance(result, PermissionDenied) and action.kind == "dirtime":
+                self.report.warn("not every folder's time could be set, some belong to others; see no_folder_times")
             elif isinstance(result, DirectoryNotEmpty) and action.kind == "rmdir":
                 pass  # what is kept in it keeps it
             elif not (isinstance(result, Cancelled) and self.scope.cancelled and self.report.stopped):

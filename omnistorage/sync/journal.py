@@ -29,13 +29,14 @@ class Journal:
         self.done: set[int] = set()
         self.bytes = 0
         self.again = False  # whether there was an earlier execution
+        self._dead: set[str] = set()  # executions that do not run any more
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._uploads = folder / "uploads"
         for other in sorted(folder.glob("[0-9]*")):
             self.again = True
             self._read(other)
         # Whoever reads the others' logs locks them for a moment: ours appears when we hold its lock.
-        name = f"{attempt:03d}-{secrets.token_hex(4)}"
+        self._name = name = f"{attempt:03d}-{secrets.token_hex(4)}"
         self._log = SegmentLog(folder / f".{name}", fsync="seal")
         (folder / f".{name}").rename(folder / name)
 
@@ -47,19 +48,28 @@ class Journal:
                 if number not in self.done:
                     self.done.add(number)
                     self.bytes += moved
+            self._dead.add(folder.name)
 
     def note(self, number: int, moved: int) -> None:
         """Action ``number`` was carried out. A journal that cannot be written is no reason to stop."""
         with suppress(StorageError):
             self._log.append(_ENTRY.pack(number, moved))
 
-    def token(self, number: int) -> Mapping[str, Any] | None:
-        """What was noted of the upload of action ``number``."""
-        try:
-            found = json.loads((self._uploads / f"{number}.json").read_bytes())
-        except (OSError, ValueError):
-            return None
-        return found if isinstance(found, dict) else None
+    def take_token(self, number: int) -> Mapping[str, Any] | None:
+        """What an execution that is dead has noted of the upload of action ``number``; to one caller alone."""
+        for path in sorted(self._uploads.glob(f"{number}.*.json")):
+            if path.name.split(".")[1] not in self._dead:
+                continue  # whoever noted it may still send parts
+            mine = path.with_suffix(f".{secrets.token_hex(4)}")
+            try:
+                path.rename(mine)
+                found = json.loads(mine.read_bytes())
+                mine.unlink()
+            except (OSError, ValueError):
+                continue  # somebody was faster
+            if isinstance(found, dict):
+                return found
+        return None
 
     def keep_token(self, number: int, token: Mapping[str, Any]) -> None:
         """Note the upload of action ``number``: whole, or not at all."""
@@ -67,7 +77,7 @@ class Journal:
         with suppress(OSError):
             self._uploads.mkdir(mode=0o700, exist_ok=True)
             new.write_bytes(json.dumps(token).encode())
-            new.replace(self._uploads / f"{number}.json")
+            new.replace(self._uploads / f"{number}.{self._name}.json")
 
     def close(self) -> None:
         self._log.close()

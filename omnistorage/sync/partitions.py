@@ -186,10 +186,10 @@ def execute(
         share = 1 / (workers or getattr(executor, "_max_workers", None) or 1)
         for stage in sorted({part.stage for part in parts}):
             here = [part for part in parts if part.stage == stage]
-            if here[0].group and report.failed and not found["options"].get("ignore_errors"):
-                report.blocked += sum(part.actions for part in parts if part.group == 2)
+            if 0 < here[0].group < 5 and report.failed and not found["options"].get("ignore_errors"):
+                report.blocked += sum(part.actions for part in here if part.group == 2)
                 report.warn("there were errors, so nothing is deleted; ignore_errors deletes all the same")
-                break
+                continue
             whole = True
             for name, result in _stage(folder, where, here, executor, share):
                 _add(report, result)
@@ -329,8 +329,8 @@ class _Manifest(Plan):
             return False
         return verdict in SAME and verdict not in LEFT
 
-    def token(self, action: Action) -> Mapping[str, Any] | None:
-        return None if self._journal is None else self._journal.token(self._numbers[_name(action)])
+    def take_token(self, action: Action) -> Mapping[str, Any] | None:
+        return None if self._journal is None else self._journal.take_token(self._numbers[_name(action)])
 
     @property
     def keeps_tokens(self) -> bool:  # type: ignore[override]

@@ -78,10 +78,8 @@ class Plan(Closes):
             self.dst = Side(dst, "destination")
             self.backup = self._backup()
             if self.options.links == "store":
-                o = self.options
-                keeps = self.backup is not None or o.suffix or o.immutable or o.ignore_existing or o.update
-                store_links(self.src, replaces=False)
-                store_links(self.dst, replaces=not keeps)
+                store_links(self.src)
+                store_links(self.dst)
             self._check()
         except BaseException:
             self.close()
@@ -115,8 +113,8 @@ class Plan(Closes):
     def made(self, action: Action, info: ObjectInfo) -> None:
         """The transfer ``action`` made this object, as the destination shows it. Called from any thread."""
 
-    def token(self, action: Action) -> Mapping[str, Any] | None:
-        """What an earlier run that died has noted of the upload of ``action`` (see ``core.ResumableWrite``)."""
+    def take_token(self, action: Action) -> Mapping[str, Any] | None:
+        """What an earlier run that died has noted of the upload of ``action``, which nobody else gets then."""
         return None
 
     keeps_tokens = False

@@ -6,10 +6,12 @@ just before, which leaves a moment in which somebody else may be faster.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .. import ops
 from .._transfer import Digests, verify
@@ -268,7 +270,10 @@ class Hands(Steps):
         create_only = create_only and seen is None
         read = ReadOptions(if_match=source.etag) if self.src.features.if_match and source.etag else READ
         in_place = self._in_place and read is READ
-        begun, at = self._begun(action)
+        begun, at, noted = self._begun(action)
+        if begun is not None:  # what it was begun with holds, and nothing else
+            create_only = create_only and noted.get("create_only") is True
+            condition = condition if noted.get("if_match") == condition else None
         with begun or nullcontext(), self._opened(source, replace(read, offset=at) if at else read) as reader:
             if in_place and is_fresh(reader.info):
                 pause(TICK.total_seconds(), self.clock, "transfer", action.path)
@@ -276,7 +281,8 @@ class Hands(Steps):
             options = self._write_options(reader.info, source, create_only, condition)
             digests = Digests(reader.info) if self.o.move else None
             with begun or self.dst.backend.open_writer(target, options) as writer:
-                count = self._pump(action, reader, writer, digests, in_place, at)
+                noting = partial(self._noted, action, writer, create_only, condition)
+                count = self._pump(action, reader, writer, digests, in_place, at, noting)
                 try:
                     if in_place:
                         self._must_not_have_changed(reader, source.path)
@@ -290,25 +296,37 @@ class Hands(Steps):
                 self._delete_seen(self.src, source)
         return count - at
 
-    def _begun(self, action: Action) -> tuple[Writer | None, int]:
-        """The upload that a run which died has left, and how many bytes it has. Not of a move, which is held to the
-        digest of all that was read."""
-        token, able = self.plan.token(action), power(self.dst.backend, ResumableWrite)
-        if token is None or able is None or self.o.move or not self.src.features.range_read:
-            return None, 0
-        try:
-            return able.resume_writer(self.dst.key(action.target), token)
-        except (NotFound, ConfigError):
-            return None, 0
+    def _begun(self, action: Action) -> tuple[Writer | None, int, Mapping[str, Any]]:
+        """The upload that a run which died has left, how many bytes it has, and what was noted of it.
 
-    def _noted(self, action: Action, writer: Writer) -> bool:
-        """Whether the plan knows of the upload that ``writer`` has begun, or there is nothing to know."""
+        Not of what is held to a digest of all of it: the beginning is not read again.
+        """
+        able = power(self.dst.backend, ResumableWrite)
+        states = self.o.move or bool(self.src.features.hashes & set(_CHECKED))
+        if able is None or states or not self.plan.keeps_tokens or not self.src.features.range_read:
+            return None, 0, {}
+        noted = self.plan.take_token(action)
+        if noted is None:
+            return None, 0, {}
+        try:
+            writer, at = able.resume_writer(self.dst.key(action.target), noted["upload"])
+        except StorageError as error:
+            if error.transient:
+                raise
+            return None, 0, {}  # it is gone, or not ours to look at
+        except (KeyError, TypeError):
+            return None, 0, {}
+        return writer, at, noted
+
+    def _noted(self, action: Action, writer: Writer, create_only: bool, condition: str | None) -> bool:
+        """Whether the plan knows of the upload that ``writer`` has begun, and of the conditions that the store keeps at
+        its end, or there is nothing to know."""
         able = power(self.dst.backend, ResumableWrite) if self.plan.keeps_tokens else None
         if able is None:
             return True
         token = able.token_of(writer)
         if token is not None:
-            self.plan.keep_token(action, token)
+            self.plan.keep_token(action, {"upload": token, "create_only": create_only, "if_match": condition})
         return token is not None
 
     def _published(
@@ -333,10 +351,12 @@ class Hands(Steps):
     def _opened(self, source: ObjectInfo, options: ReadOptions) -> Reader:
         backend, o = self.src.backend, self.o
         try:
-            if not options.offset and _lanes.suits(backend, source, o.multi_thread_cutoff, o.multi_thread_streams):
-                reader: Reader = _lanes.LaneReader(backend, source, o.multi_thread_streams)
-            else:
-                reader = backend.open_reader(source.path, options)
+            whole = not options.offset and self.bandwidth is None  # ranges would be read ahead of their time
+            reader: Reader | None = None
+            if whole and _lanes.suits(backend, source, o.multi_thread_cutoff, o.multi_thread_streams):
+                with suppress(CapabilityNotSupported):  # its listing knows an etag that its readers do not
+                    reader = _lanes.LaneReader(backend, source, o.multi_thread_streams)
+            reader = reader or backend.open_reader(source.path, options)
         except NotFound as error:
             raise PreconditionFailed(
                 "it is gone from the source since it was listed", path=source.path, op="open_reader"
@@ -349,7 +369,14 @@ class Hands(Steps):
         return reader
 
     def _pump(
-        self, action: Action, reader: Reader, writer: Writer, digests: Digests | None, in_place: bool, at: int
+        self,
+        action: Action,
+        reader: Reader,
+        writer: Writer,
+        digests: Digests | None,
+        in_place: bool,
+        at: int,
+        note: Callable[[], bool],
     ) -> int:
         """Everything behind the first ``at`` bytes; how many there are then."""
         count, noted = at, not self.plan.keeps_tokens
@@ -364,7 +391,7 @@ class Hands(Steps):
                     self.bandwidth.take(len(block))
                 writer.write(block)
                 if not noted:
-                    noted = self._noted(action, writer)
+                    noted = note()
                 if digests is not None:
                     digests.update(block)
                 if self.events:

@@ -82,6 +82,18 @@ class Wrapper(Closes):
         """Whether ``WriteOptions(durable=True)`` can be honoured: the inner backend, which writes, says it."""
         return self.features.write and bool(getattr(self.inner, "durable", False))
 
+    @property
+    def instant(self) -> bool:
+        """Whether a small call costs microseconds, as the inner backend says."""
+        return bool(getattr(self.inner, "instant", False))
+
+    @property
+    def concurrency(self) -> int:
+        """How many ranges of a long object are read at once, where the inner backend does that by itself; else there is
+        no such attribute."""
+        found: int = self.inner.concurrency  # type: ignore[attr-defined]
+        return found
+
     def power_of(self, kind: Callable[..., P]) -> P | None:
         """The answer to ``core.power``."""
         return self if self._inner_power(kind) is not None else None  # type: ignore[return-value]

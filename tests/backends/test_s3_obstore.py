@@ -352,6 +352,8 @@ def test_an_outage_is_refused_connections_and_those_did_nothing(proxy, make):
     store = make(policy=policy(retries=1))
     put(store, "x")
     proxy.__exit__()
+    with pytest.raises(StorageError):
+        ops.read_bytes(store, "x")  # the connection that was kept is noticed to be gone
     with pytest.raises(BackendUnavailable) as caught:
         put(store, "x", overwrite=False)
     assert not isinstance(caught.value, OutcomeUnknown)

@@ -243,6 +243,14 @@ def test_a_short_body_goes_with_its_headers_and_a_long_one_waits_for_a_word():
         send_at_once(params=params)
 
 
+def test_the_sdk_asks_for_a_word_before_a_long_body_alone(proxy, store):
+    for size, waits in ((10, False), ((1 << 20) + 1, True)):
+        proxy.forget()
+        put(store, "x", b"x" * size)
+        assert (b"100-continue" in proxy.heads[0]) is waits
+        assert ops.read_bytes(store, "x") == b"x" * size
+
+
 @pytest.mark.parametrize(
     ("text", "moment"),
     [

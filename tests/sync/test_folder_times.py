@@ -16,6 +16,7 @@ from omnistorage.sync._times import CHANGES, DIFFERS, MOST_FOLDERS
 from omnistorage.sync.partitions import execute, prepare
 
 from ..backends import test_sftp_conformance
+from .stores import failing
 
 OLD = datetime(2020, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 
@@ -107,7 +108,7 @@ def test_whatever_happens_in_a_folder_it_has_its_time_afterwards(tree, change, d
     for path, time in times.items():
         if (source / path).exists():  # as if the change had left no trace in them
             os.utime(source / path, ns=(time, time))
-    settings = {"delete": True, "track_renames": "hash", "max_delete": 10}
+    settings = {"delete": True, "track_renames": "modtime", "max_delete": 10}
     planned = left_to_do(source, target, **settings)
     assert {path for kind, path, why in planned if kind == "dirtime"} == dirty
     assert {why for kind, path, why in planned if kind == "dirtime"} == {CHANGES}
@@ -143,6 +144,23 @@ def _without(pattern):
     return Filter.parse([f"- {pattern}"])
 
 
+def test_a_folder_that_is_spelled_otherwise_at_the_destination_gets_its_time_under_that_name(tmp_path):
+    source, target = tmp_path / "source", tmp_path / "target"
+    write(source, "Photos/Inner/x", age=1)
+    write(target, "PHOTOS/inner/x", age=1)
+    stamp(source / "Photos/Inner", 3)
+    stamp(source / "Photos", 5)
+    assert sync(source, target, ignore_case=True).folder_times == 2
+    by_name = {path.casefold(): time for path, time in folders(source).items()}
+    assert {path.casefold(): time for path, time in folders(target).items()} == by_name
+    write(source, "Photos/Inner/x", "other", age=2)
+    stamp(source / "Photos/Inner", 3)
+    planned = left_to_do(source, target, ignore_case=True)
+    assert planned[1:] == [("dirtime", "Photos/Inner", CHANGES)]
+    assert sync(source, target, ignore_case=True).ok
+    assert left_to_do(source, target, ignore_case=True) == []
+
+
 def test_it_can_be_left_out(tree):
     source, target = tree
     assert sync(source, target, no_folder_times=True).folder_times == 0
@@ -169,6 +187,13 @@ def test_a_folder_that_could_not_be_made_is_no_further_error(tree):
     assert {path: times[path] for path in ("a", "a/b", "e")} == {
         path: time for path, time in folders(source).items() if path in ("a", "a/b", "e")
     }
+
+
+def test_a_folder_into_which_nothing_could_be_put_is_no_further_error(tree):
+    source, target = tree
+    report = sync(failing(LocalBackend(source), "open_reader", None), target, raise_errors=False)
+    assert sorted(failure.path for failure in report.failures) == ["a/b/c/x", "a/y", "d/z", "e/only", "top"]
+    assert folders(target) == {}
 
 
 def test_a_dry_run_sets_nothing(tree):

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from omnistorage import LocalBackend, MemoryBackend, ops
 from omnistorage.core import LIST, ListOptions, ReadOptions, WriteOptions
 from omnistorage.errors import AlreadyExists, CorruptData, InvalidPath, NotFound, StorageError
-from omnistorage.sync import Plan, SyncOptions, check, copy, move, sync
+from omnistorage.sync import Filter, Plan, SyncOptions, check, copy, move, sync
 from omnistorage.sync._links import SUFFIX, StoredLinks
 from omnistorage.sync.partitions import execute, prepare
+from omnistorage.sync.transfer import Hands
 
 from ..backends import test_s3, test_sftp_conformance
 
@@ -98,27 +99,113 @@ def test_changed_and_removed_links_follow(tree, tmp_path):
     assert left_to_do(tree, target, delete=True) == []
 
 
-def test_a_link_and_a_file_replace_each_other(tree, tmp_path):
-    target = tmp_path / "target"
-    sync(tree, target, **STORE)
+REPLACE = {"delete": True, "max_delete": "100%", "on_type_clash": "replace", **STORE}
+
+
+def swap(tree):
+    """The link ``up`` becomes a file, the file ``plain`` a link."""
     (tree / "up").unlink()
     (tree / "up").write_text("a file now")
     (tree / "plain").unlink()
     os.symlink("up", tree / "plain")
-    assert sync(tree, target, delete=True, **STORE).ok
+
+
+def test_a_link_and_a_file_replace_each_other_where_that_is_meant(tree, tmp_path):
+    target = tmp_path / "target"
+    sync(tree, target, **STORE)
+    swap(tree)
+    assert sync(tree, target, **REPLACE).ok
     assert seen(target) == seen(tree)
-    assert left_to_do(tree, target, delete=True) == []
+    with Plan(tree, target, **REPLACE) as made:
+        assert list(made) == []
 
 
-def test_what_is_to_be_kept_is_not_replaced_by_its_other_kind(tree, tmp_path):
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"delete": True},
+        {"delete": True, "on_type_clash": "replace", "max_delete": 0},
+        {"delete": True, "on_type_clash": "replace", "max_delete_size": 0},
+        {
+            "on_type_clash": "replace",
+            "immutable": True,
+            "delete": False,
+            "filter": Filter.parse(["- /up*", "- /plain"]),
+        },
+    ],
+)
+def test_a_link_and_a_file_of_one_name_leave_each_other_alone_otherwise(tree, tmp_path, settings):
+    target = tmp_path / "target"
+    sync(tree, target, **STORE)
+    before = seen(target)
+    swap(tree)
+    planned = [kind for kind, path in left_to_do(tree, target, **settings) if path.startswith(("up", "plain"))]
+    assert "copy" not in planned
+    report = sync(tree, target, raise_errors=False, **settings, **STORE)
+    assert report.failed >= 1
+    after = seen(target)
+    assert {name: after[name] for name in ("up", "plain")} == {name: before[name] for name in ("up", "plain")}
+
+
+def test_what_is_replaced_by_its_other_kind_goes_to_the_backup(tree, tmp_path):
     target, kept = tmp_path / "target", tmp_path / "kept"
     sync(tree, target, **STORE)
-    (tree / "plain").unlink()
-    os.symlink("up", tree / "plain")
-    for more in ({"backup_dir": kept}, {"immutable": True}, {"ignore_existing": True}, {"update": True}):
-        report = sync(tree, target, delete=True, raise_errors=False, **more, **STORE)
-        assert [failure.path for failure in report.failures] == ["plain" + SUFFIX], more
-        assert (target / "plain").read_text() == "plain"
+    swap(tree)
+    assert sync(tree, target, backup_dir=kept, **REPLACE).ok
+    assert seen(target) == seen(tree)
+    assert (kept / "plain").read_text() == "plain"
+    assert (kept / ("up" + SUFFIX)).read_text() == "folder/file"
+
+
+def test_what_comes_in_the_way_behind_the_plan_stays(tmp_path):
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir()
+    target.mkdir()
+    os.symlink("somewhere", source / "link")
+    (source / "file").write_text("ours")
+    with Plan(source, target, **STORE) as made:
+        actions = list(made)
+        (target / "link").write_text("theirs")
+        os.symlink("their target", target / "file")
+        assert [action.kind for action in actions] == ["copy", "copy"]
+        hands = Hands(made)
+        for action in actions:
+            with pytest.raises(AlreadyExists):
+                hands.do(action)
+    assert (target / "link").read_text() == "theirs"
+    assert os.readlink(target / "file") == "their target"
+
+
+def test_a_link_and_a_file_of_one_name_in_a_bucket_are_both_reported(tmp_path):
+    store, target = MemoryBackend(dirs=False), tmp_path / "target"
+    for name, data in (("x", b"file"), ("x!", b"between"), ("x" + SUFFIX, b"link"), ("y", b"y")):
+        ops.write_bytes(store, name, data)
+    for _ in range(2):
+        report = copy(store, target, raise_errors=False, **STORE)
+        assert sorted(failure.path for failure in report.failures) == ["x", "x" + SUFFIX]
+        assert sorted(os.listdir(target)) == ["x!", "y"]
+
+
+def test_the_time_of_a_folder_is_not_set_through_a_link(tree, tmp_path):
+    target = tmp_path / "target"
+    (target / "other").mkdir(parents=True)
+    os.utime(target / "other", (1_500_000_000, 1_500_000_000))
+    os.symlink("other", target / "folder")
+    report = sync(tree, target, raise_errors=False, **STORE)
+    assert report.failed >= 1
+    assert (target / "other").stat().st_mtime == 1_500_000_000
+
+
+def test_a_link_under_another_name_is_made_there(tree, tmp_path):
+    target = tmp_path / "target"
+    sync(tree, target, **STORE)
+    (tree / "up").rename(tree / "down")
+    (tree / "plain").rename(tree / "plainer")
+    report = sync(tree, target, delete=True, track_renames="modtime", **STORE)
+    assert report.ok
+    assert seen(target) == seen(tree)
+    assert left_to_do(tree, target, delete=True) == []
 
 
 def test_a_move_takes_links_along(tree, tmp_path):
@@ -266,7 +353,7 @@ def test_the_view_reads_links_as_files(view):
     with view.open_reader("up" + SUFFIX, ReadOptions(offset=7, length=2)) as reader:
         assert reader.read() == b"fi"
     assert view.exists("up" + SUFFIX)
-    assert not view.exists("plain" + SUFFIX)
+    assert view.exists("plain" + SUFFIX), "its name is taken"
     assert view.stat("up" + SUFFIX).size == 11
     with pytest.raises(NotFound):
         view.stat("plain" + SUFFIX)
@@ -274,7 +361,7 @@ def test_the_view_reads_links_as_files(view):
     for call in (view.stat, view.open_reader):
         with pytest.raises(NotFound):
             call("up")  # its name is another one
-    assert not view.exists("up")
+    assert view.exists("up"), "its name is taken"
     assert view.delete("up") is False
     assert view.exists("up" + SUFFIX)
 
@@ -293,6 +380,12 @@ def test_the_view_writes_links_whole_or_not_at_all(view, tree):
         writer.write(b"get")
     assert writer.result.size == 6
     assert os.readlink(tree / "new") == "target"
+    writer = view.open_writer("huge" + SUFFIX)
+    with pytest.raises(InvalidPath):
+        for _ in range(100):  # not all of it is held before somebody says so
+            assert writer.write(b"x" * 1000) == 1000
+    writer.abort()
+    assert not os.path.lexists(tree / "huge")
     with pytest.raises(StorageError):
         writer.write(b"more")
     with pytest.raises(AlreadyExists):

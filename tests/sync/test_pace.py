@@ -25,7 +25,7 @@ def test_three_calls_in_a_row_that_wait_go_to_threads_and_stay_there(monkeypatch
         return run
 
     pace = Pace(threads=False)
-    for wall, cpu in ((1, 0.9), (5, 0.1), (5, 0.1), (1, 0.6), (5, 0.1), (5, 0.1)):
+    for wall, cpu in ((1, 0.9), (5, 2.4), (5, 0.1), (1, 0.6), (5, 0.1), (5, 2.4)):
         assert pace.run(call(wall, cpu)) == "done"
         assert not pace.threads
     pace.run(call(5, 0.1))

@@ -107,7 +107,7 @@ def test_a_sync_between_names_of_one_store_is_refused_but_not_one_with_its_tiers
         (Nowhere(Prefix(store, "d")), store),
     ):
         for verb in (sync, copy):
-            with pytest.raises(ConfigError, match="are one place|overlap"):
+            with pytest.raises(ConfigError, match=r"are one place|overlap"):
                 verb(src, dst)
     assert set(held(store)) == {"f", "d/g"}
     other = memory()

@@ -434,7 +434,7 @@ def test_go_s8_a_file_onto_itself_loses_nothing(tmp_path):
 
 def test_go_s8_a_move_of_a_place_onto_itself_is_refused(store):
     both = fill(store(), "a")
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError, match="are one place"):
         move(both, both)
     assert set(held(both)) == {"a"}
 
