@@ -58,12 +58,12 @@ class SyncOptions:
     ``backup_dir`` or ``suffix`` keep what is replaced and deleted; ``track_renames`` (any of ``hash modtime leaf``).
 
     **Transferring.** ``transfers`` and ``checkers`` at a time; ``multi_thread_streams`` ranges at a time of an object
-    from ``multi_thread_cutoff`` bytes on, 8 MiB each, where a store's own reader does not do the same (those of S3, GCS
-    and Azure do, always); ``backlog`` actions planned ahead; ``check_first``;
-    ``order_by`` (``size name modtime mixed``, with ``,desc``); ``bwlimit`` in bytes a second, or a timetable (see
-    ``limits``); ``tpslimit`` in operations a second; ``retries`` of an entry; ``max_transfer`` in bytes and
-    ``max_duration`` in seconds with ``cutoff`` (``hard``: break off, ``soft``: finish what runs, ``cautious``: begin
-    nothing that would pass the limit).
+    from ``multi_thread_cutoff`` bytes on, 8 MiB each, where a store has etags of content and its own reader does not do
+    the same (those of S3, GCS and Azure do, always), and without ``bwlimit``; ``backlog`` actions planned ahead;
+    ``check_first``; ``order_by`` (``size name modtime mixed``, with ``,desc``); ``bwlimit`` in bytes a second, or a
+    timetable (see ``limits``); ``tpslimit`` in operations a second; ``retries`` of an entry; ``max_transfer`` in bytes
+    and ``max_duration`` in seconds with ``cutoff`` (``hard``: break off, ``soft``: finish what runs, ``cautious``:
+    begin nothing that would pass the limit).
     """
 
     compare: str | Compare = "default"

@@ -131,8 +131,9 @@ def test_a_folder_of_which_nothing_arrives_is_not_made_for_its_time(tree):
     assert report.folder_times == 4
     assert not (target / "e").exists()
     (source / "empty").mkdir()
-    sync(source, target)
+    assert sync(source, target).folder_times == 1, "that of e, which comes now"
     assert not (target / "empty").exists()
+    assert left_to_do(source, target) == []
     stamp(source / "empty", 5)
     assert sync(source, target, empty_dirs=True).made == 1
     assert folders(target) == folders(source)
