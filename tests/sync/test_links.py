@@ -398,6 +398,15 @@ def test_the_view_writes_links_whole_or_not_at_all(view, tree):
         view.mkdir("to-folder/x")
 
 
+def test_the_view_gives_a_name_to_one_kind_alone(view, tree):
+    for path in ("up", "plain" + SUFFIX):
+        for options in (WriteOptions(), WriteOptions(overwrite=False)):
+            with pytest.raises(AlreadyExists):
+                ops.write_bytes(view, path, b"x", options)
+    assert os.readlink(tree / "up") == "folder/file"
+    assert (tree / "plain").read_text() == "plain"
+
+
 @given(st.text(st.characters(exclude_characters="\0"), min_size=1, max_size=50))
 def test_any_target_comes_back(tmp_path_factory, target):
     root = tmp_path_factory.mktemp("links")
