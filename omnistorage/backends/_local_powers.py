@@ -83,6 +83,7 @@ class LocalPowers(BackendBase):
         """Under a hidden name first, so that what appears has its time; renamed, or linked where nothing may go."""
         os_, at, temporary = self._os, folder.fd, new_temporary()
         os_.symlink(target, temporary, dir_fd=at)
+        renamed = False
         try:
             if modified_at is not None:
                 times = nanoseconds(modified_at)
@@ -90,18 +91,16 @@ class LocalPowers(BackendBase):
             found = os_.stat(temporary, dir_fd=at, follow_symlinks=False)
             if overwrite:
                 os_.rename(temporary, leaf, src_dir_fd=at, dst_dir_fd=at)
-                return info_of(path, found)
-            os_.link(temporary, leaf, src_dir_fd=at, dst_dir_fd=at, follow_symlinks=False)
+                renamed = True
+            else:
+                os_.link(temporary, leaf, src_dir_fd=at, dst_dir_fd=at, follow_symlinks=False)
         except FileExistsError as error:
-            self._forget(temporary, at)
             raise AlreadyExists("an object has this name", path=path, op="make_link", backend=NAME) from error
         except IsADirectoryError as error:
-            self._forget(temporary, at)
             raise is_folder_error(path, "make_link", NAME) from error
-        except BaseException:
-            self._forget(temporary, at)
-            raise
-        self._forget(temporary, at)
+        finally:
+            if not renamed:
+                self._forget(temporary, at)
         return info_of(path, found)
 
     def _forget(self, temporary: str, at: int) -> None:

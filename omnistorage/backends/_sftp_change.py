@@ -185,18 +185,18 @@ class Changes(BackendBase):
                 raise AlreadyExists("an object has this name", path=path, op=op, backend=NAME)
         return found
 
-    def publish(self, path: str, temporary: bytes, info: ObjectInfo, *, overwrite: bool) -> None:
+    def publish(self, path: str, temporary: bytes, info: ObjectInfo, *, overwrite: bool, op: str = "close") -> None:
         """Give the closed ``temporary`` the name ``path``."""
         attempt = Attempt()
 
         def run(_: Link, session: Session) -> None:
             final = self._place.full(session, path)
             if overwrite:
-                self._replace(session, temporary, final, info, "close", attempt)
-            elif self._create(session, temporary, final, info, "close", attempt):
+                self._replace(session, temporary, final, info, op, attempt)
+            elif self._create(session, temporary, final, info, op, attempt):
                 self._remove_quietly(session, temporary)
 
-        self._change("close", path, attempt, run)
+        self._change(op, path, attempt, run)
 
     def _replace(self, session: Session, old: bytes, new: bytes, info: ObjectInfo, op: str, attempt: Attempt) -> None:
         """Rename onto whatever file is there."""

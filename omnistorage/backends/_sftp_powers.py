@@ -12,7 +12,6 @@ from datetime import datetime
 from ..core import ObjectInfo, check_time
 from ..errors import CapabilityNotSupported, InvalidPath, NotFound
 from ..paths import check_key, check_new, parent, sort_key
-from ._sftp_change import Attempt
 from ._sftp_connect import Link
 from ._sftp_folders import Folders
 from ._sftp_settings import NAME
@@ -78,17 +77,8 @@ class Powers(Folders):
         temporary, info = self._ask(
             "make_link", path, lambda _, session: self._new_link(session, path, raw, mtime, overwrite)
         )
-        attempt = Attempt()
-
-        def publish(_: Link, session: Session) -> None:
-            final = self._place.full(session, path)
-            if overwrite:
-                self._replace(session, temporary, final, info, "make_link", attempt)
-            elif self._create(session, temporary, final, info, "make_link", attempt):
-                self._remove_quietly(session, temporary)
-
         try:
-            self._change("make_link", path, attempt, publish)
+            self.publish(path, temporary, info, overwrite=overwrite, op="make_link")
         except BaseException:
             self.leftovers.append(temporary)
             raise

@@ -143,6 +143,11 @@ def _refuse_delete(settings: dict[str, Any], verb: str) -> None:
         raise ConfigError(f"{verb} deletes nothing at the destination: use sync")
 
 
+def _must_list(settings: dict[str, Any], one_way: bool) -> None:
+    if settings.get("no_traverse") and not one_way:
+        raise ConfigError("no_traverse does not see what only the destination has: set one_way as well")
+
+
 def check(
     src: Place,
     dst: Place,
@@ -156,6 +161,7 @@ def check(
     """Compare two places and change nothing. ``one_way``: what only ``dst`` has does not matter; ``download``: read
     both sides and compare the bytes. Each of ``listeners`` is called with a sign (``= - + * !``), a path and a reason
     for every object. ``report``, a path or a binary file, gets all of it as one HTML page."""
+    _must_list(settings, one_way)
     settings = {"allow_empty_source": True, **settings, "ignore_errors": True, "max_delete": "100%"}
     with Plan(src, dst, list_equal=True, delete=not one_way, **settings) as made:
         if report is None:
@@ -194,6 +200,7 @@ def check_sums(
     for name in _BOUNDS:
         if getattr(settings.get("filter"), name, None):
             raise ConfigError(f"{name}: a sum file says nothing but names and digests, so filter by names alone")
+    _must_list(settings, one_way)
     with ExitStack() as stack:
         if not isinstance(sums, SumFile):
             backend, path = locate(sums)

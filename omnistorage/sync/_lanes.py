@@ -21,19 +21,12 @@ LANE = 8 << 20
 def suits(backend: ExtendedBackend, info: ObjectInfo, cutoff: int, streams: int) -> bool:
     """Whether ``info`` is read this way. What has no strong etag could be of several versions, and that of a file is
     made of its size and time."""
-    by_itself = getattr(backend, "instant", False) or hasattr(backend, "concurrency")
+    if info.size is None or info.size < max(cutoff, 2 * LANE) or streams < 2:
+        return False  # nearly everything, and the cheapest to ask
     features = backend.features
-    return (
-        streams > 1
-        and not by_itself
-        and not features.dirs
-        and features.range_read
-        and features.lazy_read
-        and info.size is not None
-        and info.size >= max(cutoff, 2 * LANE)
-        and info.etag is not None
-        and not info.etag.startswith("W/")
-    )
+    by_itself = getattr(backend, "instant", False) or hasattr(backend, "concurrency")
+    readable = features.range_read and features.lazy_read and not features.dirs
+    return readable and not by_itself and info.etag is not None and not info.etag.startswith("W/")
 
 
 class LaneReader(Closes):

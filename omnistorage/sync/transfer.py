@@ -89,6 +89,10 @@ class Hands(Steps):
             self.backup = self.dst
         # Whether an object of the source can be written to while it is read.
         self._in_place = self.src.features.dirs or not self.src.features.atomic_write
+        # What is held to a digest of all of it is not gone on with: its beginning is not read again.
+        whole = self.o.move or not self.src.features.hashes.isdisjoint(_CHECKED) or not self.src.features.range_read
+        resumes = self.plan.keeps_tokens and not whole
+        self._resumable = power(self.dst.backend, ResumableWrite) if resumes else None
         self._too_long: float = inf  # the size from which a store does not keep its conditions
 
     def do(self, action: Action) -> int:
@@ -297,19 +301,12 @@ class Hands(Steps):
         return count - at
 
     def _begun(self, action: Action) -> tuple[Writer | None, int, Mapping[str, Any]]:
-        """The upload that a run which died has left, how many bytes it has, and what was noted of it.
-
-        Not of what is held to a digest of all of it: the beginning is not read again.
-        """
-        able = power(self.dst.backend, ResumableWrite)
-        states = self.o.move or bool(self.src.features.hashes & set(_CHECKED))
-        if able is None or states or not self.plan.keeps_tokens or not self.src.features.range_read:
-            return None, 0, {}
-        noted = self.plan.take_token(action)
-        if noted is None:
+        """The upload that a run which died has left, how many bytes it has, and what was noted of it."""
+        noted = None if self._resumable is None else self.plan.take_token(action)
+        if self._resumable is None or noted is None:
             return None, 0, {}
         try:
-            writer, at = able.resume_writer(self.dst.key(action.target), noted["upload"])
+            writer, at = self._resumable.resume_writer(self.dst.key(action.target), noted["upload"])
         except StorageError as error:
             if error.transient:
                 raise
@@ -321,10 +318,9 @@ class Hands(Steps):
     def _noted(self, action: Action, writer: Writer, create_only: bool, condition: str | None) -> bool:
         """Whether the plan knows of the upload that ``writer`` has begun, and of the conditions that the store keeps at
         its end, or there is nothing to know."""
-        able = power(self.dst.backend, ResumableWrite) if self.plan.keeps_tokens else None
-        if able is None:
+        if self._resumable is None:
             return True
-        token = able.token_of(writer)
+        token = self._resumable.token_of(writer)
         if token is not None:
             self.plan.keep_token(action, {"upload": token, "create_only": create_only, "if_match": condition})
         return token is not None
@@ -379,7 +375,7 @@ class Hands(Steps):
         note: Callable[[], bool],
     ) -> int:
         """Everything behind the first ``at`` bytes; how many there are then."""
-        count, noted = at, not self.plan.keeps_tokens
+        count, noted = at, self._resumable is None
         # Whether it grew is looked at afterwards. Some files say that they are empty and are not.
         enough = reader.info.size or None if in_place else None
         try:

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from omnistorage import LocalBackend, MemoryBackend, NotFound, StorageError
-from omnistorage.sync import Filter, check
+from omnistorage import ConfigError, LocalBackend, MemoryBackend, NotFound, StorageError
+from omnistorage.sync import Filter, check, check_sums
 
 from .stores import Acting, HalfListed, Locked, bucket, failing, fill, held, listing, memory, put
 
@@ -203,3 +203,15 @@ def test_a_check_with_many_readers_keeps_the_order_of_the_names():
     assert said == names
     assert report.match == 200
     assert held(src) == held(dst)
+
+
+def test_what_only_the_destination_has_is_not_seen_without_its_listing(tmp_path):
+    (tmp_path / "SHA256SUMS").write_text(f"{'0' * 64}  a\n")
+    store = fill(memory(), "a")
+    for call in (
+        lambda **more: check(store, memory(), **more),
+        lambda **more: check_sums(tmp_path / "SHA256SUMS", store, **more),
+    ):
+        with pytest.raises(ConfigError, match="set one_way as well"):
+            call(no_traverse=True)
+        assert not call(no_traverse=True, one_way=True).in_sync
