@@ -52,7 +52,7 @@ _NAMES = {
     "records": ("RecordReader", "RecordWriter", "open_records"),
     "registry": ("open_backend", "register_backend"),
     "secret": ("Secret",),
-    "multi": ("Tier", "TieredBackend"),
+    "multi": ("MultiBackend", "MultiWriter", "Target", "Tier", "TieredBackend"),
     "store": ("Capability", "CompositeStore", "ProxyStore", "Registry", "RemotePath", "Store", "open", "open_store"),
     "streams": ("as_file",),
 }  # fmt: skip
@@ -87,6 +87,9 @@ if TYPE_CHECKING:
     from .formats.length_prefixed import LengthPrefixed as LengthPrefixed
     from .formats.lines import Lines as Lines
     from .formats.ndjson import Ndjson as Ndjson
+    from .multi import MultiBackend as MultiBackend
+    from .multi import MultiWriter as MultiWriter
+    from .multi import Target as Target
     from .multi import Tier as Tier
     from .multi import TieredBackend as TieredBackend
     from .probing import probe as probe

@@ -44,6 +44,7 @@ _TABLE = Table(
         "sqlite": "omnistorage.backends.sql_blob:SQLBlobBackend",
         "s3": "omnistorage.backends.s3:S3Backend",
         "sftp": "omnistorage.backends.sftp:SFTPBackend",
+        "multi": "omnistorage.multi.mirrored:MultiBackend",
         "tiered": "omnistorage.multi.tiered:TieredBackend",
     },
 )

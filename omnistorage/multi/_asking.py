@@ -1,4 +1,4 @@
-"""How several tiers are asked at once: the fastest answer, or the one that enough of them give. Imports floors 0 and
+"""How several places are asked at once: the fastest answer, or the one that enough of them give. Imports floors 0 and
 2."""
 
 from __future__ import annotations
@@ -6,44 +6,45 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextvars import copy_context
 from queue import SimpleQueue
 from typing import Generic, TypeVar
 
 from .. import ops
 from ..core import ExtendedBackend, ObjectInfo, ReadOptions
 from ..digests import new_hash
-from ..errors import CorruptData, InvalidPath, NotFound
+from ..errors import BackendUnavailable, CorruptData, InvalidPath, NotFound, OutcomeUnknown
 from ..paths import check_key
 from ..policies import CancelScope, Waiter, wait
-from .tiers import Place, named
+from ._crew import CREW, Crew, Turn
+from .tiers import Place, named, told
 
 T = TypeVar("T")
 MISSES = (NotFound, InvalidPath)
 
 
 class _Attempt(Generic[T]):
-    """One call on one tier, in a thread of its own."""
+    """One call on one place, in a thread of its own."""
 
-    def __init__(self, place: Place, call: Callable[[Place], T], done: Callable[[_Attempt[T]], None]) -> None:
+    def __init__(
+        self, place: Place, call: Callable[[Place], T], done: Callable[[_Attempt[T]], None], crew: Crew = CREW
+    ) -> None:
         self.place = place
         self.scope = CancelScope()
+        self.over = False
         self.answer: T | None = None
         self.error: BaseException | None = None
 
-        def run() -> None:
+        def run() -> bool:
             try:
                 with self.scope, named(place):
                     self.answer = call(place)
             except BaseException as error:  # raised again where it is waited for
                 self.error = error
+            self.over = True
             done(self)
+            return False
 
-        context = copy_context()  # deadlines and outer scopes hold there, too
-        try:
-            threading.Thread(target=lambda: context.run(run), name=f"omnistorage-{place.name}", daemon=True).start()
-        except RuntimeError:  # the system gives no more threads: who asks does it
-            run()
+        self.turn = crew.start(run, Waiter())  # deadlines and outer scopes hold there, too
 
 
 def race(
@@ -99,27 +100,48 @@ def race(
         errors.clear()
 
 
-def ask_all(places: Sequence[Place], op: str, path: str, call: Callable[[Place], T]) -> list[T | BaseException]:
-    """The answers of all, or the errors in their places, in the order of the tiers."""
-    left = len(places)
-    lock, wake = threading.Lock(), Waiter()
+def ask_all(
+    places: Sequence[Place],
+    op: str,
+    path: str,
+    call: Callable[[Place], T],
+    *,
+    enough: int | None = None,
+    late: float | None = None,
+    crew: Crew = CREW,
+    on_late: Callable[[Place, Turn], None] = lambda place, turn: None,
+) -> list[T | BaseException]:
+    """The answers of all, or the errors in their places, in the order of the places. Who is ``late`` seconds behind
+    ``enough`` good answers is cancelled and not waited for: ``OutcomeUnknown``, and ``on_late`` is told."""
+    wake = Waiter()
+    attempts = [_Attempt(place, call, lambda _: wake.set(), crew) for place in places]
 
-    def done(_: _Attempt[T]) -> None:
-        nonlocal left
-        with lock:
-            left -= 1
-            if not left:
-                wake.set()
+    def all_over() -> bool:
+        return all(attempt.over for attempt in attempts)
 
-    attempts = [_Attempt(place, call, done) for place in places]
+    def some() -> bool:
+        return all_over() or sum(one.over and one.error is None for one in attempts) >= (enough or 0)
+
     try:
-        while left:
-            wait(wake, op=op, path=path)
+        crew.wait(wake, all_over if late is None else some, None, op, path)
+        if late is not None:
+            crew.wait(wake, all_over, late, op, path)
     except BaseException:
         for attempt in attempts:
             attempt.scope.cancel()
         raise
-    return [attempt.error if attempt.error is not None else attempt.answer for attempt in attempts]  # type: ignore[misc]
+    answers: list[T | BaseException] = []
+    for attempt in attempts:
+        if not attempt.over:
+            attempt.scope.cancel()
+            on_late(attempt.place, attempt.turn)
+            why = f"given up: the others were done more than {late or 0:g} s before"
+            answers.append(
+                told(OutcomeUnknown(why, path=path, op=op, backend=attempt.place.backend.name), attempt.place)
+            )
+        else:
+            answers.append(attempt.error if attempt.error is not None else attempt.answer)  # type: ignore[arg-type]
+    return answers
 
 
 # --- agreement --------------------------------------------------------------------------------------------------------
@@ -151,8 +173,12 @@ def agreed(places: Sequence[Place], needed: int, op: str, path: str) -> tuple[Pl
     ``CorruptData`` if no such number agrees on anything, naming what each says; another error if too many cannot be
     asked."""
     check_key(path, op=op)
-    infos = ask_all(places, op, path, lambda place: info_of(place.backend, path))
-    there = [info for info in infos if isinstance(info, ObjectInfo)]
+    if len(places) < needed:
+        why = f"{needed} {places[0].word}s are to agree, and only {len(places)} are up to date: repair() the others"
+        raise BackendUnavailable(why, path=path, op=op)
+    asked = ask_all(places, op, path, lambda place: info_of(place.backend, path))
+    infos = {place.index: info for place, info in zip(places, asked, strict=True)}
+    there = [info for info in asked if isinstance(info, ObjectInfo)]
     stated = set.intersection(*(set(info.hashes or ()) for info in there)) if there else set()
     algorithm = next((name for name in ("sha256", "md5", "crc32c") if name in stated), None)
 
@@ -167,25 +193,26 @@ def agreed(places: Sequence[Place], needed: int, op: str, path: str) -> tuple[Pl
     votes: dict[int, Vote] = {}
     errors: list[BaseException] = []
     answers = [] if not there else ask_all(places, op, path, vote)
-    for index, answer in enumerate(answers or infos):
+    for place, answer in zip(places, answers or asked, strict=True):
         if isinstance(answer, MISSES):
-            votes[index] = ABSENT
+            votes[place.index] = ABSENT
         elif isinstance(answer, BaseException):
             errors.append(answer)
         else:
-            votes[index] = answer  # type: ignore[assignment]
+            votes[place.index] = answer  # type: ignore[assignment]
     (best, count), *_ = [*Counter(votes.values()).most_common(1), (ABSENT, 0)]
     if count < needed:
         if count + len(errors) >= needed or not votes:
             raise errors[0]
-        said = ", ".join(f"{places[index].name} {_said(vote)}" for index, vote in sorted(votes.items()))
-        raise CorruptData(f"no {needed} of {len(places)} tiers agree: {said}", path=path, op=op)
+        said = ", ".join(f"{place.name} {_said(votes[place.index])}" for place in places if place.index in votes)
+        raise CorruptData(f"no {needed} of {len(places)} {places[0].word}s agree: {said}", path=path, op=op)
     if best == ABSENT:
-        raise NotFound(f"{count} of {len(places)} tiers agree that there is no such object", path=path, op=op)
-    first = next(index for index, one in sorted(votes.items()) if one == best)
-    info = infos[first]
+        why = f"{count} of {len(places)} {places[0].word}s agree that there is no such object"
+        raise NotFound(why, path=path, op=op)
+    first = next(place for place in places if votes.get(place.index) == best)
+    info = infos[first.index]
     assert isinstance(info, ObjectInfo)
-    return places[first], info, best
+    return first, info, best
 
 
 def _said(vote: Vote) -> str:
@@ -200,10 +227,10 @@ class Checked:
 
     def took(self, data: bytes) -> None:
         if self._over:
-            raise CorruptData("there are more bytes than the tiers agreed on", path=self._path, op="read")
+            raise CorruptData("there are more bytes than was agreed on", path=self._path, op="read")
         self._digest.update(data)
 
     def ended(self, whole: bool) -> None:
         self._over = True
         if whole and self._digest.hexdigest() != self._vote[1]:
-            raise CorruptData("the bytes are not those that the tiers agreed on", path=self._path, op="read")
+            raise CorruptData("the bytes are not those that were agreed on", path=self._path, op="read")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 from ..core import LIST, READ, ListOptions, ObjectInfo, Reader, ReadOptions, Versions, WriteOptions
 from ..errors import NotFound, PreconditionFailed, StorageError
 from ..paths import check_prefix
 from ._asking import Checked, agreed, ask_all, info_of, race
-from ._listing import union, union_dir
+from ._listing import Owned, Shows, union, union_dir
 from ._routing import Routing
 from ._streams import Promotion, SkippingReader, TierReader, WatchedReader
 from .tiers import Place, named
@@ -31,7 +31,7 @@ class Reading(Routing):
             return self._open_what_was_shown(path, options, options.if_none_match)
         if self.read == "race":
             opened = race(
-                self.places,
+                self.candidates(path),
                 "open_reader",
                 path,
                 lambda place: self._open(place, path, options),
@@ -52,7 +52,7 @@ class Reading(Routing):
         mirror has, does not break a reader that goes on."""
         place = self._named_by(wanted)
         if place is None:
-            raise PreconditionFailed("no tier shows this etag", path=path, backend=self.name, op="open_reader")
+            raise PreconditionFailed(f"no {self.word} shows this etag", path=path, backend=self.name, op="open_reader")
         with named(place):
             return self._open(place, path, options)
 
@@ -82,7 +82,7 @@ class Reading(Routing):
 
     def _version(self, place: Place, path: str, version: str | None) -> str | None:
         if version is not None and not version.startswith(place.head):
-            raise NotFound("no such version in this tier", path=path, backend=self.name, op="open_reader")
+            raise NotFound(f"no such version in this {self.word}", path=path, backend=self.name, op="open_reader")
         return place.token(version, path, "open_reader")
 
     def _promoting(self, reader: TierReader, place: Place, path: str) -> Reader:
@@ -108,7 +108,7 @@ class Reading(Routing):
         return WatchedReader(reader, promotion.took, promotion.ended, info.size)
 
     def _agreed_reader(self, path: str, options: ReadOptions) -> Reader:
-        place, info, vote = agreed(self.places, self._needed, "open_reader", path)
+        place, info, vote = agreed(self.candidates(path), self._needed, "open_reader", path)
         etag = None if info.etag is None else place.head + info.etag
         if options.if_none_match is not None and options.if_none_match == etag:
             raise PreconditionFailed(f"the object's etag is {etag!r}", path=path, backend=self.name, op="open_reader")
@@ -122,7 +122,7 @@ class Reading(Routing):
     def exists(self, path: str) -> bool:
         if self.mode == "match" or self.read != "quorum":
             return self._exists(path)
-        answers = ask_all(self.places, "exists", path, lambda place: place.backend.exists(path))
+        answers = ask_all(self.candidates(path), "exists", path, lambda place: place.backend.exists(path))
         for truth in (True, False):
             if answers.count(truth) >= self._needed:
                 return truth
@@ -130,7 +130,9 @@ class Reading(Routing):
         raise (
             errors[0]
             if errors
-            else StorageError("the tiers do not agree whether it is there", path=path, backend=self.name, op="exists")
+            else StorageError(
+                f"the {self.word}s do not agree whether it is there", path=path, backend=self.name, op="exists"
+            )
         )
 
     def _exists(self, path: str) -> bool:
@@ -141,7 +143,7 @@ class Reading(Routing):
 
         try:
             if self.read == "race":
-                race(self.places, "exists", path, ask, lambda _: None)
+                race(self.candidates(path), "exists", path, ask, lambda _: None)
             else:
                 self._first("exists", path, ask)
         except NotFound:
@@ -150,7 +152,7 @@ class Reading(Routing):
 
     def stat(self, path: str) -> ObjectInfo:
         if self.read == "race":
-            place, info = race(self.places, "stat", path, lambda p: info_of(p.backend, path), lambda _: None)
+            place, info = race(self.candidates(path), "stat", path, lambda p: info_of(p.backend, path), lambda _: None)
         else:
             place, info = self._find("stat", path)
         return place.out(info)
@@ -158,13 +160,13 @@ class Reading(Routing):
     def list(self, prefix: str = "", options: ListOptions = LIST) -> Iterator[ObjectInfo]:
         if not self.features.list:
             self._refuse("list", "list", prefix)
-        return union(self.places, check_prefix(prefix, op="list"), options, self._owner)
+        return union(self.places, check_prefix(prefix, op="list"), options, self._shows(prefix), self._spare)
 
     def list_dir(self, path: str = "") -> Iterator[ObjectInfo]:
         if not self.features.list:
             self._refuse("list", "list_dir", path)
-        return union_dir(self.places, check_prefix(path, op="list_dir"), self.name, self._owner)
+        return union_dir(self.places, check_prefix(path, op="list_dir"), self.name, self._shows(path), self._spare)
 
-    @property
-    def _owner(self) -> Callable[[str], Place | None] | None:
-        return self.owner if self.mode == "match" else None
+    def _shows(self, prefix: str) -> Shows | None:
+        """Which of the keys under ``prefix`` each place shows; None: all that it has."""
+        return Owned(self.places, self.owner) if self.mode == "match" else None

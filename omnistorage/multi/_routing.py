@@ -21,6 +21,8 @@ class Routing(Closes):
     """The tiers, and the questions that every call asks of them."""
 
     name = "tiered"
+    word = "tier"
+    _spare = 0  # how many places a listing can do without and still be complete
     url: str | None = None
 
     def power_of(self, kind: Callable[..., T]) -> T | None:
@@ -44,8 +46,9 @@ class Routing(Closes):
         if on_difference is not None and not callable(on_difference):
             raise ConfigError(f"on_difference takes a Difference, {on_difference!r} takes nothing")
         self.places = places_of(tiers, defaults)
-        self.mode, self.read, self.quorum = mode, read, quorum
-        self._settings = {
+        self.mode: Any = mode  # of tiers; a mirror has others
+        self.read, self.quorum = read, quorum
+        self._settings: dict[str, Any] = {
             "read": read, "quorum": quorum, "write_tier": write_tier, "write_through": through,
             "promote_on_read": promote_on_read, "skip_unavailable": skip_unavailable, "on_difference": on_difference,
         }  # fmt: skip
@@ -125,18 +128,20 @@ class Routing(Closes):
         """What the first tier says that has the object."""
         miss: StorageError | None = None
         down: StorageError | None = None
+        misses = 0
         try:
             for place in self.candidates(path):
                 try:
                     return place, call(place)
                 except MISSES as error:
+                    misses += 1
                     miss = error if miss is None or isinstance(error, InvalidPath) else miss
                 except BackendUnavailable as error:
                     down = error
                     told(error, place)
                     if not self._skips:
                         raise
-            if down is not None:
+            if down is not None and (not self._spare or misses < len(self.places) - self._spare):
                 raise down
             if miss is not None:
                 raise miss
@@ -147,7 +152,7 @@ class Routing(Closes):
     def _find(self, op: str, path: str) -> tuple[Place, ObjectInfo]:
         """The tier that shows the object, and what it says of it."""
         if self.read == "quorum":
-            return agreed(self.places, self._needed, op, path)[:2]
+            return agreed(self.candidates(path), self._needed, op, path)[:2]
         return self._first(op, path, lambda place: info_of(place.backend, path))
 
     @property

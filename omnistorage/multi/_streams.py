@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable
 
 from .._context import Closes, Publishes
-from ..core import Data, ObjectInfo, Reader, WriteOptions, Writer
-from ..errors import MultiError, OutcomeUnknown, StorageError
-from .outcomes import Outcome, State
-from .tiers import Place, told
-
-R = TypeVar("R")
+from ..core import ObjectInfo, Reader, Writer
+from ..errors import StorageError
+from .tiers import Place
 
 
 class TierReader(Closes):
@@ -134,110 +130,6 @@ class TierWriter(Publishes):
 
     def close(self) -> ObjectInfo:
         return self._place.out(self.inner.close())
-
-
-class ThroughWriter(Publishes):
-    """One object into several tiers. Nothing is published before all of them hold every byte; then from the last tier
-    to the first, so that who reads the first tier sees the new object when all others have it. What happened at each is
-    in ``outcomes``."""
-
-    instant = False
-
-    def __init__(self, path: str, places: Sequence[Place], options: Sequence[WriteOptions]) -> None:
-        self._path = path
-        self._writers: list[tuple[Place, Writer]] = []
-        self._failed: StorageError | None = None
-        self._over = False
-        self.result: ObjectInfo | None = None
-        self.outcomes: dict[str, Outcome] = {}
-        for place, each in zip(places, options, strict=True):
-            try:
-                self._writers.append((place, place.backend.open_writer(path, each)))
-            except BaseException as error:
-                self.abort()
-                raise told(error, place) from error.__cause__
-
-    def _all(self, run: Callable[[Writer], object]) -> None:
-        if self._failed is not None:
-            raise self._failed
-        for place, writer in self._writers:
-            try:
-                run(writer)
-            except StorageError as error:
-                self._failed = error
-                self._note(place, "failed", error=error)
-                self._abort_rest()
-                raise told(error, place) from error.__cause__
-            except BaseException:
-                self._abort_rest()
-                raise
-
-    def write(self, data: Data, /) -> int:
-        self._all(lambda writer: writer.write(data))
-        return memoryview(data).nbytes
-
-    def flush(self) -> None:
-        self._all(lambda writer: writer.flush())
-
-    def prepare(self) -> None:
-        self._all(lambda writer: writer.prepare())
-
-    def close(self) -> ObjectInfo:
-        if self.result is not None:
-            return self.result
-        self.prepare()
-        errors: list[StorageError] = []
-        for place, writer in reversed(self._writers):
-            if errors:
-                self._give_up(place, writer)
-                continue
-            try:
-                self._note(place, "committed", writer.close())
-            except StorageError as error:
-                errors.append(error)
-                self._note(place, "unknown" if isinstance(error, OutcomeUnknown) else "failed", error=error)
-            except BaseException:
-                self._abort_rest()
-                raise
-        self._over = True
-        if errors:
-            self._failed = self._partial(errors)
-            raise self._failed from errors[0]
-        self.result = self.outcomes[self._writers[0][0].name].info
-        assert self.result is not None
-        return self.result
-
-    def _partial(self, errors: list[StorageError]) -> StorageError:
-        """What to raise: where nothing was published, just what went wrong."""
-        if all(outcome.state in ("failed", "aborted") for outcome in self.outcomes.values()):
-            return errors[0]
-        done = [outcome.target for outcome in self.outcomes.values() if outcome.state == "committed"]
-        error = MultiError(
-            f"published in {', '.join(done) or 'no tier for certain'}, and not everywhere", errors, path=self._path,
-            op="close",
-        )  # fmt: skip
-        error.outcomes = tuple(self.outcomes.values())
-        return error
-
-    def abort(self) -> None:
-        if not self._over:
-            self._abort_rest()
-
-    def _abort_rest(self) -> None:
-        self._over = True
-        for place, writer in self._writers:
-            self._give_up(place, writer)
-
-    def _give_up(self, place: Place, writer: Writer) -> None:
-        try:
-            writer.abort()
-        except StorageError:
-            pass  # what made us abort is the error to see
-        if place.name not in self.outcomes:
-            self._note(place, "aborted")
-
-    def _note(self, place: Place, state: State, info: ObjectInfo | None = None, error: Exception | None = None) -> None:
-        self.outcomes[place.name] = Outcome(place.name, state, None if info is None else place.out(info), error)
 
 
 class Promotion:

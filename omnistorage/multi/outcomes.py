@@ -12,13 +12,16 @@ State = Literal["committed", "failed", "unknown", "aborted"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a write ended at one target: ``committed`` (the whole object is there), ``failed`` (nothing of it is),
-    ``unknown`` (the answer was lost), ``aborted`` (given up, as another one failed)."""
+    """How a change ended at one target: ``committed`` (all of it is there), ``failed`` (nothing of it is), ``unknown``
+    (the answer was lost, or nobody waited for it any longer), ``aborted`` (given up, as too many others failed).
+    ``sha256`` is the digest of what was written, in a write."""
 
     target: str
     state: State
     info: ObjectInfo | None = None
-    error: Exception | None = None
+    error: BaseException | None = None
+    path: str = ""
+    sha256: str | None = None
 
 
 @dataclass(frozen=True)

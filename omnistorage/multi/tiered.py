@@ -28,9 +28,10 @@ from ..core import (
 from ..errors import AlreadyExists, BackendUnavailable, DirectoryNotEmpty, InvalidPath, NotFound, PreconditionFailed
 from ..paths import check_key, check_new
 from ._asking import info_of
+from ._fanout import Aim, MultiWriter, Terms
 from ._migrate import remove_source
 from ._reading import Reading
-from ._streams import ThroughWriter, TierWriter
+from ._streams import TierWriter
 from .outcomes import ShadowStats
 from .tiers import Place, named
 
@@ -78,7 +79,8 @@ class TieredBackend(Reading):
         if len(targets) == 1:
             with named(targets[0]):
                 return TierWriter(targets[0].backend.open_writer(path, each[0]), targets[0])
-        return ThroughWriter(path, targets, each)
+        aims = [Aim(place, path, lambda own=own: own) for place, own in zip(targets, each, strict=True)]  # type: ignore[misc]
+        return MultiWriter(aims, _terms=Terms(len(aims), backwards=True))
 
     def _conditions(self, path: str, options: WriteOptions, targets: tuple[Place, ...]) -> builtins.list[WriteOptions]:
         """The options of each tier. What is not in the tiers written to is looked at once, now."""

@@ -36,7 +36,7 @@ class Tier:
     def __post_init__(self) -> None:
         _check_name(self.name)
         if isinstance(self.store, str):
-            object.__setattr__(self, "store", _opened(self.name, self.store, None))
+            object.__setattr__(self, "store", opened(f"tier {self.name!r}", self.store, None))
         elif not isinstance(self.store, Backend) and not hasattr(self.store, "as_backend"):
             raise ConfigError(f"tier {self.name!r}: a store, a backend or a URL, not {type(self.store).__name__}")
         match = (self.match,) if isinstance(self.match, str) else self.match
@@ -53,14 +53,14 @@ def _check_name(name: Any) -> None:
         raise ConfigError(f"a tier's name is made of letters, digits, '-' and '_': not {name!r}")
 
 
-def _opened(name: str, url: str, defaults: Mapping[str, Any] | None) -> Backend:
+def opened(who: str, url: str, defaults: Mapping[str, Any] | None) -> Backend:
     """The backend of a URL, which shows and pickles no secret that the URL has in it. No I/O."""
     if "/" not in url:
-        raise ConfigError(f"tier {name!r}: {url!r} is no URL, and a path has a slash in it: ./{url}")
+        raise ConfigError(f"{who}: {url!r} is no URL, and a path has a slash in it: ./{url}")
     try:
         backend, folder = locate(url, is_object=False, defaults=defaults)
     except ConfigError as error:
-        raise ConfigError(f"tier {name!r}: {error.args[0]}") from error
+        raise ConfigError(f"{who}: {error.args[0]}") from error
     return Prefix(backend, folder) if folder else backend
 
 
@@ -74,6 +74,7 @@ class Place:
     tier: Tier
     match: tuple[str, ...] | None
     patterns: tuple[re.Pattern[str], ...] = ()
+    word: str = "tier"  # what errors call it
     head: str = field(default="", init=False)
 
     def __post_init__(self) -> None:
@@ -109,7 +110,7 @@ class Place:
         """The etag or version of this tier that ``out`` made ``shown`` of."""
         if shown is None or shown.startswith(self.head):
             return None if shown is None else shown[len(self.head) :]
-        raise PreconditionFailed(f"the object is now in tier {self.name!r}", path=path, op=op)
+        raise PreconditionFailed(f"the object is now in {self.word} {self.name!r}", path=path, op=op)
 
 
 def places_of(
@@ -146,13 +147,13 @@ def _tier_of(table: Mapping[str, Any], number: int, defaults: Mapping[str, Any] 
     _check_name(table["name"])
     store = table["store"]
     if isinstance(store, str):
-        store = _opened(str(table["name"]), store, defaults)
+        store = opened(f"tier {table['name']!r}", store, defaults)
     return Tier(**{**table, "store": store})
 
 
 def told(error: BaseException, place: Place) -> BaseException:
-    """The error, with the tier's name in it."""
-    note = f"in tier {place.name!r}"
+    """The error, with the place's name in it."""
+    note = f"in {place.word} {place.name!r}"
     if note not in getattr(error, "__notes__", ()):
         error.add_note(note)
     return error

@@ -37,54 +37,10 @@ from omnistorage import (
     open_backend,
 )
 from omnistorage.ops import read_bytes, write_bytes
-from omnistorage.policies import Waiter, wait
 from omnistorage.testing import BasicBackend
 from omnistorage.testing.faults import Faulty
 
-
-class Switch(Faulty):
-    """A tier that can be pulled out (``down``), or fails at the calls named in ``fails``."""
-
-    def __init__(self, inner=None, fails=()):
-        super().__init__(MemoryBackend() if inner is None else inner)
-        self.down, self.fails = False, set(fails)
-
-    def _before(self, op, number):
-        if self.down or op in self.fails:
-            raise BackendUnavailable("pulled out")
-
-
-class Held(Faulty):
-    """A tier that answers only when it is told to (``go``), or is cancelled."""
-
-    def __init__(self, inner):
-        super().__init__(inner)
-        self.asked, self.cancelled = threading.Event(), threading.Event()
-        self.waiting, self.released = [], False
-
-    def go(self):
-        self.released = True
-        for waiter in list(self.waiting):
-            waiter.set()
-
-    def _before(self, op, number):
-        waiter = Waiter()  # of this call alone: a cancellation sets it
-        self.waiting.append(waiter)
-        self.asked.set()
-        try:
-            while not self.released:
-                wait(waiter, 30)
-                waiter.clear()
-        except Cancelled:
-            self.cancelled.set()
-            raise
-
-
-def filled(**objects):
-    backend = MemoryBackend()
-    for path, data in objects.items():
-        write_bytes(backend, path, data)
-    return backend
+from .places import Held, Switch, filled
 
 
 def three(**options):
@@ -353,7 +309,7 @@ def test_writing_through_reaches_every_tier_and_says_so_of_each():
         writer.write(b"1")
         writer.write(memoryview(b"23"))
     assert [(o.target, o.state, o.info.size) for o in writer.outcomes.values()] == [
-        (name, "committed", 3) for name in ("cold", "warm", "hot")
+        (name, "committed", 3) for name in ("hot", "warm", "cold")
     ]
     assert [has(tiers, name, "x") for name in ("hot", "warm", "cold")] == [b"123"] * 3
     assert tiers.delete("x") is True
@@ -387,7 +343,7 @@ def test_a_publication_that_stops_halfway_is_told_tier_by_tier(which):
     with pytest.raises(BackendUnavailable if which == 2 else MultiError) as caught:
         writer.close()
     states = {name: outcome.state for name, outcome in writer.outcomes.items()}
-    assert states == {f"t{n}": "failed" if n == which else "committed" if n > which else "aborted" for n in range(3)}
+    assert states == {f"t{n}": "unknown" if n == which else "committed" if n > which else "aborted" for n in range(3)}
     for number, place in enumerate(places):
         assert place.inner.peek("x") == (b"new" if number > which else b"old")
     if which != 2:

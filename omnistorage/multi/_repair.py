@@ -1,0 +1,379 @@
+"""Targets made alike again: by what the journal says was missed, or by comparing everything. Imports floors 0 and 2,
+and wrappers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from heapq import merge
+from itertools import groupby
+from typing import NamedTuple
+
+from .. import ops
+from ..core import WRITE, CopyOptions, ObjectInfo, SetMetadata, WriteOptions, Writer, power
+from ..errors import ConfigError, DirectoryNotEmpty, NotFound, PreconditionFailed, StorageError
+from ..paths import sort_key
+from ..wrappers._base import Wrapper
+from ._asking import ABSENT, MISSES, Vote, ask_all, digest_of, info_of
+from ._journal import Journal, Missed
+from ._mirroring import Mirroring
+from .targets import Target
+from .tiers import Place, told
+
+_BATCH = 500
+_ATTEMPTS = 5
+
+
+class Repaired(NamedTuple):
+    """``paths`` are alike again, by which ``changed`` targets got something; ``waiting`` entries could not be settled,
+    each with the reason."""
+
+    paths: tuple[str, ...]
+    changed: int
+    waiting: tuple[tuple[Missed, StorageError], ...]
+
+
+class Divergence(NamedTuple):
+    """The targets do not hold the same at ``path``. ``holds`` is, by target, the digest of what it holds, None for
+    nothing; those in ``rebuilt`` were made like most."""
+
+    path: str
+    holds: dict[str, str | None]
+    rebuilt: tuple[str, ...] = ()
+
+
+class Verified(NamedTuple):
+    """``same`` objects are alike everywhere, ``differing`` are not, ``pending`` differ as the journal knows."""
+
+    same: int
+    differing: tuple[Divergence, ...]
+    pending: tuple[Divergence, ...]
+
+    @property
+    def alike(self) -> bool:
+        return not self.pending and all(one.rebuilt for one in self.differing)
+
+
+class _Told(Wrapper):
+    """A target to which objects are written with its own options."""
+
+    def __init__(self, place: Place, kinds: frozenset[str]) -> None:
+        super().__init__(place.backend)
+        self._place, self._kinds = place, kinds
+
+    def open_writer(self, path: str, options: WriteOptions = WRITE) -> Writer:
+        assert isinstance(self._place.tier, Target)
+        return self.inner.open_writer(path, self._place.tier.options(options, self._place, self._kinds))
+
+
+class _Repairer:
+    def __init__(self, mirror: Mirroring, journal: Journal | None) -> None:
+        self._mirror = mirror
+        self._journal = journal
+        self._kinds = frozenset(place.backend.name for place in mirror.places)
+        self._policy = mirror.crew.policy()
+        self.changed = 0
+
+    # -- one path ------------------------------------------------------------------------------------------------------
+
+    def settle(self, entries: Sequence[Missed]) -> None:
+        """Make all targets alike at the path of ``entries``, which are all there are of it, oldest first. Raises a
+        ``StorageError`` where that cannot be done now."""
+        for kind in ("dir", "file", "meta"):
+            some = [entry for entry in entries if entry.kind == kind]
+            if some and kind == "meta":
+                self._settle_metadata(some)
+            elif some:
+                self._settle(some)
+
+    def _settle(self, entries: Sequence[Missed]) -> None:
+        path = entries[-1].path
+        for _ in range(_ATTEMPTS):
+            rulers = self._rulers(list(entries))
+            if not rulers:
+                return  # nothing ever came of it
+            if self._make_alike(path, rulers, entries[-1].kind):
+                return
+        raise PreconditionFailed("it keeps changing", path=path, op="repair")
+
+    def _rulers(self, entries: list[Missed]) -> list[Place]:
+        """The targets that hold what the path should be."""
+        places = self._mirror.places
+        while entries:
+            last = entries[-1]
+            missed = {name for entry in entries if not entry.intent for name in entry.targets}
+            good = [place for place in places if place.name not in missed] or list(places)
+            if not last.intent:
+                good = [place for place in good if place.name not in last.targets]
+                return good or self._most(last, places)
+            if last.sha256 is None:
+                return self._most(last, good)  # nobody was told that it was done: whatever came of it is right
+            votes = self._votes(last.path, "sha256")
+            holders = [place for place in places if votes[place.index] == ("sha256", last.sha256)]
+            if holders:
+                return holders
+            down = next((vote for vote in votes if isinstance(vote, BaseException)), None)
+            if down is not None:
+                raise down  # it may be the one that has it
+            entries.pop()  # nobody ever published it
+        return []
+
+    def _most(self, last: Missed, among: Sequence[Place]) -> list[Place]:
+        """Those that hold what most of them hold; the first of them where that is undecided."""
+        if last.kind == "dir":
+            return [place for place in among if _has_folder(place, last.path)] or list(among[:1])
+        votes = [vote for place, vote in zip(self._mirror.places, self._votes(last.path, "sha256"), strict=True)
+                 if place in among]  # fmt: skip
+        for vote in votes:
+            if isinstance(vote, BaseException):
+                raise vote
+        best = Counter(votes).most_common(1)[0][0]
+        return [place for place, vote in zip(among, votes, strict=True) if vote == best]
+
+    def _votes(self, path: str, algorithm: str) -> list[Vote | BaseException]:
+        def vote(place: Place) -> Vote:
+            try:
+                info = info_of(place.backend, path)
+                stated = info.hash(algorithm)
+                return algorithm, stated or digest_of(place.backend, path, algorithm, _condition(place, info))
+            except MISSES:
+                return ABSENT
+
+        return ask_all(self._mirror.places, "repair", path, vote, crew=self._mirror.crew)
+
+    def _make_alike(self, path: str, rulers: Sequence[Place], kind: str) -> bool:
+        """Bring what a ruler has to all the others; False if somebody changed it meanwhile."""
+        others = [place for place in self._mirror.places if place not in rulers]
+        ruler = rulers[0]
+        if kind == "dir":
+            for place in others:
+                self._same_folder(path, ruler, place)
+            return True
+        before = _look(ruler, path)
+        error: BaseException | None = None
+        for place in others:
+            try:
+                self.bring(path, ruler, before, place)
+            except PreconditionFailed:
+                return False
+            except StorageError as found:
+                error = told(found, place)  # the others are not to wait for this one
+        if error is not None:
+            raise error
+        return _mark(_look(ruler, path)) == _mark(before)
+
+    def bring(self, path: str, ruler: Place, info: ObjectInfo | None, place: Place) -> None:
+        """Make ``place`` hold what ``ruler`` holds, if that still is ``info`` and nobody changes it there meanwhile."""
+        there = _look(place, path)
+        conditional = place.backend.features.if_match
+        if info is None:
+            if there is not None:
+                place.backend.delete(path, **({"if_match": there.etag} if conditional and there.etag else {}))
+                self.changed += 1
+            return
+        if there is not None and _alike(path, ruler, info, place, there):
+            return
+        options = CopyOptions(source_if_match=_condition(ruler, info))
+        if conditional and there is not None and there.etag is not None:
+            options = CopyOptions(source_if_match=options.source_if_match, if_match=there.etag)
+        elif there is None and place.backend.features.create_only:
+            options = CopyOptions(source_if_match=options.source_if_match, overwrite=False)
+        try:
+            ops.transfer(ruler.backend, path, _Told(place, self._kinds), path, options, policy=self._policy)
+        except (NotFound, FileExistsError) as error:
+            raise PreconditionFailed("it changed meanwhile", path=path, op="repair") from error
+        self.changed += 1
+
+    def _same_folder(self, path: str, ruler: Place, place: Place) -> None:
+        there, wanted = _has_folder(place, path), _has_folder(ruler, path)
+        if there == wanted:
+            return
+        if wanted:
+            place.backend.mkdir(path)
+        else:
+            try:
+                place.backend.rmdir(path)
+            except (NotFound, DirectoryNotEmpty):
+                return  # what is in it is another entry's business
+        self.changed += 1
+
+    def _settle_metadata(self, entries: Sequence[Missed]) -> None:
+        path = entries[-1].path
+        missed = {name for entry in entries if not entry.intent for name in entry.targets}
+        ruler = next((place for place in self._mirror.places if place.name not in missed), self._mirror.places[0])
+        info = _look(ruler, path)
+        for place in self._mirror.places:
+            able = power(place.backend, SetMetadata)
+            if place is not ruler and info is not None and able is not None and _look(place, path) is not None:
+                able.set_metadata(path, modified_at=info.modified_at, user_metadata=info.metadata or None)
+                self.changed += 1
+
+
+def _look(place: Place, path: str) -> ObjectInfo | None:
+    try:
+        return info_of(place.backend, path)
+    except MISSES:
+        return None
+
+
+def _mark(info: ObjectInfo | None) -> object:
+    return None if info is None else (info.etag, info.size, info.modified_at)
+
+
+def _condition(place: Place, info: ObjectInfo) -> str | None:
+    return info.etag if place.backend.features.if_match else None
+
+
+def _alike(path: str, one: Place, a: ObjectInfo, other: Place, b: ObjectInfo) -> bool:
+    if None not in (a.size, b.size) and a.size != b.size:
+        return False
+    common = set(a.hashes or ()) & set(b.hashes or ())
+    for algorithm in ("sha256", "md5", "crc32c"):
+        if algorithm in common:
+            return a.hash(algorithm) == b.hash(algorithm)
+    return digest_of(one.backend, path, "sha256", _condition(one, a)) == digest_of(
+        other.backend, path, "sha256", _condition(other, b)
+    )
+
+
+def _has_folder(place: Place, path: str) -> bool:
+    try:
+        next(ops.children(place.backend, path), None)
+    except MISSES:
+        return False
+    return True
+
+
+# -- the journal -------------------------------------------------------------------------------------------------------
+
+
+def repair(mirror: Mirroring, journal: Journal, grace: float) -> Repaired:
+    """``MultiBackend.repair``."""
+    paths: dict[str, list[Missed]] = {}
+    for entry in journal.load():
+        paths.setdefault(entry.path, []).append(entry)
+    _check_targets(mirror, [entry for entries in paths.values() for entry in entries])
+    repairer = _Repairer(mirror, journal)
+    done: list[str] = []
+    waiting: list[tuple[Missed, StorageError]] = []
+    todo = list(paths.items())
+    while todo:
+        batch, todo = todo[:_BATCH], todo[_BATCH:]
+        settled = []
+        for path, entries in batch:
+            young = [entry for entry in entries if entry.intent and _is_young(journal, entry, grace)]
+            try:
+                if young:
+                    raise StorageError("its publication may be under way", path=path, op="repair", transient=True)
+                with mirror.locks.hold(path):
+                    repairer.settle(entries)
+                settled.append((path, entries))
+            except StorageError as error:
+                waiting += [(entry, error) for entry in entries]
+        # A publication that began meanwhile, somewhere else, is not to lose what remembers it.
+        now: dict[str, set[str]] = {}
+        for entry in journal.load() if settled else ():
+            now.setdefault(entry.path, set()).add(entry.id)
+        for path, entries in settled:
+            ids = [entry.id for entry in entries]
+            if now.get(path, set()) - set(ids):
+                why = StorageError("it was changed meanwhile", path=path, op="repair", transient=True)
+                waiting += [(entry, why) for entry in entries]
+            else:
+                journal.remove(ids)
+                done.append(path)
+    return Repaired(tuple(done), repairer.changed, tuple(waiting))
+
+
+def _is_young(journal: Journal, entry: Missed, grace: float) -> bool:
+    return entry.id in journal.live or journal.age(entry) < grace
+
+
+def _check_targets(mirror: Mirroring, entries: Sequence[Missed]) -> None:
+    """What the journal calls a target must be what is called so now."""
+    urls = {place.name: place.backend.url for place in mirror.places}
+    for entry in entries:
+        for name, url in zip(entry.targets, entry.urls, strict=False):
+            if name not in urls:
+                raise ConfigError(f"the journal speaks of a target {name!r}; there are: {', '.join(urls)}")
+            if None not in (url, urls[name]) and url != urls[name]:
+                raise ConfigError(f"the journal knows the target {name!r} as {url}, and now it is {urls[name]}")
+
+
+# -- everything --------------------------------------------------------------------------------------------------------
+
+
+def verify(mirror: Mirroring, prefix: str, *, rebuild: bool) -> Verified:
+    """``MultiBackend.verify``."""
+    repairer = _Repairer(mirror, None)
+    pending = set() if mirror.journal is None else {entry.path for entry in mirror.journal.load()}
+    same = 0
+    differing: list[Divergence] = []
+    known: list[Divergence] = []
+    for path, infos in _side_by_side(mirror.places, prefix):
+        if path in pending:
+            known.append(Divergence(path, _holds(mirror, path, infos)))
+            continue
+        found = _compare(mirror, path, infos, repairer if rebuild else None)
+        if found is None:
+            same += 1
+        else:
+            differing.append(found)
+    return Verified(same, tuple(differing), tuple(known))
+
+
+def _side_by_side(places: Sequence[Place], prefix: str) -> Iterator[tuple[str, dict[int, ObjectInfo]]]:
+    def entries(place: Place) -> Iterator[tuple[bytes, int, ObjectInfo]]:
+        try:
+            for info in ops.sorted_list(place.backend, prefix):
+                yield sort_key(info.path), place.index, info
+        except StorageError as error:
+            raise told(error, place) from error.__cause__
+
+    merged = merge(*(entries(place) for place in places))
+    for _, group in groupby(merged, key=lambda entry: entry[0]):
+        infos = {index: info for _, index, info in group}
+        yield next(iter(infos.values())).path, infos
+
+
+def _compare(
+    mirror: Mirroring, path: str, infos: dict[int, ObjectInfo], repairer: _Repairer | None
+) -> Divergence | None:
+    if len(infos) == len(mirror.places) and _stated_alike(list(infos.values())):
+        return None
+    holds = _holds(mirror, path, infos)
+    if len(set(holds.values())) == 1:
+        return None
+    best, count = Counter(holds.values()).most_common(1)[0]
+    if repairer is None or best is None or count * 2 <= len(holds):
+        return Divergence(path, holds)  # what only some have is never taken from them
+    ruler = next(place for place in mirror.places if holds[place.name] == best)
+    minority = [place for place in mirror.places if holds[place.name] != best]
+    with mirror.locks.hold(path):
+        info = _look(ruler, path)
+        if info is not None:
+            for place in minority:
+                repairer.bring(path, ruler, info, place)
+    return Divergence(path, holds, tuple(place.name for place in minority))
+
+
+def _stated_alike(infos: Sequence[ObjectInfo]) -> bool:
+    common = set.intersection(*(set(info.hashes or ()) for info in infos)) & {"sha256", "md5"}
+    return bool(common) and all(len({info.hash(name) for info in infos}) == 1 for name in common)
+
+
+def _holds(mirror: Mirroring, path: str, infos: dict[int, ObjectInfo]) -> dict[str, str | None]:
+    def digest(place: Place) -> str | None:
+        info = infos.get(place.index)
+        if info is None:
+            return None
+        try:
+            return info.hash("sha256") or digest_of(place.backend, path, "sha256", _condition(place, info))
+        except MISSES:
+            return None
+
+    answers = ask_all(mirror.places, "verify", path, digest, crew=mirror.crew)
+    for answer in answers:
+        if isinstance(answer, BaseException):
+            raise answer
+    return {place.name: answer for place, answer in zip(mirror.places, answers, strict=True)}  # type: ignore[misc]

@@ -1,0 +1,373 @@
+"""``MultiBackend``: every write goes to several backends. Imports floors 0 and 2, and wrappers."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from os import PathLike
+from typing import Any, Literal, TypeVar
+
+from .. import ops
+from ..core import (
+    COPY,
+    WRITE,
+    Backend,
+    CopyOptions,
+    HealthCheck,
+    ObjectInfo,
+    Presign,
+    SetMetadata,
+    WriteOptions,
+    power,
+)
+from ..errors import ConfigError, CorruptData, DirectoryNotEmpty, NotFound, PreconditionFailed
+from ..paths import check_key, check_new
+from ._asking import ask_all, info_of
+from ._crew import CREW, Crew, Stuck
+from ._fanout import BUFFER, Aim, Mode, MultiWriter, Terms, checked, needed_of
+from ._mirroring import Mirroring, Noting, PathLocks
+from ._repair import Repaired, Verified, repair, verify
+from ._shadow import Shadow
+from .outcomes import Difference, ShadowStats
+from .targets import Target, targets_of
+from .tiers import Place, features_of_tiers
+
+P = TypeVar("P")
+READS = ("first", "race", "shadow", "quorum")
+_POWERS = frozenset({SetMetadata, Presign, HealthCheck})
+
+
+class MultiBackend(Mirroring):
+    """Several backends that hold the same objects. Every change goes to all of them at once.
+
+    ``mode`` says how many must have it before it counts as done: ``"all"``, ``"quorum"`` (``quorum`` of the configured
+    targets, by default more than half), ``"best_effort"`` (one). Targets that cannot be opened, fail or are given up
+    still count against the number. An object is published nowhere before that many hold every byte of it. After that
+    there is no atomicity across backends: where too few could publish it, ``MultiError.outcomes`` says of each target
+    whether it is ``committed``, ``failed`` or ``unknown``.
+
+    ``targets`` are backends, stores, URLs or ``Target(name, store, ...)``. ``journal`` (a folder's path, a URL, a
+    backend) keeps a durable entry for every target that missed a change, and of every publication that was begun until
+    its end is known; ``"quorum"`` and ``"best_effort"`` need one. ``repair()`` brings those targets up to date, reads
+    do not ask them meanwhile, and ``verify()`` compares everything. No entry grows old; once the entries take
+    ``journal_bytes``, what would need another one fails.
+
+    ``laggard_timeout``: a target that is so many seconds behind those needed is given up, its write journaled; without
+    it the slowest target sets the pace. At most ``buffer`` bytes wait for each target; data is passed on, never copied,
+    so an object takes about that much memory altogether.
+
+    ``read``: ``"first"`` in order, past targets that cannot be reached; ``"race"``, ``"shadow"`` and ``"quorum"``
+    (``read_quorum`` of them agree by digest) as in ``TieredBackend``. Nothing is said to be missing that too few
+    targets were asked for. Etags carry the target's name. ``overwrite=False`` has one winner, as the first target
+    decides; where that one is down the next does, if more than half are needed, and else the write fails.
+
+    Closing it closes the targets. Raises ``ConfigError`` for targets and options that do not fit together.
+    """
+
+    name = "multi"
+
+    def __init__(
+        self,
+        targets: Iterable[Backend | Target | str | PathLike[str] | Mapping[str, Any] | Any],
+        mode: Mode = "all",
+        quorum: int | None = None,
+        *,
+        read: Literal["first", "race", "shadow", "quorum"] = "first",
+        read_quorum: int | None = None,
+        journal: Backend | str | PathLike[str] | Any = None,
+        journal_bytes: int = 64 << 20,
+        laggard_timeout: float | timedelta | None = None,
+        buffer: int = BUFFER,
+        on_difference: Callable[[Difference], None] | None = None,
+        defaults: Mapping[str, Any] | None = None,
+        _crew: Crew = CREW,
+    ) -> None:
+        self.places = self.writes = targets_of(targets, defaults)
+        count = len(self.places)
+        self.mode: Any = mode
+        self.read, self.quorum = read, read_quorum
+        self.needed = needed_of(mode, quorum, count)
+        self._check_reads(count, on_difference)
+        if mode != "all" and journal is None:
+            raise ConfigError(
+                f"mode={mode!r} lets targets miss changes: name a journal, in which they are kept for repair()"
+            )
+        laggard_timeout = checked(laggard_timeout, buffer)
+        self.laggard, self.crew = laggard_timeout, _crew
+        self._buffer = buffer
+        self._settings: dict[str, Any] = {
+            "quorum": quorum, "read": read, "read_quorum": read_quorum, "journal": journal,
+            "journal_bytes": journal_bytes, "laggard_timeout": laggard_timeout, "buffer": buffer,
+            "on_difference": on_difference,
+        }  # fmt: skip
+        self._spare = self.needed - 1
+        self._arrange_journal(journal, journal_bytes)
+        every = [place.backend.features for place in self.places]
+        self.features = replace(
+            features_of_tiers(self.places, self.places, match=True),
+            atomic_move=False, append=False, copy=all(one.copy for one in every), move=all(one.move for one in every),
+        )  # fmt: skip
+        self.durable = all(getattr(place.backend, "durable", False) for place in self.places)
+        self._kinds = frozenset(place.backend.name for place in self.places)
+        self._promotes, self._skips = False, True
+        self._plain = read != "shadow"
+        self._shadow = Shadow(self.places, on_difference) if read == "shadow" else None
+        self.locks, self.stuck = PathLocks(), Stuck()
+
+    def _check_reads(self, count: int, on_difference: Any) -> None:
+        if self.read not in READS:
+            raise ConfigError(f"read is one of {', '.join(READS)}: not {self.read!r}")
+        if self.read != "first" and count < 2:
+            raise ConfigError(f"read={self.read!r} needs two targets or more")
+        if self.quorum is not None and (
+            self.read != "quorum" or type(self.quorum) is not int or not 1 <= self.quorum <= count
+        ):
+            raise ConfigError(f"read_quorum is for read='quorum', from 1 to {count}: not {self.quorum!r}")
+        if on_difference is not None and not callable(on_difference):
+            raise ConfigError(f"on_difference takes a Difference, {on_difference!r} takes nothing")
+
+    # -- writing -------------------------------------------------------------------------------------------------------
+
+    def open_writer(self, path: str, options: WriteOptions = WRITE) -> MultiWriter:
+        if not options.overwrite and not self.features.create_only:
+            self._refuse("create_only", "open_writer", path)
+        if options.if_match is not None and not self.features.if_match:
+            self._refuse("if_match", "open_writer", path)
+        check_new(path, op="open_writer")
+        arbiters, each = self._conditions(path, options)
+        terms = Terms(self.needed, arbiters, buffer=self._buffer, laggard=self.laggard, stuck=self.stuck)
+        notes = None if self.journal is None else Noting(self, self.journal, path)
+        aims = [Aim(place, path, ask) for place, ask in zip(self.places, each, strict=True)]
+        return MultiWriter(aims, _terms=terms, _notes=notes, _alone=self.locks.hold(path), _crew=self.crew)
+
+    def _conditions(
+        self, path: str, options: WriteOptions
+    ) -> tuple[tuple[int, ...], builtins.list[Callable[[], WriteOptions]]]:
+        """Who decides whether the conditions hold, and the options of each target."""
+        told = [self._told(place, options) for place in self.places]
+        if options.overwrite and options.if_match is None:
+            return (), [lambda own=own: own for own in told]  # type: ignore[misc]
+        stale = self.stale(path)
+        deciding = [place for place in self.places if place.name not in stale]
+        if options.if_match is not None:
+            shown = self._named_by(options.if_match)
+            if shown is None or shown not in deciding:
+                why = "the object is not the one expected" if shown is None else f"{shown.name!r} has missed a change"
+                raise PreconditionFailed(why, path=path, backend=self.name, op="open_writer")
+            deciding = [shown]
+        elif self.needed <= len(self.places) // 2:
+            deciding = deciding[:1]
+        each: builtins.list[Callable[[], WriteOptions]] = []
+        for place, own in zip(self.places, told, strict=True):
+            if options.if_match is not None and place in deciding:
+                own = replace(own, if_match=place.token(options.if_match, path, "open_writer"))
+                each.append(lambda own=own: own)  # type: ignore[misc]
+            elif options.if_match is not None or place.name in stale:
+                each.append(lambda place=place, own=own: _as_it_is(place, path, own))  # type: ignore[misc]
+            else:
+                each.append(lambda own=own: own)  # type: ignore[misc]
+        return tuple(place.index for place in deciding), each
+
+    def _told(self, place: Place, options: WriteOptions) -> WriteOptions:
+        assert isinstance(place.tier, Target)
+        return place.tier.options(options, place, self._kinds)
+
+    def delete(self, path: str, *, if_match: str | None = None) -> bool | None:
+        if not self.features.delete:
+            self._refuse("delete", "delete", path)
+        if if_match is not None and not self.features.if_match:
+            self._refuse("if_match", "delete", path)
+        check_key(path, op="delete")
+        first = None if if_match is None else self._named(if_match, path, "delete")
+
+        def delete(place: Place) -> bool | None:
+            if place is first:
+                return place.backend.delete(path, if_match=place.token(if_match, path, "delete"))
+            return place.backend.delete(path)
+
+        answers = self.change("delete", path, delete, first=first)
+        found = list(answers.values())
+        return True if any(found) else None if None in found else False
+
+    def _named(self, etag: str, path: str, op: str) -> Place:
+        place = self._named_by(etag)
+        if place is None or place.name in self.stale(path):
+            raise PreconditionFailed("the object is not the one expected", path=path, backend=self.name, op=op)
+        return place
+
+    # -- copying and moving --------------------------------------------------------------------------------------------
+
+    def copy(self, src: str, dst: str, options: CopyOptions = COPY) -> ObjectInfo:
+        return self._carry("copy", src, dst, options)
+
+    def move(self, src: str, dst: str, options: CopyOptions = COPY) -> ObjectInfo:
+        return self._carry("move", src, dst, options)
+
+    def _carry(self, op: Literal["copy", "move"], src: str, dst: str, options: CopyOptions) -> ObjectInfo:
+        if not getattr(self.features, op):
+            self._refuse(op, op, src)
+        if options.source is not None:
+            self._refuse("source", op, src)
+        if (options.if_match is not None or options.source_if_match is not None) and not self.features.if_match:
+            self._refuse("if_match", op, src)
+        if not options.overwrite and not self.features.create_only:
+            self._refuse("create_only", op, src)
+        check_key(src, op=op)
+        check_new(dst, op=op)
+        tokens = [token for token in (options.source_if_match, options.if_match) if token is not None]
+        first = None if not tokens else self._named(tokens[0], src, op)
+        if first is None and not options.overwrite:
+            first = self.candidates(dst)[0]
+        if src != dst and self.journal is not None and self.journal.of(src):
+            # Not every target has it, or nobody knows.
+            info = ops.transfer(self, src, self, dst, options, policy=self.crew.policy())
+            if op == "move":
+                self.delete(src)
+            return info
+        size: int | None = None
+
+        def carry(place: Place) -> ObjectInfo:
+            nonlocal size
+            own = options
+            if place is first:
+                own = replace(
+                    own,
+                    if_match=place.token(options.if_match, dst, op),
+                    source_if_match=place.token(options.source_if_match, src, op),
+                )
+            elif first is not None:
+                own = replace(own, if_match=None, source_if_match=None, overwrite=True)
+            done: ObjectInfo = getattr(place.backend, op)(src, dst, own)
+            if place is first:
+                size = done.size
+            elif first is not None and None not in (size, done.size) and size != done.size:
+                raise CorruptData("another object than at the first target was there", path=src, op=op)
+            return done
+
+        paths = (dst,) if op == "copy" else (dst, src)
+        answers = self.change(op, paths[0], carry, *paths[1:], first=first)
+        place = next(place for place in self.places if place.name in answers)
+        return place.out(answers[place.name])
+
+    # -- folders -------------------------------------------------------------------------------------------------------
+
+    def mkdir(self, path: str) -> None:
+        if not self.features.dirs:
+            self._refuse("dirs", "mkdir", path)
+        check_new(path, op="mkdir")
+        self.change("mkdir", path, lambda place: place.backend.mkdir(path), kind="dir")
+
+    def rmdir(self, path: str) -> None:
+        if not self.features.dirs:
+            self._refuse("dirs", "rmdir", path)
+        check_key(path, op="rmdir")
+        if next(self.list_dir(path), None) is not None:
+            raise DirectoryNotEmpty("the folder is not empty", path=path, backend=self.name, op="rmdir")
+        self.change("rmdir", path, lambda place: place.backend.rmdir(path), kind="dir")
+
+    # -- keeping them alike --------------------------------------------------------------------------------------------
+
+    def repair(self, *, grace: float | timedelta = timedelta(minutes=15)) -> Repaired:
+        """Bring every target up to date that the journal names, and forget what is settled. What cannot be settled yet
+        stays, and is told in the answer. Publications of other processes that began less than ``grace`` ago are left
+        alone. May be run at any time, by several processes, again and again."""
+        seconds = grace.total_seconds() if isinstance(grace, timedelta) else float(grace)
+        if self.journal is None:
+            raise ConfigError("there is no journal to repair from: verify(rebuild=True) compares everything")
+        return repair(self, self.journal, seconds)
+
+    def verify(self, prefix: str = "", *, rebuild: bool = False) -> Verified:
+        """Compare what the targets hold under ``prefix``, by the digests they state or else of what is read. With
+        ``rebuild`` a minority that differs from more than half of all targets is made like them."""
+        return verify(self, prefix, rebuild=rebuild)
+
+    # -- powers --------------------------------------------------------------------------------------------------------
+
+    def power_of(self, kind: Callable[..., P]) -> P | None:
+        if kind not in _POWERS:
+            return None
+        if kind is SetMetadata:
+            able = self.features.set_modified
+        else:
+            able = kind is HealthCheck or any(power(place.backend, kind) is not None for place in self.places)
+        return self if able else None  # type: ignore[return-value]
+
+    def set_metadata(
+        self, path: str, *, modified_at: datetime | None = None, user_metadata: Mapping[str, str] | None = None
+    ) -> ObjectInfo:
+        if not self.features.set_modified:
+            self._refuse("set_modified", "set_metadata", path)
+
+        def put(place: Place) -> ObjectInfo:
+            able = power(place.backend, SetMetadata)
+            if able is None:
+                self._refuse("set_modified", "set_metadata", path)
+            return able.set_metadata(path, modified_at=modified_at, user_metadata=user_metadata)
+
+        answers = self.change("set_metadata", path, put, kind="meta")
+        place = next(place for place in self.places if place.name in answers)
+        return place.out(answers[place.name])
+
+    def presign(self, path: str, method: str, expires: timedelta) -> str:
+        if method.upper() not in ("GET", "HEAD"):
+            self._refuse("presign", "presign", path, "a URL writes to one target, and a write goes to all of them here")
+        powers = (power(place.backend, Presign) for place in self.candidates(path))
+        able = next((one for one in powers if one is not None), None)
+        if able is None:
+            self._refuse("presign", "presign", path)
+        return able.presign(path, method, expires)
+
+    def check_health(self) -> None:
+        """Raises the error of a target unless as many as a write needs are well."""
+
+        def check(place: Place) -> None:
+            able = power(place.backend, HealthCheck)
+            if able is not None:
+                able.check_health()
+            else:
+                next(iter(place.backend.list("")), None)
+
+        answers = ask_all(self.places, "check_health", "", check, crew=self.crew)
+        errors = [answer for answer in answers if isinstance(answer, BaseException)]
+        if len(self.places) - len(errors) < self.needed:
+            raise errors[0]
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    @property
+    def shadow_stats(self) -> ShadowStats:
+        """What the comparisons of ``read="shadow"`` came to so far."""
+        return ShadowStats() if self._shadow is None else self._shadow.stats
+
+    def close(self) -> None:
+        """Close all targets. Every one is tried; the first error is raised then."""
+        if self._shadow is not None:
+            self._shadow.close()
+        errors = []
+        for place in self.places:
+            try:
+                place.tier.store.close()
+            except Exception as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
+
+    def __reduce__(self) -> Any:
+        return _unpickled, (tuple(place.tier for place in self.places), self.mode, self._settings)
+
+    def __repr__(self) -> str:
+        return f"MultiBackend({', '.join(place.name for place in self.places)}, {self.mode!r})"
+
+
+def _as_it_is(place: Place, path: str, options: WriteOptions) -> WriteOptions:
+    """Replace what is there now, and nothing that comes meanwhile: the condition itself is held elsewhere."""
+    try:
+        return replace(options, if_match=info_of(place.backend, path).etag, overwrite=True)
+    except NotFound:
+        return replace(options, if_match=None, overwrite=False)
+
+
+def _unpickled(targets: Sequence[Target], mode: Any, settings: dict[str, Any]) -> MultiBackend:
+    return MultiBackend(targets, mode, **settings)

@@ -1,0 +1,92 @@
+"""A target of a fan-out. Imports floors 0 and 2, and wrappers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+from typing import Any
+
+from .. import ops
+from .._table import nearest
+from ..core import Backend, WriteOptions, check_metadata
+from ..errors import ConfigError
+from .tiers import Place, Tier, opened
+
+
+@dataclass(frozen=True)
+class Target(Tier):
+    """One of several stores that get the same objects: a ``Store``, a backend or a URL, under the name that reports and
+    the repair journal call it by. ``user_metadata`` and ``extra`` (``{"s3.storage_class": "GLACIER"}``) are added to
+    those of every object written there; a URL or ``Prefix`` gives it a folder."""
+
+    user_metadata: Mapping[str, str] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.match is not None:
+            raise ConfigError(f"target {self.name!r}: every target gets every key; match is for TieredBackend")
+        check_metadata(self.user_metadata)
+
+    def options(self, options: WriteOptions, place: Place, names: frozenset[str]) -> WriteOptions:
+        """``options`` as this target is told them. An extra that begins with the name of a kind of backend, ``names``,
+        is for the targets of that kind."""
+        extra = {
+            key: value
+            for key, value in (options.extra or {}).items()
+            if (kind := key.partition(".")[0]) == place.backend.name or kind not in names
+        }
+        if not self.extra and not self.user_metadata and extra == (options.extra or {}):
+            return options
+        metadata = {**(options.user_metadata or {}), **self.user_metadata}
+        return replace(options, extra={**extra, **self.extra} or None, user_metadata=metadata or None)
+
+
+_KEYS = ("name", "store", "user_metadata", "extra")
+
+
+def targets_of(
+    targets: Iterable[Target | Backend | str | Mapping[str, Any] | Any], defaults: Mapping[str, Any] | None = None
+) -> tuple[Place, ...]:
+    """The targets with their backends. What has no name gets that of its kind, with a number if it is not the first."""
+    found: list[Place] = []
+    taken: set[str] = set()
+    for given in targets:
+        target = _target(given, len(found), taken, defaults)
+        if target.name in taken:
+            raise ConfigError(f"two targets have the name {target.name!r}")
+        taken.add(target.name)
+        found.append(Place(target.name, len(found), ops.extended(target.store), target, None, word="target"))
+    if not found:
+        raise ConfigError("there are no targets")
+    for one, other in combinations(found, 2):
+        if ops.same_place(one.backend, other.backend):
+            raise ConfigError(f"the targets {one.name!r} and {other.name!r} are the same place")
+    return tuple(found)
+
+
+def _target(given: Any, number: int, taken: set[str], defaults: Mapping[str, Any] | None) -> Target:
+    if isinstance(given, Target):
+        return given
+    if isinstance(given, Mapping):
+        for key in given:
+            if key not in _KEYS:
+                raise ConfigError(f"target {number}: there is no key {key!r}{nearest(str(key), _KEYS)}")
+        if "store" not in given:
+            raise ConfigError(f"target {number}: the key 'store' is missing")
+        store = given["store"]
+        if isinstance(store, str):
+            store = opened(f"target {number}", store, defaults)
+        return Target(**{**given, "name": given.get("name") or _name(store, taken), "store": store})
+    if isinstance(given, str):
+        given = opened(f"target {number}", given, defaults)
+    elif not isinstance(given, Backend) and not hasattr(given, "as_backend"):
+        raise ConfigError(f"target {number}: a store, a backend, a URL or a Target, not {type(given).__name__}")
+    return Target(_name(given, taken), given)
+
+
+def _name(store: Any, taken: set[str]) -> str:
+    kind = ops.extended(store).name
+    free = (kind if number == 1 else f"{kind}-{number}" for number in range(1, len(taken) + 2))
+    return next(name for name in free if name not in taken)
