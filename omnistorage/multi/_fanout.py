@@ -50,7 +50,7 @@ class Terms:
     """What a fan-out is held to. ``needed`` of the targets must hold the object. They are published together, or
     ``backwards``, one by one from the last to the first; or one of the ``arbiters`` first, the next of them only where
     the one before could not be asked: of several who create the same object all but one fail there, before anything is
-    published. At most ``buffer`` bytes wait for each; who is ``laggard`` seconds behind those needed is given up."""
+    published. At most ``buffer`` bytes wait for each; who held up those needed for ``laggard`` seconds is given up."""
 
     needed: int
     arbiters: tuple[int, ...] = ()
@@ -154,10 +154,20 @@ class MultiWriter(Publishes):
             return settled() or sum(done(feed) for feed in self._feeds if feed.live) >= self._terms.needed
 
         self._crew.wait(self._wake, settled if late is None else enough, None, op, self._path)
-        if late is not None and not self._crew.wait(self._wake, settled, late, op, self._path):
-            for feed in self._feeds:
-                if feed.live and not done(feed):
+        while late is not None and not settled():
+            behind = [feed for feed in self._feeds if feed.live and not done(feed)]
+            start, longest = self._crew.clock.now(), max(feed.held_up for feed in behind)
+            in_time = self._crew.wait(
+                self._wake,
+                lambda behind=behind: self._lost() or any(done(feed) or not feed.live for feed in behind),  # type: ignore[misc]
+                late - longest,
+                op,
+                self._path,
+            )
+            for feed in behind:
+                if feed.live and not done(feed) and not in_time and feed.held_up == longest:
                     feed.drop(late)
+                feed.held_up += self._crew.clock.now() - start
         if self._lost():
             raise self._why(op)
 
@@ -221,6 +231,9 @@ class MultiWriter(Publishes):
         if not size:
             return
         room = max(self._terms.buffer - size, 0)
+        for feed in self._feeds:
+            if not feed.queued:
+                feed.held_up = 0.0  # it has caught up
         self._run(op, lambda feed: feed.queued <= room)
         self._pending, self._size = [], 0
         self._total += size

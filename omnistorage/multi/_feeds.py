@@ -51,6 +51,7 @@ class Feed:
         self.error: BaseException | None = None
         self.waiting = 0  # jobs that are not done
         self.queued = 0  # and their bytes
+        self.held_up = 0.0  # the seconds for which nobody but such as this one was waited for
         self._options = options
         self._stuck = stuck
         self._crew = crew
@@ -173,7 +174,7 @@ class Feed:
         """It takes too long, and nobody waits for its end."""
         if self.state == "closing":
             self._stuck.add(self.place.name, self.path, self._turn)
-        why = f"given up: the others were done more than {seconds:g} s before"
+        why = f"given up: it held the others up for more than {seconds:g} s"
         self.give_up(BackendUnavailable(why, path=self.path, backend=self.place.backend.name), wait=False)
 
     def forget(self) -> None:

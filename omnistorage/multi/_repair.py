@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from .. import ops
 from ..core import WRITE, CopyOptions, ObjectInfo, SetMetadata, WriteOptions, Writer, power
-from ..errors import ConfigError, DirectoryNotEmpty, NotFound, PreconditionFailed, StorageError
+from ..errors import CapabilityNotSupported, ConfigError, DirectoryNotEmpty, NotFound, PreconditionFailed, StorageError
 from ..paths import sort_key
 from ..wrappers._base import Wrapper
 from ._asking import ABSENT, MISSES, Vote, ask_all, digest_of, info_of
@@ -178,8 +178,14 @@ class _Repairer:
             options = CopyOptions(source_if_match=options.source_if_match, if_match=there.etag)
         elif there is None and place.backend.features.create_only:
             options = CopyOptions(source_if_match=options.source_if_match, overwrite=False)
+        target = _Told(place, self._kinds)
         try:
-            ops.transfer(ruler.backend, path, _Told(place, self._kinds), path, options, policy=self._policy)
+            try:
+                ops.transfer(ruler.backend, path, target, path, options, policy=self._policy)
+            except CapabilityNotSupported:
+                # Some stores keep conditions of short objects alone. What changes meanwhile is seen afterwards.
+                options = CopyOptions(source_if_match=options.source_if_match)
+                ops.transfer(ruler.backend, path, target, path, options, policy=self._policy)
         except (NotFound, FileExistsError) as error:
             raise PreconditionFailed("it changed meanwhile", path=path, op="repair") from error
         self.changed += 1

@@ -54,9 +54,9 @@ class MultiBackend(Mirroring):
     do not ask them meanwhile, and ``verify()`` compares everything. No entry grows old; once the entries take
     ``journal_bytes``, what would need another one fails.
 
-    ``laggard_timeout``: a target that is so many seconds behind those needed is given up, its write journaled; without
-    it the slowest target sets the pace. At most ``buffer`` bytes wait for each target; data is passed on, never copied,
-    so an object takes about that much memory altogether.
+    ``laggard_timeout``: a target that holds up a write for so many seconds in which those needed could have gone on is
+    given up, its write journaled; without it the slowest target sets the pace. At most ``buffer`` bytes wait for each
+    target; data is passed on, never copied, so an object takes about that much memory altogether.
 
     ``read``: ``"first"`` in order, past targets that cannot be reached; ``"race"``, ``"shadow"`` and ``"quorum"``
     (``read_quorum`` of them agree by digest) as in ``TieredBackend``. Nothing is said to be missing that too few

@@ -630,11 +630,18 @@ def test_all_targets_are_given_the_same_bytes_object():
 
 
 def test_what_the_caller_changes_afterwards_is_not_what_is_written():
-    places = switches(2)
+    class Gate(Switch):
+        def _before(self, op, number):
+            if op == "write":
+                assert changed.wait(30)
+
+    changed = threading.Event()
+    places = [Gate(), Gate()]
     data = bytearray(b"1" * (1 << 20))
     with mirror(places).open_writer("x") as writer:
         assert writer.write(memoryview(data)) == 1 << 20
         data[:] = b"2" * (1 << 20)
+        changed.set()
     assert peeks(places, "x") == [b"1" * (1 << 20)] * 2
 
 
