@@ -567,10 +567,10 @@ def test_a_laggard_that_is_needed_is_waited_for():
         write_bytes(multi, "x", b"1")
         done.set()
 
-    thread = threading.Thread(target=write)
+    thread = threading.Thread(target=write, daemon=True)
     thread.start()
     assert slow.asked.wait(30)
-    assert not done.is_set()
+    assert not done.wait(0.2)
     slow.go()
     thread.join(30)
     assert done.is_set()
@@ -598,7 +598,7 @@ def test_a_full_buffer_holds_the_writer_up():
                 taken.append(writer.write(b"b" * (256 << 10)))
         over.set()
 
-    thread = threading.Thread(target=write)
+    thread = threading.Thread(target=write, daemon=True)
     thread.start()
     assert slow.asked.wait(30)
     assert not over.wait(0.2)
