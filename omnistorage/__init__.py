@@ -47,7 +47,7 @@ _NAMES = {
     "formats.ndjson": ("Ndjson",),
     "wrappers": ("Cache", "Encrypt", "Observe", "Prefix", "ReadOnly", "Retry"),
     "config": ("BackendConfig", "RegistryConfig", "StoreProfile"),
-    "delivery": ("RollingRecordWriter",),
+    "delivery": ("DatasetReader", "DatasetWriter", "OmniHandler", "RollingRecordWriter", "Spool"),
     "probing": ("probe",),
     "records": ("RecordReader", "RecordWriter", "open_records"),
     "registry": ("open_backend", "register_backend"),
@@ -81,7 +81,11 @@ if TYPE_CHECKING:
     from .config import RegistryConfig as RegistryConfig
     from .config import StoreProfile as StoreProfile
     from .core import *  # noqa: F403
+    from .delivery import DatasetReader as DatasetReader
+    from .delivery import DatasetWriter as DatasetWriter
+    from .delivery import OmniHandler as OmniHandler
     from .delivery import RollingRecordWriter as RollingRecordWriter
+    from .delivery import Spool as Spool
     from .errors import *  # noqa: F403
     from .formats.csv import Csv as Csv
     from .formats.length_prefixed import LengthPrefixed as LengthPrefixed

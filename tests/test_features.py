@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from omnistorage import LocalBackend, MemoryBackend, Tier, TieredBackend
+from omnistorage import LocalBackend, MemoryBackend, MultiBackend, Tier, TieredBackend
 from omnistorage.backends.azure import AzureBackend
 from omnistorage.backends.channel import ChannelBackend
 from omnistorage.backends.compute import ComputeBackend
@@ -38,6 +38,7 @@ MAKE = {
     "tiered_match": lambda tmp: TieredBackend(
         [Tier("logs", MemoryBackend(dirs=False), match="logs/**"), Tier("rest", BasicBackend())], "match"
     ),
+    "multi": lambda tmp: MultiBackend([MemoryBackend(), LocalBackend(tmp)]),
     "sql": lambda tmp: SQLBlobBackend("sqlite://"),
     "sqlite": lambda tmp: SQLBlobBackend(f"sqlite:///{tmp}/objects.db"),
     "postgresql": lambda tmp: SQLBlobBackend("postgresql://host/database"),

@@ -1,4 +1,5 @@
-"""``omnistorage write`` where records are rolled into many objects. Imports delivery, core, errors and wrappers.
+"""``omnistorage write`` where records are rolled into many objects. Imports delivery, core, errors and wrappers;
+``spooling`` loads where a spool stands between.
 
 Where no field of the records is needed they go through as the bytes they were; else each is parsed beside its bytes,
 which are what is written.
@@ -7,7 +8,7 @@ which are what is written.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,6 +22,9 @@ from .meter import human
 from .specs import Compression, FormatChoice
 from .transcode import parsing, reading, unparsing, writing
 from .writing import Filling, How, target_format
+
+if TYPE_CHECKING:
+    from .spooling import Spooling
 
 
 def partitioned(template: str, fields: tuple[str, ...]) -> str:
@@ -39,7 +43,8 @@ class Rolling:
 
     filling: Filling
     folder: Location
-    to: str
+    to: tuple[str, ...]
+    mirror: dict[str, Any]
     text: str
     template: str
     rolls: dict[str, Any]
@@ -47,18 +52,47 @@ class Rolling:
     compression: Compression
     no_clobber: bool  # nothing that is rolled ever replaces
     durable: bool
+    spool: Spooling | None = None
 
     def run(self) -> None:
         filling = self.filling
         if "late" in self.rolls and "late_after" not in self.rolls:
             raise click.UsageError("--late says where late records go: --late-after TIME says which are late")
+        self._spooled()
         template = partitioned(self.template, self.rolls.pop("partition", ()))
         to = target_format(self.text, f"x{template.rpartition('}')[2]}", self.form)
         parsed = self._needs_fields(template)
         filling.find(to)
-        writer = self._open(template, unparsing(to) if parsed else writing(to))
+        writer = self.open(template, to)
         filling.listen(self.text)
         self._fill(writer, (lambda form: parsing(form, to)) if parsed else (lambda form: reading(form, to.name)))
+        self._report(writer)
+
+    def _spooled(self) -> None:
+        given = {name for name in ("spool_max_bytes", "spool_fsync", "when_full") if name in self.rolls}
+        if given and "spool" not in self.rolls:
+            raise click.UsageError(f"--{min(given).replace('_', '-')} is about a spool: --spool DIR says which")
+        if "spool" in self.rolls:
+            from .spooling import Spooling
+
+            self.spool = Spooling.taken_from(self)
+
+    def deliver(self) -> None:
+        """Publish what is in the spool, and nothing more."""
+        self._spooled()
+        if self.spool is not None:
+            self.spool.delivery = None
+        template = partitioned(self.template, self.rolls.pop("partition", ()))
+        writer = self.open(template, target_format(self.text, f"x{template.rpartition('}')[2]}", self.form))
+        self.filling.app.draw(f"spool {self.text}")
+        try:
+            with writer:
+                writer.roll()
+                writer.close()
+                self.filling.policy.take(writer, self.text)
+        except StorageError as error:
+            self._name(error)
+            raise
         self._report(writer)
 
     def _needs_fields(self, template: str) -> bool:
@@ -66,14 +100,19 @@ class Rolling:
         own = {piece.name for piece in pieces} - {None, "time", "seq", "id", "source", "start"}
         return bool(own) or "time_field" in self.rolls
 
-    def _open(self, template: str, form: Format[Any]) -> RollingRecordWriter:
+    def open(self, template: str, to: Format[Any]) -> RollingRecordWriter:
+        """The writer, of records as ``parsing`` or ``reading`` yield them."""
+        form = unparsing(to) if self._needs_fields(template) else writing(to)
         settings = dict(self.rolls)
+        if self.spool is not None:
+            form = self.spool.form(form, to)
+            settings["spool"] = self.spool.value
         for name in ("roll_bytes", "roll_raw_bytes"):
             if settings.get(name) == 0:
                 settings[name] = None
         folder = self.folder
         target = Prefix(folder.backend, folder.path) if folder.path else folder.backend
-        return RollingRecordWriter(
+        writer = RollingRecordWriter(
             target,
             template,
             format=form,
@@ -83,24 +122,34 @@ class Rolling:
             **self.filling.policy.settings(),
             **settings,
         )
+        if self.spool is not None:
+            self.spool.opened(writer)
+        return writer
 
     def _fill(self, writer: RollingRecordWriter, how: How) -> None:
         taken, policy = 0, self.filling.policy
 
         def put(batch: list[Any]) -> int:
             nonlocal taken
-            taken += writer.write_many(batch)
+            taken += writer.write_many(batch if self.spool is None else self.spool.plain(batch))
             return taken
 
         try:
             with writer:
                 self.filling.fill(how, put)
+                if self.spool is not None:  # what only the template finds comes up until the end
+                    writer.close()
                 policy.take(writer, self.text)
                 policy.publish()  # first: a record is in one place or in the other
                 writer.close()
         except BaseException as error:
             done = writer.progress.objects
-            if done:
+            if self.spool is not None:
+                self.filling.app.interrupted = self.spool.left(writer)
+                if isinstance(error, StorageError):
+                    policy.publish()
+                    self.filling.app.warn(self.filling.app.interrupted)
+            elif done:
                 if isinstance(error, StorageError):
                     policy.publish()  # what is left out of the objects that stay
                     self.filling.app.warn(f"{_count(done, 'object')} published before the error stay")
@@ -116,7 +165,7 @@ class Rolling:
             error.shown = self._shown(error.path or "") if inside else self.text  # type: ignore[attr-defined]
 
     def _shown(self, path: str) -> str:
-        return path if self.to == "." else self.folder.child(path).text
+        return path if self.to == (".",) and not self.mirror else self.folder.child(path).text
 
     def _published(self, entry: Committed) -> None:
         """Called from other threads, one at a time."""
@@ -129,14 +178,16 @@ class Rolling:
         app, done, policy = self.filling.app, writer.progress, self.filling.policy
         app.meter.stop()
         fields = {"objects": done.objects, "records": done.records, "bad": policy.count, "late": done.late}
+        fields |= {} if self.spool is None else self.spool.fields(done)
         ratio = round(done.raw_bytes / done.bytes, 2) if done.bytes else None
         app.event("write", path=self.text, **fields, raw_bytes=done.raw_bytes, size=done.bytes, ratio=ratio)
-        skipped = done.taken - done.records - done.bad
+        skipped = done.taken - done.records - done.bad if self.spool is None else 0
         notes = [
             f"{_count(done.objects, 'object')}, {_count(done.records, 'record')}",
             f"{human(done.raw_bytes)} -> {human(done.bytes)}" + (f" (ratio {ratio:.1f})" if ratio else ""),
             *([f"{done.late:,} late"] if done.late else []),
             *([f"{skipped:,} published by an earlier run"] if skipped > 0 else []),
+            *([] if self.spool is None else self.spool.notes(done)),
             f"{app.meter.seconds:.1f} s",
         ]
         app.say(f"wrote {self.text}: {', '.join(notes)}")

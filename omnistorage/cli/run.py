@@ -30,6 +30,7 @@ VERBS = {
         "read": ("read:read", "Print the records of objects."),
         "convert": ("convert:convert", "Turn one record object into another format or compression."),
         "head": ("cat:head", "Print the first records of an object."),
+        "spool": ("spooling:spool", "Say what waits in a spool, or deliver it."),
     },
     "Objects": {
         "ls": ("listing:ls", "List a folder."),

@@ -6,12 +6,14 @@ sends. Imports core and what stands beside it; ``rolls`` loads when something is
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 import click
 
 from .app import App
+from .mirroring import MIRRORING, Mirror, mirror_options
 from .recordio import BadRecordPolicy, bad_record_options
 from .run import Verb
 from .specs import DURATION, SIZE, compression, format_name, zone
@@ -63,6 +65,16 @@ def _rolling(command: Any) -> Any:
             click.option("--source", metavar="NAME", help="{source} in names."),
             click.option("--start-sequence", type=click.IntRange(0), metavar="N", help="Number of the first record."),
             click.option("--manifest", metavar="PATH", help="Note what was published at PATH in --to."),
+            click.option("--spool", metavar="DIR", help="Keep records in DIR until the store has them."),
+            click.option("--spool-max-bytes", type=SIZE, metavar="SIZE", help="Room in DIR [1GiB]."),
+            click.option(
+                "--spool-fsync",
+                type=click.Choice(["record", "interval", "roll"]),
+                help="When DIR is synced [interval].",
+            ),
+            click.option(
+                "--when-full", type=click.Choice(["block", "raise", "drop_oldest"]), help="If DIR has no room [block]."
+            ),
         )
     ):
         command = option(command)
@@ -86,6 +98,10 @@ ROLLING = [
     "source",
     "start_sequence",
     "manifest",
+    "spool",
+    "spool_max_bytes",
+    "spool_fsync",
+    "when_full",
 ]
 
 
@@ -96,7 +112,7 @@ ROLLING = [
     short_help="Write records into objects, each all or nothing.",
     help=f"""Write records into the one object TEMPLATE inside --to, or into many of them.
 
-    TEMPLATE with {{...}}, or any of the options --roll-... to --manifest, makes many: {{time:%Y/%m/%d}}, {{field}} and
+    TEMPLATE with {{...}}, or any of the options --roll-... to --when-full, makes many: {{time:%Y/%m/%d}}, {{field}} and
     {{a.b}} of the record make folders or names; {{seq}} (or {{seq:06d}}), {{id}}, {{start}} and {{source}} tell the
     objects of one folder apart. An object is published when it is full or old enough, and nothing is ever replaced.
     --names deterministic (with {{start}}) makes a replay of the same input from --start-sequence on write nothing
@@ -108,12 +124,18 @@ ROLLING = [
 
     {RULE}
 
+    With several --to everything goes to all of them at once; --mode says how many must have an object before it counts
+    as written. With --journal PLACE what one of them missed is noted there, and brought by the next run that names it.
+
+    With --spool a store that is away keeps nobody waiting: what it did not take stays in DIR, for the next run or for
+    'omnistorage spool drain DIR'.
+
     Nothing is visible before all of an object is there. The first Ctrl-C (or SIGTERM) publishes the whole records that
     were read and ends with 130 (143); the second one discards what is not published.
     """,
 )
 @click.argument("template", metavar="TEMPLATE")
-@click.option("--to", default=".", metavar="URL", help="The folder that TEMPLATE lies in (default: here).")
+@click.option("--to", multiple=True, metavar="URL", help="The folder that TEMPLATE lies in (default: here).")
 @click.option("--from", "sources", multiple=True, metavar="FILE...", help="What to read (default: standard input).")
 @click.option("--from-format", callback=format_name, metavar="NAME[:...]", help="Default: by suffix, else as TEMPLATE.")
 @click.option(
@@ -123,29 +145,34 @@ ROLLING = [
     "--compression", callback=compression, metavar="NAME[:LEVEL]", help="gzip, zstd:9, none (default: by suffix)."
 )
 @_rolling
+@mirror_options
 @bad_record_options
 @click.option("--no-clobber", is_flag=True, help="Refuse to replace an existing object.")
 @click.option("--durable", is_flag=True, help="Return only when it survives a power cut.")
 @click.pass_obj
-def write(app: App, /, template: str, to: str, sources: tuple[str, ...], **options: Any) -> None:
+def write(app: App, /, template: str, to: tuple[str, ...], sources: tuple[str, ...], **options: Any) -> None:
     if "://" in template or template.startswith("/"):
         raise click.UsageError(f"TEMPLATE lies inside --to: write --to FOLDER {template.rpartition('/')[2]}")
     policy = BadRecordPolicy(app, **{key: options.pop(key) for key in _POLICY})
     rolls = {key: options.pop(key) for key in ROLLING}
     given = {key: value for key, value in rolls.items() if value not in (None, ())}
-    folder = app.locate(to, is_object=False)
+    mirror = {key: value for key in MIRRORING if (value := options.pop(key)) is not None}
+    places = to or (".",)
+    several = Mirror(app, places, mirror) if len(places) > 1 or mirror else None
+    folder = app.locate(places[0], is_object=False) if several is None else several.location
+    here = several is None and places[0] == "."
     filling = Filling(app, sources or ("-",), policy, from_format=options.pop("from_format"))
     job: Any
     if given or "{" in template:
         from .rolls import Rolling
 
-        shown = template if to == "." else folder.child(template).text
-        job = Rolling(filling, folder, to, shown, template, given, **options)
+        shown = template if here else folder.child(template).text
+        job = Rolling(filling, folder, places, mirror, shown, template, given, **options)
     else:
         target = folder.child(template)
-        target = replace(target, text=template) if to == "." else target
+        target = replace(target, text=template) if here else target
         job = OneObject(filling, target, **options)
-    with app.stops.draining(), policy:
+    with app.stops.draining(), policy, nullcontext() if several is None else several:
         job.run()
     if app.stops.signum is not None:
         raise Interrupted

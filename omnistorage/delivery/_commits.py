@@ -33,8 +33,15 @@ def _executor() -> concurrent.futures.ThreadPoolExecutor:
 class Commits:
     """Publishes the objects of one writer. Knows nothing of the writer, which can be collected meanwhile."""
 
-    def __init__(self, publications: Publications) -> None:
+    def __init__(
+        self,
+        publications: Publications,
+        before: Callable[[int], None] | None = None,
+        after: Callable[[], None] | None = None,
+    ) -> None:
         self._publications = publications
+        self._before = before
+        self._after = after
         self._changed = threading.Condition()
         self._noting = threading.Lock()
         self._closing: set[OpenObject] = set()
@@ -43,6 +50,7 @@ class Commits:
         self._given_up = False
         self._lost: int | None = None  # the first sequence number that was not delivered and will not be
         self.error: BaseException | None = None
+        self.untold = False  # whether the error came when the object was published already
         self.objects = self.records = self.bytes = self.raw_bytes = 0
 
     def add(self, objects: list[OpenObject], *, in_order: bool) -> None:
@@ -82,15 +90,27 @@ class Commits:
                 self._running += len(following)
                 self._changed.notify_all()
             self._start(following)
+            if self._after is not None:
+                self._after()
 
     def _commit(self, opened: OpenObject) -> None:
+        if self._before is not None:
+            try:
+                self._before(opened.last)
+            except BaseException:
+                opened.writer.abort()
+                raise
         entry = opened.commit()
         with self._noting:  # one at a time, so that a manifest stays whole
             self.objects += 1
             self.records += entry.records
             self.bytes += entry.bytes
             self.raw_bytes += entry.raw_bytes
-            self._publications.note(entry)
+            try:
+                self._publications.note(entry)
+            except BaseException:
+                self.untold = True
+                raise
 
     def found(self, path: str, entry: Callable[[], Committed]) -> None:
         """An earlier run has published ``path``; a kill may have kept it from noting so, which is done now."""

@@ -53,7 +53,9 @@ class Names:
     def create(self, partition: Partition, start: int, options: WriteOptions) -> tuple[str, Writer]:
         """The path of a new object and a writer for it. Raises ``AlreadyExists`` where no other name can be made."""
         for attempt in itertools.count():
-            seq = self._seqs.get(partition, 0)
+            seq = self._seqs.get(partition)
+            if seq is None:
+                seq = self._first_seq(partition)
             path = self.path(partition, seq=seq, start=start)
             try:
                 if options.overwrite and self.backend.exists(path):  # the store has no way to create only
@@ -67,6 +69,12 @@ class Names:
                 self._remember(partition, seq + 1)
                 return path, sink
         raise AssertionError
+
+    def _first_seq(self, partition: Partition) -> int:
+        """Where this run begins to count. It asks, as some stores tell only at the end that a name is taken."""
+        if "seq" not in self._template.object_fields or not self.backend.exists(self.path(partition)):
+            return 0
+        return self._free_seq(partition, 0)
 
     def _free_seq(self, partition: Partition, taken: int) -> int:
         """A number above ``taken`` that is free, found in few questions where the taken ones have no gaps."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from .._context import Publishes
+from ..bad_records import BadRecords
 from ..core import Backend, Data, ObjectInfo, Writer
-from ..errors import StorageError
+from ..errors import StorageError, WriterClosed
 from ..record_writer import RecordWriter
 from ..records import open_decoded
 from ..stages import Codec, Format
@@ -28,9 +29,14 @@ class Committed(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """Counters. ``taken`` records came in, of which ``bad`` and ``late`` ones were dealt with apart; ``records`` of
-    them are published in ``objects``, which are ``bytes`` as stored and ``raw_bytes`` before compression; ``open`` and
-    ``closing`` objects are on their way. Every record up to sequence number ``durable`` is published or dealt with."""
+    """Counters. ``taken`` records came in, of which ``bad`` and ``late`` ones were dealt with apart, ``dead_lettered``
+    of the bad ones by whoever takes them; ``records`` are published in ``objects``, which are ``bytes`` as stored and
+    ``raw_bytes`` before compression; ``open`` and ``closing`` objects are on their way. Every record up to sequence
+    number ``durable`` is published or dealt with, or safe in the spool.
+
+    With a spool: ``spooled`` records, which take ``spooled_bytes``, are not published yet; the store was given them
+    again ``retried`` times, after ``last_error``, which is None while all is well; ``dropped`` ones had to make room
+    and ``damaged`` ones could not be read."""
 
     taken: int
     records: int
@@ -42,6 +48,18 @@ class Progress(NamedTuple):
     open: int
     closing: int
     durable: int
+    spooled: int = 0
+    spooled_bytes: int = 0
+    retried: int = 0
+    dead_lettered: int = 0
+    dropped: int = 0
+    damaged: int = 0
+    last_error: str | None = None
+
+
+def letters(bad: BadRecords) -> int:
+    """How many bad records were handed to somebody."""
+    return 0 if isinstance(bad.on_error, str) else bad.count
 
 
 class Metered(Publishes):
@@ -91,6 +109,10 @@ def measured(backend: Backend, path: str, codec: Codec | None, *, records: int, 
         while block := decoded.next_block():
             raw += len(block)
     return Committed(path, records, size, raw, digest.hexdigest(), first, last)
+
+
+def _ended(record: object) -> NoReturn:
+    raise WriterClosed("the object is closed", op="write")
 
 
 class OpenObject:
@@ -150,6 +172,9 @@ class OpenObject:
         except StorageError as error:
             error.path = error.path or self.path
             raise
+        # What a closed one encodes with refers to the writer itself: without this its codec, with zstd some 8 MiB, is
+        # kept until the next collection of garbage.
+        self.writer._encode = _ended
         return Committed(
             self.path,
             self.records,

@@ -142,6 +142,10 @@ class Partitions:
             if not opened.records:
                 opened.writer.abort()  # its only record was a bad one
 
+    def forget(self) -> None:
+        """Of what an earlier run published nobody knows any more how much is still to come."""
+        self._skips.clear()
+
     def roll_due(self) -> None:
         """Publish what has become too old."""
         now = self._timer.now()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from os import PathLike
 from typing import Any, Literal
 
@@ -17,6 +18,15 @@ from ..stages import Codec, Format
 from .template import Template
 
 Seconds = float | timedelta
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def stamps(now: Callable[[], datetime]) -> Callable[[], float]:
+    """``now`` in seconds since 1970; the usual one without the way over a datetime."""
+    return time.time if now is utc_now else lambda: now().timestamp()
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,6 +93,14 @@ class Template:
     def needs_time(self) -> bool:
         return bool(self._times)
 
+    def same_times(self, first: float, last: float) -> bool:
+        """Whether all times from ``first`` to ``last`` are certain to be written alike."""
+        return self._step == 60 and last - first < 60 and self._time_key(first) == self._time_key(last)
+
+    @property
+    def needs_fields(self) -> bool:
+        return bool(self._lookups)
+
     @property
     def has_record_time(self) -> bool:
         return self._time_of is not None

@@ -129,6 +129,7 @@ def ask_all(
     except BaseException:
         for attempt in attempts:
             attempt.scope.cancel()
+            on_late(attempt.place, attempt.turn)
         raise
     answers: list[T | BaseException] = []
     for attempt in attempts:

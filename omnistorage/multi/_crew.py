@@ -8,7 +8,9 @@ from threading import Thread
 
 from ..errors import BackendUnavailable
 from ..policies import CLOCK, Clock, RequestPolicy, Waiter, wait
-from ..strands import IO
+from ..strands import IO, forks
+
+MOST_STUCK = 4
 
 
 class Turn:
@@ -77,19 +79,27 @@ class Stuck:
     other change of the same path: it could be undone by them."""
 
     def __init__(self) -> None:
-        self._calls: dict[tuple[str, str], list[Turn]] = {}
+        self._calls: dict[str, list[tuple[str | None, Turn]]] = {}
+        self._forks = forks[0]
 
-    def add(self, target: str, path: str, turn: Turn) -> None:
-        self._calls.setdefault((target, path), []).append(turn)
+    def add(self, target: str, path: str | None, turn: Turn) -> None:
+        """``path`` is None for one that changes nothing any more."""
+        if not turn.over:
+            self._calls.setdefault(target, []).append((path, turn))
 
     def check(self, target: str, path: str) -> None:
-        """Raise ``BackendUnavailable`` while there is one."""
-        turns = self._calls.get((target, path))
-        if turns is None:
+        """Raise ``BackendUnavailable`` while there is one of ``path``, or so many of the target that one more would
+        only wait, too."""
+        if self._forks != forks[0]:
+            self._calls, self._forks = {}, forks[0]
+        calls = self._calls.get(target)
+        if not calls:
             return
-        if not all(turn.over for turn in turns):
+        calls[:] = [call for call in calls if not call[1].over]
+        if any(one == path for one, _ in calls):
             raise BackendUnavailable("an earlier change of it was given up and has not ended", path=path)
-        self._calls.pop((target, path), None)
+        if len(calls) >= MOST_STUCK:
+            raise BackendUnavailable(f"{len(calls)} earlier changes were given up and have not ended", path=path)
 
 
 CREW = Crew()

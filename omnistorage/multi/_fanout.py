@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import combinations
 from typing import Any, Literal, NamedTuple, Protocol
 
+from .. import ops
 from .._context import Publishes
 from ..core import WRITE, Data, ObjectInfo, WriteOptions
 from ..errors import AlreadyExists, ConfigError, CorruptData, MultiError, PreconditionFailed, WriterClosed
@@ -53,7 +55,7 @@ class Terms:
     published. At most ``buffer`` bytes wait for each; who held up those needed for ``laggard`` seconds is given up."""
 
     needed: int
-    arbiters: tuple[int, ...] = ()
+    arbiters: Callable[[], tuple[int, ...]] = tuple
     backwards: bool = False
     buffer: int = BUFFER
     laggard: float | None = None
@@ -76,7 +78,7 @@ def checked(laggard: float | timedelta | None, buffer: int) -> float | None:
     """``laggard`` in seconds. Raises ``ConfigError``."""
     if isinstance(laggard, timedelta):
         laggard = laggard.total_seconds()
-    if laggard is not None and not laggard > 0:
+    if laggard is not None and (not isinstance(laggard, int | float) or not laggard > 0):
         raise ConfigError(f"laggard_timeout is a number of seconds above zero, not {laggard!r}")
     if type(buffer) is not int or buffer < 1:
         raise ConfigError(f"buffer is a number of bytes from 1 up, not {buffer!r}")
@@ -97,6 +99,8 @@ class MultiWriter(Publishes):
     """
 
     instant = False
+    _forks, _over = -1, True  # until there is something to look after
+    _feeds: list[Feed]
 
     def __init__(
         self,
@@ -111,7 +115,8 @@ class MultiWriter(Publishes):
         _alone: AbstractContextManager[object] = nullcontext(),  # noqa: B008
         _crew: Crew = CREW,
     ) -> None:
-        self._forks, self._over, self._feeds = forks[0], True, list[Feed]()
+        if isinstance(targets, str) or not isinstance(targets, Sequence):
+            raise ConfigError(f"targets are a list of (backend, path, options), not {type(targets).__name__}")
         aims = [aim for aim in targets if isinstance(aim, Aim)] or _aims(targets)
         if _terms is None:
             late = checked(laggard_timeout, buffer)
@@ -126,6 +131,7 @@ class MultiWriter(Publishes):
         self._failed: BaseException | None = None
         self._over = self._prepared = False
         self.result: ObjectInfo | None = None
+        self._forks, self._feeds = forks[0], list[Feed]()
         self._feeds += [Feed(_crew, self._wake, aim.place, aim.path, aim.options, _terms.stuck) for aim in aims]
         self._run("open_writer", lambda feed: feed.idle)
 
@@ -156,6 +162,8 @@ class MultiWriter(Publishes):
         self._crew.wait(self._wake, settled if late is None else enough, None, op, self._path)
         while late is not None and not settled():
             behind = [feed for feed in self._feeds if feed.live and not done(feed)]
+            if not behind:
+                continue  # it came in between
             start, longest = self._crew.clock.now(), max(feed.held_up for feed in behind)
             in_time = self._crew.wait(
                 self._wake,
@@ -293,8 +301,9 @@ class MultiWriter(Publishes):
                 if feed.state != "committed":
                     raise self._partial()
             return
-        for number, at in enumerate(self._terms.arbiters):
-            feed, last = self._feeds[at], number + 1 == len(self._terms.arbiters)
+        arbiters = self._terms.arbiters()
+        for number, at in enumerate(arbiters):
+            feed, last = self._feeds[at], number + 1 == len(arbiters)
             if feed.live:
                 self._publish_at(feed, None if last else self._terms.laggard)
             if feed.state == "committed":
@@ -365,9 +374,17 @@ class MultiWriter(Publishes):
 
 def _aims(targets: Sequence[tuple[Any, ...]]) -> list[Aim]:
     for target in targets:
-        if not isinstance(target, tuple) or len(target) not in (2, 3) or not isinstance(target[1], str):
+        if (
+            not isinstance(target, tuple)
+            or len(target) not in (2, 3)
+            or not isinstance(target[1], str)
+            or (len(target) == 3 and not isinstance(target[2], WriteOptions))
+        ):
             raise ConfigError(f"a target is (backend, path, options), not {target!r}")
-    places = targets_of([target[0] for target in targets])
+    places = targets_of([target[0] for target in targets], apart=False)
+    for one, other in combinations(zip(places, targets, strict=True), 2):
+        if one[1][1] == other[1][1] and ops.same_place(one[0].backend, other[0].backend):
+            raise ConfigError(f"two targets are the same object {one[1][1]!r}")
     every = [target[2] if len(target) == 3 else WRITE for target in targets]
     return [
         Aim(place, target[1], lambda own=own: own)  # type: ignore[misc]

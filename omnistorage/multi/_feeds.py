@@ -58,7 +58,7 @@ class Feed:
         self._wake = wake
         self._lock = threading.Lock()
         self._jobs: deque[tuple[Job | None, int]] = deque()
-        self._running = False
+        self._running = self._busy = False
         self._turn = Turn()
         self._scope = CancelScope()
         self._writer: Writer | None = None
@@ -122,11 +122,14 @@ class Feed:
                 self._running = False
                 return False
             job, size = self._jobs.popleft()
+            self._busy = True
         try:
             with self._scope:
                 self._do(job)
         except BaseException as error:  # told to whoever waits for it
+            self._busy = False
             self.give_up(error)
+        self._busy = False
         with self._lock:
             self.waiting -= 1
             self.queued -= size
@@ -153,14 +156,16 @@ class Feed:
         with self._lock:
             if not self.live or self.state == "committed":
                 return
-            lost = self.state == "closing" and (not isinstance(error, StorageError) or _may_have_happened(error))
+            lost = self.state == "closing" and may_have_happened(error)
             self.state = "unknown" if lost else "aborted" if error is None else "failed"
             self.error = None if error is None else told(error, self.place)
             for _, size in self._jobs:
                 self.waiting -= 1
                 self.queued -= size
             self._jobs.clear()
-            writer = self._writer
+            writer, busy = self._writer, self._busy
+        if busy:
+            self._stuck.add(self.place.name, self.path if lost else None, self._turn)
         self._scope.cancel()
         self._wake.set()
         if writer is None:
@@ -172,8 +177,6 @@ class Feed:
 
     def drop(self, seconds: float) -> None:
         """It takes too long, and nobody waits for its end."""
-        if self.state == "closing":
-            self._stuck.add(self.place.name, self.path, self._turn)
         why = f"given up: it held the others up for more than {seconds:g} s"
         self.give_up(BackendUnavailable(why, path=self.path, backend=self.place.backend.name), wait=False)
 
@@ -221,5 +224,8 @@ def one_reason(errors: Iterable[BaseException]) -> BaseException | None:
     return said[0]
 
 
-def _may_have_happened(error: StorageError) -> bool:
-    return error.transient or isinstance(error, OutcomeUnknown | Cancelled | CorruptData)
+def may_have_happened(error: BaseException | None) -> bool:
+    """Whether a change that ended with ``error`` may have been made all the same."""
+    if not isinstance(error, StorageError) or error.transient:
+        return True
+    return isinstance(error, OutcomeUnknown | Cancelled | CorruptData)

@@ -7,18 +7,23 @@ time: it can be written anywhere, by several processes at once, and removing one
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from ..core import ExtendedBackend, WriteOptions
 from ..errors import CorruptData, NotFound, StorageError
 from ..ops import read_bytes, write_bytes
 from ..paths import join
+from ..strands import forks
 
 VERSION = 1
+FRESH = 10.0
+"""How many seconds old what a process knows of the entries of others may be, where it does not matter more."""
+_NAME = re.compile(r"([0-9a-f]{28})\.json")
 _CONTENT = "application/json"
 
 
@@ -37,67 +42,106 @@ class Missed(NamedTuple):
 
 
 class Journal:
-    """The entries under ``folder`` of ``backend``. ``entries`` are those of this process and those that were there when
-    ``load`` was called last. Safe for several threads."""
+    """The entries under ``folder`` of ``backend``. ``entries`` are those that this process knows of. Safe for several
+    threads. ``make`` is called before the first entry is written."""
 
     def __init__(
-        self, backend: ExtendedBackend, folder: str, max_bytes: int, now: Callable[[], float] = time.time
+        self,
+        backend: ExtendedBackend,
+        folder: str,
+        max_bytes: int,
+        now: Callable[[], float] = time.time,
+        make: Callable[[], None] = lambda: None,
     ) -> None:
         self._backend = backend
         self._folder = folder
         self._max_bytes = max_bytes
         self._now = now
+        self._make = make
         self._lock = threading.RLock()
-        self._last = 0
+        self._last, self._top = 0, ""
+        self._forks = forks[0]
         self._sizes: dict[str, int] = {}
         self._paths: dict[str, list[str]] = {}
-        self._loaded = False
+        self._read_at: float | None = None
         self.bytes = 0
         self.entries: dict[str, Missed] = {}
         self.live: set[str] = set()  # intents of this process whose end is still to come
+        self.mine: set[str] = set()  # and all others of it
 
-    def load(self) -> Sequence[Missed]:
-        """All entries there are now, oldest first. Raises ``CorruptData`` for one that is damaged."""
+    def load(self, max_age: float = 0.0) -> Sequence[Missed]:
+        """All entries there are, oldest first, as they were ``max_age`` seconds ago or later. Raises ``CorruptData``
+        for one that is damaged."""
+        if self._forks != forks[0]:  # the parent's changes are not ours, and its locks may be held for ever
+            self._forks, self._lock = forks[0], threading.RLock()
+            self.live, self.mine = set(), set()
+        with self._lock:
+            if self._read_at is not None and abs(self._now() - self._read_at) < max_age:
+                return tuple(self.entries.values())
+            before, start = set(self.entries), self._now()
+        names = set(self._names())
         found: list[tuple[Missed, int]] = []
-        for info in self._backend.list(self._folder):
+        for id in sorted(names - before):
             try:
-                text = read_bytes(self._backend, info.path)
+                text = read_bytes(self._backend, self._place(id))
             except NotFound:
                 continue  # removed meanwhile
-            found.append((_entry(text, info.path), len(text)))
+            found.append((_entry(text, self._place(id)), len(text)))
         with self._lock:
-            self.entries, self._sizes, self._paths, self.bytes = {}, {}, {}, 0
-            for entry, size in sorted(found):
+            for id in before - names:
+                if "-" not in id:
+                    self._forget(id)
+            for entry, size in found:
                 self._take(entry, size)
-            self._loaded = True
-        return tuple(self.entries.values())
-
-    def _take(self, entry: Missed, size: int) -> None:
-        self.entries[entry.id], self._sizes[entry.id] = entry, size
-        self._paths.setdefault(entry.path, []).append(entry.id)
-        self.bytes += size
-
-    def known(self) -> Sequence[Missed]:
-        """The entries, read once."""
-        with self._lock:
-            if not self._loaded:
-                self.load()
+            self._read_at = start
             return tuple(self.entries.values())
 
-    def of(self, path: str) -> list[Missed]:
+    def _names(self) -> Iterator[str]:
+        try:
+            for info in self._backend.list(self._folder):
+                match = _NAME.fullmatch(info.name)
+                if match:
+                    yield match[1]
+        except NotFound:
+            return  # a folder that is still to be made; a bucket that is not there is told by the first entry
+
+    def _take(self, entry: Missed, size: int) -> None:
+        if entry.id in self.entries:
+            return
+        self._last = max(self._last, int(entry.id[:16], 16))  # a clock may go back
+        self.entries[entry.id], self._sizes[entry.id] = entry, size
+        if entry.id < self._top:
+            self.entries = dict(sorted(self.entries.items()))
+        self._top = max(self._top, entry.id)
+        self._paths.setdefault(entry.path, []).append(entry.id)
+        self._paths[entry.path].sort()
+        self.bytes += size
+
+    def _forget(self, id: str) -> None:
+        entry = self.entries.pop(id, None)
+        self.mine.discard(id)
+        if entry is not None:
+            self.bytes -= self._sizes.pop(id)
+            self._paths[entry.path].remove(id)
+            if not self._paths[entry.path]:
+                del self._paths[entry.path]
+
+    def of(self, path: str, max_age: float = FRESH) -> list[Missed]:
         """What is known of ``path``, oldest first."""
-        self.known()
+        self.load(max_age)
         with self._lock:
             return [self.entries[id] for id in self._paths.get(path, ())]
 
-    def add(self, entry: Missed) -> Missed:
-        """Keep ``entry``, durably, under a new id. Raises ``StorageError`` where there is no room."""
-        self.known()
+    def add(self, entry: Missed, *, in_place: bool = False) -> Missed:
+        """Keep ``entry``, durably, under a new id. Raises ``StorageError`` where there is no room; one that comes
+        ``in_place`` of another has it."""
+        self.load(FRESH)
+        self._make()
         with self._lock:
             self._last = max(int(self._now() * 1e6), self._last + 1)
             entry = entry._replace(id=f"{self._last:016x}{uuid.uuid4().hex[:12]}")
         text = json.dumps({"version": VERSION, **entry._asdict()}, separators=(",", ":")).encode()
-        if self.bytes + len(text) > self._max_bytes:
+        if not in_place and self.bytes + len(text) > self._max_bytes:
             raise StorageError(
                 f"the repair journal has {len(self.entries)} entries and reached its {self._max_bytes} bytes: "
                 "repair() the targets, or raise journal_bytes", path=self._folder, op="write",
@@ -106,6 +150,7 @@ class Journal:
         write_bytes(self._backend, self._place(entry.id), text, options)
         with self._lock:
             self._take(entry, len(text))
+            self.mine.add(entry.id)
         return entry
 
     def age(self, entry: Missed) -> float:
@@ -113,22 +158,18 @@ class Journal:
         return self._now() - int(entry.id[:16], 16) / 1e6
 
     def remember(self, entry: Missed) -> None:
-        """Know of ``entry`` in this process alone, until the next ``load``: for when it cannot be kept."""
+        """Know of ``entry`` in this process alone, for when it cannot be kept."""
         with self._lock:
-            self._take(entry._replace(id=f"{self._last:016x}-{len(self.entries)}"), 0)
+            self._last += 1
+            self._take(entry._replace(id=f"{self._last:016x}-"), 0)
 
     def remove(self, ids: Iterable[str]) -> None:
         """Forget entries: they are settled."""
-        for one in list(ids):
-            if "-" not in one:  # else only remembered
-                self._backend.delete(self._place(one))
+        for id in list(ids):
+            if "-" not in id:  # else only remembered
+                self._backend.delete(self._place(id))
             with self._lock:
-                entry = self.entries.pop(one, None)
-                if entry is not None:
-                    self.bytes -= self._sizes.pop(one)
-                    self._paths[entry.path].remove(one)
-                    if not self._paths[entry.path]:
-                        del self._paths[entry.path]
+                self._forget(id)
 
     def _place(self, id: str) -> str:
         return join(self._folder, f"{id}.json")

@@ -8,59 +8,50 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from os import PathLike
+from pathlib import Path
 from typing import Any, TypeVar
 
 from .. import ops
-from ..core import ObjectInfo
-from ..errors import (
-    AlreadyExists,
-    CapabilityNotSupported,
-    ConfigError,
-    InvalidPath,
-    MultiError,
-    NotFound,
-    PermissionDenied,
-    PreconditionFailed,
-    StorageError,
-)
+from ..core import Backend, ObjectInfo
+from ..errors import AlreadyExists, ConfigError, MultiError, PreconditionFailed, StorageError
 from ..paths import is_under
-from ..registry import locate
+from ..policies import check
+from ..strands import forks
 from ._asking import ask_all
 from ._crew import Crew, Stuck, Turn
-from ._feeds import one_reason
-from ._journal import Journal, Missed
+from ._feeds import REFUSALS, may_have_happened, one_reason
+from ._journal import FRESH, Journal, Missed
 from ._listing import Shows
 from ._reading import Reading
 from .outcomes import Outcome, State
-from .tiers import Place, named
+from .tiers import Place, opened
 
 T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
-_CERTAIN = (
-    AlreadyExists,
-    CapabilityNotSupported,
-    ConfigError,
-    InvalidPath,
-    NotFound,
-    PermissionDenied,
-    PreconditionFailed,
-)
 
 
 _STRIPES = 1024
+_LOOK = 0.05  # seconds after which one who waits for a lock looks whether to go on
 
 
 class PathLocks:
     """Changes of one path by one backend come one after the other: else two writers could each win somewhere."""
 
     def __init__(self) -> None:
+        self._forks = forks[0]
         self._locks = [threading.Lock() for _ in range(_STRIPES)]
 
     @contextmanager
     def hold(self, *paths: str) -> Iterator[None]:
+        """Raises ``Cancelled`` and ``DeadlineExceeded`` while it waits."""
+        if self._forks != forks[0]:  # those who hold them are not in this process
+            self._forks, self._locks = forks[0], [threading.Lock() for _ in range(_STRIPES)]
         with ExitStack() as held:
             for number in sorted({hash(path) % _STRIPES for path in paths}):
-                held.enter_context(self._locks[number])
+                lock = self._locks[number]
+                while not lock.acquire(timeout=_LOOK):
+                    check(path=paths[0])
+                held.callback(lock.release)
             yield
 
 
@@ -94,33 +85,56 @@ class Mirroring(Reading):
     needed: int
     laggard: float | None
 
-    def _arrange_journal(self, place: Any, max_bytes: int) -> None:
+    def _arrange_journal(self, place: Any, max_bytes: int, defaults: Mapping[str, Any] | None) -> Any:
+        """Returns what to open it from again."""
+        self.journal = None
         if place is None:
-            self.journal = None
-            return
+            return None
         if type(max_bytes) is not int or max_bytes < 1:
             raise ConfigError(f"journal_bytes is a number of bytes from 1 up, not {max_bytes!r}")
-        backend, folder = locate(place, is_object=False) if isinstance(place, str | PathLike) else (place, "")
-        backend = ops.extended(backend)
-        if not (backend.features.write and backend.features.list and backend.features.delete):
-            raise ConfigError(f"the journal is kept where objects can be written, listed and deleted: not {backend!r}")
-        self.journal = Journal(backend, folder, max_bytes)
+        make: Callable[[], None] = lambda: None  # noqa: E731
+        if isinstance(place, str | PathLike):
+            if isinstance(place, PathLike) or "://" not in place:
+                folder = Path(place)
+                make = lambda: folder.mkdir(0o700, parents=True, exist_ok=True)  # noqa: E731
+                place = f"{folder.absolute()}/"
+            place = opened("the journal", place, defaults)
+            self._owned_journal = place
+        elif not isinstance(place, Backend) and not hasattr(place, "as_backend"):
+            raise ConfigError(
+                f"the journal is a folder's path, a URL, a backend or a store, not {type(place).__name__}"
+            )
+        backend = ops.extended(place)
+        can = backend.features
+        if not (can.write and can.list and can.delete and can.atomic_write):
+            raise ConfigError(f"the journal needs whole writes, listings and deletions, which {backend.name} has not")
+        for target in self.places:
+            if ops.same_place(backend, target.backend):
+                raise ConfigError(
+                    f"the journal and target {target.name!r} are the same place: give it a folder of its own"
+                )
+        self.journal = Journal(backend, "", max_bytes, make=make)
+        return place
 
     # -- what is known to be missed ------------------------------------------------------------------------------------
 
-    def stale(self, path: str) -> frozenset[str]:
-        """The names of the targets that are known to have missed a change of ``path``, unless that is all of them."""
+    def stale(self, path: str, max_age: float = FRESH) -> frozenset[str]:
+        """The names of the targets that are known to have missed a change of ``path``, but never of all of them."""
         if self.journal is None:
             return frozenset()
-        missed = {name for entry in self.journal.of(path) if _tells(entry) for name in entry.targets}
-        return frozenset(missed) if len(missed) < len(self.places) else frozenset()
+        telling = [entry for entry in self.journal.of(path, max_age) if _tells(entry)]
+        missed = frozenset(name for entry in telling for name in entry.targets)
+        if len(missed) < len(self.places):
+            return missed
+        last = frozenset(telling[-1].targets)
+        return last if len(last) < len(self.places) else frozenset()
 
     def candidates(self, path: str) -> tuple[Place, ...]:
         stale = self.stale(path)
         return tuple(place for place in self.places if place.name not in stale) if stale else self.places
 
     def _shows(self, prefix: str) -> Shows | None:
-        entries = [] if self.journal is None else [entry for entry in self.journal.known() if _tells(entry)]
+        entries = [] if self.journal is None else [entry for entry in self.journal.load(FRESH) if _tells(entry)]
         return Fresh(self, entries) if entries else None
 
     def entry(self, path: str, missed: Sequence[Place], **what: Any) -> Missed:
@@ -135,12 +149,12 @@ class Mirroring(Reading):
         path: str,
         call: Callable[[Place], T],
         *paths: str,
-        first: Place | None = None,
+        first: Sequence[Place] = (),
         kind: str = "file",
     ) -> dict[str, T]:
         """``call`` at every target; the answers of those that did it, which are ``needed`` or more. Those that did not
-        are noted for ``path`` and ``paths``. ``first`` is asked before the others, and its error is the end of it."""
-        others = [place for place in self.places if place is not first]
+        are noted for ``path`` and ``paths``. One of those in ``first`` is asked before all others, the next of them
+        where the one before cannot be; if it refuses, that is the end of it."""
 
         def changing(place: Place) -> T:
             for each in (path, *paths):
@@ -151,22 +165,23 @@ class Mirroring(Reading):
             for each in (path, *paths):
                 self.stuck.add(place.name, each, turn)
 
-        enough = self.needed - (first is not None)
+        def ask(places: Sequence[Place], enough: int) -> None:
+            found = ask_all(
+                places, op, path, changing, enough=enough, late=self.laggard, crew=self.crew, on_late=given_up
+            )
+            answers.update(zip((place.name for place in places), found, strict=True))
+
         with self.locks.hold(path, *paths):
-            notes = [Noting(self, self.journal, each, kind) for each in (path, *paths)] if self.journal else []
+            notes = self._notes((path, *paths), kind, bool(first))
             answers: dict[str, T | BaseException] = {}
             begun = False
             try:
                 for note in notes:
                     note.begins(None, 0)
                 begun = True
-                if first is not None:
-                    answers[first.name] = self._ask_first(first, changing)
-                if first is None or not isinstance(answers[first.name], BaseException):
-                    found = ask_all(
-                        others, op, path, changing, enough=enough, late=self.laggard, crew=self.crew, on_late=given_up
-                    )
-                    answers |= zip((place.name for place in others), found, strict=True)
+                if self._decided(first, ask, answers):
+                    rest = [place for place in self.places if place.name not in answers]
+                    ask(rest, self.needed - sum(not isinstance(one, BaseException) for one in answers.values()))
             except BaseException as error:
                 if begun:  # cancelled: what was not answered may have happened
                     answers = {place.name: answers.get(place.name, error) for place in self.places}
@@ -184,12 +199,23 @@ class Mirroring(Reading):
         reason = None if done else one_reason(errors)
         raise reason if reason is not None else self._partial(op, path, outcomes)
 
-    def _ask_first(self, place: Place, call: Callable[[Place], T]) -> T | BaseException:
-        try:
-            with named(place):
-                return call(place)
-        except StorageError as error:
-            return error
+    def _notes(self, paths: Sequence[str], kind: str, conditional: bool) -> list[Noting]:
+        if self.journal is None:
+            return []
+        return [Noting(self, self.journal, path, kind, conditional=conditional) for path in paths]
+
+    def _decided(
+        self, first: Sequence[Place], ask: Callable[[Sequence[Place], int], None], answers: Mapping[str, Any]
+    ) -> bool:
+        """Whether one of those who are asked first has done it."""
+        for place in first:
+            ask([place], 1)
+            answer = answers[place.name]
+            if not isinstance(answer, BaseException):
+                return True
+            if isinstance(answer, REFUSALS):
+                return False
+        return not first
 
     def _partial(self, op: str, path: str, outcomes: Sequence[Outcome]) -> MultiError:
         done = [outcome.target for outcome in outcomes if outcome.state == "committed"]
@@ -212,15 +238,18 @@ def _outcome(name: str, path: str, answers: Mapping[str, Any]) -> Outcome:
     answer = answers[name]
     if not isinstance(answer, BaseException):
         return Outcome(name, "committed", answer if isinstance(answer, ObjectInfo) else None, None, path)
-    state: State = "failed" if isinstance(answer, _CERTAIN) else "unknown"
+    state: State = "unknown" if may_have_happened(answer) else "failed"
     return Outcome(name, state, None, answer, path)
 
 
 class Noting:
     """Tells the journal of one change of one path: before anything is changed, and how it ended."""
 
-    def __init__(self, mirror: Mirroring, journal: Journal, path: str, kind: str = "file") -> None:
+    def __init__(
+        self, mirror: Mirroring, journal: Journal, path: str, kind: str = "file", *, conditional: bool = False
+    ) -> None:
         self._mirror, self._journal, self._path, self._kind = mirror, journal, path, kind
+        self._conditional = conditional
         self._entry: Missed | None = None
         self._sha256: str | None = None
         self._before: tuple[str, ...] = ()
@@ -229,7 +258,9 @@ class Noting:
     def begins(self, sha256: str | None, size: int) -> None:
         self._sha256 = sha256
         if self._kind != "meta":  # a change of a part settles nothing
-            self._before = tuple(entry.id for entry in self._journal.of(self._path) if not entry.intent)
+            known = self._journal.of(self._path, 0.0 if self._conditional else FRESH)
+            ended = self._journal.mine - self._journal.live
+            self._before = tuple(entry.id for entry in known if not entry.intent or entry.id in ended)
         entry = self._mirror.entry(self._path, self._mirror.places, kind=self._kind, sha256=sha256, intent=True)
         self._entry = self._journal.add(entry)
         self._journal.live.add(self._entry.id)
@@ -239,22 +270,32 @@ class Noting:
             return
         self._journal.live.discard(self._entry.id)
         done = {outcome.target for outcome in outcomes if outcome.state == "committed"}
-        missed = [place for place in self._mirror.places if place.name not in done]
+        wrong = [place for place in self._mirror.places if place.name not in done]
+        settled = [*self._before, self._entry.id] if done else [self._entry.id]
+        sha256 = self._sha256
+        if self._conditional and len(done) < self._mirror.needed and any(map(_refused, outcomes)):
+            # Somebody else's object is right, and what was published of this one is not.
+            wrong = [place for place in self._mirror.places if place.name in done]
+            settled, sha256 = [self._entry.id], None
         unsure = any(outcome.state == "unknown" for outcome in outcomes)
-        entry = self._mirror.entry(self._path, missed, kind=self._kind, sha256=self._sha256)
+        entry = self._mirror.entry(self._path, wrong, kind=self._kind, sha256=sha256)
         try:
-            if done and missed:
-                self._journal.add(entry)
+            if done and wrong:
+                self._journal.add(entry, in_place=True)
             if done or not unsure:
-                self._journal.remove([*(self._before if done else ()), self._entry.id])
+                self._journal.remove(settled)
         except StorageError as error:
             # The entry made before says that something happened. With a digest that is all repair needs.
             _LOG.warning("the repair journal keeps %r open: %s", self._path, error)
-            self._error = error if missed and self._sha256 is None else None
-            if done and missed:
+            self._error = error if wrong and self._sha256 is None else None
+            if done and wrong:
                 self._journal.remember(entry)
 
     def check(self) -> None:
         """Raise what kept the journal from learning who missed a change that nobody could tell otherwise."""
         if self._error is not None:
             raise self._error
+
+
+def _refused(outcome: Outcome) -> bool:
+    return isinstance(outcome.error, AlreadyExists | PreconditionFailed)

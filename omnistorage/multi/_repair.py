@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from heapq import merge
 from itertools import groupby
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from ..errors import CapabilityNotSupported, ConfigError, DirectoryNotEmpty, Not
 from ..paths import sort_key
 from ..wrappers._base import Wrapper
 from ._asking import ABSENT, MISSES, Vote, ask_all, digest_of, info_of
-from ._journal import Journal, Missed
+from ._journal import FRESH, Journal, Missed
 from ._mirroring import Mirroring
 from .targets import Target
 from .tiers import Place, told
@@ -43,7 +44,8 @@ class Divergence(NamedTuple):
 
 
 class Verified(NamedTuple):
-    """``same`` objects are alike everywhere, ``differing`` are not, ``pending`` differ as the journal knows."""
+    """``same`` objects are alike everywhere, ``differing`` are not; ``pending`` are left to ``repair``, as the journal
+    has entries of them."""
 
     same: int
     differing: tuple[Divergence, ...]
@@ -67,12 +69,12 @@ class _Told(Wrapper):
 
 
 class _Repairer:
-    def __init__(self, mirror: Mirroring, journal: Journal | None) -> None:
+    def __init__(self, mirror: Mirroring) -> None:
         self._mirror = mirror
-        self._journal = journal
         self._kinds = frozenset(place.backend.name for place in mirror.places)
         self._policy = mirror.crew.policy()
         self.changed = 0
+        self.touched: dict[str, list[Place]] = {}
 
     # -- one path ------------------------------------------------------------------------------------------------------
 
@@ -164,33 +166,40 @@ class _Repairer:
 
     def bring(self, path: str, ruler: Place, info: ObjectInfo | None, place: Place) -> None:
         """Make ``place`` hold what ``ruler`` holds, if that still is ``info`` and nobody changes it there meanwhile."""
+        self._mirror.stuck.check(place.name, path)
         there = _look(place, path)
         conditional = place.backend.features.if_match
         if info is None:
             if there is not None:
+                self._touch(path, place)
                 place.backend.delete(path, **({"if_match": there.etag} if conditional and there.etag else {}))
-                self.changed += 1
             return
         if there is not None and _alike(path, ruler, info, place, there):
             return
         options = CopyOptions(source_if_match=_condition(ruler, info))
         if conditional and there is not None and there.etag is not None:
-            options = CopyOptions(source_if_match=options.source_if_match, if_match=there.etag)
+            options = replace(options, if_match=there.etag)
         elif there is None and place.backend.features.create_only:
-            options = CopyOptions(source_if_match=options.source_if_match, overwrite=False)
+            options = replace(options, overwrite=False)
+        self._touch(path, place)
         target = _Told(place, self._kinds)
         try:
             try:
                 ops.transfer(ruler.backend, path, target, path, options, policy=self._policy)
             except CapabilityNotSupported:
                 # Some stores keep conditions of short objects alone. What changes meanwhile is seen afterwards.
-                options = CopyOptions(source_if_match=options.source_if_match)
+                options = replace(options, overwrite=True, if_match=None)
                 ops.transfer(ruler.backend, path, target, path, options, policy=self._policy)
         except (NotFound, FileExistsError) as error:
             raise PreconditionFailed("it changed meanwhile", path=path, op="repair") from error
+
+    def _touch(self, path: str, place: Place) -> None:
         self.changed += 1
+        if place not in self.touched.setdefault(path, []):
+            self.touched[path].append(place)
 
     def _same_folder(self, path: str, ruler: Place, place: Place) -> None:
+        self._mirror.stuck.check(place.name, path)
         there, wanted = _has_folder(place, path), _has_folder(ruler, path)
         if there == wanted:
             return
@@ -211,7 +220,7 @@ class _Repairer:
         for place in self._mirror.places:
             able = power(place.backend, SetMetadata)
             if place is not ruler and info is not None and able is not None and _look(place, path) is not None:
-                able.set_metadata(path, modified_at=info.modified_at, user_metadata=info.metadata or None)
+                able.set_metadata(path, modified_at=info.modified_at, user_metadata=dict(info.metadata or {}))
                 self.changed += 1
 
 
@@ -255,39 +264,41 @@ def _has_folder(place: Place, path: str) -> bool:
 
 def repair(mirror: Mirroring, journal: Journal, grace: float) -> Repaired:
     """``MultiBackend.repair``."""
-    paths: dict[str, list[Missed]] = {}
-    for entry in journal.load():
-        paths.setdefault(entry.path, []).append(entry)
-    _check_targets(mirror, [entry for entries in paths.values() for entry in entries])
-    repairer = _Repairer(mirror, journal)
+    _check_targets(mirror, journal.load())
+    repairer = _Repairer(mirror)
     done: list[str] = []
     waiting: list[tuple[Missed, StorageError]] = []
-    todo = list(paths.items())
+    todo = list(dict.fromkeys(entry.path for entry in journal.load(FRESH)))
     while todo:
         batch, todo = todo[:_BATCH], todo[_BATCH:]
-        settled = []
-        for path, entries in batch:
-            young = [entry for entry in entries if entry.intent and _is_young(journal, entry, grace)]
-            try:
-                if young:
-                    raise StorageError("its publication may be under way", path=path, op="repair", transient=True)
-                with mirror.locks.hold(path):
-                    repairer.settle(entries)
-                settled.append((path, entries))
-            except StorageError as error:
-                waiting += [(entry, error) for entry in entries]
-        # A publication that began meanwhile, somewhere else, is not to lose what remembers it.
-        now: dict[str, set[str]] = {}
-        for entry in journal.load() if settled else ():
-            now.setdefault(entry.path, set()).add(entry.id)
+        settled: list[tuple[str, list[Missed]]] = []
+        journal.load()
+        for path in batch:
+            with mirror.locks.hold(path):
+                entries = journal.of(path)
+                young = [entry for entry in entries if entry.intent and _is_young(journal, entry, grace)]
+                try:
+                    if young:
+                        raise StorageError("its publication may be under way", path=path, op="repair", transient=True)
+                    if entries:
+                        repairer.settle(entries)
+                    settled.append((path, entries))
+                except StorageError as error:
+                    waiting += [(entry, error) for entry in entries]
+        journal.load()
         for path, entries in settled:
-            ids = [entry.id for entry in entries]
-            if now.get(path, set()) - set(ids):
+            with mirror.locks.hold(path):
+                ids = [entry.id for entry in entries]
+                if [entry.id for entry in journal.of(path)] == ids:
+                    journal.remove(ids)
+                    done.append(path)
+                    continue
+                # Somebody changed it, or was about to. What was brought may not be what it should be any more.
+                touched = repairer.touched.get(path)
+                if touched:
+                    journal.add(mirror.entry(path, touched), in_place=True)
                 why = StorageError("it was changed meanwhile", path=path, op="repair", transient=True)
                 waiting += [(entry, why) for entry in entries]
-            else:
-                journal.remove(ids)
-                done.append(path)
     return Repaired(tuple(done), repairer.changed, tuple(waiting))
 
 
@@ -301,7 +312,10 @@ def _check_targets(mirror: Mirroring, entries: Sequence[Missed]) -> None:
     for entry in entries:
         for name, url in zip(entry.targets, entry.urls, strict=False):
             if name not in urls:
-                raise ConfigError(f"the journal speaks of a target {name!r}; there are: {', '.join(urls)}")
+                raise ConfigError(
+                    f"the journal speaks of a target {name!r}; there are: {', '.join(urls)}. Add it again, or delete "
+                    f"the entries that name it ({entry.id}.json, ...) and verify()"
+                )
             if None not in (url, urls[name]) and url != urls[name]:
                 raise ConfigError(f"the journal knows the target {name!r} as {url}, and now it is {urls[name]}")
 
@@ -311,7 +325,7 @@ def _check_targets(mirror: Mirroring, entries: Sequence[Missed]) -> None:
 
 def verify(mirror: Mirroring, prefix: str, *, rebuild: bool) -> Verified:
     """``MultiBackend.verify``."""
-    repairer = _Repairer(mirror, None)
+    repairer = _Repairer(mirror)
     pending = set() if mirror.journal is None else {entry.path for entry in mirror.journal.load()}
     same = 0
     differing: list[Divergence] = []
@@ -356,10 +370,16 @@ def _compare(
     ruler = next(place for place in mirror.places if holds[place.name] == best)
     minority = [place for place in mirror.places if holds[place.name] != best]
     with mirror.locks.hold(path):
-        info = _look(ruler, path)
-        if info is not None:
-            for place in minority:
-                repairer.bring(path, ruler, info, place)
+        journal, info = mirror.journal, _look(ruler, path)
+        if info is None or (journal is not None and journal.of(path, 0.0)):
+            return Divergence(path, holds)  # it is being changed
+        for place in minority:
+            repairer.bring(path, ruler, info, place)
+        changed = _mark(_look(ruler, path)) != _mark(info)
+        if changed or (journal is not None and journal.of(path, 0.0)):
+            if journal is not None:
+                journal.add(mirror.entry(path, minority), in_place=True)
+            return Divergence(path, holds)
     return Divergence(path, holds, tuple(place.name for place in minority))
 
 

@@ -27,6 +27,7 @@ from ..paths import check_key, check_new
 from ._asking import ask_all, info_of
 from ._crew import CREW, Crew, Stuck
 from ._fanout import BUFFER, Aim, Mode, MultiWriter, Terms, checked, needed_of
+from ._journal import FRESH
 from ._mirroring import Mirroring, Noting, PathLocks
 from ._repair import Repaired, Verified, repair, verify
 from ._shadow import Shadow
@@ -67,6 +68,7 @@ class MultiBackend(Mirroring):
     """
 
     name = "multi"
+    _owned_journal: Backend | None = None
 
     def __init__(
         self,
@@ -97,13 +99,12 @@ class MultiBackend(Mirroring):
         laggard_timeout = checked(laggard_timeout, buffer)
         self.laggard, self.crew = laggard_timeout, _crew
         self._buffer = buffer
-        self._settings: dict[str, Any] = {
-            "quorum": quorum, "read": read, "read_quorum": read_quorum, "journal": journal,
-            "journal_bytes": journal_bytes, "laggard_timeout": laggard_timeout, "buffer": buffer,
-            "on_difference": on_difference,
-        }  # fmt: skip
         self._spare = self.needed - 1
-        self._arrange_journal(journal, journal_bytes)
+        self._settings: dict[str, Any] = {
+            "quorum": quorum, "read": read, "read_quorum": read_quorum, "journal_bytes": journal_bytes,
+            "journal": self._arrange_journal(journal, journal_bytes, defaults), "laggard_timeout": laggard_timeout,
+            "buffer": buffer, "on_difference": on_difference,
+        }  # fmt: skip
         every = [place.backend.features for place in self.places]
         self.features = replace(
             features_of_tiers(self.places, self.places, match=True),
@@ -136,39 +137,47 @@ class MultiBackend(Mirroring):
         if options.if_match is not None and not self.features.if_match:
             self._refuse("if_match", "open_writer", path)
         check_new(path, op="open_writer")
-        arbiters, each = self._conditions(path, options)
+        conditional = not options.overwrite or options.if_match is not None
+        arbiters: Callable[[], tuple[int, ...]] = tuple
+        told = [self._told(place, options) for place in self.places]
+        each: builtins.list[Callable[[], WriteOptions]] = [lambda own=own: own for own in told]  # type: ignore[misc]
+        if conditional:
+            arbiters, each = self._conditions(path, options)
         terms = Terms(self.needed, arbiters, buffer=self._buffer, laggard=self.laggard, stuck=self.stuck)
-        notes = None if self.journal is None else Noting(self, self.journal, path)
+        notes = None if self.journal is None else Noting(self, self.journal, path, conditional=conditional)
         aims = [Aim(place, path, ask) for place, ask in zip(self.places, each, strict=True)]
         return MultiWriter(aims, _terms=terms, _notes=notes, _alone=self.locks.hold(path), _crew=self.crew)
 
     def _conditions(
         self, path: str, options: WriteOptions
-    ) -> tuple[tuple[int, ...], builtins.list[Callable[[], WriteOptions]]]:
-        """Who decides whether the conditions hold, and the options of each target."""
-        told = [self._told(place, options) for place in self.places]
-        if options.overwrite and options.if_match is None:
-            return (), [lambda own=own: own for own in told]  # type: ignore[misc]
-        stale = self.stale(path)
-        deciding = [place for place in self.places if place.name not in stale]
-        if options.if_match is not None:
-            shown = self._named_by(options.if_match)
-            if shown is None or shown not in deciding:
-                why = "the object is not the one expected" if shown is None else f"{shown.name!r} has missed a change"
-                raise PreconditionFailed(why, path=path, backend=self.name, op="open_writer")
-            deciding = [shown]
-        elif self.needed <= len(self.places) // 2:
-            deciding = deciding[:1]
+    ) -> tuple[Callable[[], tuple[int, ...]], builtins.list[Callable[[], WriteOptions]]]:
+        """Who decides whether the conditions hold, which is asked at publication, and the options of each target."""
+        stale = self.stale(path, 0.0)
+        shown = None if options.if_match is None else self._named(options.if_match, path, "open_writer")
+
+        def arbiters() -> tuple[int, ...]:
+            if shown is not None:
+                self._named(options.if_match or "", path, "close")
+                return (shown.index,)
+            return tuple(place.index for place in self._deciding(path))
+
         each: builtins.list[Callable[[], WriteOptions]] = []
-        for place, own in zip(self.places, told, strict=True):
-            if options.if_match is not None and place in deciding:
+        for place in self.places:
+            own = self._told(place, options)
+            if place is shown:
                 own = replace(own, if_match=place.token(options.if_match, path, "open_writer"))
-                each.append(lambda own=own: own)  # type: ignore[misc]
-            elif options.if_match is not None or place.name in stale:
+            elif shown is not None or place.name in stale:
                 each.append(lambda place=place, own=own: _as_it_is(place, path, own))  # type: ignore[misc]
-            else:
-                each.append(lambda own=own: own)  # type: ignore[misc]
-        return tuple(place.index for place in deciding), each
+                continue
+            each.append(lambda own=own: own)  # type: ignore[misc]
+        return arbiters, each
+
+    def _deciding(self, path: str) -> builtins.list[Place]:
+        """Who decides whether an object is new: the first that has missed nothing, or the next where it cannot be asked
+        and more than half are needed."""
+        stale = self.stale(path, 0.0)
+        deciding = [place for place in self.places if place.name not in stale]
+        return deciding if self.needed > len(self.places) // 2 else deciding[:1]
 
     def _told(self, place: Place, options: WriteOptions) -> WriteOptions:
         assert isinstance(place.tier, Target)
@@ -180,10 +189,10 @@ class MultiBackend(Mirroring):
         if if_match is not None and not self.features.if_match:
             self._refuse("if_match", "delete", path)
         check_key(path, op="delete")
-        first = None if if_match is None else self._named(if_match, path, "delete")
+        first = () if if_match is None else (self._named(if_match, path, "delete"),)
 
         def delete(place: Place) -> bool | None:
-            if place is first:
+            if place in first:
                 return place.backend.delete(path, if_match=place.token(if_match, path, "delete"))
             return place.backend.delete(path)
 
@@ -193,7 +202,7 @@ class MultiBackend(Mirroring):
 
     def _named(self, etag: str, path: str, op: str) -> Place:
         place = self._named_by(etag)
-        if place is None or place.name in self.stale(path):
+        if place is None or place.name in self.stale(path, 0.0):
             raise PreconditionFailed("the object is not the one expected", path=path, backend=self.name, op=op)
         return place
 
@@ -216,40 +225,58 @@ class MultiBackend(Mirroring):
             self._refuse("create_only", op, src)
         check_key(src, op=op)
         check_new(dst, op=op)
-        tokens = [token for token in (options.source_if_match, options.if_match) if token is not None]
-        first = None if not tokens else self._named(tokens[0], src, op)
-        if first is None and not options.overwrite:
-            first = self.candidates(dst)[0]
-        if src != dst and self.journal is not None and self.journal.of(src):
-            # Not every target has it, or nobody knows.
-            info = ops.transfer(self, src, self, dst, options, policy=self.crew.policy())
-            if op == "move":
-                self.delete(src)
-            return info
+        shown = {
+            self._named(token, path, op)
+            for token, path in ((options.source_if_match, src), (options.if_match, dst))
+            if token is not None
+        }
+        first = tuple(shown) or (() if options.overwrite else tuple(self._deciding(dst)))
+        if src != dst and (len(shown) > 1 or self._is_uncertain(src, dst, fresh=bool(first))):
+            return self._carry_through(op, src, dst, options)
         size: int | None = None
 
         def carry(place: Place) -> ObjectInfo:
             nonlocal size
             own = options
-            if place is first:
+            if place in shown:
                 own = replace(
                     own,
                     if_match=place.token(options.if_match, dst, op),
                     source_if_match=place.token(options.source_if_match, src, op),
                 )
-            elif first is not None:
-                own = replace(own, if_match=None, source_if_match=None, overwrite=True)
+            elif shown:
+                own = replace(own, if_match=None, source_if_match=None)
             done: ObjectInfo = getattr(place.backend, op)(src, dst, own)
-            if place is first:
-                size = done.size
-            elif first is not None and None not in (size, done.size) and size != done.size:
+            if first and None not in (size, done.size) and size != done.size:
                 raise CorruptData("another object than at the first target was there", path=src, op=op)
+            size = done.size if size is None else size
             return done
 
         paths = (dst,) if op == "copy" else (dst, src)
         answers = self.change(op, paths[0], carry, *paths[1:], first=first)
         place = next(place for place in self.places if place.name in answers)
         return place.out(answers[place.name])
+
+    def _is_uncertain(self, *paths: str, fresh: bool) -> bool:
+        """Whether not every target is known to hold the same at ``paths``."""
+        age = 0.0 if fresh else FRESH
+        return self.journal is not None and any(self.journal.of(path, age) for path in paths)
+
+    def _carry_through(self, op: str, src: str, dst: str, options: CopyOptions) -> ObjectInfo:
+        """By way of this process: not every target has the source, or nobody knows."""
+        found = self.stat(src)
+        if options.source_if_match is None and self.features.if_match:
+            options = replace(options, source_if_match=found.etag)
+        done = ops.transfer(self, src, self, dst, options, policy=self.crew.policy())
+        if op == "move":
+            if self.features.if_match:
+                self.delete(src, if_match=found.etag)
+            else:
+                now = self.stat(src)
+                if (now.size, now.modified_at) != (found.size, found.modified_at):
+                    raise PreconditionFailed("it changed while it was moved, and stays", path=src, op=op)
+                self.delete(src)
+        return done
 
     # -- folders -------------------------------------------------------------------------------------------------------
 
@@ -265,7 +292,16 @@ class MultiBackend(Mirroring):
         check_key(path, op="rmdir")
         if next(self.list_dir(path), None) is not None:
             raise DirectoryNotEmpty("the folder is not empty", path=path, backend=self.name, op="rmdir")
-        self.change("rmdir", path, lambda place: place.backend.rmdir(path), kind="dir")
+
+        def rmdir(place: Place) -> bool:
+            try:
+                place.backend.rmdir(path)
+            except NotFound:
+                return False
+            return True
+
+        if not any(self.change("rmdir", path, rmdir, kind="dir").values()):
+            raise NotFound("no such folder", path=path, backend=self.name, op="rmdir")
 
     # -- keeping them alike --------------------------------------------------------------------------------------------
 
@@ -273,7 +309,9 @@ class MultiBackend(Mirroring):
         """Bring every target up to date that the journal names, and forget what is settled. What cannot be settled yet
         stays, and is told in the answer. Publications of other processes that began less than ``grace`` ago are left
         alone. May be run at any time, by several processes, again and again."""
-        seconds = grace.total_seconds() if isinstance(grace, timedelta) else float(grace)
+        seconds = grace.total_seconds() if isinstance(grace, timedelta) else grace
+        if not isinstance(seconds, int | float):
+            raise ConfigError(f"grace is a number of seconds or a timedelta, not {grace!r}")
         if self.journal is None:
             raise ConfigError("there is no journal to repair from: verify(rebuild=True) compares everything")
         return repair(self, self.journal, seconds)
@@ -346,9 +384,10 @@ class MultiBackend(Mirroring):
         if self._shadow is not None:
             self._shadow.close()
         errors = []
-        for place in self.places:
+        stores = [place.tier.store for place in self.places]
+        for store in (*stores, *([] if self._owned_journal is None else [self._owned_journal])):
             try:
-                place.tier.store.close()
+                store.close()
             except Exception as error:
                 errors.append(error)
         if errors:
@@ -362,7 +401,10 @@ class MultiBackend(Mirroring):
 
 
 def _as_it_is(place: Place, path: str, options: WriteOptions) -> WriteOptions:
-    """Replace what is there now, and nothing that comes meanwhile: the condition itself is held elsewhere."""
+    """Replace what is there now and, where the target can tell, nothing that comes meanwhile: the condition itself is
+    held elsewhere."""
+    if not place.backend.features.if_match:
+        return replace(options, if_match=None, overwrite=True)
     try:
         return replace(options, if_match=info_of(place.backend, path).etag, overwrite=True)
     except NotFound:

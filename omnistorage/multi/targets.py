@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import combinations
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 from .. import ops
@@ -24,6 +26,8 @@ class Target(Tier):
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if isinstance(self.store, PathLike):
+            object.__setattr__(self, "store", f"{Path(self.store).absolute()}/")
         super().__post_init__()
         if self.match is not None:
             raise ConfigError(f"target {self.name!r}: every target gets every key; match is for TieredBackend")
@@ -47,9 +51,15 @@ _KEYS = ("name", "store", "user_metadata", "extra")
 
 
 def targets_of(
-    targets: Iterable[Target | Backend | str | Mapping[str, Any] | Any], defaults: Mapping[str, Any] | None = None
+    targets: Iterable[Target | Backend | str | Mapping[str, Any] | Any],
+    defaults: Mapping[str, Any] | None = None,
+    *,
+    apart: bool = True,
 ) -> tuple[Place, ...]:
-    """The targets with their backends. What has no name gets that of its kind, with a number if it is not the first."""
+    """The targets with their backends. What has no name gets that of its kind, with a number if it is not the first.
+    ``apart``: no two may be the same place."""
+    if isinstance(targets, str | Mapping) or not isinstance(targets, Iterable):
+        raise ConfigError(f"targets are a list of backends, stores, URLs or Targets, not {type(targets).__name__}")
     found: list[Place] = []
     taken: set[str] = set()
     for given in targets:
@@ -57,11 +67,14 @@ def targets_of(
         if target.name in taken:
             raise ConfigError(f"two targets have the name {target.name!r}")
         taken.add(target.name)
-        found.append(Place(target.name, len(found), ops.extended(target.store), target, None, word="target"))
+        place = Place(target.name, len(found), ops.extended(target.store), target, None, word="target")
+        if not place.backend.features.write:
+            raise ConfigError(f"target {target.name!r} cannot be written to: {place.backend.name} is read-only here")
+        found.append(place)
     if not found:
         raise ConfigError("there are no targets")
     for one, other in combinations(found, 2):
-        if ops.same_place(one.backend, other.backend):
+        if apart and ops.same_place(one.backend, other.backend):
             raise ConfigError(f"the targets {one.name!r} and {other.name!r} are the same place")
     return tuple(found)
 
@@ -76,9 +89,13 @@ def _target(given: Any, number: int, taken: set[str], defaults: Mapping[str, Any
         if "store" not in given:
             raise ConfigError(f"target {number}: the key 'store' is missing")
         store = given["store"]
+        if isinstance(store, PathLike):
+            store = f"{Path(store).absolute()}/"
         if isinstance(store, str):
             store = opened(f"target {number}", store, defaults)
         return Target(**{**given, "name": given.get("name") or _name(store, taken), "store": store})
+    if isinstance(given, PathLike):
+        given = f"{Path(given).absolute()}/"
     if isinstance(given, str):
         given = opened(f"target {number}", given, defaults)
     elif not isinstance(given, Backend) and not hasattr(given, "as_backend"):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import pytest
 
-from omnistorage import LocalBackend, MemoryBackend, StorageError, open_records
+from omnistorage import AlreadyExists, LocalBackend, MemoryBackend, StorageError, open_records
 from omnistorage.core import WRITE, WriteOptions
-from omnistorage.delivery import RollingRecordWriter, Timer, read_manifest
+from omnistorage.delivery import RollingRecordWriter, Spool, Timer, read_manifest
 from omnistorage.wrappers._base import Wrapper
 
 
@@ -162,3 +163,31 @@ def test_a_durable_delivery_has_a_durable_manifest(tmp_path):
     with RollingRecordWriter(store, "{id}.log", manifest="m", options=WriteOptions(durable=True)) as writer:
         writer.write(b"x")
     assert len(list(read_manifest(store, "m"))) == 1
+
+
+class TellsLate(Wrapper):
+    """Says only at the end that a name is taken, as S3 does."""
+
+    def open_writer(self, path, options=WRITE):
+        writer = self.inner.open_writer(path, replace(options, overwrite=True))
+        close = writer.close
+
+        def publish():
+            if self.inner.exists(path):
+                writer.abort()
+                raise AlreadyExists("taken", path=path)
+            return close()
+
+        writer.close = publish
+        return writer
+
+
+@pytest.mark.parametrize("spooled", [False, True])
+def test_a_store_that_tells_late_that_a_name_is_taken_gets_the_next_one(spooled, tmp_path):
+    store = MemoryBackend()
+    for run in range(3):
+        spool = Spool(tmp_path) if spooled else None
+        with RollingRecordWriter(TellsLate(store), "{k}/{seq}.ndjson", roll_records=2, spool=spool) as writer:
+            writer.write_many({"k": "a", "run": run, "n": n} for n in range(5))
+    found = [(row["run"], row["n"]) for info in store.list() for row in rows(store, info.path)]
+    assert found == [(run, n) for run in range(3) for n in range(5)]

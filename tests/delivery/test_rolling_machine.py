@@ -93,7 +93,7 @@ class Rolling(RuleBasedStateMachine):
 
     @invariant()
     def what_is_published_is_what_the_model_says(self):
-        self.writer._commits.wait()
+        self.writer._front._commits.wait()
         assert len(self.done) == len(self.expected)
         published = {(entry.path.partition("/")[0], entry.first, entry.last, entry.records) for entry in self.done}
         assert published == {(key, found[0], found[-1], len(found)) for key, found in self.expected}
@@ -174,7 +174,7 @@ def replays_deliver_each_record_once_and_in_order(seed, share, records):
                     case 0:
                         timer.advance(1)
                     case 1:
-                        writer._commits.wait()
+                        writer._front._commits.wait()
                 reported.append(writer.durable)
                 acknowledged = max(acknowledged, reported[-1])
                 if rng.random() < 0.02 and runs < 30:

@@ -14,6 +14,15 @@ from test_custom_backend import TestTable  # noqa: E402  (collected here: the ki
 from test_custom_format import TestLtsv  # noqa: E402  (and over the toy format)
 
 SAYS = {
+    "etl_dataset": ["published: 6000 records in 12 parts", "rome: 3000 records, 12000.00 in all",
+                    "failed: ValueError, still there: 6000 records",
+                    "replaced: 2000 records; 6 files, of which 4 are parts",
+                    "without _SUCCESS: there is no whole data set here"],
+    "ship_logs": ["flushed: 1201 records are with the writer",
+                  "closed: 1201 taken, 0 dropped, 0 lost, 1 written as its repr", "objects: ['shop'] 1201 records",
+                  "the till is broken | ZeroDivisionError: division by zero | till {3}"],
+    "fan_out": ["written: {'near': True, 'far': True}", "repaired while it is away: ()",
+                "repaired: ('events.ndjson.zst',) alike: True", "near committed", "offsite unknown"],
     "quickstart": ["read 1000 records, 100 warnings", "the gzip file holds 1000 records", "[b'started', b'ready']"],
     "file_operations": ["exists: True False", "list 2024: ['2024/feb.txt', '2024/jan.txt']", "read: this is 2025/jan",
                         "delete: True False", "left: ['archive/notes.txt']"],
@@ -68,7 +77,7 @@ def test_an_example_runs_and_says_what_it_promises(name, tmp_path):
 def test_an_example_asserts_its_own_result_and_says_what_it_is_about(name):
     text = (EXAMPLES / f"{name}.py").read_text()
     assert text.startswith('"""')
-    assert re.search(r"^ +assert ", text, re.MULTILINE)
+    assert re.search(r"^ *assert ", text, re.MULTILINE)
 
 
 def test_every_example_is_run_and_short():

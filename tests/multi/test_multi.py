@@ -16,6 +16,7 @@ from omnistorage import (
     ConfigError,
     CopyOptions,
     CorruptData,
+    ListOptions,
     LocalBackend,
     MemoryBackend,
     MultiBackend,
@@ -25,6 +26,7 @@ from omnistorage import (
     OutcomeUnknown,
     PermissionDenied,
     PreconditionFailed,
+    ReadOnly,
     StorageError,
     Target,
     WriteOptions,
@@ -147,6 +149,13 @@ class Hole(Switch):
             self.writes += 1
             if self.writes == self.at:
                 raise BackendUnavailable("a hiccup")
+
+    def _writer(self, writer, path):
+        """Not poisoned by it."""
+        writer = super()._writer(writer, path)
+        inner = writer.inner
+        writer.write = lambda data: (self._before("write", 0), inner.write(data))[1]
+        return writer
 
 
 @pytest.mark.parametrize("at", [1, 2, 3])
@@ -398,10 +407,11 @@ def test_the_journal_tells_targets_apart_by_name_and_place(tmp_path):
 )
 def test_a_damaged_entry_is_told_and_never_skipped(text):
     journal = MemoryBackend()
-    journal.put_raw("00.json", text)
+    journal.put_raw(f"{0:028x}.json", text)
+    journal.put_raw("somebody/elses", b"object")
     with pytest.raises(CorruptData, match="verify") as caught:
         mirror(switches(2), journal=journal).repair()
-    assert caught.value.path == "00.json"
+    assert caught.value.path == f"{0:028x}.json"
 
 
 @pytest.mark.parametrize("published", [0, 1, 2])
@@ -446,8 +456,8 @@ def test_a_journal_that_fails_at_the_end_keeps_what_was_begun():
     multi.places[0].backend = Then(places[0].inner)
     write_bytes(multi, "x", b"1")
     journal.down, multi.places[0].backend = False, places[0]
-    ((path, targets, intent),) = entries(multi)
-    assert (path, targets, intent) == ("x", ("t0", "t1", "t2"), True)
+    assert entries(mirror(places, "quorum", journal=journal)) == [("x", ("t0", "t1", "t2"), True)]
+    assert ("x", ("t0",), False) in entries(multi)  # which this process remembers
     assert multi.repair(grace=0).paths == ("x",)
     assert peeks(places, "x") == [b"1"] * 3
 
@@ -456,7 +466,7 @@ def test_without_a_journal_that_takes_the_entry_nothing_is_published():
     journal = Switch()
     places = switches(3, x=b"old")
     multi = mirror(places, "quorum", journal=journal)
-    multi.journal.known()
+    multi.journal.load()
     journal.down = True
     with pytest.raises(BackendUnavailable):
         write_bytes(multi, "x", b"new")
@@ -800,6 +810,7 @@ def test_wrong_arguments_are_refused():
         lambda: MultiBackend([{"store": one, "match": "x"}]),
         lambda: MultiBackend([{"name": "a"}]),
         lambda: Target("a", one, match="x"),
+        lambda: MultiBackend([one, ReadOnly(two)]),
         lambda: Target("a", one, user_metadata={"A": "1"}),
     ):
         with pytest.raises(ConfigError):
@@ -841,6 +852,24 @@ def test_reading_goes_past_targets_that_are_down_and_says_missing_only_when_enou
     best = mirror(places[1:], "best_effort")
     with pytest.raises(BackendUnavailable):
         best.exists("y")
+
+
+def test_a_listing_without_the_only_target_that_has_something_raises():
+    places = switches(2)
+    multi = mirror(places, "quorum")
+    places[1].fails = {"close"}
+    with pytest.raises(MultiError):
+        write_bytes(multi, "d/x", b"1")
+    assert entries(multi) == [("d/x", ("t1",), False)]
+    assert [info.path for info in multi.list()] == ["d/x"]
+    places[0].down = True
+    for ask in (lambda: list(multi.list()), lambda: list(multi.list("d")), lambda: list(multi.list_dir("d"))):
+        with pytest.raises(BackendUnavailable):
+            ask()
+    assert list(multi.list("e")) == []
+    told = []
+    assert list(multi.list("", ListOptions(on_error=told.append))) == []
+    assert len(told) == 1
 
 
 def test_health_is_that_of_as_many_as_are_needed():

@@ -1,0 +1,326 @@
+"""The folder of an open spool: a ``SegmentLog``, the records gathered before it, and how much room is left.
+
+Two locks: ``_taking`` guards the buffer and the numbers, ``_disk`` the log; who needs both takes them in this order.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import threading
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+from .. import policies
+from ..errors import ConfigError, CorruptData, StorageError, WriterClosed
+from ..segments import Cursor, Damage, SegmentLog
+from ..strands import IO
+from ._timer import Timer
+from .spool import Spool
+
+GATHERED = 1 << 20
+"""How many bytes of entries wait in memory, at most."""
+_HEAD = 12  # what an entry takes in the log beyond its content
+log = logging.getLogger(__name__)
+
+
+def fresh(error: BaseException) -> BaseException:
+    """``error`` to be kept, or to be raised once more: one that was raised holds on to all that it went through, an
+    engine or the public handle among it."""
+    try:
+        made = copy.copy(error)
+    except Exception:  # somebody else's, which cannot be made from its arguments
+        return error.with_traceback(None)
+    return made if type(made) is type(error) else error.with_traceback(None)
+
+
+class Folder:
+    """Takes entries (any thread), gives them to the one that delivers, and lets go of them once they are delivered.
+
+    ``next`` is the number of the next entry; those below ``synced`` survive a power cut, those up to ``acked`` are
+    delivered. ``wake`` is called when there is something to deliver. ``trouble`` is why the disk did not take what was
+    gathered, ``broken`` what ended the delivery: it is raised by every call.
+    """
+
+    def __init__(self, spool: Spool, start: int, timer: Timer) -> None:
+        self.spool = spool
+        self.path = str(spool.folder)
+        self.broken: BaseException | None = None
+        self.trouble: StorageError | None = None
+        self.wake = threading.Event().set
+        self.late = False  # a tick found no thread: whoever delivers makes up for it
+        self._timer = timer
+        self._damage: dict[int, Damage] = {}
+        self._each, self._most = spool.fsync == "record", spool.max_bytes
+        self._taking, self._disk = threading.RLock(), threading.RLock()
+        self._gathered: list[bytes] = []
+        self._held = 0
+        self._ticking = self._closed = self._shut = False
+        self._rooms: set[policies.Waiter] = set()
+        settings: dict[str, Any] = {} if spool._os is None else {"_os": spool._os}
+        assert spool.segment_bytes is not None
+        self._log = SegmentLog(
+            spool.folder,
+            segment_bytes=spool.segment_bytes,
+            fsync="seal",
+            start=start,
+            on_damage=self._damaged,
+            **settings,
+        )
+        try:
+            if self._log.acked is None and self._log.next == self._log.first == start:
+                self._log.acknowledge(start - 1)
+        except BaseException:
+            self._log.close()
+            raise
+        if self._log.torn:
+            log.warning(
+                "spool %s: %d bytes behind entry %d were cut short, never acknowledged, and are gone",
+                self.path, self._log.torn, self._log.next - 1,
+            )  # fmt: skip
+        self.acked = self._log.first - 1 if self._log.acked is None else self._log.acked
+        self.next = self.synced = self._log.next
+        self._size = self._log.size
+
+    # -- taking --------------------------------------------------------------------------------------------------------
+
+    def put(self, entry: bytes, wanted: int | None = None) -> int:
+        """Add an entry and return its number. What raises has not taken it."""
+        size = len(entry) + _HEAD
+        with self._taking:
+            held = self._held + size
+            if held + self._size > self._most or held > GATHERED or self._shut:
+                self._make_room(size)
+            number = self.next
+            if wanted is not None and wanted != number:
+                raise ConfigError(f"a spool numbers records without gaps: {number} comes next, not {wanted}")
+            self._gathered.append(entry)
+            self._held += size
+            self.next = number + 1
+            if self._each:
+                self._sync_each(1)
+            elif not self._ticking:
+                self._tick_later()
+        return number
+
+    def put_many(self, entries: Sequence[bytes]) -> None:
+        """Add entries, with one sync. Those before one that raises are taken."""
+        size = sum(map(len, entries)) + _HEAD * len(entries)
+        with self._taking:
+            if self._held + self._size + size <= self.spool.max_bytes and size <= GATHERED and not self._shut:
+                if self._held + size > GATHERED:
+                    self._write_out()
+                self._gathered += entries
+                self._held += size
+                self.next += len(entries)
+                if self._each:
+                    self._sync_each(len(entries))
+                elif not self._ticking:
+                    self._tick_later()
+                return
+        for entry in entries:
+            self.put(entry)
+
+    def _sync_each(self, many: int) -> None:
+        try:
+            self._write_out()
+            self.sync()
+        except BaseException:
+            if len(self._gathered) >= many:  # else they are in the log, if not safely, and the log is done for
+                del self._gathered[-many:]
+                self.next -= many
+                self._held = sum(map(len, self._gathered)) + _HEAD * len(self._gathered)
+            raise
+        if not self._ticking:
+            self._tick_later()
+
+    def _write_out(self) -> None:
+        """Everything gathered into the log. What does not go in stays gathered."""
+        with self._disk:
+            before = self._log.next
+            try:
+                if self._gathered:
+                    self._log.append_many(self._gathered)
+            finally:
+                del self._gathered[: self._log.next - before]
+                self._held = sum(map(len, self._gathered)) + _HEAD * len(self._gathered)
+                self._size = self._log.size
+                self.synced = max(self.synced, self._log.firsts[-1])
+            self.trouble = None
+
+    def sync(self, upto: int | None = None) -> None:
+        """What is in the log survives a power cut: all of it, or at least up to number ``upto``."""
+        if upto is not None and upto < self.synced:
+            return
+        with self._disk:
+            end = self._log.next
+            if end > self.synced:
+                try:
+                    self._log.sync()
+                except StorageError as error:
+                    self.end(error)
+                    raise
+                self.synced = end
+
+    def sync_all(self) -> None:
+        """Every entry taken so far survives a power cut."""
+        with self._taking:
+            self._write_out()
+        self.sync()
+        self.wake()
+
+    def end(self, error: BaseException) -> None:
+        """The delivery has ended with ``error``: whoever calls from now on gets it."""
+        self.broken, self._shut = self.broken or fresh(error), True
+        self._free()
+
+    # -- from time to time ---------------------------------------------------------------------------------------------
+
+    def _tick_later(self) -> None:
+        self._ticking = True
+        interval: Any = self.spool.fsync_interval
+        ref = weakref.ref(self)
+        self._timer.at(self._timer.now() + interval, lambda: _tick(ref))
+
+    def tick(self) -> None:
+        """What was gathered goes into the log, and is synced if the time for that has come."""
+        self.late = False
+        try:
+            with self._taking:
+                self._ticking = False
+                if self._closed:
+                    return
+                self._write_out()
+            if self.spool.fsync == "interval":
+                self.sync()
+        except StorageError as error:  # told by whoever writes or flushes next; the records stay gathered
+            self.trouble = copy.copy(error)
+            log.warning("spool %s: %s", self.path, error)
+            with self._taking:
+                if not self._ticking and not self._closed and self.broken is None:
+                    self._tick_later()
+        self.wake()
+
+    # -- room ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def size(self) -> int:
+        """How many bytes are spooled."""
+        return self._size + self._held
+
+    @property
+    def pressed(self) -> bool:
+        """Whether half of the room is taken."""
+        return self.size > self.spool.max_bytes // 2
+
+    def _make_room(self, size: int) -> None:
+        """Called with ``_taking`` held, which is free while somebody waits."""
+        self.check()
+        self._write_out()
+        self.wake()
+        while self._size + size > self.spool.max_bytes:
+            if self.spool.when_full == "raise":
+                raise StorageError(
+                    f"the spool is full: {self.size} of {self.spool.max_bytes} bytes wait for the store; write again "
+                    "later, raise max_bytes, or have when_full='block' wait",
+                    path=self.path, op="write", transient=True,
+                )  # fmt: skip
+            if self.spool.when_full == "block":
+                self._wait_for_room(size)
+            else:
+                self._drop(size)
+            self.check()
+
+    def _wait_for_room(self, size: int) -> None:
+        room = policies.Waiter()
+        self._rooms.add(room)
+        try:
+            if self._size + size > self.spool.max_bytes:
+                self._taking.release()
+                try:
+                    policies.wait(room, op="write", path=self.path)
+                finally:
+                    self._taking.acquire()
+        finally:
+            self._rooms.discard(room)
+
+    def _drop(self, size: int) -> None:
+        """Drop the oldest segment; the one that is written to if it is alone."""
+        with self._disk:
+            if len(self._log.firsts) == 1:
+                self._log.seal()
+            self._acknowledge(self._log.firsts[1] - 1)
+
+    def _free(self) -> None:
+        for room in list(self._rooms):
+            room.set()
+
+    # -- delivering ----------------------------------------------------------------------------------------------------
+
+    def cursor(self, number: int) -> Cursor:
+        return self._log.cursor(number)
+
+    def take(self, cursor: Cursor) -> tuple[int, list[bytes]]:
+        """The number of the next entries, and these; see ``Cursor.take``."""
+        with self._disk:
+            return cursor.take()
+
+    def acknowledge(self, number: int) -> None:
+        """The entries up to ``number`` are delivered."""
+        if number > self.acked:
+            with self._disk:
+                self._acknowledge(number)
+        self._free()
+
+    def _acknowledge(self, number: int) -> None:
+        self._log.acknowledge(number)
+        self.acked = max(self.acked, number)
+        self._size = self._log.size
+
+    def _damaged(self, damage: Damage) -> None:
+        if self.spool.on_damage == "raise":
+            raise CorruptData(
+                f"{damage}; Spool(on_damage='skip') goes on without", path=damage.path, op="read", offset=damage.offset
+            )
+        if damage.first not in self._damage:
+            log.warning("spool %s: %s", self.path, damage)
+        self._damage[damage.first] = damage
+
+    @property
+    def damaged(self) -> int:
+        """How many entries could not be read."""
+        return sum(one.last - one.first + 1 for one in list(self._damage.values()) if one.last is not None)
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        if self.broken is not None:
+            raise fresh(self.broken)
+        if self._closed:
+            raise WriterClosed("the spooled writer is closed", path=self.path, op="write")
+
+    def stop_taking(self) -> None:
+        """From here on ``put`` raises, also where it waits."""
+        self._closed = self._shut = True
+        self._free()
+
+    def close(self) -> None:
+        """Let go of the folder. If all is delivered, nothing but an empty segment stays."""
+        self.stop_taking()
+        with self._disk:
+            try:
+                if self.broken is None and self._log.next == self.acked + 1 and self._log.end:
+                    self._log.seal()
+                    self._log.drop_before(self._log.next)
+                    self._size = self._log.size
+            except StorageError as error:  # it stays, and is passed over next time
+                log.warning("spool %s: %s", self.path, error)
+            self._log.close()
+
+
+def _tick(ref: weakref.ref[Folder]) -> None:
+    folder = ref()
+    if folder is not None and not IO.spawn(folder.tick):
+        folder.late = True
+        folder.wake()

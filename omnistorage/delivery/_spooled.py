@@ -1,0 +1,319 @@
+"""What a ``RollingRecordWriter`` with a spool hands its calls to: records go into the folder, a ``Drain`` delivers."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+from .. import policies
+from ..errors import Cancelled, ConfigError, RecordError, StorageError, WriterClosed
+from ..stages import BATCH_RECORDS
+from ..strands import forks
+from ._drain import Drain
+from ._object import Progress, letters
+from ._plan import Plan
+from ._settings import stamps
+from ._spool_entries import REFUSED, STAMP, Entries
+from ._spool_folder import Folder, fresh
+from .spool import Spool
+
+log = logging.getLogger(__name__)
+_pack = STAMP.pack  # one look-up less for each record
+
+
+class Spooled:
+    """Takes records; see ``Spool`` for the promises. Any thread may call anything."""
+
+    _state = "new"
+
+    def __init__(self, plan: Plan, spool: Spool) -> None:
+        if plan.deterministic and spool.when_full == "drop_oldest":
+            raise ConfigError("when_full='drop_oldest' leaves gaps, which a replay under deterministic names must not")
+        self.bad, self.on_exception = plan.bad, plan.on_exception
+        self._plan, self._spool = plan, spool
+        self._entries = Entries(plan.form)
+        self._largest = (spool.max_bytes // 4) - STAMP.size - 12
+        self._bad_lock = threading.RLock()
+        self._ending = threading.Lock()
+        self._final: Progress | None = None
+        self._cut = False
+        self._folder = Folder(spool, plan.start, plan.timer)
+        self._put, self._encode, self._kind = self._folder.put, self._entries.encode, self._entries.kind
+        self._stamp = stamps(plan.now)
+        self._began = self._folder.next
+        self._drain = Drain(plan, self._folder, self._entries, self.bad, self._bad_lock)
+        self._thread = threading.Thread(target=self._drain.run, name="omnistorage-drain", daemon=True)
+        self._forks = forks[0]
+        try:
+            self._thread.start()
+        except BaseException:
+            self._folder.close()
+            raise
+        self._state = "open"
+
+    # -- records -------------------------------------------------------------------------------------------------------
+
+    def write(self, record: Any, /, *, sequence: int | None = None) -> int:
+        if self._forks != forks[0] or self._state != "open":
+            self._refuse("write")
+        try:
+            data = self._encode(record)
+            if len(data) > self._largest:
+                data = self._data(record)
+        except RecordError as error:
+            return self._reject(error, sequence)
+        return self._put(_pack(self._kind, self._stamp()) + data, sequence)
+
+    def _data(self, record: Any) -> bytes:
+        data = self._encode(record)
+        if len(data) > self._largest:
+            raise RecordError(f"the record takes {len(data)} bytes, the spool at most {self._largest} for one")
+        return data
+
+    def write_many(self, records: Iterable[Any], /) -> int:
+        source, good = iter(records), 0
+        batch: list[Any] = []
+        try:
+            while True:
+                batch.extend(itertools.islice(source, BATCH_RECORDS))
+                if not batch:
+                    return good
+                taken, batch = batch, []
+                good += self._put_many(taken)
+        except BaseException:
+            if batch and self._state == "open":
+                self._put_many(batch)  # what the caller's iterator gave before it raised
+            raise
+
+    def _put_many(self, batch: list[Any]) -> int:
+        if self._forks != forks[0] or self._state != "open":
+            self._refuse("write")
+        stamp = _pack(self._kind, self._stamp())
+        try:
+            entries = [stamp + data for data in map(self._encode, batch)]
+        except RecordError:
+            entries = []
+        if entries and max(map(len, entries)) <= self._largest:
+            self._folder.put_many(entries)
+            return len(entries)
+        good = len(batch)
+        for record in batch:
+            try:
+                entry = stamp + self._data(record)
+            except RecordError as error:
+                self._reject(error, None)
+                good -= 1
+            else:
+                self._folder.put(entry)
+        return good
+
+    def _reject(self, error: RecordError, sequence: int | None) -> int:
+        number = self._folder.put(_pack(REFUSED, self._stamp()), sequence)
+        error.number = number + 1
+        with self._bad_lock:
+            self.bad.handle(error)
+            self.bad.check_ratio(self._taken - self.bad.count, error.path)
+        return number
+
+    @property
+    def _taken(self) -> int:
+        return self._folder.next - self._began
+
+    # -- how it stands -------------------------------------------------------------------------------------------------
+
+    @property
+    def durable(self) -> int:
+        return max(self._folder.synced - 1, self._folder.acked)
+
+    @property
+    def progress(self) -> Progress:
+        if self._final is not None:
+            return self._final
+        folder, drain = self._folder, self._drain
+        done, engine = drain.counted
+        counts, ahead = list(done), 0
+        now = None if engine is None else engine.progress
+        if now is not None:
+            more = (now.objects, now.records, now.bytes, now.raw_bytes, now.late)
+            counts = [one + other for one, other in zip(counts, more, strict=True)]
+            ahead = max(0, folder.acked + 1 - drain.position)  # dropped, and not missed yet
+        error = folder.broken or drain.error or folder.trouble
+        return Progress(
+            taken=self._taken,
+            records=counts[1],
+            objects=counts[0],
+            bytes=counts[2],
+            raw_bytes=counts[3],
+            bad=self.bad.count,
+            late=counts[4],
+            open=0 if now is None else now.open,
+            closing=0 if now is None else now.closing,
+            durable=self.durable,
+            spooled=max(0, folder.next - folder.acked - 1),
+            spooled_bytes=folder.size,
+            retried=drain.retried,
+            dead_lettered=letters(self.bad),
+            dropped=drain.dropped + ahead,
+            damaged=folder.damaged,
+            last_error=None if error is None else f"{type(error).__name__}: {error}",
+        )
+
+    def flush(self) -> int:
+        self._enter("flush")
+        self._folder.sync_all()
+        self._raise_told(self._drain.error)
+        return self.durable
+
+    def roll(self) -> int:
+        self._enter("roll")
+        self._folder.sync_all()
+        failures, upto = self._drain.failures, self._folder.next - 1
+        with self._watching() as changed:
+            self._drain.ask()
+            while self._folder.acked < upto:
+                self._enter("roll")
+                if self._drain.failures > failures and self._drain.error is not None:
+                    raise fresh(self._drain.error)
+                changed()
+        self._raise_told(None)
+        return self.durable
+
+    def _raise_told(self, error: StorageError | None) -> None:
+        """What happened in the background and the caller must know."""
+        if error is not None and not error.transient:
+            raise fresh(error)
+        if self._drain.bad_errors:
+            raise self._drain.bad_errors.pop(0)
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    def close(self) -> Progress:
+        if self._forks != forks[0]:
+            self._refuse("close")
+        with self._ending:
+            if self._final is not None:
+                return self._final
+            if self._state != "open":
+                self._refuse("close")
+            error = self._try_sync()
+            if error is None:
+                error = self._wait_for_the_store()
+            self._end("closed")
+            self._report(error)
+            assert self._final is not None
+            return self._final
+
+    def _try_sync(self) -> BaseException | None:
+        try:
+            self._folder.sync_all()
+        except BaseException as error:
+            return error
+        finally:
+            self._folder.stop_taking()
+        return None
+
+    def _wait_for_the_store(self) -> BaseException | None:
+        """Until all is published, but no longer than was said."""
+        timer, limit = self._plan.timer, float(self._spool.close_timeout)  # type: ignore[arg-type]
+        until = timer.now() + limit
+        try:
+            with self._watching(until) as changed:
+                self._drain.ask()
+                while self._folder.acked < self._folder.next - 1 and timer.now() < until:
+                    if self._cut or self._folder.broken is not None:
+                        break
+                    changed()
+        except Cancelled:
+            pass  # what is left is safe
+        except BaseException as error:
+            return error
+        return self._folder.broken
+
+    def _report(self, error: BaseException | None) -> None:
+        """Raise what the caller must know of, and warn of what is left."""
+        final = self._final
+        assert final is not None
+        if final.spooled:
+            log.warning(
+                "spool %s: %d records (%d bytes) are not published; the next writer delivers them%s",
+                self._folder.path, final.spooled, final.spooled_bytes,
+                f": {final.last_error}" if final.last_error else "",
+            )  # fmt: skip
+        if error is not None:
+            raise fresh(error)
+        self._raise_told(self._drain.error if final.spooled else None)
+        self.bad.check_ratio(final.taken - final.bad, None, final=True)
+
+    def abort(self) -> None:
+        if self._forks != forks[0]:
+            self._refuse("abort")
+        self._cut = True
+        self._drain.tell()  # whoever is inside of ``close``
+        with self._ending:
+            if self._state == "open":
+                error = self._try_sync()
+                if error is not None:
+                    log.warning("spool %s: %s", self._folder.path, error)
+                self._end("aborted")
+
+    def end_of_exception(self) -> None:
+        if self.on_exception == "commit_whole_records" and self._state == "open" and self._folder.broken is None:
+            self.close()
+        else:
+            self.abort()
+
+    def _end(self, state: str) -> None:
+        self._state = state
+        self._drain.stop()
+        engine = self._drain.engine
+        if engine is not None:
+            engine.give_up()  # or the thread may wait for ever
+        self._thread.join(self._spool._patience)
+        self._folder.close()
+        self._final = self.progress
+        if self._plan.owned is not None:
+            self._plan.owned.close()
+
+    # -- what all do ---------------------------------------------------------------------------------------------------
+
+    def _enter(self, op: str) -> None:
+        if self._forks != forks[0] or self._state != "open":
+            self._refuse(op)
+        self._folder.check()
+
+    def _refuse(self, op: str) -> NoReturn:
+        if self._forks != forks[0]:
+            raise WriterClosed("this writer belongs to the process that opened it: make one here", op=op)
+        raise WriterClosed(f"the spooled writer is {self._state}", op=op)
+
+    @contextmanager
+    def _watching(self, until: float | None = None) -> Iterator[Callable[[], None]]:
+        """``with ... as changed``: ``changed()`` waits until something may have."""
+        waiter = policies.Waiter()
+        self._drain.watchers.add(waiter)
+        if until is not None:
+            self._plan.timer.at(until, waiter.set)
+
+        def changed() -> None:
+            policies.wait(waiter, op="close")
+            waiter.clear()
+
+        try:
+            yield changed
+        finally:
+            self._drain.watchers.discard(waiter)
+
+    def __del__(self) -> None:
+        if self._state == "open" and self._forks == forks[0]:
+            self._state = "aborted"
+            self._drain.stop(orphaned=True)
+            warnings.warn(
+                "a spooled writer was dropped without close: what is not published stays in the spool",
+                ResourceWarning,
+                stacklevel=2,
+            )

@@ -1,0 +1,367 @@
+"""``OmniHandler``: the program's own log into object storage. Floor 3: imports floors 0 and 2 only.
+
+The thread that logs makes a plain dict and puts it into a queue; one thread of the handler takes it from there. Two
+things would make a handler wait for itself: its writer, and whatever that uses, may log; and a forked child has the
+queue but not the thread. Both are told apart before any lock is taken.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from itertools import islice
+from os import PathLike
+from typing import Any, NamedTuple
+
+from ..core import Backend
+from ..errors import ConfigError, DeadlineExceeded, RecordError, StorageError
+from ..strands import forks
+from .rolling import RollingRecordWriter
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+_USUAL = len(_STANDARD) - 2
+_BATCH = 256
+_DEEPEST = 8
+_TEXT = logging.Formatter()
+_THREADS = "omnistorage-"
+_SAFE = frozenset((bool, float, type(None)))
+
+
+class Shipped(NamedTuple):
+    """Counters of log records. ``taken`` came in; ``handed`` of them went to the writer, ``queued`` wait. ``dropped``
+    met a full queue; ``lost`` were in the queue when the handler failed, or came to one that had failed or was closed;
+    ``bad`` could not be made or written. ``own`` are those of omnistorage and its threads, ``refused`` those of a
+    forked child. ``repaired`` counts values that no format holds, which were written as their ``repr``."""
+
+    taken: int
+    handed: int
+    queued: int
+    dropped: int
+    lost: int
+    bad: int
+    own: int
+    refused: int
+    repaired: int
+
+
+class OmniHandler(logging.Handler):
+    """Ships log records through a ``RollingRecordWriter``, off the caller's thread.
+
+    ``OmniHandler(writer)``, or ``OmniHandler(target, template, **settings)`` with the settings of
+    ``RollingRecordWriter``: then the writer is the handler's own, is closed with it, and takes a record's time from its
+    ``time`` field. A log record becomes ``{"time", "level", "logger", "message", "process", "thread"}``, with
+    ``exception`` and ``stack`` where it has them and what ``extra=`` gave; an extra field of one of those names gets an
+    underscore behind it. ``time`` is in seconds since 1970, with ``time="iso"`` ISO 8601 in UTC. With a formatter,
+    which ``logging.basicConfig`` sets too, ``message`` is what it makes. ``fields(record)`` makes the whole record
+    instead. Messages are formatted and values copied before the log call returns; values that are no JSON are written
+    as their ``repr``, and counted.
+
+    At most ``queue_size`` records wait. Beyond that ``when_full="block"`` makes the log call wait for room, ``"drop"``
+    drops the record, counts it, and logs one line that says how many were dropped once there is room.
+
+    The log call never raises. What goes wrong in the store is in ``error``, is told once by ``handleError``, and from
+    then on records are lost, and counted in ``progress``. ``flush`` waits until all is written and flushed, ``close``
+    until all is published (or flushed, if the writer was given), each ``timeout`` seconds at most; ``logging.shutdown``
+    calls both when the program ends. Records of loggers below ``omnistorage`` and of its threads are not shipped, as
+    writing them would make more of them. A forked child ships nothing: it makes its own handler.
+    """
+
+    def __init__(
+        self,
+        target: RollingRecordWriter | Backend | str | PathLike[str] | Any,
+        template: str | None = None,
+        *,
+        level: int | str = logging.NOTSET,
+        queue_size: int = 10_000,
+        when_full: str = "block",
+        time: str = "epoch",
+        fields: Callable[[logging.LogRecord], Any] | None = None,
+        timeout: float = 10.0,
+        **settings: Any,
+    ) -> None:
+        if type(queue_size) is not int or queue_size < 1:
+            raise ConfigError(f"queue_size is a number of records from 1 up, not {queue_size!r}")
+        if when_full not in ("block", "drop"):
+            raise ConfigError(f"when_full={when_full!r}: use block or drop")
+        if time not in ("epoch", "iso"):
+            raise ConfigError(f"time={time!r}: use epoch or iso")
+        self._owned = template is not None
+        writer: Any = target
+        if template is not None:
+            own_time = {} if fields is not None else {"time_field": "time"}
+            writer = RollingRecordWriter(target, template, **{**own_time, **settings})
+        elif settings or not (hasattr(target, "write_many") and hasattr(target, "progress")):
+            raise ConfigError("OmniHandler takes a RollingRecordWriter, or a target, a template and settings")
+        self.writer: RollingRecordWriter = writer
+        self.error: BaseException | None = None
+        self._size, self._drops, self._iso, self._timeout = queue_size, when_full == "drop", time == "iso", timeout
+        self._fields = fields
+        self._queue: deque[tuple[Any, str]] = deque()
+        self._changed = threading.Condition()
+        self._asleep = self._closing = self._over = False
+        self._thread: threading.Thread | None = None
+        self._taken = self._done = self._unwritten = self._dropped = self._told = self._lost = self._bad = self._own = 0
+        self._refused = self._repaired = self._waiting = self._flush_to = self._flushed = 0
+        self._forks = forks[0]
+        super().__init__(level)
+
+    @property
+    def progress(self) -> Shipped:
+        """The counters, now."""
+        return Shipped(
+            taken=self._taken,
+            handed=self._done - self._unwritten,
+            queued=0 if self._over else self._taken - self._done,
+            dropped=self._dropped,
+            lost=self._lost + (self._taken - self._done if self._over else 0),
+            bad=self._bad,
+            own=self._own,
+            refused=self._refused,
+            repaired=self._repaired,
+        )
+
+    # -- on the thread that logs ---------------------------------------------------------------------------------------
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        """What ``logging`` calls. Whether the record was taken."""
+        if self._forks != forks[0]:  # whoever held a lock at the fork is not here to give it back
+            self._refused += 1
+            return False
+        if _is_ours(record):
+            self._own += 1
+            return False
+        found: Any = self.filter(record)
+        if not found or (len(self._queue) >= self._size and not self._has_room()):
+            return False
+        self.acquire()
+        try:
+            self.emit(record if found is True else found)
+        finally:
+            self.release()
+        return True
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Put the record into the queue."""
+        if self._over or self._closing:
+            self._lost += 1
+            return
+        try:
+            row = self._row(record) if self._fields is None else self._plain(self._fields(record))
+        except Exception:
+            self._bad += 1
+            self.handleError(record)
+            return
+        self._queue.append((row, record.name))
+        self._taken += 1
+        if self._thread is None:
+            self._start()
+        elif self._asleep:
+            with self._changed:
+                self._changed.notify_all()
+
+    def _has_room(self) -> bool:
+        """In a full queue: wait for room, or count what is dropped."""
+        if self._drops:
+            self._dropped += 1
+            return False
+        with self._changed:
+            self._waiting += 1
+            while len(self._queue) >= self._size and not self._over and not self._closing:
+                self._changed.wait()
+            self._waiting -= 1
+        return True
+
+    def _row(self, record: logging.LogRecord) -> dict[str, Any]:
+        text = record.getMessage() if self.formatter is None else self.formatter.format(record)
+        row = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat() if self._iso else record.created,
+            "level": record.levelname,
+            "logger": record.name,
+            "message": text if text.isascii() else _sound(text),
+            "process": record.process,
+            "thread": record.threadName,
+        }
+        if self.formatter is None and (record.exc_info or record.exc_text):
+            row["exception"] = _sound(record.exc_text or _TEXT.formatException(record.exc_info or (None, None, None)))
+        if self.formatter is None and record.stack_info:
+            row["stack"] = _sound(record.stack_info)
+        given = record.__dict__
+        if len(given) != _USUAL:
+            for name, value in given.items():
+                if name not in _STANDARD:
+                    row[name if name not in row else f"{name}_"] = self._plain(value)
+        return row
+
+    def _plain(self, value: Any, depth: int = 0) -> Any:
+        """A copy of ``value`` in what every format holds."""
+        kind = type(value)
+        if kind is str:
+            return value if value.isascii() else _sound(value)
+        if kind in _SAFE or (kind is int and -(1 << 63) <= value < 1 << 64):
+            return value
+        if depth < _DEEPEST:
+            if kind is dict:
+                return {_sound(str(key)): self._plain(one, depth + 1) for key, one in value.items()}
+            if kind in (list, tuple):
+                return [self._plain(one, depth + 1) for one in value]
+            if kind is bytes and not depth and self._fields is not None:
+                return value  # a record that is encoded already
+            if isinstance(value, Mapping) and not depth and self._fields is not None:
+                return self._plain(dict(value))
+        if hasattr(value, "isoformat"):
+            return str(value.isoformat())
+        self._repaired += 1
+        try:
+            return _sound(repr(value))
+        except Exception as error:
+            return f"<{kind.__name__} without a repr: {type(error).__name__}>"
+
+    # -- on the handler's own thread -----------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._drain, name=f"{_THREADS}log", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # a dying interpreter starts no threads: ``close`` does the work
+            return
+        self._thread = thread
+
+    def _drain(self) -> None:
+        try:
+            while self._has_work():
+                batch = [self._queue.popleft() for _ in range(min(_BATCH, len(self._queue)))]
+                if self._waiting:
+                    with self._changed:
+                        self._changed.notify_all()
+                self._hand(batch)
+                self._tell_of_drops()
+                self._flush_if_asked()
+            self._settle(self.writer.close if self._owned else self.writer.flush)
+        except BaseException as error:  # nobody above could tell it
+            self._fail(error)
+        finally:
+            with self._changed:
+                self._over = True
+                self._changed.notify_all()
+
+    def _has_work(self) -> bool:
+        """Wait for something to do; False once all is done and the handler is being closed."""
+        with self._changed:
+            while not self._queue and self._flushed >= self._flush_to:
+                if self._closing:
+                    return False
+                self._asleep = True
+                self._changed.wait()
+            self._asleep = False
+        return True
+
+    def _hand(self, batch: list[tuple[Any, str]]) -> None:
+        rows = [row for row, _ in batch]
+        done = 0
+        while done < len(rows):
+            try:
+                if not self._owned:  # others may write beside: only one by one it is known which record was bad
+                    self.writer.write(rows[done])
+                    done += 1
+                    continue
+                before = self.writer.progress.taken
+                self.writer.write_many(islice(rows, done, None))
+                done = len(rows)
+            except RecordError as error:
+                done += self.writer.progress.taken - before if self._owned else 1
+                self._bad += 1
+                self._unwritten += 1
+                self._tell(error, *batch[done - 1])
+        self._done += len(rows)
+
+    def _tell_of_drops(self) -> None:
+        count = self._dropped - self._told
+        if count and (len(self._queue) <= self._size // 2 or self._closing):
+            self._told += count
+            line = {"name": __name__, "levelno": logging.WARNING, "levelname": "WARNING", "dropped": count}
+            record = logging.makeLogRecord({**line, "msg": "%d log records were dropped: the queue was full"})
+            record.args = (count,)
+            row = self._row(record) if self._fields is None else self._plain(self._fields(record))
+            self.writer.write(row)
+
+    def _flush_if_asked(self) -> None:
+        if self._flushed < self._flush_to <= self._done:
+            to = self._flush_to
+            self._settle(self.writer.flush)
+            with self._changed:
+                self._flushed = to
+                self._changed.notify_all()
+
+    def _settle(self, end: Callable[[], object]) -> None:
+        try:
+            end()
+        except RecordError as error:  # how a writer with a spool tells of a record that it could not place
+            self._bad += 1
+            self._tell(error)
+
+    def _fail(self, error: BaseException) -> None:
+        with self._changed:
+            self._over = True
+            self._queue.clear()
+            self._changed.notify_all()
+        self._tell(error)
+        if self._owned:
+            try:
+                self.writer.abort()
+            except StorageError:  # the first error is told
+                pass
+
+    def _tell(self, error: BaseException, row: Any = None, name: str = __name__) -> None:
+        """As ``logging`` tells of trouble in handlers: on stderr, unless ``logging.raiseExceptions`` is off."""
+        self.error = error
+        try:
+            raise error
+        except BaseException:
+            text = row.get("message", row) if isinstance(row, dict) else row
+            self.handleError(logging.makeLogRecord({"name": name, "msg": text}))
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Wait until what was logged before is written and flushed, at most ``timeout`` seconds. Never raises: what did
+        not go well is in ``error``."""
+        if self._forks != forks[0]:
+            return
+        with self._changed:
+            to = self._flush_to = self._taken
+            self._changed.notify_all()
+            done = self._thread is None or self._changed.wait_for(
+                lambda: self._flushed >= to or self._over, self._timeout
+            )
+        if not done:
+            self._tell(DeadlineExceeded(f"the log was not flushed within {self._timeout} s", op="flush"))
+
+    def close(self) -> None:
+        """Write what waits and publish it, at most ``timeout`` seconds; what is not published then goes on for as long
+        as the program runs, and is lost with it. Idempotent, and never raises."""
+        if self._forks == forks[0] and not self._closing:
+            with self._changed:
+                self._closing = True
+                self._changed.notify_all()
+            if self._thread is None:
+                self._drain()
+            else:
+                self._thread.join(self._timeout)
+            if not self._over:
+                self._tell(DeadlineExceeded(f"the log was not written within {self._timeout} s", op="close"))
+        super().close()
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Whether it came from omnistorage or from one of its threads."""
+    if record.name.startswith("omnistorage") and record.name[11:12] in ("", "."):
+        return True
+    return (record.threadName or "").startswith(_THREADS)
+
+
+def _sound(text: str) -> str:
+    """Text that is Unicode: what a name of a file may bring along is written with backslashes."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,385 @@
+"""``SegmentLog`` itself: opening, appending, sealing, dropping, and remembering what is no longer needed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from fcntl import LOCK_EX, LOCK_NB, LOCK_UN
+from itertools import count
+from os import PathLike, fspath
+from typing import Literal
+
+from .._context import Closes
+from .._os import OS, READ_FILE, READ_FOLDER, REAL
+from ..errors import ConfigError, CorruptData, NotFound, PermissionDenied, StorageError, WriterClosed
+from ..strands import forks
+from ._cursor import Cursor
+from ._entries import BLOCK, HEAD, MAX_ENTRY, Damage, framed, is_torn, length_at, parse, pread
+
+NAME = re.compile(r"(\d{20})\.seg")
+SLOTS = ("acked.0", "acked.1")
+_SLOT = re.compile(rb"(\d{20}) ([0-9a-f]{8})\n")
+_NEW = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_TAIL = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+_OWN = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+KINDS: dict[int | None, type[StorageError]] = {
+    errno.EACCES: PermissionDenied,
+    errno.EPERM: PermissionDenied,
+    errno.EROFS: PermissionDenied,
+    errno.ENOENT: NotFound,
+    errno.ENOTDIR: NotFound,
+}
+
+
+class SegmentLog(Closes):
+    """Entries, numbered from ``start``, in ``folder`` (made with mode 0700; files get 0600).
+
+    ``fsync="record"``: an entry survives a power cut once ``append`` has returned; ``"seal"``: once its segment is
+    sealed or ``sync`` has returned. A segment is sealed when it would grow beyond ``segment_bytes``. One log at a time
+    may be open on a folder, which a lock ensures: ``PermissionDenied``. For one thread at a time.
+
+    An append that fails leaves the log as it was. After a failed sync nobody can say what is on the disk: every later
+    call raises that error, and the log has to be opened again. Damage that a torn write cannot explain is
+    ``CorruptData`` with the numbers that are lost and the offset, or is told to ``on_damage``, after which the log goes
+    on behind it. With ``"seal"`` and without ``on_damage`` the tail ends before whatever is not sound in it; else only
+    before what is the beginning of an entry, or zeros, with no sound entry behind it.
+    """
+
+    def __init__(
+        self,
+        folder: str | PathLike[str],
+        *,
+        segment_bytes: int = 64 << 20,
+        fsync: Literal["record", "seal"] = "record",
+        start: int = 0,
+        on_damage: Callable[[Damage], None] | None = None,
+        _os: OS = REAL,
+    ) -> None:
+        if fsync not in ("record", "seal"):
+            raise ConfigError(f"fsync={fsync!r}: use record or seal")
+        if type(segment_bytes) is not int or segment_bytes < 1:
+            raise ConfigError(f"segment_bytes is a number of bytes from 1 up, not {segment_bytes!r}")
+        self.folder = fspath(folder)
+        self.os = _os
+        self.next = start
+        self.acked: int | None = None
+        self.firsts: list[int] = []
+        self.sizes: dict[int, int] = {}
+        self.torn = 0  # bytes that were cut off
+        self._segment_bytes = segment_bytes
+        self._each = fsync == "record"
+        self._on_damage = on_damage
+        self._error: BaseException | None = None
+        self._forks = forks[0]
+        self._fds: list[int] = []
+        self._tail = self._lock = -1
+        self._slot = 0
+        try:
+            self._open()
+        except BaseException as error:
+            self.close()
+            if isinstance(error, OSError) and not isinstance(error, StorageError):
+                raise self.ours(error, "open") from error
+            raise
+
+    def _open(self) -> None:
+        os_ = self.os
+        try:
+            os_.mkdir(self.folder, 0o700)
+        except FileExistsError:
+            pass
+        self.folder_fd = os_.open(self.folder, READ_FOLDER)
+        self._fds.append(self.folder_fd)
+        lock = os_.open("lock", _OWN, 0o600, dir_fd=self.folder_fd)
+        self._fds.append(lock)
+        try:
+            os_.flock(lock, LOCK_EX | LOCK_NB)
+        except BlockingIOError:
+            raise PermissionDenied("another process has this log open", path=self.folder, op="open") from None
+        self._lock = lock
+        with os_.scandir(self.folder_fd) as entries:
+            names = {entry.name for entry in entries}
+        self.firsts = sorted(int(match[1]) for name in names if (match := NAME.fullmatch(name)))
+        self.sizes = {first: os_.stat(self.name(first), dir_fd=self.folder_fd).st_size for first in self.firsts}
+        if self.firsts:
+            self._recover()
+        else:
+            self._begin()
+        self._recall(names)
+
+    def _recover(self) -> None:
+        """Find the end of the tail, and cut off what a torn write left behind it."""
+        self.next = self.firsts[-1]
+        self._tail = self.os.open(self.name(self.next), _TAIL, dir_fd=self.folder_fd)
+        size, self.end = self.os.fstat(self._tail).st_size, 0
+        restart = None
+        while self.end < size:
+            entries: list[bytes] = []
+            block = pread(self.os, self._tail, min(BLOCK, size - self.end), self.end)
+            length = length_at(block)
+            if length is not None and len(block) < length <= size - self.end:
+                block = pread(self.os, self._tail, length, self.end)
+            self.end += parse(block, entries)
+            self.next += len(entries)
+            if entries:
+                continue
+            if not self._strict or is_torn(self.os, self._tail, self.end, size):
+                break
+            if length is None or length > size - self.end:
+                self.damaged(self._lost(None, "the length of an entry is damaged"))
+                restart = self.next + (size - self.end) // HEAD.size + 1  # no number behind it is given twice
+                break
+            self.damaged(self._lost(self.next, "an entry is damaged"))
+            self.end, self.next = self.end + length, self.next + 1  # it keeps its number and place
+        self.torn = size - self.end
+        if self.torn:
+            self.os.ftruncate(self._tail, self.end)
+        self.os.fsync(self._tail)  # what was read is there to stay
+        if restart is not None:
+            self.torn = 0
+            self._restart(restart)
+
+    @property
+    def _strict(self) -> bool:
+        return self._each or self._on_damage is not None
+
+    def _lost(self, last: int | None, why: str) -> Damage:
+        return Damage(self.next, last, f"{self.folder}/{self.name(self.firsts[-1])}", self.end, why)
+
+    def _begin(self) -> None:
+        tail = self.os.open(self.name(self.next), _NEW, 0o600, dir_fd=self.folder_fd)
+        self._tail = tail
+        self.firsts.append(self.next)
+        self.sizes[self.next] = 0
+        self._sync(self.folder_fd)
+
+    def _restart(self, number: int) -> None:
+        """Go on with another number in a segment of its own."""
+        old, self.next = self._tail, number
+        self._begin()
+        self.let_go(old)
+
+    # -- entries -------------------------------------------------------------------------------------------------------
+
+    @property
+    def first(self) -> int:
+        """The number of the oldest entry kept."""
+        return self.firsts[0]
+
+    @property
+    def end(self) -> int:
+        """How many bytes of entries are in the tail."""
+        return self.sizes[self.firsts[-1]]
+
+    @end.setter
+    def end(self, end: int) -> None:
+        self.sizes[self.firsts[-1]] = end
+
+    @property
+    def size(self) -> int:
+        """How many bytes the segments take."""
+        return sum(self.sizes.values())
+
+    def append(self, data: bytes) -> int:
+        """Add an entry and return its number."""
+        return self.append_many((data,))
+
+    def append_many(self, entries: Sequence[bytes]) -> int:
+        """Add entries, in one write and with one sync for each segment; the number of the first. If that fails, what
+        went into segments before stays: ``next`` says how many."""
+        self.check("append")
+        if entries and max(map(len, entries)) > MAX_ENTRY:
+            raise ConfigError(f"an entry has at most {MAX_ENTRY} bytes, not {max(map(len, entries))}")
+        number, frames = self.next, framed(entries)
+        block = b"".join(frames)
+        if (self.end or len(frames) > 1) and self.end + len(block) > self._segment_bytes:
+            self._append_apart(frames)
+        elif frames:
+            self._store(block, len(frames))
+        if self._each:
+            self._sync(self._tail)
+        return number
+
+    def _append_apart(self, frames: list[bytes]) -> None:
+        """Some here, some into the next segments."""
+        group: list[bytes] = []
+        held = 0
+        for frame in frames:
+            if self.end + held and self.end + held + len(frame) > self._segment_bytes:
+                self._store(b"".join(group), len(group))
+                self.seal()
+                group, held = [], 0
+            group.append(frame)
+            held += len(frame)
+        self._store(b"".join(group), len(group))
+
+    def _store(self, block: bytes, many: int) -> None:
+        left = memoryview(block)
+        try:
+            while left:
+                left = left[self.os.write(self._tail, left) :]
+        except OSError as error:
+            self._take_back()
+            raise self.ours(error, "append") from error
+        self.end += len(block)
+        self.next += many
+
+    def _take_back(self) -> None:
+        try:
+            self.os.ftruncate(self._tail, self.end)
+        except OSError as error:
+            self._error = self.ours(error, "append")
+
+    def sync(self) -> None:
+        """Every entry appended so far survives a power cut."""
+        self.check("sync")
+        self._sync(self._tail)
+
+    def _sync(self, fd: int) -> None:
+        try:
+            self.os.fsync(fd)
+        except OSError as error:
+            self._error = self.ours(error, "sync")
+            raise self._error from error
+
+    def seal(self) -> None:
+        """End the tail, unless it is empty, and begin another one."""
+        self.check("seal")
+        if not self.end:
+            return
+        self._sync(self._tail)
+        old = self._tail
+        try:
+            self._begin()
+        except OSError as error:
+            raise self.ours(error, "seal") from error
+        self.let_go(old)
+
+    def cursor(self, start: int = 0) -> Cursor:
+        """What reads the entries from number ``start`` on, also those that are appended later."""
+        return Cursor(self, start)
+
+    def read(self, start: int = 0) -> Iterator[tuple[int, bytes]]:
+        """The entries from number ``start`` on that are there now, with their numbers. Raises ``CorruptData``."""
+        self.check("read")
+        end, cursor = self.next, self.cursor(start)
+        try:
+            while cursor.number < end:
+                number, entries = cursor.take()
+                if not entries:
+                    return
+                yield from zip(count(number), entries[: end - number])
+        finally:
+            cursor.close()
+
+    # -- what is no longer needed --------------------------------------------------------------------------------------
+
+    def drop_before(self, number: int) -> None:
+        """Delete the sealed segments that hold only entries below ``number``."""
+        self.check("drop_before")
+        try:
+            while len(self.firsts) > 1 and self.firsts[1] <= number:
+                self.os.unlink(self.name(self.firsts[0]), dir_fd=self.folder_fd)
+                del self.sizes[self.firsts.pop(0)]
+        except OSError as error:
+            raise self.ours(error, "drop_before") from error
+        self._sync(self.folder_fd)
+
+    def acknowledge(self, number: int) -> None:
+        """Entries up to ``number`` are no longer needed: noted in ``acked``, where a power cut does not take it away,
+        and then those in sealed segments are dropped."""
+        self.check("acknowledge")
+        if self.acked is not None and number <= self.acked:
+            return
+        text = b"%020d" % (number + 1)
+        try:
+            fd = self.os.open(SLOTS[self._slot], _OWN, 0o600, dir_fd=self.folder_fd)
+            try:
+                left = memoryview(text + b" %08x\n" % zlib.crc32(text))
+                while left:
+                    left = left[self.os.write(fd, left) :]
+                self.os.fsync(fd)
+            finally:
+                self.let_go(fd)
+            if self.acked is None:
+                self.os.fsync(self.folder_fd)
+        except OSError as error:  # the other slot still holds the number from before
+            raise self.ours(error, "acknowledge") from error
+        self.acked, self._slot = number, 1 - self._slot
+        if len(self.firsts) > 1 and self.firsts[1] <= number + 1:
+            self.drop_before(number + 1)
+
+    def _recall(self, names: set[str]) -> None:
+        found: dict[str, int] = {}
+        for slot in names & set(SLOTS):
+            fd = self.os.open(slot, READ_FILE | os.O_NOFOLLOW, dir_fd=self.folder_fd)
+            try:
+                number = slot_number(self.os.pread(fd, 64, 0))
+            finally:
+                self.let_go(fd)
+            if number is not None:
+                found[slot] = number
+        if found:
+            newest = max(found, key=lambda slot: found[slot])
+            self.acked, self._slot = found[newest] - 1, 1 - SLOTS.index(newest)
+            if self.acked >= self.next:  # the end was torn off; its numbers are not given again
+                self._restart(self.acked + 1)
+        elif names.issuperset(SLOTS):  # one alone, never whole, was cut short when nothing had been acknowledged
+            why = "what was acknowledged cannot be read, so that entries will be given again"
+            self.damaged(Damage(self.first, self.first - 1, f"{self.folder}/{SLOTS[0]}", 0, why))
+        if self.acked is not None and self.first > self.acked + 1:
+            why = "the oldest segments are missing"
+            self.damaged(Damage(self.acked + 1, self.first - 1, self.folder, None, why))
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Let go of the folder. Idempotent. Entries that were not synced are where the system left them."""
+        if self._tail >= 0:
+            self._fds.append(self._tail)
+            self._tail = -1
+        if self._lock >= 0 and self._forks == forks[0]:
+            try:
+                self.os.flock(self._lock, LOCK_UN)  # or a forked child, which has a copy, would keep it
+            except OSError:
+                pass
+        self._lock = -1
+        while self._fds:
+            self.let_go(self._fds.pop())
+        self._error = self._error or WriterClosed("the log is closed", path=self.folder)
+
+    def let_go(self, fd: int) -> None:
+        try:
+            if fd >= 0:
+                self.os.close(fd)
+        except OSError:
+            pass  # what was promised was synced before
+
+    def damaged(self, damage: Damage) -> None:
+        """Raise ``CorruptData``, unless somebody wants to be told."""
+        if self._on_damage is None:
+            raise CorruptData(str(damage), path=damage.path, op="read", offset=damage.offset)
+        self._on_damage(damage)
+
+    def check(self, op: str) -> None:
+        if self._forks != forks[0]:
+            raise WriterClosed("this log belongs to the process that opened it", path=self.folder, op=op)
+        if self._error is not None:
+            raise self._error
+
+    def ours(self, error: OSError, op: str) -> StorageError:
+        kind = KINDS.get(error.errno, StorageError)
+        return kind(error.strerror or str(error), path=self.folder, op=op)
+
+    @staticmethod
+    def name(first: int) -> str:
+        return f"{first:020d}.seg"
+
+
+def slot_number(text: bytes) -> int | None:
+    """The number in a slot, one above what was acknowledged, or None where it is not sound."""
+    match = _SLOT.match(text)
+    return int(match[1]) if match is not None and int(match[2], 16) == zlib.crc32(match[1]) else None

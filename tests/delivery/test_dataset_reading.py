@@ -1,0 +1,175 @@
+"""What ``DatasetReader`` reads, and what it refuses."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import timedelta
+
+import pytest
+
+from omnistorage import (
+    ConfigError,
+    CorruptData,
+    MemoryBackend,
+    NotFound,
+    RecordError,
+    Store,
+)
+from omnistorage.delivery import DatasetReader, DatasetWriter
+from omnistorage.ops import read_bytes, write_bytes
+
+from .dataset_world import Inline, expected, names, read, share, write, writer
+
+
+def test_a_set_without_success_is_refused_with_what_to_do():
+    store = MemoryBackend()
+    write(store, [1])
+    store.delete("set/_SUCCESS")
+    with pytest.raises(NotFound, match=r"no _SUCCESS.*run again"):
+        read(store)
+
+
+def test_a_success_that_does_not_belong_to_the_manifest_is_refused():
+    store = MemoryBackend()
+    write(store, [1])
+    (name,) = [name for name in names(store) if name.startswith("_manifest")]
+    data = store.peek(f"set/{name}")
+    store.put_raw(f"set/{name}", data.replace(b'"records": 10', b'"records": 11'))
+    with pytest.raises(CorruptData, match="not the manifest that _SUCCESS names: write the data set again"):
+        read(store)
+    store.delete(f"set/{name}")
+    with pytest.raises(CorruptData, match="not there: write the data set again"):
+        read(store)
+    for foreign in (b"", b"[]", b"{}", b'{"version":1}', b'{"version":1,"manifest":1,"sha256":""}'):
+        store.put_raw("set/_SUCCESS", foreign)
+        with pytest.raises(CorruptData, match=r"DatasetWriter did not write this|names no manifest"):
+            read(store)
+    store.put_raw("set/_SUCCESS", b'{"version":2}')
+    with pytest.raises(CorruptData, match="version 2"):
+        read(store)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda row: row.pop("parts"), lambda row: row["parts"][0].pop("sha256"), lambda row: row.update(parts=3),
+               lambda row: row["parts"][0].update(records="10"), lambda row: row.update(replaced=[1])],
+)  # fmt: skip
+def test_a_manifest_that_is_none_is_corrupt_data(damage):
+    store = MemoryBackend()
+    write(store, [1])
+    success = json.loads(store.peek("set/_SUCCESS"))
+    row = json.loads(store.peek(f"set/{success['manifest']}"))
+    damage(row)
+    data = json.dumps(row).encode()
+    store.put_raw(f"set/{success['manifest']}", data)
+    store.put_raw("set/_SUCCESS", json.dumps({**success, "sha256": hashlib.sha256(data).hexdigest()}).encode())
+    with pytest.raises(CorruptData, match="no manifest of a data set"):
+        read(store)
+
+
+def test_every_flipped_byte_of_a_part_is_noticed():
+    store = MemoryBackend()
+    (part,) = write(store, [1], compression="none").parts
+    path = f"set/{part.path}"
+    data = store.peek(path)
+    for at in range(len(data)):
+        store.put_raw(path, data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+        with pytest.raises((CorruptData, RecordError)) as caught:
+            read(store)
+        assert caught.value.path == path
+    assert at > 100
+    store.put_raw(path, data.replace(b'"n":1', b'"n":2'))
+    with pytest.raises(CorruptData, match="SHA-256"):
+        read(store)
+    assert len(read(store, verify=False)) == 10
+
+
+def test_a_part_of_another_size_is_refused_before_a_record_of_it_is_given_out():
+    store = MemoryBackend()
+    (part,) = write(store, [1]).parts
+    data = store.peek(f"set/{part.path}")
+    for other in (data[:-1], data + b"{}\n", data[: data.index(b"\n") + 1]):
+        store.put_raw(f"set/{part.path}", other)
+        with pytest.raises(CorruptData, match=f"has {len(other)} bytes, the manifest says {len(data)}") as caught:
+            next(iter(DatasetReader(store, "set")))
+        assert caught.value.path == f"set/{part.path}"
+
+
+def test_a_part_that_is_missing_is_an_error():
+    store = MemoryBackend()
+    part = write(store, range(3)).parts[1]
+    store.delete(f"set/{part.path}")
+    with pytest.raises(NotFound, match="open it again") as caught:
+        read(store)
+    assert caught.value.path == f"set/{part.path}"
+
+
+def test_who_reads_while_the_set_is_replaced_gets_an_error_and_never_a_mixture():
+    store = MemoryBackend()
+    write(store, range(3))
+    records = iter(DatasetReader(store, "set"))
+    assert [next(records) for _ in range(10)] == expected([0])
+    write(store, range(5, 7), if_exists="replace")
+    with pytest.raises(NotFound):
+        next(records)
+
+
+def test_a_set_that_is_replaced_while_it_is_opened_is_opened_anew():
+    class Replacing(MemoryBackend):
+        again = False
+
+        def open_reader(self, path, *more):
+            if "_manifest" in path and self.again:
+                self.again = False
+                write(self, range(5, 7), if_exists="replace")
+            return super().open_reader(path, *more)
+
+    store = Replacing()
+    write(store, range(3))
+    store.again = True
+    assert read(store) == expected([5, 6])
+    assert not store.again
+
+
+def test_reading_is_lazy_and_counts_are_there_before(tmp_path):
+    store = MemoryBackend()
+    write(store, range(4))
+    reader = DatasetReader(store, "set")
+    assert (reader.records, reader.bytes) == (40, sum(part.bytes for part in reader.parts))
+    store.delete(f"set/{reader.parts[3].path}")
+    records = iter(reader)
+    assert [next(records) for _ in range(30)] == expected(range(3))
+
+
+def test_stores_and_urls_are_targets(tmp_path):
+    with DatasetWriter(f"file://{tmp_path}/a", "b{c}") as urls:
+        urls.run(Inline(), share, [1])
+    assert read(f"file://{tmp_path}", "a/b{c}") == expected([1])
+    store = Store(MemoryBackend())
+    write(store, [2], "")
+    assert read(store, "") == expected([2])
+    write(store, [3], "", if_exists="replace")
+    assert read(store, "") == expected([3])
+    with pytest.raises(NotFound):
+        DatasetReader(tmp_path, "nothing")
+
+
+def test_settings_are_checked():
+    for settings in ({"roll_bytes": 0}, {"clean_after": 3}, {"clean_after": timedelta(-1)}, {"format": "nosuch"}):
+        with pytest.raises(ConfigError):
+            write(MemoryBackend(), [1], **settings)
+    with pytest.raises(ConfigError, match="in_flight"):
+        writer(MemoryBackend()).run(Inline(), share, [1], in_flight=-1)
+
+
+def test_what_is_published_is_what_success_names():
+    store = MemoryBackend()
+    done = write(store, range(2))
+    success = json.loads(read_bytes(store, "set/_SUCCESS"))
+    data = read_bytes(store, f"set/{done.manifest}")
+    assert success == {"version": 1, "manifest": done.manifest, "sha256": hashlib.sha256(data).hexdigest()}
+    row = json.loads(data)
+    assert (row["version"], row["records"], row["attempt"]) == (1, 20, done.attempt)
+    assert [part["path"] for part in row["parts"]] == [part.path for part in done.parts]
+    write_bytes(store, "set/x", b"")
+    assert "x" in names(store)

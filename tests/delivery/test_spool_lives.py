@@ -1,0 +1,175 @@
+"""Goal 10, whatever happens: lives of a spool with a store and a disk that fail now and then, ended in every way, and
+in each of them other limits. At the end everything that was taken is there, in order, and nothing that nobody wrote."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import tempfile
+import warnings
+from collections import Counter
+
+import pytest
+
+from omnistorage import BackendUnavailable, MemoryBackend, StorageError
+from omnistorage.core import WRITE
+from omnistorage.delivery import RollingRecordWriter, Spool
+from omnistorage.policies import Backoff
+from omnistorage.testing.os_faults import FaultyOS
+from omnistorage.wrappers._base import Wrapper
+
+from .conftest import contents
+
+SCALE = 1000 if os.environ.get("OMNISTORAGE_FULL") == "1" else 60
+SEEDS = range(SCALE)
+FIRED = Counter()
+
+
+class Moody(Wrapper):
+    """Fails to open and to publish now and then; what it published it sometimes says it did not."""
+
+    def __init__(self, inner, rng, share, names):
+        super().__init__(inner)
+        self.rng, self.share, self.names = rng, share, names
+
+    def _fails(self, what):
+        if self.rng.random() >= self.share:
+            return
+        FIRED[what] += 1
+        raise BackendUnavailable(f"injected: {what}")
+
+    def open_writer(self, path, options=WRITE):
+        self._fails("open")
+        writer = self.inner.open_writer(path, options)
+        close = writer.close
+
+        def publish():
+            try:
+                self._fails("close")
+            except BackendUnavailable:
+                writer.abort()
+                raise
+            info = close()
+            if self.names == "deterministic":  # a lost answer; with unique names it is what at least once means
+                self._fails("answer")
+            return info
+
+        writer.close = publish
+        return writer
+
+
+class Disk(FaultyOS):
+    """Has no room now and then; syncs nothing, as no power is cut here."""
+
+    def __init__(self, rng, share):
+        super().__init__(error=errno.ENOSPC)
+        self.rng, self.share = rng, share
+        self.fsync = lambda fd: None
+
+    def _call(self, name, real, args, kwargs):
+        if name == "write" and self.rng.random() < self.share:
+            FIRED["disk"] += 1
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(*args, **kwargs)
+
+
+def live(rng, store, folder, names, taken, last):
+    """One writer's life. Adds to ``taken`` what it took; returns what was acknowledged."""
+    share = 0 if last else rng.choice([0, 0.1, 0.3])
+    disk = Disk(rng, 0 if last else rng.choice([0, 0.1, 0.2]))
+    max_bytes = rng.choice([4096, 1 << 20])
+    spool = Spool(
+        folder,
+        max_bytes=max_bytes,
+        segment_bytes=rng.choice([200, 1000]),
+        fsync=rng.choice(["record", "interval", "roll"]),
+        fsync_interval=0.001,
+        when_full="raise" if max_bytes == 4096 else "block",
+        close_timeout=60 if last else rng.choice([0.001, 0.05]),
+        backoff=Backoff(base=0.0005, cap=0.002),
+        _os=disk,
+    )
+    shape = {"template": "{k}/{start:05d}.ndjson", "names": "deterministic"}
+    if names == "unique":
+        shape = {"template": "{k}/{seq:05d}.ndjson"}
+    try:
+        writer = RollingRecordWriter(
+            Moody(store, rng, share, names),
+            spool=spool,
+            roll_records=rng.randrange(1, 9),
+            max_open=rng.choice([1, 3]),
+            **shape,
+        )
+    except StorageError:
+        return -1
+    acknowledged = writer.durable
+    for _ in range(rng.randrange(0, 60)):
+        try:
+            match rng.randrange(12):
+                case 0:
+                    acknowledged = writer.flush()
+                case 1:
+                    batch = [record(len(taken) + n) for n in range(rng.randrange(1, 9))]
+                    before = writer.progress.taken
+                    try:
+                        writer.write_many(batch)
+                    finally:
+                        taken.extend(batch[: writer.progress.taken - before])
+                case 2 if rng.random() < 0.3:
+                    writer.roll()
+                case _:
+                    made = record(len(taken))
+                    number = writer.write(made)
+                    assert number == len(taken)
+                    taken.append(made)
+        except StorageError:
+            pass
+    acknowledged = max(acknowledged, writer.durable)
+    try:
+        match "close" if last else rng.choice(["close", "close", "abort", "drop"]):
+            case "close":
+                writer.close()
+            case "abort":
+                writer.abort()
+            case _:
+                thread = writer._front._thread
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    del writer
+                thread.join(20)
+    except StorageError:
+        pass
+    return acknowledged
+
+
+def record(number):
+    return {"k": "ab"[number * number % 3 % 2], "n": number, "pad": "x" * (number * 31 % 50)}
+
+
+@pytest.mark.parametrize("names", ["deterministic", "unique"])
+def test_goal_10_whatever_fails_and_however_it_ends_a_spool_delivers_what_it_took_in_order(names):
+    FIRED.clear()
+    for seed in SEEDS:
+        rng, store, taken = random.Random(seed), MemoryBackend(), []
+        with tempfile.TemporaryDirectory() as folder:
+            for _ in range(rng.randrange(1, 5)):
+                acknowledged = live(rng, store, folder, names, taken, last=False)
+                # What was taken and not acknowledged may be gone, with a disk that failed at the end.
+                with RollingRecordWriter(
+                    store, "probe/{seq}.ndjson", spool=Spool(folder, close_timeout=0.001)
+                ) as probe:
+                    kept = probe.durable + 1
+                    probe.abort()
+                assert acknowledged < kept <= len(taken), f"seed {seed}"
+                del taken[kept:]
+            live(rng, store, folder, names, taken, last=True)
+        found = contents(store)
+        got = Counter(row["n"] for rows in found.values() for row in rows)
+        assert sorted(got) == list(range(len(taken))), f"seed {seed}"
+        for key in "ab":
+            rows = [row for path in sorted(found) if path.startswith(key) for row in found[path]]
+            assert all(row == taken[row["n"]] for row in rows), f"seed {seed}"
+            if names == "deterministic":
+                assert [row["n"] for row in rows] == [row["n"] for row in taken if row["k"] == key], f"seed {seed}"
+    assert min(FIRED[what] for what in ("open", "close", "disk")) >= SCALE, FIRED
