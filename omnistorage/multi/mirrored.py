@@ -52,7 +52,8 @@ class MultiBackend(Mirroring):
     ``targets`` are backends, stores, URLs or ``Target(name, store, ...)``. ``journal`` (a folder's path, a URL, a
     backend) keeps a durable entry for every target that missed a change, and of every publication that was begun until
     its end is known; ``"quorum"`` and ``"best_effort"`` need one. ``repair()`` brings those targets up to date, reads
-    do not ask them meanwhile, and ``verify()`` compares everything. No entry grows old; once the entries take
+    do not ask them meanwhile, and ``verify()`` compares everything. What other processes have noted is known within
+    ten seconds, to a change with a condition at once. No entry grows old; once those that this process knows of take
     ``journal_bytes``, what would need another one fails.
 
     ``laggard_timeout``: a target that holds up a write for so many seconds in which those needed could have gone on is
