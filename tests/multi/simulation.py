@@ -25,12 +25,12 @@ from omnistorage.errors import (
     StorageError,
 )
 from omnistorage.multi._crew import Crew, Turn
-from omnistorage.policies import Backoff, Clock, RequestPolicy, check
+from omnistorage.policies import Backoff, Clock, RequestPolicy, check, deadline
 from omnistorage.testing.faults import Faulty
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 PATHS = ("a", "b", "c", "d/e")
-FAULTS = ("unavailable", "denied", "lost answer", "unknown", "late", "outage", "killed", "journal")
+FAULTS = ("unavailable", "denied", "lost answer", "unknown", "late", "outage", "killed", "journal", "deadline")
 OPS = ("write", "create", "replace", "delete", "copy", "move", "read", "list", "repair", "verify")
 
 
@@ -70,6 +70,12 @@ class World(Clock):
         self.stores = [Place(self, f"t{n}", self.store()) for n in range(rng.randint(2, 5))]
         self.journal = Place(self, "journal", MemoryBackend(dirs=rng.random() < 0.5, now=self.date))
         self.read = rng.choice(("first", "first", "race", "quorum"))
+        self.late = rng.choice((None, 5.0, 30.0)) if self.mode != "all" else None
+        few = self.mode == "quorum" and rng.random() < 0.3
+        self.quorum = rng.randint(1, len(self.stores)) if few else None
+        # Two processes on one journal: what one of them gave up the other cannot know of, so nothing is late there.
+        self.processes = 1 if self.slow else rng.choice((1, 2))
+        self.last = {}  # path -> (the process that changed it last, when)
         self.made = 0
         # What a path may hold, None for nothing: after a success that, after a failure what was and what was tried.
         self.may = {path: {None} for path in PATHS}
@@ -81,22 +87,33 @@ class World(Clock):
         made = MemoryBackend(dirs=rng.random() < 0.5, now=self.date)
         if rng.random() < 0.2:
             made.features = replace(made.features, sorted_list=False, list_seek=False)
+        if rng.random() < 0.1:
+            made.features = replace(made.features, if_match=False)
         return made
 
     def open(self):
-        late = self.rng.choice((None, 5.0, 30.0)) if self.mode != "all" else None
-        quorum = self.rng.randint(1, len(self.stores)) if self.mode == "quorum" and self.rng.random() < 0.3 else None
         self.dead = False
         self.steps = []  # a new process
         while self.writers:
             self.writers.pop().abort()  # nothing of it ever was visible, and nobody is left to be warned
         for store in self.stores:
             store.down_until = -1.0
-        self.mirror = MultiBackend(
+        self.mirrors = [self.process() for _ in range(self.processes)]
+        self.mirror = self.mirrors[0]
+
+    def process(self):
+        mirror = MultiBackend(
             [Target(store.label, store) for store in self.stores],
-            self.mode, quorum, read=self.read, journal=self.journal, laggard_timeout=late, buffer=64, _crew=Hands(self),
+            self.mode, self.quorum, read=self.read, journal=self.journal, laggard_timeout=self.late, buffer=64,
+            _crew=Hands(self),
         )  # fmt: skip
-        self.mirror.journal._now = lambda: self.time
+        mirror.journal._now = lambda: self.time
+        return mirror
+
+    def knows(self, path):
+        """Whether this process knows what became of ``path``: it did it, or had ten seconds to learn of it."""
+        who, when = self.last.get(path, (self.mirror, 0))
+        return who is self.mirror or self.time - when > 10
 
     # -- clock and crew ------------------------------------------------------------------------------------------------
 
@@ -186,8 +203,13 @@ class World(Clock):
             self.time += self.rng.choice((0, 1, 60))
             self.op = self.rng.choice(OPS)
             self.did[self.op] += 1
+            self.mirror = self.rng.choice(self.mirrors)
+            seconds = self.rng.choice((0.5, 5.0)) if self.slow and self.rng.random() < 0.3 else 1e9
             try:
-                getattr(self, "do_" + self.op)()
+                with deadline(seconds, self):
+                    getattr(self, "do_" + self.op)()
+            except Cancelled:
+                self.fired["deadline"] += 1
             except Killed:
                 self.open()
             self.nothing_is_torn()
@@ -199,6 +221,7 @@ class World(Clock):
         self.ever[path].add(data)
         before = self.may[path]
         self.may[path] = before | {data}  # until its end is known
+        self.last[path] = self.mirror, float("inf")
         try:
             with self.mirror.open_writer(path, options or WriteOptions()) as writer:
                 for at in range(0, len(data), 50):
@@ -207,6 +230,8 @@ class World(Clock):
                         writer.flush()
         except (AlreadyExists, PreconditionFailed):
             return
+        except Cancelled:
+            raise
         except StorageError as error:
             outcomes = getattr(error, "outcomes", ())
             if any(outcome.state == "committed" for outcome in outcomes):
@@ -236,6 +261,7 @@ class World(Clock):
     def done(self, path, data):
         """It was reported as done: as many as are needed hold the very same."""
         self.may[path] = {data}
+        self.last[path] = self.mirror, self.time
         held = [store.inner.peek(path) for store in self.stores]
         assert held.count(data) >= self.mirror.needed, (
             f"seed {self.seed}: {self.op} of {path} was reported, and {held.count(data)} of {len(held)} hold it; "
@@ -245,8 +271,11 @@ class World(Clock):
     def do_delete(self):
         path = self.rng.choice(PATHS)
         self.may[path] = self.may[path] | {None}
+        self.last[path] = self.mirror, float("inf")
         try:
             self.mirror.delete(path)
+        except Cancelled:
+            raise
         except StorageError:
             return
         self.done(path, None)
@@ -255,8 +284,10 @@ class World(Clock):
         src, dst = self.rng.sample(PATHS, 2)
         self.may[dst] = self.may[dst] | (self.may[src] - {None})
         self.ever[dst] |= self.ever[src]
+        self.last[dst] = self.mirror, float("inf")
         if op == "move":
             self.may[src] = self.may[src] | {None}
+            self.last[src] = self.mirror, float("inf")
         try:
             getattr(self.mirror, op)(src, dst, CopyOptions(overwrite=self.rng.random() < 0.8))
         except StorageError:
@@ -279,7 +310,7 @@ class World(Clock):
         except StorageError:
             return
         assert data in self.ever[path], f"seed {self.seed}: {path} never was {data}"
-        if len(self.may[path]) == 1:
+        if len(self.may[path]) == 1 and self.knows(path):
             assert data in self.may[path], f"seed {self.seed}: read {data} from {path}, not {self.may[path]}"
 
     def do_list(self):
@@ -287,7 +318,7 @@ class World(Clock):
             found = {info.path for info in self.mirror.list()}
         except StorageError:
             return
-        for path in PATHS:
+        for path in filter(self.knows, PATHS):
             if None not in self.may[path]:
                 assert path in found, f"seed {self.seed}: {path} is not listed"
             if self.may[path] == {None}:
