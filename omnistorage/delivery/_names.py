@@ -42,6 +42,12 @@ class Names:
         self._now = now
         self._seqs: OrderedDict[Partition, int] = OrderedDict()
 
+    @property
+    def of_records(self) -> bool:
+        """Whether records have a say in the names."""
+        template = self._template
+        return template.needs_fields or (template.needs_time and template.has_record_time)
+
     def path(self, partition: Partition, *, seq: int = 0, start: int = 0) -> str:
         late, key = partition
         unique = ""

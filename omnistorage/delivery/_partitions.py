@@ -71,10 +71,12 @@ class Partitions:
 
     def start(self, partition: Partition, record: Any, number: int) -> OpenObject | None:
         """A new object for ``record``, or None where an earlier run has published the record already. Raises
-        ``RecordError`` where no object can have the record's name."""
+        ``RecordError`` where no object can have the name that the record makes."""
         try:
             return self._start(partition, record, number)
         except InvalidPath as error:
+            if not self._names.of_records:
+                raise  # no record is at fault, and so none may be left out for it
             raise RecordError(f"no object can have the name {error.path!r}: {error.args[0]}") from error
 
     def _start(self, partition: Partition, record: Any, number: int) -> OpenObject | None:

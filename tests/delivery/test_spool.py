@@ -18,6 +18,7 @@ import pytest
 from omnistorage import (
     ConfigError,
     CorruptData,
+    InvalidPath,
     LocalBackend,
     MemoryBackend,
     PermissionDenied,
@@ -584,3 +585,17 @@ def test_a_target_given_by_its_url_is_closed_at_the_end(tmp_path):
     with spooled((tmp_path / "store").as_uri(), tmp_path / "spool") as writer:
         writer.write({"n": 1})
     assert numbers(LocalBackend(tmp_path / "store")) == [1]
+
+
+def test_records_that_have_no_say_in_the_names_are_never_left_out_for_them(tmp_path):
+    (tmp_path / "out").write_bytes(b"a file stands where the folder should be")
+    writer = RollingRecordWriter(f"{tmp_path}/out/", "{id}.ndjson", spool=Spool(tmp_path / "spool"), on_error="skip")
+    writer.write({"n": 1})
+    writer.flush()
+    writer.abort()
+    with pytest.raises(InvalidPath), RollingRecordWriter(f"{tmp_path}/out/", "{id}.ndjson", on_error="skip") as plain:
+        plain.write({"n": 1})
+    (tmp_path / "out").unlink()
+    with RollingRecordWriter(f"{tmp_path}/out/", "{id}.ndjson", spool=Spool(tmp_path / "spool")) as again:
+        pass
+    assert again.progress.records == 1

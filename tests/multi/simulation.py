@@ -242,7 +242,7 @@ class World(Clock):
     def do_create(self):
         path = self.rng.choice(PATHS)
         try:
-            was = self.mirror.exists(path)
+            was = self.mirror.exists(path) and self.knows(path)
         except StorageError:
             return
         before = self.may[path]
