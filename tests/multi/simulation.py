@@ -242,7 +242,7 @@ class World(Clock):
     def do_create(self):
         path = self.rng.choice(PATHS)
         try:
-            was = self.mirror.exists(path) and self.knows(path)
+            was = self.mirror.exists(path) and self.knows(path) and None not in self.may[path]
         except StorageError:
             return
         before = self.may[path]
