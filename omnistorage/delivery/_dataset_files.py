@@ -25,10 +25,12 @@ from ..core import Backend, BulkDelete, ExtendedBackend, ObjectInfo, StaleUpload
 from ..errors import (
     AlreadyExists,
     CapabilityNotSupported,
+    ConfigError,
     CorruptData,
     MultiError,
     NotFound,
     OutcomeUnknown,
+    PermissionDenied,
     PreconditionFailed,
     StorageError,
 )
@@ -45,6 +47,7 @@ LOCK_AGE = timedelta(minutes=1)
 FIELD = r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*"
 """The name of a field by which a set can be partitioned."""
 
+_FOLDER = re.compile(rf"{FIELD}=[^/]*", re.ASCII)
 _PART = re.compile(
     rf"(?:{FIELD}=[^/]*/)*part-([A-Za-z0-9_]+)-([0-9a-f]{{16}})-([0-9a-f]{{8}})-([0-9]+)\.[^/]+", re.ASCII
 )
@@ -193,6 +196,23 @@ class Place:
             raise CapabilityNotSupported(
                 "readers of this target see half an object", capability="atomic_write", backend=self.backend.name
             )
+
+    def must_be_no_partition(self) -> None:
+        """Raise ``ConfigError`` where a data set above has parts: here they would look like those of a dead run."""
+        above = self.prefix
+        while _FOLDER.fullmatch(above.rpartition("/")[2]):
+            above = parent(above)
+            try:
+                found = Place(self.target, above).current()
+            except (CorruptData, PermissionDenied):
+                continue  # somebody else's, as is what this key may not read
+            if found is not None and any(
+                f"{join(above, part.path)}/".startswith(f"{self.prefix}/") for part in found[1].parts
+            ):
+                raise ConfigError(
+                    "this is a partition of another data set: write that one as a whole, or use another prefix",
+                    path=self.prefix,
+                )
 
     # -- what is published ---------------------------------------------------------------------------------------------
 
@@ -360,7 +380,8 @@ class Place:
         keep = set() if manifest is None else {manifest.name, *(part.path for part in manifest.parts)}
         ended = set() if manifest is None else manifest.attempts.union(manifest.replaced)
         found: dict[str, list[tuple[str, datetime | None]]] = {}
-        locked, others = False, set()
+        others: set[str] = set()
+        locked = False
         for info in self._listed():
             locked = locked or info.path == LOCK
             others.add(_set_at(info.path))

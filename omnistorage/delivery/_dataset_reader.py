@@ -13,7 +13,7 @@ from ..errors import ConfigError, CorruptData, NotFound
 from ..records import RecordReader, layers_for, open_decoded
 from ..stages import Codec, Format
 from ..streams import BLOCK
-from ._dataset_files import Part, Place
+from ._dataset_files import Part, Place, Published
 
 Where = Mapping[str, str | Collection[str]] | Callable[[Mapping[str, str]], bool]
 
@@ -31,7 +31,8 @@ class DatasetReader(Closes):
     there is ``NotFound``: the set was replaced meanwhile, or somebody removed it.
 
     Raises ``NotFound`` where there is no ``_SUCCESS``, ``CorruptData`` if it and the manifest do not belong together.
-    The reader and its parts pickle: ``read_part(part)`` works in any process.
+    The reader and its parts pickle: ``read_part(part)`` works in any process. What was pickled does not hold the parts,
+    and asks the manifest for them when they are needed; ``NotFound`` if the set was replaced meanwhile.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class DatasetReader(Closes):
         where: Where | None = None,
         verify: bool = True,
     ) -> None:
+        _check_where(where)
         self._format, self._compression, self._verify = format, compression, verify
         self._place = Place(target, prefix)
         try:
@@ -55,17 +57,33 @@ class DatasetReader(Closes):
                     path=prefix,
                 )
             self.attempt = found[1].attempt
-            self.parts = tuple(part for part in found[1].parts if where is None or _is_wanted(part, where))
+            self._found: Published = found[0]
+            self._parts: tuple[Part, ...] | None = found[1].parts
+            self._chosen: tuple[int, ...] | None = None
+            if where is not None:
+                self._chosen = tuple(number for number, part in enumerate(self._parts) if _is_wanted(part, where))
+                self._parts = tuple(self._parts[number] for number in self._chosen)
         except BaseException:
             self._place.close()
             raise
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "parts": ()}  # who reads a part was given it
+        return {**self.__dict__, "_parts": None}  # who reads a part was given it
 
     def close(self) -> None:
         """Close the backend, if it was opened for a URL."""
         self._place.close()
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Those that are read, in order."""
+        if self._parts is None:
+            try:
+                parts = self._place.manifest(self._found).parts
+            except NotFound as error:
+                raise NotFound("the data set was replaced meanwhile: open it again", path=error.path) from error
+            self._parts = parts if self._chosen is None else tuple(parts[number] for number in self._chosen)
+        return self._parts
 
     @property
     def records(self) -> int:
@@ -98,6 +116,18 @@ class DatasetReader(Closes):
                 yield from reader
                 if self._verify:
                     source.must_be(part, reader.records, path)
+
+
+def _check_where(where: Where | None) -> None:
+    if where is None or callable(where):
+        return
+    if not isinstance(where, Mapping):
+        raise ConfigError(f"where is a table of fields and values, or a function of the values, not {where!r}")
+    for field, wanted in where.items():
+        if not isinstance(wanted, Collection) or not all(isinstance(value, str) for value in wanted):
+            raise ConfigError(
+                f"where={{{field!r}: {wanted!r}}}: values of partitions are text: give '1', or several as in ('1', '2')"
+            )
 
 
 def _is_wanted(part: Part, where: Where) -> bool:

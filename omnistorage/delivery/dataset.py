@@ -9,9 +9,12 @@ import hashlib
 import itertools
 import os
 import re
+import threading
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from os import PathLike
@@ -21,18 +24,19 @@ from urllib.parse import unquote
 from .. import ops
 from .._context import Closes
 from ..core import WRITE, Backend, WriteOptions
-from ..errors import AlreadyExists, ConfigError, CorruptData, NotFound, OutcomeUnknown, StorageError
+from ..errors import AlreadyExists, ConfigError, CorruptData, MultiError, NotFound, OutcomeUnknown, StorageError
 from ..paths import join, parent
 from ..records import layers_for
 from ..stages import Codec, Format
-from ._dataset_files import Manifest, Part, PartName, Place, Published, part_name
+from ._dataset_files import FIELD, Manifest, Part, PartName, Place, Published, part_name
+from ._settings import rolls
 from .rolling import RollingRecordWriter
 from .template import OBJECT_FIELDS
 
 T = TypeVar("T")
 _IF_EXISTS = ("error", "replace", "append")
 _TASK = re.compile(r"[A-Za-z0-9_]{1,64}", re.ASCII)
-_FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*", re.ASCII)
+_FIELD = re.compile(FIELD, re.ASCII)
 DAY = timedelta(days=1)
 
 
@@ -96,7 +100,8 @@ class DatasetWriter(Closes):
 
     A run that fails removes its parts. A run that is killed leaves parts that nobody sees: a later run removes them
     once the newest object of that attempt is ``clean_after`` old, by the clocks of the store and of ``now``; and so it
-    does with the uploads below ``prefix`` whose writers have died (``StaleUploads``). No other object is touched.
+    does with the uploads below ``prefix`` whose writers have died (``StaleUploads``). No other object is touched, nor a
+    data set in a folder of this one; a ``prefix`` that is a partition of another set is refused (``ConfigError``).
     """
 
     def __init__(
@@ -120,10 +125,10 @@ class DatasetWriter(Closes):
             raise ConfigError(f"if_exists={if_exists!r}: use one of {', '.join(_IF_EXISTS)}")
         if not isinstance(clean_after, timedelta) or clean_after < timedelta(0):
             raise ConfigError(f"clean_after is a timedelta, not {clean_after!r}")
-        fields = (partition_by,) if isinstance(partition_by, str) else tuple(partition_by)
-        for field in fields:
-            if not _FIELD.fullmatch(field) or field in (*OBJECT_FIELDS, "time"):
-                raise ConfigError(f"a field called {field!r} cannot partition a data set: give it another name")
+        rolls(bytes=roll_bytes, raw_bytes=None, records=roll_records, age=None, idle=None)
+        if type(max_open) is not int or max_open < 1:
+            raise ConfigError(f"max_open is a number of objects from 1 up, not {max_open!r}")
+        fields = _fields(partition_by)
         form, codec = layers_for("data", format, compression)
         self._settings = _Settings(
             form, codec, roll_bytes, roll_records, fields, missing, max_open, options, if_exists, clean_after
@@ -152,12 +157,13 @@ class DatasetWriter(Closes):
         for, the parts are removed, and the error is raised with a note of the input it was at. A pool that lost a
         process is shut down, so that none of its others writes on.
         """
-        most = in_flight or 2 * (getattr(executor, "_max_workers", None) or os.cpu_count() or 1)
-        if type(most) is not int or most < 1:
+        if in_flight is not None and (type(in_flight) is not int or in_flight < 1):
             raise ConfigError(f"in_flight is a number from 1 up, not {in_flight!r}")
+        most = in_flight or 2 * (getattr(executor, "_max_workers", None) or os.cpu_count() or 1)
         job = self.begin()
         try:
-            parts = _shares(job, executor, function, inputs, most)
+            with _beating(job):
+                parts = _shares(job, executor, function, inputs, most)
         except BaseException as error:
             _noted(error, job)
             raise
@@ -165,6 +171,7 @@ class DatasetWriter(Closes):
 
     def begin(self) -> DatasetJob:
         """Begin an attempt: the same in steps, for workers that are no executor. Removes what earlier runs left."""
+        self._place.must_be_no_partition()
         found = self._place.current()
         if found is not None and self._settings.if_exists == "error":
             raise AlreadyExists("there is a data set: if_exists='replace' or 'append'", path=self._place.prefix)
@@ -172,6 +179,19 @@ class DatasetWriter(Closes):
         job = DatasetJob(self._place, uuid.uuid4().hex[:16], self._settings, found[0] if found else None)
         job.touch()
         return job
+
+
+def _fields(given: str | Sequence[str]) -> tuple[str, ...]:
+    """What a set is partitioned by. Raises ``ConfigError``."""
+    if not isinstance(given, str | Sequence):
+        raise ConfigError(f"partition_by is the name of a field, or several of them in order, not {given!r}")
+    fields = (given,) if isinstance(given, str) else tuple(given)
+    for field in fields:
+        if not isinstance(field, str) or not _FIELD.fullmatch(field) or field in (*OBJECT_FIELDS, "time"):
+            raise ConfigError(f"a field called {field!r} cannot partition a data set: give it another name")
+        if fields.count(field) > 1:
+            raise ConfigError(f"partition_by names the field {field!r} twice: name it once")
+    return fields
 
 
 @dataclass(frozen=True)
@@ -192,9 +212,11 @@ class DatasetJob:
         ``clean_after`` is taken for dead, and cannot be published any more."""
         ops.write_bytes(self.place.backend, self.place.at(self._mark), self.attempt.encode())
 
-    def _stay_alive(self) -> None:
+    def stay_alive(self) -> None:
+        """``touch`` without its errors. Who was taken for dead stays dead: its parts may be gone."""
         try:
-            self.touch()
+            if self.place.backend.exists(self.place.at(self._mark)):
+                self.touch()
         except StorageError:
             pass  # what it is for is seen when the set is published
 
@@ -237,9 +259,11 @@ class DatasetJob:
 
         If it cannot be published the attempt is aborted, and the error raised: of the store, ``CorruptData`` for parts
         that are not there as they were written, ``AlreadyExists`` or ``PreconditionFailed`` if another run was faster.
-        Only ``OutcomeUnknown``, when the store does not say whether it has published, leaves everything in place.
+        Only ``OutcomeUnknown`` leaves everything in place: when the store does not say whether it has published, and
+        when several stores are written at once (``MultiBackend``) and only some of them have.
         """
         try:
+            self.stay_alive()  # or a run that begins now removes what is being published
             taken = self._taken(list(parts))
             superfluous = self._checked(taken)
             manifest, replaced = self._manifest(taken)
@@ -311,6 +335,8 @@ class DatasetJob:
         try:
             self.place.publish(new, self.base, durable=durable)
         except Exception as error:
+            if isinstance(error, OutcomeUnknown) and isinstance(error.__cause__, MultiError):
+                raise  # at some targets: what one of them says is not so at the others
             if not self._happened(new, error):
                 raise
 
@@ -326,7 +352,8 @@ class DatasetJob:
 
     def abort(self) -> tuple[str, ...]:
         """Remove what the attempt has written; nothing of it was visible. Returns what could not be removed.
-        Idempotent, and never touches what is published. Call it when no worker writes any more."""
+        Idempotent, and never touches what is published. Call it when no worker writes any more, and not behind an
+        ``OutcomeUnknown``."""
         place = self.place
         try:
             found = place.current()
@@ -355,22 +382,40 @@ def _share(job: DatasetJob, function: Callable[[Any], Iterable[Any]], task: int,
             job.place.close()
 
 
+@contextmanager
+def _beating(job: DatasetJob) -> Iterator[None]:
+    """The attempt shows that it is alive, whatever its inputs and its workers wait for."""
+    beat = min(job.settings.clean_after, DAY).total_seconds() / 4
+    over = threading.Event()
+
+    def beats() -> None:
+        while not over.wait(beat):
+            job.stay_alive()
+
+    thread = threading.Thread(target=copy_context().run, args=(beats,), name="omnistorage-attempt", daemon=True)
+    if beat:  # without an age everybody takes it for dead at once
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        if beat:
+            thread.join()  # a mark that came behind the end would stay
+
+
 def _shares(
     job: DatasetJob, executor: Executor, function: Callable[[T], Iterable[Any]], inputs: Iterable[T], most: int
 ) -> list[Part]:
     running: dict[Future[list[Part]], tuple[int, T]] = {}
     parts: list[Part] = []
     numbered = enumerate(inputs)
-    beat = job.settings.clean_after.total_seconds() / 4 or None
     try:
         while True:
             for task, item in itertools.islice(numbered, most - len(running)):
                 running[executor.submit(_share, job, function, task, item)] = task, item
             if not running:
                 return parts
-            done, _ = wait(running, timeout=beat, return_when=FIRST_COMPLETED)
-            if not done:
-                job._stay_alive()
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in sorted(done, key=lambda one: running[one][0]):
                 parts += _result(future, *running.pop(future))
     except BaseException as error:

@@ -250,10 +250,10 @@ class OmniHandler(logging.Handler):
     def _has_work(self) -> bool:
         """Wait for something to do; False once all is done and the handler is being closed."""
         with self._changed:
+            self._asleep = True  # before it looks: who puts a record in behind that look must see it, and wake it
             while not self._queue and self._flushed >= self._flush_to:
                 if self._closing:
                     return False
-                self._asleep = True
                 self._changed.wait()
             self._asleep = False
         return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures as cf
 import threading
+import time
 from dataclasses import replace
 from datetime import timedelta
 
@@ -11,6 +12,24 @@ from omnistorage import MemoryBackend
 from omnistorage.delivery import DatasetReader, DatasetWriter
 
 AT_ONCE = timedelta(0)
+
+LEASHED = """
+import os, signal, threading
+def leash():
+    os.read(0, 1)
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)
+if __name__ == "__main__":
+    threading.Thread(target=leash, daemon=True).start()
+"""
+"""What a child does that could run for ever: once its standard input closes it ends, with its group if it has one."""
+
+
+def until(true):
+    end = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < end
 
 
 def share(item, count=10):

@@ -29,7 +29,7 @@ from omnistorage import (
 from omnistorage.delivery import DatasetReader, DatasetWriter
 from tests import servers
 
-from .dataset_world import AT_ONCE, Held, Inline, expected, is_clean, names, read, share, write, writer
+from .dataset_world import AT_ONCE, Held, Inline, expected, is_clean, names, read, share, until, write, writer
 
 
 def spawned(workers):
@@ -55,7 +55,7 @@ def test_processes_write_it_and_read_its_parts(tmp_path, pool):
         reader = DatasetReader(LocalBackend(tmp_path), "set")
         counts = list(executor.map(count_of, [reader] * 6, reader.parts))
     assert counts == [10] * 6
-    assert len(pickle.loads(pickle.dumps(reader)).parts) == 0, "a worker is given the part it reads"
+    assert reader.parts[0].path.encode() not in pickle.dumps(reader), "a worker is given the part it reads"
     assert read(LocalBackend(tmp_path)) == expected(range(6))
     assert [part.path for part in done.parts] == [part.path for part in reader.parts]
 
@@ -312,20 +312,82 @@ def test_what_runs_when_a_run_fails_is_waited_for():
     assert names(store) == []
 
 
+def mark(store):
+    """The etag of what shows that an attempt is at work."""
+    (name,) = [name for name in names(store) if name.startswith("_attempt")]
+    return store.stat(f"set/{name}").etag
+
+
 def test_a_run_that_takes_long_shows_that_it_lives():
     store = MemoryBackend()
 
     def waits(item):
-        (mark,) = [name for name in names(store) if name.startswith("_attempt")]
-        first = store.stat(f"set/{mark}").etag
-        end = time.monotonic() + 10
-        while store.stat(f"set/{mark}").etag == first:
-            assert time.monotonic() < end
+        first = mark(store)
+        until(lambda: mark(store) != first)
         yield from share(item)
 
     with cf.ThreadPoolExecutor(1) as executor:
         writer(store, clean_after=timedelta(seconds=0.1)).run(executor, waits, [1])
     assert read(store) == expected([1])
+
+
+def test_a_run_that_waits_for_its_inputs_shows_that_it_lives():
+    store = MemoryBackend()
+
+    def inputs():
+        for number in range(2):
+            first = mark(store)
+            until(lambda first=first: mark(store) != first)
+            yield number
+
+    writer(store, clean_after=timedelta(seconds=0.1)).run(Inline(), share, inputs())
+    assert read(store) == expected(range(2))
+    assert is_clean(store)
+
+
+def test_a_run_of_which_something_ends_all_the_time_shows_that_it_lives():
+    store, seen = MemoryBackend(), set()
+
+    def inputs():
+        seen.add(mark(store))
+        end = time.monotonic() + 10
+        while len(seen) < 3:
+            assert time.monotonic() < end
+            yield 0
+            seen.add(mark(store))
+
+    writer(store, clean_after=timedelta(seconds=0.1)).run(Inline(), lambda item: (), inputs())
+    assert len(seen) == 3
+    assert is_clean(store)
+
+
+def test_what_shows_that_a_run_lives_ends_before_it_is_published():
+    begun, gone, ended = threading.Event(), threading.Event(), threading.Event()
+
+    class Slow(MemoryBackend):
+        marks = 0
+
+        def open_writer(self, path, *more):
+            if "_attempt" in path:
+                self.marks += 1
+                if self.marks == 2:
+                    begun.set()
+                    gone.wait(0.3)  # until the mark is removed, which must not happen yet
+            return super().open_writer(path, *more)
+
+        def delete(self, path, **more):
+            super().delete(path, **more)
+            if "_attempt" in path:
+                gone.set()
+                ended.wait(0.3)  # for a mark that comes behind
+
+    def waits(item):
+        assert begun.wait(10)
+        yield from share(item)
+
+    store = Slow()
+    writer(store, clean_after=timedelta(seconds=0.1)).run(Inline(), waits, [1])
+    assert is_clean(store)
 
 
 def test_processes_write_it_into_a_bucket(monkeypatch):

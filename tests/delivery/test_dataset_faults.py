@@ -14,11 +14,33 @@ from datetime import timedelta
 
 import pytest
 
-from omnistorage import BackendUnavailable, LocalBackend, MemoryBackend, NotFound, OutcomeUnknown, StorageError
+from omnistorage import (
+    BackendUnavailable,
+    LocalBackend,
+    MemoryBackend,
+    MultiBackend,
+    MultiError,
+    NotFound,
+    OutcomeUnknown,
+    StorageError,
+)
 from omnistorage.delivery import DatasetReader
 from omnistorage.testing import Flaky
+from tests.multi.places import Switch
 
-from .dataset_world import AT_ONCE, Inline, expected, is_clean, names, read, share, without, write, writer
+from .dataset_world import (
+    AT_ONCE,
+    LEASHED,
+    Inline,
+    expected,
+    is_clean,
+    names,
+    read,
+    share,
+    without,
+    write,
+    writer,
+)
 
 FULL = os.environ.get("OMNISTORAGE_FULL") == "1"
 SEEDS = 2000 if FULL else 300
@@ -181,6 +203,51 @@ def test_when_the_store_does_not_say_whether_it_was_published_nothing_is_removed
     assert seen(store) is None
 
 
+class Unplugged(Switch):
+    """Is pulled out for good when ``_SUCCESS`` is to be published."""
+
+    armed = False
+
+    def _writer(self, writer, path):
+        writer = super()._writer(writer, path)
+        if self.armed and path.endswith("_SUCCESS"):
+            close = writer.close
+
+            def pulled():
+                self.down = True
+                close()
+
+            writer.close = pulled
+        return writer
+
+
+@pytest.mark.parametrize("kind", STORES)
+def test_what_only_some_of_several_stores_have_published_breaks_none_of_their_sets(kind):
+    unsure = 0
+    for bad, there, if_exists in itertools.product((0, 1), (False, True), ("replace", "append")):
+        case = bad, there, if_exists
+        stores = [Unplugged(STORES[kind]()) for _ in range(2)]
+        mirror = MultiBackend(stores, journal=MemoryBackend())
+        if there:
+            write(mirror, [0, 1])
+        new = (expected([0, 1]) if there and if_exists == "append" else []) + expected([2])
+        stores[bad].armed = True
+        with pytest.raises(StorageError) as caught:
+            write(mirror, [2], if_exists=if_exists)
+        stores[bad].armed = stores[bad].down = False
+        found = [seen(store.inner) for store in stores]
+        assert all(one in (expected([0, 1]) if there else None, new) for one in found), case
+        if new in found:
+            assert type(caught.value) is OutcomeUnknown, case
+            assert isinstance(caught.value.__cause__, MultiError), case
+            unsure += 1
+        assert mirror.repair(grace=0).waiting == (), case
+        assert [seen(store.inner) for store in stores] == [new if new in found else found[0]] * 2, case
+        write(mirror, [3], if_exists="replace", clean_after=AT_ONCE)
+        assert all(read(store.inner) == expected([3]) for store in stores), case
+    assert unsure >= 4
+
+
 def test_parts_that_cannot_be_removed_are_told_and_removed_by_the_next_run():
     class Stubborn(MemoryBackend):
         refuses = True
@@ -244,14 +311,14 @@ def test_killed_at_any_moment_the_set_is_the_old_one_or_the_new_one(tmp_path):
     """SIGKILL from outside at random times: of the driver, of one of its workers, of all at once."""
     rng = random.Random(12)
     script, root = tmp_path / "driver.py", tmp_path / "root"
-    script.write_text(_DRIVER)
+    script.write_text(LEASHED + _DRIVER)
     store = LocalBackend(root)
     killed, begun, published = Counter(), 0, 0
     for round_ in range(max(KILLS, 6)):
         begun += 1000
         child = subprocess.Popen(
             [sys.executable, script, root, str(begun)],
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True, text=True,
         )  # fmt: skip
         try:
             least, *workers = map(int, child.stdout.readline().split())
@@ -273,6 +340,7 @@ def test_killed_at_any_moment_the_set_is_the_old_one_or_the_new_one(tmp_path):
                 os.killpg(child.pid, signal.SIGKILL)  # the workers of a killed driver wait for ever
             except ProcessLookupError:
                 pass
+            child.stdin.close()
             child.stdout.close()
             child.wait()
         while any(map(is_running, workers)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 from datetime import timedelta
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from omnistorage import (
     ConfigError,
     CorruptData,
+    LocalBackend,
     MemoryBackend,
     NotFound,
     RecordError,
@@ -158,8 +160,51 @@ def test_settings_are_checked():
     for settings in ({"roll_bytes": 0}, {"clean_after": 3}, {"clean_after": timedelta(-1)}, {"format": "nosuch"}):
         with pytest.raises(ConfigError):
             write(MemoryBackend(), [1], **settings)
-    with pytest.raises(ConfigError, match="in_flight"):
-        writer(MemoryBackend()).run(Inline(), share, [1], in_flight=-1)
+    for in_flight in (-1, 0, True, "2"):
+        with pytest.raises(ConfigError, match="in_flight is a number from 1 up"):
+            writer(MemoryBackend()).run(Inline(), share, [1], in_flight=in_flight)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"roll_bytes": "x"}, "roll_bytes is a number from 1 up"),
+        ({"roll_records": 0}, "roll_records is a number from 1 up"),
+        ({"max_open": 0}, "max_open is a number of objects from 1 up"),
+        ({"max_open": True}, "max_open is a number of objects from 1 up"),
+        ({"partition_by": ("a", "b", "a")}, "names the field 'a' twice: name it once"),
+        ({"partition_by": ("a", 1)}, "a field called 1 cannot partition"),
+        ({"partition_by": None}, "the name of a field, or several of them"),
+    ],
+)
+def test_settings_are_checked_before_anything_is_written(settings, told):
+    with pytest.raises(ConfigError, match=told):
+        writer(MemoryBackend(), **settings)
+
+
+@pytest.mark.parametrize("where", [{"kind": 1}, {"kind": ["a", 1]}, {"kind": b"a"}, {"kind": None}, 5, "kind"])
+def test_where_takes_text_only(where):
+    store = MemoryBackend()
+    write(store, [1], partition_by="kind")
+    with pytest.raises(ConfigError, match=r"values of partitions are text: give '1'|where is a table"):
+        DatasetReader(store, "set", where=where)
+
+
+@pytest.mark.parametrize("where", [None, {"kind": "b"}, lambda values: values["kind"] == "b"])
+def test_a_reader_that_was_pickled_reads_what_it_read_before(tmp_path, where):
+    store = LocalBackend(tmp_path)
+    write(store, range(3), partition_by="kind")
+    reader = DatasetReader(store, "set", where=where)
+    copy = pickle.loads(pickle.dumps(reader))
+    late = pickle.loads(pickle.dumps(copy))
+    assert len(list(copy)) == (30 if where is None else 15)
+    assert list(copy) == list(reader)
+    assert (copy.parts, copy.records, copy.bytes) == (reader.parts, reader.records, reader.bytes)
+    write(store, [7], if_exists="replace")
+    with pytest.raises(NotFound, match="replaced meanwhile: open it again"):
+        list(late)
+    for each in (copy, late):
+        each.close()
 
 
 def test_what_is_published_is_what_success_names():

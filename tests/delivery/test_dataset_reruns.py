@@ -87,6 +87,62 @@ def test_an_attempt_that_was_taken_for_dead_cannot_be_published():
     assert is_clean(store)
 
 
+def test_who_was_taken_for_dead_is_not_revived():
+    store = MemoryBackend()
+    slow = writer(store).begin()
+    writer(store, clean_after=AT_ONCE).begin()
+    slow.stay_alive()
+    assert not [name for name in names(store) if slow.attempt in name]
+
+
+def test_a_run_that_is_published_late_is_not_taken_for_dead_meanwhile():
+    store = Meddled()
+    store._now = lambda: datetime.now(UTC) - timedelta(days=2)
+    job = writer(store).begin()
+    parts = job.write_part(0, share(1))
+    store._now = lambda: datetime.now(UTC)
+    store.at, store.then = ".json", lambda: writer(store).begin().abort()
+    job.commit(parts)
+    assert read(store) == expected([1])
+    assert is_clean(store)
+
+
+@pytest.mark.parametrize("folder", ["sub", "day=1", "day=1/sub", "sub/day=1", "day=1/kind=a"])
+def test_a_data_set_in_a_folder_of_another_is_not_touched(folder):
+    store = MemoryBackend()
+    inner, live = f"set/{folder}", f"set/{folder}-live"
+    write(store, range(2), inner, partition_by=("item", "kind"))
+    job = writer(store, live, partition_by="kind").begin()
+    parts = job.write_part(0, share(5))
+    dead = writer(store, partition_by=("day", "kind")).begin()
+    (part,) = dead.write_part(0, [{"day": 9, "kind": "a"}])
+    copied = "copies/" + part.path
+    store.put_raw(f"set/{copied}", b"mine")
+    now = lambda: datetime.now(UTC) + timedelta(days=2)  # noqa: E731
+    write(store, range(3), now=now)
+    assert [name for name in names(store) if dead.attempt in name] == [copied]
+    write(store, [7], if_exists="replace", now=now)
+    assert read(store) == expected([7])
+    key = lambda row: (row["item"], row["n"])  # noqa: E731
+    assert sorted(read(store, inner), key=key) == expected(range(2))
+    job.commit(parts)
+    assert sorted(read(store, live), key=key) == expected([5])
+
+
+@pytest.mark.parametrize("above", ["", "set", "set/year=1"])
+def test_a_partition_of_another_data_set_is_not_written_as_a_set_of_its_own(above):
+    store = MemoryBackend()
+    write(store, range(2), above, partition_by=("item", "kind"))
+    for folder in ("item=1", "item=1/kind=b"):
+        with pytest.raises(ConfigError, match="a partition of another data set") as caught:
+            writer(store, f"{above}/{folder}".lstrip("/"), clean_after=AT_ONCE).begin()
+        assert caught.value.path.endswith(folder)
+    assert len(read(store, above)) == 20
+    store.put_raw("_SUCCESS", b"")  # as other tools write it
+    write(store, [1], "item=2")
+    assert read(store, "item=2") == expected([1])
+
+
 def test_a_killed_publication_is_cleaned_at_once():
     """Published, but the old parts were not removed any more: the new manifest knows them, whatever their age."""
     store = MemoryBackend()

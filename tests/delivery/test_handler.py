@@ -10,7 +10,8 @@ import signal
 import subprocess
 import sys
 import threading
-import time
+from collections import deque
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -29,6 +30,8 @@ from omnistorage import (
 )
 from omnistorage.delivery import OmniHandler
 from omnistorage.wrappers._base import Wrapper
+
+from .dataset_world import LEASHED, until
 
 NUMBERS = itertools.count()
 gates: list = []
@@ -75,10 +78,15 @@ def started(run):
     return thread
 
 
-def until(true):
-    end = time.monotonic() + 10
-    while not true():
-        assert time.monotonic() < end
+@contextmanager
+def held():
+    """A standard input for a child that is leashed: it closes when we are gone, however that came about."""
+    read, write = os.pipe()
+    try:
+        yield read
+    finally:
+        os.close(read)
+        os.close(write)
 
 
 class Gate(Wrapper):
@@ -315,6 +323,38 @@ def test_many_threads_log_and_nothing_is_lost(logged):
         assert mine == [str((name, n)) for n in range(500)], "those of one thread stay in order"
 
 
+def test_a_record_that_comes_as_the_handler_goes_to_sleep_wakes_it(logged):
+    asked = threading.Event()
+
+    class Asked(threading.Condition):
+        """Tells when another thread wants it."""
+
+        def __enter__(self):
+            if threading.current_thread().name == "late":
+                asked.set()
+            return super().__enter__()
+
+    class Seen(deque):
+        """Has something put in right behind the look that found it empty."""
+
+        def __bool__(self):
+            there = len(self) > 0
+            if not there and threading.current_thread().name == "omnistorage-log" and not late.ident:
+                late.start()
+                until(lambda: asked.is_set() or not late.is_alive())
+            return there
+
+    store = MemoryBackend()
+    log, handler = logged(store, "{seq}.ndjson")
+    late = threading.Thread(target=lambda: log.info("late"), name="late")
+    handler._queue, handler._changed = Seen(), Asked()
+    log.info("first")
+    until(lambda: handler.progress.handed == 2)
+    late.join()
+    handler.close()
+    assert [row["message"] for row in rows(store)] == ["first", "late"]
+
+
 # -- never about itself ------------------------------------------------------------------------------------------------
 
 
@@ -478,9 +518,11 @@ if len(sys.argv) > 2:
 
 @pytest.mark.parametrize("ends", [[], ["early"]])
 def test_a_program_that_ends_has_its_log_published(tmp_path, ends):
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", _PROGRAM, tmp_path / "out", *ends], capture_output=True, timeout=60
-    )
+    with held() as stdin:
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", LEASHED + _PROGRAM, tmp_path / "out", *ends],
+            stdin=stdin, capture_output=True, timeout=60,
+        )  # fmt: skip
     assert (done.returncode, done.stderr) == (3 if ends else 0, b"")
     assert [row["message"] for row in rows(LocalBackend(tmp_path / "out"))] == [str(n) for n in range(1000)]
 
@@ -519,25 +561,44 @@ log.info("parent")
 
 
 def test_a_forked_child_neither_writes_nor_waits(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", _FORKING, tmp_path / "out"], capture_output=True, text=True, timeout=60
-    )
+    with held() as stdin:
+        done = subprocess.run(
+            [sys.executable, "-c", LEASHED + _FORKING, tmp_path / "out"],
+            stdin=stdin, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     found = [row["message"] for row in rows(LocalBackend(tmp_path / "out"))]
     assert found[-1] == "parent"
     assert set(found) == {"chatter", "parent"}
 
 
+@contextmanager
+def endless(folder):
+    """A program that logs for ever, killed in the end."""
+    program = LEASHED + _PROGRAM.replace("range(1000)", "__import__('itertools').count()")
+    child = subprocess.Popen(
+        [sys.executable, "-c", program, folder / "out"], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    try:
+        yield child
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        child.stdin.close()
+
+
+def test_a_program_of_these_tests_ends_when_they_are_gone(tmp_path):
+    with endless(tmp_path) as child:
+        child.stdin.close()
+        assert child.wait(60) == -signal.SIGKILL
+
+
 def test_a_killed_program_leaves_only_whole_objects(tmp_path):
-    program = _PROGRAM.replace("range(1000)", "__import__('itertools').count()")
     (tmp_path / "out").mkdir()
-    child = subprocess.Popen([sys.executable, "-c", program, tmp_path / "out"], stderr=subprocess.PIPE)
     store = LocalBackend(tmp_path / "out")
-    while sum(1 for _ in store.list()) < 3:
-        assert child.poll() is None
-    child.send_signal(signal.SIGKILL)
-    child.wait()
-    child.stderr.close()
+    with endless(tmp_path) as child:
+        while sum(1 for _ in store.list()) < 3:
+            assert child.poll() is None
     found = [int(row["message"]) for row in rows(store)]
     assert len(found) >= 1200
     for at in range(0, len(found), 400):  # several are published at a time: one may be missing between two others
