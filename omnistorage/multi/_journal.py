@@ -29,8 +29,8 @@ _CONTENT = "application/json"
 
 class Missed(NamedTuple):
     """One entry. ``targets`` do not, or may not, have what ``path`` should be: a ``file`` with the digest ``sha256``
-    (None: not known, or none: what the other targets have counts), a ``dir``, or the metadata (``meta``) of a file.
-    Where ``intent`` is true a change at all of them began and nobody has told its end."""
+    (empty: there is to be none; None: not known, what the other targets have counts), a ``dir``, or the metadata
+    (``meta``) of a file. Where ``intent`` is true a change at all of them began and nobody has told its end."""
 
     id: str
     path: str

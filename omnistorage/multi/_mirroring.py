@@ -151,10 +151,11 @@ class Mirroring(Reading):
         *paths: str,
         first: Sequence[Place] = (),
         kind: str = "file",
+        gone: str | None = None,
     ) -> dict[str, T]:
         """``call`` at every target; the answers of those that did it, which are ``needed`` or more. Those that did not
         are noted for ``path`` and ``paths``. One of those in ``first`` is asked before all others, the next of them
-        where the one before cannot be; if it refuses, that is the end of it."""
+        where the one before cannot be; if it refuses, that is the end of it. Nothing will be at ``gone`` afterwards."""
 
         def changing(place: Place) -> T:
             for each in (path, *paths):
@@ -177,7 +178,7 @@ class Mirroring(Reading):
             begun = False
             try:
                 for note in notes:
-                    note.begins(None, 0)
+                    note.begins("" if note.path == gone else None, 0)
                 begun = True
                 if self._decided(first, ask, answers):
                     rest = [place for place in self.places if place.name not in answers]
@@ -248,7 +249,7 @@ class Noting:
     def __init__(
         self, mirror: Mirroring, journal: Journal, path: str, kind: str = "file", *, conditional: bool = False
     ) -> None:
-        self._mirror, self._journal, self._path, self._kind = mirror, journal, path, kind
+        self._mirror, self._journal, self.path, self._kind = mirror, journal, path, kind
         self._conditional = conditional
         self._entry: Missed | None = None
         self._sha256: str | None = None
@@ -258,10 +259,10 @@ class Noting:
     def begins(self, sha256: str | None, size: int) -> None:
         self._sha256 = sha256
         if self._kind != "meta":  # a change of a part settles nothing
-            known = self._journal.of(self._path, 0.0 if self._conditional else FRESH)
+            known = self._journal.of(self.path, 0.0 if self._conditional else FRESH)
             ended = self._journal.mine - self._journal.live
             self._before = tuple(entry.id for entry in known if not entry.intent or entry.id in ended)
-        entry = self._mirror.entry(self._path, self._mirror.places, kind=self._kind, sha256=sha256, intent=True)
+        entry = self._mirror.entry(self.path, self._mirror.places, kind=self._kind, sha256=sha256, intent=True)
         self._entry = self._journal.add(entry)
         self._journal.live.add(self._entry.id)
 
@@ -278,7 +279,7 @@ class Noting:
             wrong = [place for place in self._mirror.places if place.name in done]
             settled, sha256 = [self._entry.id], None
         unsure = any(outcome.state == "unknown" for outcome in outcomes)
-        entry = self._mirror.entry(self._path, wrong, kind=self._kind, sha256=sha256)
+        entry = self._mirror.entry(self.path, wrong, kind=self._kind, sha256=sha256)
         try:
             if done and wrong:
                 self._journal.add(entry, in_place=True)
@@ -286,7 +287,7 @@ class Noting:
                 self._journal.remove(settled)
         except StorageError as error:
             # The entry made before says that something happened. With a digest that is all repair needs.
-            _LOG.warning("the repair journal keeps %r open: %s", self._path, error)
+            _LOG.warning("the repair journal keeps %r open: %s", self.path, error)
             self._error = error if wrong and self._sha256 is None else None
             if done and wrong:
                 self._journal.remember(entry)

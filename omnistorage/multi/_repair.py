@@ -109,15 +109,17 @@ class _Repairer:
                 good = [place for place in good if place.name not in last.targets]
                 return good or self._most(last, places)
             if last.sha256 is None:
-                return self._most(last, good)  # nobody was told that it was done: whatever came of it is right
+                # Nobody was told that it was done, and all were alike before: whatever came of it is right.
+                return self._most(last, good)
             votes = self._votes(last.path, "sha256")
-            holders = [place for place in places if votes[place.index] == ("sha256", last.sha256)]
+            wanted = ("sha256", last.sha256) if last.sha256 else ABSENT
+            holders = [place for place in places if votes[place.index] == wanted]
             if holders:
                 return holders
             down = next((vote for vote in votes if isinstance(vote, BaseException)), None)
             if down is not None:
-                raise down  # it may be the one that has it
-            entries.pop()  # nobody ever published it
+                raise down  # it may be the one that did it
+            entries.pop()  # nobody ever did it
         return []
 
     def _most(self, last: Missed, among: Sequence[Place]) -> list[Place]:

@@ -27,7 +27,6 @@ from ..paths import check_key, check_new
 from ._asking import ask_all, info_of
 from ._crew import CREW, Crew, Stuck
 from ._fanout import BUFFER, Aim, Mode, MultiWriter, Terms, checked, needed_of
-from ._journal import FRESH
 from ._mirroring import Mirroring, Noting, PathLocks
 from ._repair import Repaired, Verified, repair, verify
 from ._shadow import Shadow
@@ -197,7 +196,7 @@ class MultiBackend(Mirroring):
                 return place.backend.delete(path, if_match=place.token(if_match, path, "delete"))
             return place.backend.delete(path)
 
-        answers = self.change("delete", path, delete, first=first)
+        answers = self.change("delete", path, delete, first=first, gone=path)
         found = list(answers.values())
         return True if any(found) else None if None in found else False
 
@@ -232,7 +231,7 @@ class MultiBackend(Mirroring):
             if token is not None
         }
         first = tuple(shown) or (() if options.overwrite else tuple(self._deciding(dst)))
-        if src != dst and (len(shown) > 1 or self._is_uncertain(src, dst, fresh=bool(first))):
+        if src != dst and (len(shown) > 1 or self._is_uncertain(src, dst)):
             return self._carry_through(op, src, dst, options)
         size: int | None = None
 
@@ -254,14 +253,13 @@ class MultiBackend(Mirroring):
             return done
 
         paths = (dst,) if op == "copy" else (dst, src)
-        answers = self.change(op, paths[0], carry, *paths[1:], first=first)
+        answers = self.change(op, paths[0], carry, *paths[1:], first=first, gone=src if op == "move" else None)
         place = next(place for place in self.places if place.name in answers)
         return place.out(answers[place.name])
 
-    def _is_uncertain(self, *paths: str, fresh: bool) -> bool:
+    def _is_uncertain(self, *paths: str) -> bool:
         """Whether not every target is known to hold the same at ``paths``."""
-        age = 0.0 if fresh else FRESH
-        return self.journal is not None and any(self.journal.of(path, age) for path in paths)
+        return self.journal is not None and any(self.journal.of(path, 0.0) for path in paths)
 
     def _carry_through(self, op: str, src: str, dst: str, options: CopyOptions) -> ObjectInfo:
         """By way of this process: not every target has the source, or nobody knows."""
