@@ -206,9 +206,8 @@ class Place:
                 found = Place(self.target, above).current()
             except (CorruptData, PermissionDenied):
                 continue  # somebody else's, as is what this key may not read
-            if found is not None and any(
-                f"{join(above, part.path)}/".startswith(f"{self.prefix}/") for part in found[1].parts
-            ):
+            parts = () if found is None else found[1].parts
+            if any(join(above, part.path).startswith(f"{self.prefix}/") for part in parts):
                 raise ConfigError(
                     "this is a partition of another data set: write that one as a whole, or use another prefix",
                     path=self.prefix,

@@ -244,7 +244,7 @@ class DatasetJob:
             on_commit=lambda done: found.append(self._part(done)),
         ) as writer:
             writer.write_many(records)
-        return found
+        return sorted(found, key=lambda part: part.path)  # they were published side by side
 
     def _part(self, done: Any) -> Part:
         path = self.place.below(done.path)

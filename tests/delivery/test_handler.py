@@ -563,7 +563,7 @@ log.info("parent")
 def test_a_forked_child_neither_writes_nor_waits(tmp_path):
     with held() as stdin:
         done = subprocess.run(
-            [sys.executable, "-c", LEASHED + _FORKING, tmp_path / "out"],
+            [sys.executable, "-W", "ignore::DeprecationWarning", "-c", LEASHED + _FORKING, tmp_path / "out"],
             stdin=stdin, capture_output=True, text=True, timeout=60,
         )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
