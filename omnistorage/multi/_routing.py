@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, NoReturn, TypeVar
 
 from .._context import Closes
-from ..core import Features, ObjectInfo
+from ..core import COPY, CopyOptions, Features, ObjectInfo
 from ..errors import BackendUnavailable, CapabilityNotSupported, ConfigError, InvalidPath, NotFound, StorageError
 from ..paths import check_key, check_new
 from ._asking import MISSES, agreed, info_of
@@ -189,6 +189,31 @@ class Routing(Closes):
                     continue
                 if there:
                     yield place
+
+    # -- copying and moving --------------------------------------------------------------------------------------------
+
+    def copy(self, src: str, dst: str, options: CopyOptions = COPY) -> ObjectInfo:
+        self._check_carry("copy", src, dst, options)
+        return self._carry("copy", src, dst, options)
+
+    def move(self, src: str, dst: str, options: CopyOptions = COPY) -> ObjectInfo:
+        self._check_carry("move", src, dst, options)
+        return self._carry("move", src, dst, options)
+
+    def _carry(self, op: Literal["copy", "move"], src: str, dst: str, options: CopyOptions) -> ObjectInfo:
+        raise TypeError(f"{type(self).__name__} does not define _carry")
+
+    def _check_carry(self, op: str, src: str, dst: str, options: CopyOptions) -> None:
+        if not getattr(self.features, op):
+            self._refuse(op, op, src)
+        if options.source is not None:
+            self._refuse("source", op, src)
+        if (options.if_match is not None or options.source_if_match is not None) and not self.features.if_match:
+            self._refuse("if_match", op, src)
+        if not options.overwrite and not self.features.create_only:
+            self._refuse("create_only", op, src)
+        check_key(src, op=op)
+        check_new(dst, op=op)
 
     def _refuse(self, capability: str, op: str, path: str, why: str = "") -> NoReturn:
         raise CapabilityNotSupported(

@@ -11,7 +11,6 @@ from typing import Any, Literal, TypeVar
 
 from .. import ops
 from ..core import (
-    COPY,
     WRITE,
     Backend,
     CopyOptions,
@@ -208,23 +207,7 @@ class MultiBackend(Mirroring):
 
     # -- copying and moving --------------------------------------------------------------------------------------------
 
-    def copy(self, src: str, dst: str, options: CopyOptions = COPY) -> ObjectInfo:
-        return self._carry("copy", src, dst, options)
-
-    def move(self, src: str, dst: str, options: CopyOptions = COPY) -> ObjectInfo:
-        return self._carry("move", src, dst, options)
-
     def _carry(self, op: Literal["copy", "move"], src: str, dst: str, options: CopyOptions) -> ObjectInfo:
-        if not getattr(self.features, op):
-            self._refuse(op, op, src)
-        if options.source is not None:
-            self._refuse("source", op, src)
-        if (options.if_match is not None or options.source_if_match is not None) and not self.features.if_match:
-            self._refuse("if_match", op, src)
-        if not options.overwrite and not self.features.create_only:
-            self._refuse("create_only", op, src)
-        check_key(src, op=op)
-        check_new(dst, op=op)
         shown = {
             self._named(token, path, op)
             for token, path in ((options.source_if_match, src), (options.if_match, dst))

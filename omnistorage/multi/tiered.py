@@ -10,7 +10,6 @@ from typing import Any, Literal, TypeVar
 
 from .. import ops
 from ..core import (
-    COPY,
     WRITE,
     Append,
     CopyOptions,
@@ -26,7 +25,7 @@ from ..core import (
     power,
 )
 from ..errors import AlreadyExists, BackendUnavailable, DirectoryNotEmpty, InvalidPath, NotFound, PreconditionFailed
-from ..paths import check_key, check_new
+from ..paths import check_key
 from ._asking import info_of
 from ._fanout import Aim, MultiWriter, Terms
 from ._migrate import remove_source
@@ -197,23 +196,7 @@ class TieredBackend(Reading):
 
     # -- copying and moving --------------------------------------------------------------------------------------------
 
-    def copy(self, src: str, dst: str, options: CopyOptions = COPY) -> ObjectInfo:
-        return self._carry("copy", src, dst, options)
-
-    def move(self, src: str, dst: str, options: CopyOptions = COPY) -> ObjectInfo:
-        return self._carry("move", src, dst, options)
-
     def _carry(self, op: Literal["copy", "move"], src: str, dst: str, options: CopyOptions) -> ObjectInfo:
-        if not getattr(self.features, op):
-            self._refuse(op, op, src)
-        if options.source is not None:
-            self._refuse("source", op, src)
-        if (options.if_match is not None or options.source_if_match is not None) and not self.features.if_match:
-            self._refuse("if_match", op, src)
-        if not options.overwrite and not self.features.create_only:
-            self._refuse("create_only", op, src)
-        check_key(src, op=op)
-        check_new(dst, op=op)
         place, info = self._find(op, src)
         if op == "move" and self.mode != "match" and place not in self.writes:
             self._refuse_elsewhere(op, src, [place])
