@@ -16,6 +16,7 @@ COLUMNS = {
     "memory": "memory", "local": "local", "channel": "channel", "s3": "S3 (AWS)", "s3_other": "S3 (another endpoint)",
     "gcs": "GCS", "az": "Azure", "abfss": "Azure, hierarchical", "sftp": "SFTP", "http": "HTTP", "http_dav": "WebDAV",
     "sqlite": "SQL", "sql_query": "SQL query", "compute": "compute", "tiered": "tiers (memory before local)",
+    "multi": "mirrors (memory and local)",
     "basic": "a basic backend",
 }  # fmt: skip
 GUARANTEES = {

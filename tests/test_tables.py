@@ -30,4 +30,4 @@ def test_goal_49_every_cell_of_the_guarantees_names_tests_that_exist(name):
 
 def test_goal_49_every_kind_of_backend_that_writes_is_in_the_table():
     titles = set(GUARANTEES)
-    assert titles == {"memory", "local", "channel", "s3", "gcs", "azure", "sftp", "http", "sql", "tiered"}
+    assert titles == {"memory", "local", "channel", "s3", "gcs", "azure", "sftp", "http", "sql", "tiered", "multi"}
