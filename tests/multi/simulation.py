@@ -113,6 +113,9 @@ class World(Clock):
     def knows(self, path):
         """Whether this process knows what became of ``path``: it did it, or had ten seconds to learn of it."""
         who, when = self.last.get(path, (self.mirror, 0))
+        # After a kill nobody knows what became of what was under way, until it is repaired.
+        if any(entry.intent and entry.path == path for entry in self.mirror.journal.entries.values()):
+            return False
         return who is self.mirror or self.time - when > 10
 
     # -- clock and crew ------------------------------------------------------------------------------------------------
@@ -282,7 +285,8 @@ class World(Clock):
 
     def do_copy(self, op="copy"):
         src, dst = self.rng.sample(PATHS, 2)
-        self.may[dst] = self.may[dst] | (self.may[src] - {None})
+        sure = self.knows(src)
+        self.may[dst] = self.may[dst] | ((self.may[src] if sure else self.ever[src]) - {None})
         self.ever[dst] |= self.ever[src]
         self.last[dst] = self.mirror, float("inf")
         if op == "move":
@@ -293,7 +297,7 @@ class World(Clock):
         except StorageError:
             return
         known = self.may[src] - {None}
-        if len(known) == 1:
+        if len(known) == 1 and sure:
             self.done(dst, *known)
         if op == "move":
             self.done(src, None)
