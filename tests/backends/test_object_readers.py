@@ -19,11 +19,12 @@ from omnistorage.errors import (
     BackendUnavailable,
     Cancelled,
     CorruptData,
+    DeadlineExceeded,
     PreconditionFailed,
     ReaderClosed,
     StorageError,
 )
-from omnistorage.policies import CancelScope, Clock, RequestPolicy, RetryBudget, deadline
+from omnistorage.policies import CancelScope, Clock, RequestPolicy, RetryBudget, check, deadline
 from omnistorage.strands import IO
 
 from ..servers import server
@@ -353,13 +354,30 @@ def test_an_outage_that_passes_is_passed(ranged):
 
 
 def test_ranges_know_no_deadline_but_that_of_whoever_reads():
-    clock = FakeClock()
+    clock, ahead, later, ended = FakeClock(), threading.Event(), threading.Event(), []
+
+    def behind(get):
+        if (get.start or 0) >= 16 and not later.is_set():  # it is read ahead: until long after that deadline
+            ahead.set()
+            later.wait(10)
+            try:
+                check()
+            except DeadlineExceeded:
+                ended.append(get.start)
+                raise
+
     client = Client(TEXT)
-    with Place(client) as store, store.open_reader("x") as reader:
+    client.at_get = behind
+    with Place(client) as store:
         with deadline(5, clock):
+            reader = store.open_reader("x")
             got = reader.read(8) + reader.read(1)
+            assert ahead.wait(10)
         clock.now_is += 100
-        assert got + drain(reader) == TEXT
+        later.set()
+        with reader:
+            assert got + drain(reader) == TEXT
+    assert ended == []
     client, waits = Client(TEXT), threading.Event()
     client.at_get = lambda get: get.start and waits.wait(10)
     with Place(client) as store, store.open_reader("x") as reader:

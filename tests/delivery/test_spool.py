@@ -137,7 +137,7 @@ def test_objects_are_published_while_records_still_come(tmp_path):
         assert writer.roll() == 24
         assert (writer.progress.objects, writer.progress.spooled) == (3, 0)
     assert list(read_manifest(store, "m")) == told
-    assert [(entry.first, entry.last) for entry in told] == [(0, 9), (10, 19), (20, 24)]
+    assert sorted((entry.first, entry.last) for entry in told) == [(0, 9), (10, 19), (20, 24)]  # two go side by side
 
 
 def test_an_object_is_rolled_by_age_without_a_new_record(tmp_path, timer):
