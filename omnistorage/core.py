@@ -393,13 +393,29 @@ class HealthCheck(Protocol):
     def check_health(self) -> None: ...
 
 
+SUSPENDED = ".resume"
+
+
+class Checkpoint(NamedTuple):
+    """What was written so far: the store holds the first ``held`` bytes, which ``token`` (for JSON) finds, None if it
+    holds none; ``tail`` is the rest, for the caller to keep."""
+
+    token: Mapping[str, Any] | None
+    held: int
+    tail: bytes
+
+
 @runtime_checkable
 class ResumableWrite(Protocol):
     """Take up the write of a process that died. ``token_of`` gives what JSON can hold of a writer's upload, None as
-    long as nothing was sent; it is of use until the writer is closed or aborted. ``resume_writer`` gives a writer that
-    goes on, with the options of the first one, and how many bytes it has; ``NotFound`` where nothing is left."""
+    long as nothing was sent; it is of use until the writer is closed or aborted. ``checkpoint`` waits until what was
+    sent has arrived; from then on ``abort``, garbage collection and ``StaleUploads`` leave that at the store, the last
+    as long as anything stands below ``path + SUSPENDED``. ``resume_writer`` gives a writer that goes on, with the
+    options of the first one, and how many bytes it has: all that have arrived, or those of the checkpoint. Raises
+    ``NotFound`` where nothing is left, ``CorruptData`` where somebody else has gone on meanwhile."""
 
     def token_of(self, writer: Writer) -> Mapping[str, Any] | None: ...
+    def checkpoint(self, writer: Writer) -> Checkpoint: ...
     def resume_writer(self, path: str, token: Mapping[str, Any]) -> tuple[Writer, int]: ...
 
 
@@ -421,22 +437,19 @@ class ReadRanges(Protocol):
     def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]: ...
 
 
+@runtime_checkable
+class Settle(Protocol):
+    """What stands at ``path``, made as safe as what a write leaves that has returned: True once as many of several
+    stores hold the same object as a write needs, which gives it to those that lack it; False where nothing counts.
+    Raises what keeps it from that, and ``CorruptData`` where they hold different ones and no rule says which counts."""
+
+    def settle(self, path: str) -> bool: ...
+
+
 POWERS: tuple[type, ...] = (
-    Append,
-    SetMetadata,
-    FolderTimes,
-    Links,
-    BulkDelete,
-    Purge,
-    Presign,
-    Versions,
-    Glob,
-    Resolve,
-    HealthCheck,
-    ResumableWrite,
-    StaleUploads,
-    ReadRanges,
-)
+    Append, SetMetadata, FolderTimes, Links, BulkDelete, Purge, Presign, Versions, Glob, Resolve, HealthCheck,
+    ResumableWrite, StaleUploads, ReadRanges, Settle,
+)  # fmt: skip
 
 P = TypeVar("P")
 

@@ -88,6 +88,17 @@ class Format(Protocol[T]):
     def decoder(self, on_bad: OnBad | None = None) -> Stage[bytes, list[T]]: ...
 
 
+@runtime_checkable
+class Headed(Protocol):
+    """What a format is beside that if its streams begin with something that its records alone do not: a header.
+
+    ``begun`` says what JSON can hold of what an encoder of the format has put there, None: nothing yet. ``behind``
+    gives the format of records that come after it."""
+
+    def begun(self, encoder: Any) -> Any: ...
+    def behind(self, begun: Any) -> Format[Any]: ...
+
+
 class StageBase(Generic[In, Out]):
     """Keeps rules 2 and 3 for a stage that writes ``_feed``, ``_flush`` and ``_finish`` as generators."""
 

@@ -34,6 +34,11 @@ DOUBLING = 1000
 SMALL = 64 * 1024
 
 
+def part_length(first: int, number: int, grows: bool) -> int:
+    """The bytes of part ``number``, counted from 1, where the first one has ``first``."""
+    return first << ((number - 1) // DOUBLING) if grows else first
+
+
 class Store(Source, Protocol):
     """What a writer asks of its backend."""
 
@@ -139,23 +144,53 @@ class ObjectWriter(WriterBase):
         self._held: list[bytes] = []
         self._small = bytearray()  # pieces too small to be held one by one
         self._size = 0
-        self._staged = False
+        self._staged = self._kept = False
         self._part_size = store.part_size
         if store.most_parts is not None:
             self._part_size = max(store.part_size, -(-(options.size or 0) // (store.most_parts - 1)))
+        self.first_part = self._part_size
         super().__init__(path, options, store.name)
 
     @classmethod
     def resumed(
-        cls, store: Store, path: str, options: WriteOptions, parts: Parts, tags: Mapping[int, str], part_size: int
+        cls, store: Store, path: str, options: WriteOptions, parts: Parts, tags: Mapping[int, str], first_part: int
     ) -> ObjectWriter:
         """A writer that goes on behind the parts that ``tags`` are of."""
         writer = cls(store, path, parts.upload.key, options, parts.upload.put)
         store.live(parts.upload, True)
         parts.tags.update(tags)
         parts.sent = len(tags)
-        writer._parts, writer._part_size, writer._written = parts, part_size, len(tags) * part_size
+        grows = bool(store.most_parts) and options.size is None
+        writer._parts, writer.first_part = parts, first_part
+        writer._part_size = part_length(first_part, len(tags) + 1, grows)
+        writer._written = sum(part_length(first_part, number, grows) for number in tags)
         return writer
+
+    @property
+    def parts(self) -> Parts | None:
+        """The parts that were sent, None as long as there are none."""
+        return self._parts
+
+    @property
+    def written(self) -> int:
+        """How many bytes were written."""
+        return self._written
+
+    @property
+    def size_hint(self) -> int | None:
+        return self._options.size
+
+    def checkpoint(self) -> tuple[Parts | None, bytes]:
+        """Wait until what was sent has arrived, and leave it at the store from now on, whatever becomes of the writer:
+        the parts, and the bytes that are not in them."""
+
+        def keep() -> None:
+            if self._parts is not None:
+                self._parts.join()
+                self._kept = True
+
+        self._guarded("checkpoint", keep)
+        return self._parts, b"".join((*self._held, self._small))
 
     def _write(self, data: bytes | memoryview) -> None:
         view = data if type(data) is bytes and self._size + len(data) <= self._part_size else memoryview(data)
@@ -244,6 +279,9 @@ class ObjectWriter(WriterBase):
             return
         parts.stop()
         parts.settle()
+        if self._kept:
+            self._store.live(parts.upload, False)
+            return
         try:
             # In a context of its own: what was cancelled or came too late must still be taken back.
             Context().run(self._store.run, "abort", self._path, lambda: self._store.client.abort_upload(parts.upload))
@@ -255,7 +293,10 @@ class ObjectWriter(WriterBase):
     def _drop(self) -> None:
         if self._parts is not None:
             self._parts.stopped = True  # without a lock
-            self._store.abandon(self._parts)
+            if not self._kept:
+                self._store.abandon(self._parts)
+            else:
+                self._store.live(self._parts.upload, False)
 
 
 _OTHERS_GONE = ("no such bucket", "NoSuchUpload", "no such object (NoSuchUpload")

@@ -6,16 +6,17 @@ ask for them (ListParts) and go on behind the last of those that are there witho
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from ..core import WriteOptions, Writer
-from ..errors import ConfigError, NotFound
+from ..core import SUSPENDED, Checkpoint, WriteOptions, Writer
+from ..errors import ConfigError, CorruptData, NotFound
 from ..paths import check_new
 from ._object_client import Put, Upload
-from ._object_streams import ObjectWriter, Parts
+from ._object_streams import ObjectWriter, Parts, part_length
 from ._objects import ObjectBackend
 from ._s3_client import NAME, S3Client
 
@@ -24,17 +25,27 @@ class Resumes(ObjectBackend):
     """``ResumableWrite`` for ``S3Backend``."""
 
     def token_of(self, writer: Writer) -> Mapping[str, Any] | None:
-        parts = writer._parts if isinstance(writer, ObjectWriter) else None
+        parts = writer.parts if isinstance(writer, ObjectWriter) else None
         if parts is None or not isinstance(writer, ObjectWriter):
             return None
         upload = parts.upload
         return {
             "key": upload.key,
             "upload": upload.id,
-            "part_size": writer._part_size,
-            "size": writer._options.size,
+            "part_size": writer.first_part,
+            "size": writer.size_hint,
             "put": asdict(upload.put),
         }
+
+    def checkpoint(self, writer: Writer) -> Checkpoint:
+        if not isinstance(writer, ObjectWriter):
+            raise ConfigError("only a writer of this backend has a checkpoint here", op="checkpoint", backend=NAME)
+        parts, tail = writer.checkpoint()
+        token = self.token_of(writer)
+        if parts is None or token is None:
+            return Checkpoint(None, 0, tail)
+        held = {"parts": parts.sent, "tags": _digest(parts.tags, parts.sent)}
+        return Checkpoint({**token, **held}, writer.written - len(tail), tail)
 
     def resume_writer(self, path: str, token: Mapping[str, Any]) -> tuple[Writer, int]:
         self._enter("write", "resume_writer", path)
@@ -43,13 +54,20 @@ class Resumes(ObjectBackend):
         try:
             put, size = Put(**token["put"]), token["size"]
             upload, part_size = Upload(token["key"], token["upload"], put), int(token["part_size"])
+            held = token.get("parts")
             if upload.key != key:
                 raise ValueError("it is of another object")
-        except (KeyError, TypeError, ValueError) as error:
+            if part_size < 1 or not (held is None or type(held) is int):
+                raise ValueError("it counts what cannot be")
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"this is no token of an upload: {error}", path=path, op="resume_writer") from error
-        tags = self._arrived(path, upload, part_size)
-        if not tags:
+        tags = self._arrived(path, upload, part_size, bool(self.most_parts) and size is None)
+        if not tags or len(tags) < (held or 0):
             raise NotFound("nothing of this upload is left", path=path, op="resume_writer", backend=NAME)
+        if held is not None:
+            tags = {number: tags[number] for number in range(1, held + 1)}
+            if _digest(tags, held) != token.get("tags"):
+                raise CorruptData("somebody else has gone on with this upload", path=path, op="resume_writer")
         options = WriteOptions(
             overwrite=not put.create,
             if_match=put.if_match,
@@ -58,11 +76,14 @@ class Resumes(ObjectBackend):
             extra=put.extra,
             size=size,
         )
-        return ObjectWriter.resumed(self, path, options, Parts(self, upload, path), tags, part_size), (
-            len(tags) * part_size
-        )
+        writer = ObjectWriter.resumed(self, path, options, Parts(self, upload, path), tags, part_size)
+        return writer, writer.written
 
-    def _arrived(self, path: str, upload: Upload, part_size: int) -> dict[int, str]:
+    def is_suspended(self, path: str) -> bool:
+        """Whether somebody keeps a checkpoint of a writer of ``path``."""
+        return next(iter(self.list(path + SUSPENDED)), None) is not None
+
+    def _arrived(self, path: str, upload: Upload, first_part: int, grows: bool) -> dict[int, str]:
         """The tags of the whole parts from the first one on that are there without a gap."""
         client = self.client
         assert isinstance(client, S3Client)
@@ -70,10 +91,15 @@ class Resumes(ObjectBackend):
         token: Any = None
         while True:
             page, token = self.run("resume_writer", path, partial(client.tagged, upload, token))
-            found |= {number: tag for number, size, tag in page if size == part_size}
+            found |= {number: tag for number, size, tag in page if size == part_length(first_part, number, grows)}
             if token is None:
                 break
         whole: dict[int, str] = {}
         while (number := len(whole) + 1) in found:
             whole[number] = found[number]
         return whole
+
+
+def _digest(tags: Mapping[int, str], count: int) -> str:
+    """One for the tags of the first ``count`` parts."""
+    return hashlib.sha256("\n".join(tags[number] for number in range(1, count + 1)).encode()).hexdigest()

@@ -379,7 +379,7 @@ class S3Backend(Resumes):
 
     def stale_uploads(self, prefix: str = "", *, older_than: timedelta = timedelta(hours=1)) -> Iterator[ObjectInfo]:
         """Multipart uploads that nobody has touched for ``older_than``; ``size`` is what has arrived. Those of writers
-        of this process are never among them, those of others while parts arrive."""
+        of this process are never among them, those of others while parts arrive or a checkpoint of theirs is kept."""
         self._enter("list", "stale_uploads", prefix)
         for info, _ in self._stale(prefix, older_than):
             yield info
@@ -408,7 +408,7 @@ class S3Backend(Resumes):
                 if begun > before or upload in LIVE or not key.startswith(head):
                     continue
                 touched, size = self._progress(key, upload, begun)
-                if touched <= before:
+                if touched <= before and not self.is_suspended(key[len(self._prefix) :]):
                     yield ObjectInfo(key[len(self._prefix) :], size, touched), upload
             if token is None:
                 return

@@ -7,7 +7,9 @@ from ._dataset_files import Part
 from ._dataset_reader import DatasetReader
 from ._object import Committed, Progress
 from ._timer import Timer
+from .checkpoint import ResumableWriter
 from .dataset import Dataset, DatasetJob, DatasetWriter
+from .draining import draining
 from .handler import OmniHandler, Shipped
 from .manifest import read_manifest
 from .rolling import RollingRecordWriter
@@ -23,12 +25,14 @@ __all__ = [
     "OmniHandler",
     "Part",
     "Progress",
+    "ResumableWriter",
     "RollingRecordWriter",
     "Shipped",
     "Spool",
     "SpoolStatus",
     "Template",
     "Timer",
+    "draining",
     "read_manifest",
     "spool_status",
 ]

@@ -46,6 +46,11 @@ class Encoder(StageBase[Sequence[Any], bytes]):
         self._columns = None if self._names is None else _columns(self._names)
         self._begun = False
 
+    @property
+    def begun(self) -> dict[str, Any] | None:
+        """The names of the columns, once the head is written; None if it is not."""
+        return {"names": None if self._names is None else list(self._names)} if self._begun else None
+
     def encode(self, record: Any, /) -> bytes:
         """The row of one record, its line break included; the first time with the header. Raises ``RecordError``."""
         if self._state != "ready":

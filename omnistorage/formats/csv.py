@@ -5,7 +5,7 @@ The fields stand in ``_csv_settings``, the encoder in ``_csv_write``, the decode
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from ..stages import OnBad, RecordEncoder, Stage
@@ -66,6 +66,16 @@ class Csv(CsvSettings):
         """See ``stages.Format``. Raises ``ConfigError`` where lists are to be written and the header is ``first_row``:
         there are no names to take."""
         return Encoder(self)
+
+    def begun(self, encoder: RecordEncoder[Any]) -> dict[str, Any] | None:
+        """What JSON can hold of what ``encoder``, one of this format, has put at the head; None: nothing yet."""
+        assert isinstance(encoder, Encoder)
+        return encoder.begun
+
+    def behind(self, begun: dict[str, Any]) -> Csv:
+        """The format of rows that come behind such a head."""
+        names = begun.get("names")
+        return replace(self, header="none" if names is None else tuple(names), header_row=False, bom=False, types=())
 
     def decoder(self, on_bad: OnBad | None = None) -> Stage[bytes, list[Any]]:
         """See ``stages.Format``. ``raw`` of a bad record is its row without the last ``\\n``, ``number`` counts neither

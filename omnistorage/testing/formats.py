@@ -15,6 +15,7 @@ hypothesis and floor 0.
 from __future__ import annotations
 
 import dataclasses
+import json
 import pickle
 import random
 import tracemalloc
@@ -26,7 +27,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ..errors import CorruptData, RecordError, StorageError
-from ..stages import BATCH_RECORDS, Format, OnBad, Stage
+from ..stages import BATCH_RECORDS, Format, Headed, OnBad, Stage
 from .codecs import FULL, pieces
 
 _SETTINGS = settings(
@@ -144,6 +145,15 @@ class FormatTests:
         encoder = self.format.encoder()
         mixed = [encoder.encode(records[0]), *encoder.feed(records[1:30]), *map(encoder.encode, records[30:])]
         assert b"".join([*mixed, *encoder.finish()]) == self.encode(records)
+
+    @pytest.mark.parametrize("count", [0, 1, 7])
+    def test_another_encoder_goes_on_behind_what_one_has_written(self, count: int) -> None:
+        records, fmt = self.samples(20), self.format
+        first = fmt.encoder()
+        data = b"".join([*first.feed(records[:count]), *first.flush()])
+        begun = json.loads(json.dumps(fmt.begun(first))) if isinstance(fmt, Headed) else None
+        behind = fmt if begun is None else fmt.behind(begun)
+        assert data + self.encode(records[count:], behind) == self.encode(records)
 
     def test_flush_makes_all_that_was_fed_readable(self) -> None:
         encoder, decoder = self.format.encoder(), self.format.decoder()

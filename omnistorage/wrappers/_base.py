@@ -23,6 +23,7 @@ from ..core import (
     Append,
     Backend,
     BulkDelete,
+    Checkpoint,
     CopyOptions,
     ExtendedBackend,
     Features,
@@ -41,6 +42,7 @@ from ..core import (
     Resolve,
     ResumableWrite,
     SetMetadata,
+    Settle,
     StaleUploads,
     Versions,
     WriteOptions,
@@ -232,6 +234,10 @@ class Wrapper(Closes):
         inner = self._power(ResumableWrite, "token_of", "")
         return self._forward("token_of", "", lambda _: inner.token_of(getattr(writer, "inner", writer)))
 
+    def checkpoint(self, writer: Writer) -> Checkpoint:
+        inner = self._power(ResumableWrite, "checkpoint", "")
+        return self._forward("checkpoint", "", lambda _: inner.checkpoint(getattr(writer, "inner", writer)))
+
     def resume_writer(self, path: str, token: Mapping[str, Any]) -> tuple[Writer, int]:
         inner = self._power(ResumableWrite, "resume_writer", path)
         writer, size = self._forward("resume_writer", path, lambda p: inner.resume_writer(p, token))
@@ -250,6 +256,9 @@ class Wrapper(Closes):
     def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> builtins.list[bytes]:
         inner = self._power(ReadRanges, "read_ranges", path)
         return self._forward("read_ranges", path, lambda p: inner.read_ranges(p, ranges))
+
+    def settle(self, path: str) -> bool:
+        return self._forward("settle", path, self._power(Settle, "settle", path).settle)
 
     # -- inside --------------------------------------------------------------------------------------------------------
 

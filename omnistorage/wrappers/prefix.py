@@ -35,7 +35,7 @@ _new = tuple.__new__
 
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~/")
 _OF_FOLDERS = frozenset({"list", "list_dir", "stale_uploads", "remove_stale_uploads", "glob", "delete_many"})
-_OF_NOTHING = frozenset({"check_health", "token_of"})
+_OF_NOTHING = frozenset({"check_health", "checkpoint", "token_of"})
 
 
 class Prefix(Wrapper):

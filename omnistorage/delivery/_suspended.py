@@ -1,0 +1,150 @@
+"""What ``ResumableWriter`` keeps at the store: the parts of an upload, and a tail for each checkpoint.
+
+Below ``<path>.resume/<id>/`` stand the tails, ``tail-<bytes in all>-<digest>``, and where the store has no uploads that
+outlive a process the parts as well (``_side_uploads``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from .. import ops
+from ..core import SUSPENDED, Backend, ResumableWrite, WriteOptions, Writer, power
+from ..errors import AlreadyExists, CorruptData, NotFound, StorageError
+from ._side_uploads import SideUploads
+
+MARK = "omnistorage_resume"  # in the metadata of what is published: the id of its writer
+_GOOD = 2  # so many checkpoints count: while a new one is made, the one before is what the caller has
+_KEPT = re.compile(rf"(.+{re.escape(SUSPENDED)}/[0-9a-f]{{32}})/(part|tail)-[^/]+")
+
+
+class Suspended:
+    """The bytes of one object on their way, and the checkpoints of it. Whatever becomes of a sink, the last checkpoint
+    stays until ``end``."""
+
+    def __init__(self, backend: Backend, path: str, mark: str, options: WriteOptions, part_size: int) -> None:
+        features = ops.extended(backend).features
+        self._marks = features.user_metadata and features.stat
+        if self._marks:
+            options = replace(options, user_metadata={**(options.user_metadata or {}), MARK: mark})
+        self._backend, self._path, self._mark, self._options = backend, path, mark, options
+        self._folder = f"{path}{SUSPENDED}/{mark}"
+        self._side = SideUploads(backend, self._folder, part_size, options)
+        self._native = power(backend, ResumableWrite)
+        self._uploads: ResumableWrite = self._native or self._side
+        self._tails: list[str] = []
+
+    @property
+    def has_checkpoint(self) -> bool:
+        return bool(self._tails)
+
+    def open(self) -> Writer:
+        """A sink that begins."""
+        return (self._side if self._native is None else self._backend).open_writer(self._path, self._options)
+
+    def checkpoint(self, sink: Writer) -> dict[str, Any]:
+        """Keep all that ``sink`` was given. Returns what ``go_on`` needs, for JSON."""
+        upload, held, tail = self._uploads.checkpoint(sink)
+        digest, total = hashlib.sha256(tail).hexdigest(), held + len(tail)
+        name = self._tail(total, digest)
+        if name not in self._tails:
+            ops.write_bytes(self._backend, name, tail, WriteOptions(durable=self._options.durable))
+            self._tails.append(name)
+        while len(self._tails) > _GOOD:
+            old = self._tails.pop(0)
+            with suppress(StorageError):  # ``end`` removes it
+                self._backend.delete(old)
+        return {"bytes": total, "upload": upload, "tail": {"bytes": len(tail), "sha256": digest}}
+
+    def go_on(self, kept: Mapping[str, Any]) -> Writer:
+        """A sink that has all that the checkpoint had, and nothing else."""
+        tail, upload = kept["tail"], kept["upload"]
+        name = self._tail(kept["bytes"], tail["sha256"])
+        self._tails.append(name)
+        self._must_not_be_published()
+        data = ops.read_bytes(self._backend, name)
+        if len(data) != tail["bytes"] or hashlib.sha256(data).hexdigest() != tail["sha256"]:
+            raise CorruptData("the tail is not the one that the token names", path=name, op="resume")
+        sink, held = (self.open(), 0) if upload is None else self._uploads.resume_writer(self._path, upload)
+        try:
+            if upload is not None:
+                self._uploads.checkpoint(sink)  # from here on it is kept, whatever happens
+            if held + len(data) != kept["bytes"]:
+                raise CorruptData(f"{held + len(data)} bytes are left of {kept['bytes']}", path=self._path, op="resume")
+            if data:
+                sink.write(data)
+        except BaseException:
+            sink.abort()
+            raise
+        return sink
+
+    def discard(self, kept: Mapping[str, Any]) -> None:
+        """End a writer that nobody goes on with. Again: nothing."""
+        if kept["upload"] is not None and self._native is not None:
+            with suppress(NotFound):
+                self._native.resume_writer(self._path, kept["upload"])[0].abort()
+        self._tails.append(self._tail(kept["bytes"], kept["tail"]["sha256"]))
+        self.end()
+
+    def end(self) -> None:
+        """Remove the checkpoints, and parts that are objects. What cannot be removed is no harm."""
+        names = [*self._tails, *self._side.names]
+        if not names:
+            return
+        with suppress(StorageError):
+            if ops.extended(self._backend).features.list:
+                names = [info.path for info in self._backend.list(self._folder)]
+        remove(self._backend, names)
+
+    def _tail(self, total: int, digest: str) -> str:
+        return f"{self._folder}/tail-{total:016d}-{digest[:16]}"
+
+    def _must_not_be_published(self) -> None:
+        if not self._marks:
+            return
+        try:
+            info = ops.extended(self._backend).stat(self._path)
+        except NotFound:
+            return
+        if (info.metadata or {}).get(MARK) == self._mark:
+            self.end()
+            raise AlreadyExists("what this token is of was published", path=self._path, op="resume")
+
+
+def remove(backend: Backend, names: Iterable[str]) -> None:
+    """Delete what ``Suspended`` keeps, and the folders it was in, as far as that goes."""
+    folders = set()
+    for name in names:
+        with suppress(StorageError):
+            backend.delete(name)
+        folder = name.rpartition("/")[0]
+        folders |= {folder, folder.rpartition("/")[0]}
+    store = ops.extended(backend)
+    if store.features.dirs:
+        for folder in sorted(folders, key=len, reverse=True):
+            with suppress(StorageError):  # there is something in it
+                store.rmdir(folder)
+
+
+def clean(backend: Backend, prefix: str, older_than: timedelta, checkpoints: bool, now: datetime) -> int:
+    """Remove what is kept for writers and not newer than ``older_than``; checkpoints only with ``checkpoints``.
+    Returns of how many."""
+    found: dict[str, list[str]] = {}
+    kept = set()
+    for info in backend.list(prefix):
+        match = _KEPT.fullmatch(info.path)
+        if match is None:
+            continue
+        found.setdefault(match[1], []).append(info.path)
+        if (match[2] == "tail" and not checkpoints) or info.modified_at is None or info.modified_at > now - older_than:
+            kept.add(match[1])
+    stale = [folder for folder in found if folder not in kept]
+    for folder in stale:
+        remove(backend, found[folder])
+    return len(stale)
