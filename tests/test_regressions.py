@@ -25,8 +25,7 @@ LATER = {
     "The other servers": ["backends/gcs.py", "backends/azure.py", "backends/http.py"],
     "The Store": ["store/composite.py", "wrappers/cache.py", "backends/sql_query.py"],
     "The sync engine": ["sync"],
-    "Fan-out and delivery": ["delivery/checkpoint.py"],
-    "Release": ["aio"],
+    "Release": ["aio/store.py"],
 }
 
 

@@ -42,7 +42,7 @@ class ResumableWriter(RecordWriter[T]):
     theirs: what does not match, or was gone on with by somebody else meanwhile, is ``CorruptData``. One process at a
     time may go on with an object.
 
-    *Where it is.* S3 keeps the parts of an upload; the tail, smaller than a part, is an object below
+    *Where it is.* S3 keeps the parts of an upload; the tail, no longer than a part, is an object below
     ``<path>.resume/``, and while one is there ``StaleUploads`` leaves the upload alone. On any other store the parts
     (of ``part_size`` bytes) lie there too, and every byte is written twice and read once. ``close`` publishes and
     removes all that; ``discard`` removes it without publishing.
@@ -55,7 +55,7 @@ class ResumableWriter(RecordWriter[T]):
     parts for ``clean``). A process that died between publication and its note of it gets ``AlreadyExists`` from
     ``resume`` where the store keeps user metadata, and ``NotFound`` elsewhere.
 
-    ``options`` travel in the token; ``size`` and ``expect`` cannot be known beforehand and are refused.
+XX
     """
 
     def __init__(
