@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from datetime import datetime
 
-from ..core import ExtendedBackend, WriteOptions, Writer
+from ..core import ExtendedBackend, Settle, WriteOptions, Writer, power
 from ..errors import AlreadyExists
 from ..paths import join
 from .template import Template
@@ -55,6 +55,11 @@ class Names:
             unique = f"{int(self._now().timestamp() * 1000):012x}{uuid.uuid4().hex[:20]}"
         name = self._template.path(key, seq=seq, id=unique, source=self._source, start=start)
         return join(self._prefix, self._late_prefix if late else "", name)
+
+    def published(self, path: str) -> bool:
+        """Whether ``path`` was published. A kill may have left it at too few of several stores: then it is now."""
+        able = power(self.backend, Settle)
+        return self.backend.exists(path) if able is None else able.settle(path)
 
     def create(self, partition: Partition, start: int, options: WriteOptions) -> tuple[str, Writer]:
         """The path of a new object and a writer for it. Raises ``AlreadyExists`` where no other name can be made."""

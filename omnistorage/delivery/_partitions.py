@@ -100,7 +100,7 @@ class Partitions:
         skip = self._skips.get(partition)
         if skip is None:
             path = self._names.path(partition, start=number)
-            if not self._names.backend.exists(path):
+            if not self._names.published(path):
                 return False
             codec = self._codec or "none"
             with open_records(self._names.backend, path, "r", format=self._format, compression=codec) as reader:

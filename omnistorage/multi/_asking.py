@@ -205,7 +205,7 @@ def agreed(places: Sequence[Place], needed: int, op: str, path: str) -> tuple[Pl
     if count < needed:
         if count + len(errors) >= needed or not votes:
             raise errors[0]
-        said = ", ".join(f"{place.name} {_said(votes[place.index])}" for place in places if place.index in votes)
+        said = ", ".join(f"{place.name} {worded(votes[place.index])}" for place in places if place.index in votes)
         raise CorruptData(f"no {needed} of {len(places)} {places[0].word}s agree: {said}", path=path, op=op)
     if best == ABSENT:
         why = f"{count} of {len(places)} {places[0].word}s agree that there is no such object"
@@ -216,7 +216,7 @@ def agreed(places: Sequence[Place], needed: int, op: str, path: str) -> tuple[Pl
     return first, info, best
 
 
-def _said(vote: Vote) -> str:
+def worded(vote: Vote) -> str:
     return "has none" if vote == ABSENT else f"{vote[0]} {vote[1][:16]}"
 
 

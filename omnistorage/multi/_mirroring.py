@@ -188,7 +188,7 @@ class Mirroring(Reading):
                     answers = {place.name: answers.get(place.name, error) for place in self.places}
                 raise
             finally:
-                outcomes = [_outcome(place.name, path, answers) for place in self.places]
+                outcomes = [outcome_of(place.name, path, answers) for place in self.places]
                 for note in notes:
                     note.ended(outcomes)
         done = {name: answer for name, answer in answers.items() if not isinstance(answer, BaseException)}
@@ -198,7 +198,7 @@ class Mirroring(Reading):
             return done
         errors = [answer for answer in answers.values() if isinstance(answer, BaseException)]
         reason = None if done else one_reason(errors)
-        raise reason if reason is not None else self._partial(op, path, outcomes)
+        raise reason if reason is not None else self.partial(op, path, outcomes)
 
     def _notes(self, paths: Sequence[str], kind: str, conditional: bool) -> list[Noting]:
         if self.journal is None:
@@ -218,7 +218,8 @@ class Mirroring(Reading):
                 return False
         return not first
 
-    def _partial(self, op: str, path: str, outcomes: Sequence[Outcome]) -> MultiError:
+    def partial(self, op: str, path: str, outcomes: Sequence[Outcome]) -> MultiError:
+        """The error of a change that too few did."""
         done = [outcome.target for outcome in outcomes if outcome.state == "committed"]
         error = MultiError(
             f"{op} was done at {', '.join(done) or 'no target for certain'}: {self.needed} were needed",
@@ -233,7 +234,7 @@ def _tells(entry: Missed) -> bool:
     return not entry.intent and entry.kind != "meta"
 
 
-def _outcome(name: str, path: str, answers: Mapping[str, Any]) -> Outcome:
+def outcome_of(name: str, path: str, answers: Mapping[str, Any]) -> Outcome:
     if name not in answers:
         return Outcome(name, "aborted", None, None, path)
     answer = answers[name]

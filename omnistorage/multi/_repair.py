@@ -22,7 +22,7 @@ from .targets import Target
 from .tiers import Place, told
 
 _BATCH = 500
-_ATTEMPTS = 5
+ATTEMPTS = 5
 
 
 class Repaired(NamedTuple):
@@ -68,7 +68,9 @@ class _Told(Wrapper):
         return self.inner.open_writer(path, self._place.tier.options(options, self._place, self._kinds))
 
 
-class _Repairer:
+class Repairer:
+    """Makes targets alike. ``changed`` counts what it brought, ``touched`` says where."""
+
     def __init__(self, mirror: Mirroring) -> None:
         self._mirror = mirror
         self._kinds = frozenset(place.backend.name for place in mirror.places)
@@ -90,15 +92,15 @@ class _Repairer:
 
     def _settle(self, entries: Sequence[Missed]) -> None:
         path = entries[-1].path
-        for _ in range(_ATTEMPTS):
-            rulers = self._rulers(list(entries))
+        for _ in range(ATTEMPTS):
+            rulers = self.rulers(list(entries))
             if not rulers:
                 return  # nothing ever came of it
             if self._make_alike(path, rulers, entries[-1].kind):
                 return
         raise PreconditionFailed("it keeps changing", path=path, op="repair")
 
-    def _rulers(self, entries: list[Missed]) -> list[Place]:
+    def rulers(self, entries: list[Missed]) -> list[Place]:
         """The targets that hold what the path should be."""
         places = self._mirror.places
         while entries:
@@ -135,15 +137,10 @@ class _Repairer:
         return [place for place, vote in zip(among, votes, strict=True) if vote == best]
 
     def _votes(self, path: str, algorithm: str) -> list[Vote | BaseException]:
-        def vote(place: Place) -> Vote:
-            try:
-                info = info_of(place.backend, path)
-                stated = info.hash(algorithm)
-                return algorithm, stated or digest_of(place.backend, path, algorithm, _condition(place, info))
-            except MISSES:
-                return ABSENT
+        def ask(place: Place) -> Vote:
+            return vote_of(place, path, algorithm)
 
-        return ask_all(self._mirror.places, "repair", path, vote, crew=self._mirror.crew)
+        return ask_all(self._mirror.places, "repair", path, ask, crew=self._mirror.crew)
 
     def _make_alike(self, path: str, rulers: Sequence[Place], kind: str) -> bool:
         """Bring what a ruler has to all the others; False if somebody changed it meanwhile."""
@@ -164,7 +161,7 @@ class _Repairer:
                 error = told(found, place)  # the others are not to wait for this one
         if error is not None:
             raise error
-        return _mark(_look(ruler, path)) == _mark(before)
+        return is_still(before, ruler, path)
 
     def bring(self, path: str, ruler: Place, info: ObjectInfo | None, place: Place) -> None:
         """Make ``place`` hold what ``ruler`` holds, if that still is ``info`` and nobody changes it there meanwhile."""
@@ -226,6 +223,16 @@ class _Repairer:
                 self.changed += 1
 
 
+def vote_of(place: Place, path: str, algorithm: str) -> Vote:
+    """What the place says that it holds, by the digest that it states or else of what is read."""
+    try:
+        info = info_of(place.backend, path)
+        stated = info.hash(algorithm)
+        return algorithm, stated or digest_of(place.backend, path, algorithm, _condition(place, info))
+    except MISSES:
+        return ABSENT
+
+
 def _look(place: Place, path: str) -> ObjectInfo | None:
     try:
         return info_of(place.backend, path)
@@ -235,6 +242,10 @@ def _look(place: Place, path: str) -> ObjectInfo | None:
 
 def _mark(info: ObjectInfo | None) -> object:
     return None if info is None else (info.etag, info.size, info.modified_at)
+
+
+def is_still(info: ObjectInfo | None, place: Place, path: str) -> bool:
+    return _mark(_look(place, path)) == _mark(info)
 
 
 def _condition(place: Place, info: ObjectInfo) -> str | None:
@@ -267,7 +278,7 @@ def _has_folder(place: Place, path: str) -> bool:
 def repair(mirror: Mirroring, journal: Journal, grace: float) -> Repaired:
     """``MultiBackend.repair``."""
     _check_targets(mirror, journal.load())
-    repairer = _Repairer(mirror)
+    repairer = Repairer(mirror)
     done: list[str] = []
     waiting: list[tuple[Missed, StorageError]] = []
     todo = list(dict.fromkeys(entry.path for entry in journal.load(FRESH)))
@@ -327,7 +338,7 @@ def _check_targets(mirror: Mirroring, entries: Sequence[Missed]) -> None:
 
 def verify(mirror: Mirroring, prefix: str, *, rebuild: bool) -> Verified:
     """``MultiBackend.verify``."""
-    repairer = _Repairer(mirror)
+    repairer = Repairer(mirror)
     pending = set() if mirror.journal is None else {entry.path for entry in mirror.journal.load()}
     same = 0
     differing: list[Divergence] = []
@@ -359,7 +370,7 @@ def _side_by_side(places: Sequence[Place], prefix: str) -> Iterator[tuple[str, d
 
 
 def _compare(
-    mirror: Mirroring, path: str, infos: dict[int, ObjectInfo], repairer: _Repairer | None
+    mirror: Mirroring, path: str, infos: dict[int, ObjectInfo], repairer: Repairer | None
 ) -> Divergence | None:
     if len(infos) == len(mirror.places) and _stated_alike(list(infos.values())):
         return None
@@ -377,8 +388,7 @@ def _compare(
             return Divergence(path, holds)  # it is being changed
         for place in minority:
             repairer.bring(path, ruler, info, place)
-        changed = _mark(_look(ruler, path)) != _mark(info)
-        if changed or (journal is not None and journal.of(path, 0.0)):
+        if not is_still(info, ruler, path) or (journal is not None and journal.of(path, 0.0)):
             if journal is not None:
                 journal.add(mirror.entry(path, minority), in_place=True)
             return Divergence(path, holds)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from os import PathLike
@@ -18,6 +18,8 @@ from ..core import (
     ObjectInfo,
     Presign,
     SetMetadata,
+    Settle,
+    StaleUploads,
     WriteOptions,
     power,
 )
@@ -28,14 +30,15 @@ from ._crew import CREW, Crew, Stuck
 from ._fanout import BUFFER, Aim, Mode, MultiWriter, Terms, checked, needed_of
 from ._mirroring import Mirroring, Noting, PathLocks
 from ._repair import Repaired, Verified, repair, verify
+from ._settling import settle
 from ._shadow import Shadow
 from .outcomes import Difference, ShadowStats
 from .targets import Target, targets_of
-from .tiers import Place, features_of_tiers
+from .tiers import Place, features_of_tiers, named
 
 P = TypeVar("P")
 READS = ("first", "race", "shadow", "quorum")
-_POWERS = frozenset({SetMetadata, Presign, HealthCheck})
+_POWERS = frozenset({SetMetadata, Presign, HealthCheck, Settle, StaleUploads})
 
 
 class MultiBackend(Mirroring):
@@ -303,6 +306,15 @@ class MultiBackend(Mirroring):
         ``rebuild`` a minority that differs from more than half of all targets is made like them."""
         return verify(self, prefix, rebuild=rebuild)
 
+    def settle(self, path: str) -> bool:
+        """See ``Settle``: after a kill an object may be at fewer targets than a write needs, and then no write has
+        returned. What the journal says is right there, or all say that have something, or more than half of all
+        targets, is given to the others; those that do not take it have an entry in the journal afterwards. False also
+        where only targets that are down may have it, and too few of them for a write that has returned. Without a
+        journal a deletion that was cut short is undone. What targets do not state the SHA-256 of is read."""
+        check_key(path, op="settle")
+        return settle(self, path)
+
     # -- powers --------------------------------------------------------------------------------------------------------
 
     def power_of(self, kind: Callable[..., P]) -> P | None:
@@ -311,7 +323,8 @@ class MultiBackend(Mirroring):
         if kind is SetMetadata:
             able = self.features.set_modified
         else:
-            able = kind is HealthCheck or any(power(place.backend, kind) is not None for place in self.places)
+            always = kind is HealthCheck or kind is Settle
+            able = always or any(power(place.backend, kind) is not None for place in self.places)
         return self if able else None  # type: ignore[return-value]
 
     def set_metadata(
@@ -338,6 +351,27 @@ class MultiBackend(Mirroring):
         if able is None:
             self._refuse("presign", "presign", path)
         return able.presign(path, method, expires)
+
+    def stale_uploads(self, prefix: str = "", *, older_than: timedelta = timedelta(hours=1)) -> Iterator[ObjectInfo]:
+        """Of all targets that tell them, each as its target tells it."""
+        for place in self.places:
+            able = power(place.backend, StaleUploads)
+            if able is not None:
+                with named(place):
+                    yield from able.stale_uploads(prefix, older_than=older_than)
+
+    def remove_stale_uploads(self, prefix: str = "", *, older_than: timedelta = timedelta(hours=1)) -> int:
+        """At all targets that tell them: how many. Every one is tried; the first error is raised then."""
+
+        def remove(place: Place) -> int:
+            able = power(place.backend, StaleUploads)
+            return 0 if able is None else able.remove_stale_uploads(prefix, older_than=older_than)
+
+        answers = ask_all(self.places, "remove_stale_uploads", prefix, remove, crew=self.crew)
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+        return sum(answer for answer in answers if isinstance(answer, int))
 
     def check_health(self) -> None:
         """Raises the error of a target unless as many as a write needs are well."""

@@ -19,6 +19,7 @@ from ..core import (
     ResolutionPlan,
     Resolve,
     SetMetadata,
+    Settle,
     Versions,
     WriteOptions,
     Writer,
@@ -26,16 +27,17 @@ from ..core import (
 )
 from ..errors import AlreadyExists, BackendUnavailable, DirectoryNotEmpty, InvalidPath, NotFound, PreconditionFailed
 from ..paths import check_key
-from ._asking import info_of
+from ._asking import ABSENT, MISSES, info_of
 from ._fanout import Aim, MultiWriter, Terms
 from ._migrate import remove_source
 from ._reading import Reading
+from ._settling import differ, settled
 from ._streams import TierWriter
 from .outcomes import ShadowStats
 from .tiers import Place, named
 
 P = TypeVar("P")
-_POWERS = frozenset({Append, SetMetadata, Presign, Versions, Resolve, HealthCheck})
+_POWERS = frozenset({Append, SetMetadata, Presign, Versions, Resolve, HealthCheck, Settle})
 
 
 class TieredBackend(Reading):
@@ -222,6 +224,39 @@ class TieredBackend(Reading):
             remove_source(place, src, info, target, dst, "move")
         return target.out(done)
 
+    def settle(self, path: str) -> bool:
+        """See ``Settle``: with ``write_through``, what some of the tiers hold that a write goes to is given to the
+        others of them, the last one first. Else, and where none of them has it, that of the tier that shows it."""
+        check_key(path, op="settle")
+        through = self.writes[::-1] if self.mode != "match" and len(self.writes) > 1 else ()
+        votes = {}
+        for place in through:
+            with named(place):
+                votes[place.name] = settled(place, path)
+        if len({*votes.values()} - {ABSENT}) > 1:
+            raise differ(votes, path)
+        holder = next((place for place in through if votes[place.name] != ABSENT), None)
+        if holder is None:
+            return self._is_settled(path)
+        for place in through:
+            if votes[place.name] == ABSENT:
+                options = CopyOptions(overwrite=not place.backend.features.create_only)
+                with named(place):
+                    ops.transfer(holder.backend, path, place.backend, path, options)
+        return True
+
+    def _is_settled(self, path: str) -> bool:
+        def there(place: Place) -> None:
+            able = power(place.backend, Settle)
+            if not (place.backend.exists(path) if able is None else able.settle(path)):
+                raise NotFound("there is nothing that counts", path=path, op="settle")
+
+        try:
+            self._first("settle", path, there)
+        except MISSES:
+            return False
+        return True
+
     # -- powers --------------------------------------------------------------------------------------------------------
 
     def power_of(self, kind: Callable[..., P]) -> P | None:
@@ -229,8 +264,9 @@ class TieredBackend(Reading):
             return None
         if kind is Append or kind is SetMetadata:
             able = self.features.append if kind is Append else self.features.set_modified
-        elif kind is Presign or kind is Versions:
-            able = any(power(place.backend, kind) is not None for place in self.places)
+        elif kind is Presign or kind is Versions or kind is Settle:
+            through = kind is Settle and self.mode != "match" and len(self.writes) > 1
+            able = through or any(power(place.backend, kind) is not None for place in self.places)
         else:
             able = True
         return self if able else None  # type: ignore[return-value]

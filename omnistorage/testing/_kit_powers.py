@@ -16,6 +16,7 @@ from ..core import (
     Purge,
     ReadRanges,
     SetMetadata,
+    Settle,
     power,
 )
 from ..errors import (
@@ -174,6 +175,19 @@ class PowerTests(Kit):
         put(backend, "y")
         assert sorted(can.delete_many([*paths, "nothing"])) == [(p, None) for p in sorted([*paths, "nothing"])]
         assert keys(backend) == ["y"]
+
+    def test_settle_tells_what_counts_and_changes_no_byte(self, backend: Backend) -> None:
+        if (can := power(backend, Settle)) is None:
+            return
+        put(backend, "folder/x", b"bytes")
+        for _ in range(2):
+            assert can.settle("folder/x") is True
+            for nothing in ("nothing", "folder", "folder/x/y"):
+                assert can.settle(nothing) is False
+        with ours(InvalidPath):
+            can.settle("../x")
+        assert self.peek(backend, "folder/x") == b"bytes"
+        assert keys(backend) == ["folder/x"]
 
     def test_a_healthy_backend_says_so(self, backend: Backend) -> None:
         if (can := power(backend, HealthCheck)) is not None:

@@ -36,7 +36,9 @@ R = TypeVar("R")
 
 _TRIES = 4
 _BLOCK = 1 << 20
-_CHANGES = frozenset(("mkdir", "rmdir", "set_metadata", "make_link", "open_writer", "open_appender", "resume_writer"))
+_CHANGES = frozenset(
+    ("mkdir", "rmdir", "set_metadata", "make_link", "open_writer", "open_appender", "resume_writer", "settle")
+)
 _REMOVES = frozenset(("delete", "move", "purge"))
 _LIVE = ("_known", "_shelf", "_flights", "_shut")
 

@@ -28,6 +28,7 @@ from ..core import (
     ReadOptions,
     Resolve,
     SetMetadata,
+    Settle,
     StaleUploads,
     Versions,
     WriteOptions,
@@ -86,7 +87,7 @@ class Encrypt(Wrapper):
     """
 
     adapts = frozenset(
-        {BulkDelete, FolderTimes, Glob, HealthCheck, Purge, Resolve, SetMetadata, StaleUploads, Versions}
+        {BulkDelete, FolderTimes, Glob, HealthCheck, Purge, Resolve, SetMetadata, Settle, StaleUploads, Versions}
     )
 
     def __init__(

@@ -31,7 +31,7 @@ from omnistorage.testing.faults import Faulty
 START = datetime(2026, 1, 1, tzinfo=UTC)
 PATHS = ("a", "b", "c", "d/e")
 FAULTS = ("unavailable", "denied", "lost answer", "unknown", "late", "outage", "killed", "journal", "deadline")
-OPS = ("write", "create", "replace", "delete", "copy", "move", "read", "list", "repair", "verify")
+OPS = ("write", "create", "replace", "delete", "copy", "move", "read", "list", "repair", "verify", "settle")
 
 
 class Killed(BaseException):
@@ -339,6 +339,25 @@ class World(Clock):
             self.mirror.verify()
         except StorageError:
             pass
+
+    def do_settle(self):
+        # Mostly where something went wrong: there it has something to do.
+        path = self.rng.choice([path for path in PATHS if len(self.may[path]) > 1] or PATHS)
+        sure, before = self.knows(path), [store.inner.peek(path) for store in self.stores]
+        try:
+            there = self.mirror.settle(path)
+        except Cancelled:
+            raise
+        except StorageError:
+            return
+        if not there:
+            assert not sure or None in self.may[path], f"seed {self.seed}: {path} was reported, and counts as nothing"
+            return
+        self.did["settled"] += 1
+        self.did["brought"] += before != [store.inner.peek(path) for store in self.stores]
+        (data, _), *_ = Counter(filter(None, (store.inner.peek(path) for store in self.stores))).most_common(1)
+        assert not sure or data in self.may[path], f"seed {self.seed}: {path} is settled as {data}"
+        self.done(path, data)
 
     # -- promises ------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,148 @@
+"""One path made as safe as a write that has returned. Imports floors 0 and 2, and wrappers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from ..core import Settle, power
+from ..errors import Cancelled, CorruptData, PreconditionFailed, StorageError
+from ._asking import ABSENT, MISSES, Vote, ask_all, info_of, worded
+from ._crew import Turn
+from ._feeds import one_reason
+from ._journal import Missed
+from ._mirroring import Mirroring, outcome_of
+from ._repair import ATTEMPTS, Repairer, is_still, vote_of
+from .tiers import Place, told
+
+Votes = Mapping[str, Vote | BaseException]
+
+
+def settle(mirror: Mirroring, path: str) -> bool:
+    """``MultiBackend.settle``. What the journal says counts, then what all hold that hold something, then what more
+    than half of all targets hold. Entries are left to ``repair``."""
+    repairer = Repairer(mirror)
+    failed: dict[str, BaseException] = {}
+    with mirror.locks.hold(path):
+        for _ in range(ATTEMPTS):
+            entries, votes = _entries(mirror, path), _votes(mirror, path)
+            wanted = _wanted(mirror, repairer, path, entries, votes)
+            if wanted == ABSENT:
+                return False
+            holders = [place for place in mirror.places if votes[place.name] == wanted]
+            failed |= {name: vote for name, vote in votes.items() if isinstance(vote, BaseException)}
+            lacking = [place for place in mirror.places if place not in holders and place.name not in failed]
+            if not lacking:
+                _end(mirror, path, holders, failed, entries, wanted)
+                return True
+            failed |= _bring(mirror, repairer, path, holders[0], lacking, entries)
+    raise PreconditionFailed("it keeps changing", path=path, op="settle")
+
+
+def _entries(mirror: Mirroring, path: str) -> list[Missed]:
+    journal = mirror.journal
+    return [] if journal is None else [entry for entry in journal.of(path, 0.0) if entry.kind == "file"]
+
+
+def settled(place: Place, path: str) -> Vote:
+    """What one place holds, or nothing where that is several stores and counts as nothing there."""
+    able = power(place.backend, Settle)
+    return vote_of(place, path, "sha256") if able is None or able.settle(path) else ABSENT
+
+
+def differ(votes: Votes, path: str) -> CorruptData:
+    """The error where nobody knows whose bytes are right."""
+    told_by = {name: vote for name, vote in votes.items() if not isinstance(vote, BaseException)}
+    each = ", ".join(f"{name} {worded(vote)}" for name, vote in told_by.items())
+    why = f"there are different bytes, and none are known to be right: {each}; replace or delete it"
+    return CorruptData(why, path=path, op="settle")
+
+
+def _votes(mirror: Mirroring, path: str) -> Votes:
+    def ask(place: Place) -> Vote:
+        mirror.stuck.check(place.name, path)  # what it holds may be gone in a moment
+        return settled(place, path)
+
+    def given_up(place: Place, turn: Turn) -> None:
+        mirror.stuck.add(place.name, path if power(place.backend, Settle) is not None else None, turn)
+
+    answers = ask_all(
+        mirror.places, "settle", path, ask, enough=mirror.needed, late=mirror.laggard, crew=mirror.crew,
+        on_late=given_up,
+    )  # fmt: skip
+    return {place.name: answer for place, answer in zip(mirror.places, answers, strict=True)}
+
+
+def _wanted(mirror: Mirroring, repairer: Repairer, path: str, entries: Sequence[Missed], votes: Votes) -> Vote:
+    """What is to be at ``path``."""
+    missing = sum(vote == ABSENT for vote in votes.values()) > len(mirror.places) - mirror.needed
+    try:
+        rulers = repairer.rulers(list(entries))
+    except Cancelled:
+        raise
+    except StorageError:
+        if not missing:
+            raise
+        return ABSENT  # what those that are down may hold was never done
+    among = [votes[place.name] for place in rulers or mirror.places]
+    found = Counter(vote for vote in among if not isinstance(vote, BaseException))
+    held = Counter({vote: count for vote, count in found.items() if vote != ABSENT})
+    if held:
+        best, count = held.most_common(1)[0]
+        if len(held) == 1 or count * 2 > len(mirror.places):
+            return best
+        raise differ(votes, path)
+    if found and (rulers or missing):
+        return ABSENT
+    raise next(vote for vote in among if isinstance(vote, BaseException))
+
+
+def _bring(
+    mirror: Mirroring,
+    repairer: Repairer,
+    path: str,
+    ruler: Place,
+    lacking: Sequence[Place],
+    entries: Sequence[Missed],
+) -> dict[str, BaseException]:
+    """Give ``lacking`` what ``ruler`` has; the errors of those that did not take it. What somebody changes meanwhile
+    shows at the next look."""
+    failed: dict[str, BaseException] = {}
+    try:
+        info = info_of(ruler.backend, path)
+    except MISSES:
+        return failed
+    for place in lacking:
+        try:
+            repairer.bring(path, ruler, info, place)
+        except PreconditionFailed:
+            continue
+        except Cancelled:
+            raise
+        except StorageError as error:
+            failed[place.name] = told(error, place)
+    same = [one.id for one in _entries(mirror, path)] == [one.id for one in entries]
+    if mirror.journal is not None and not (same and is_still(info, ruler, path)):
+        mirror.journal.add(mirror.entry(path, lacking), in_place=True)  # what they got may be old by now
+    return failed
+
+
+def _end(
+    mirror: Mirroring,
+    path: str,
+    holders: Sequence[Place],
+    failed: Mapping[str, BaseException],
+    entries: Sequence[Missed],
+    wanted: Vote,
+) -> None:
+    """Raise if too few hold it, and note those that do not."""
+    missed = [place for place in mirror.places if place not in holders]
+    if len(holders) < mirror.needed:
+        reason = one_reason(failed[place.name] for place in missed)
+        answers = {place.name: failed.get(place.name) if place in missed else None for place in mirror.places}
+        outcomes = [outcome_of(name, path, answers) for name in answers]
+        raise reason if reason is not None else mirror.partial("settle", path, outcomes)
+    known = {name for entry in entries if not entry.intent for name in entry.targets}
+    new = [place for place in missed if place.name not in known]
+    if new and mirror.journal is not None:
+        mirror.journal.add(mirror.entry(path, new, sha256=wanted[1]))
