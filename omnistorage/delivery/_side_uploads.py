@@ -120,25 +120,20 @@ class SideWriter(Publishes):
         return Checkpoint(token, self._count * self._part_size, bytes(self._held))
 
     def prepare(self) -> None:
-        """Every byte at its place, under no name yet."""
+        """Every byte at its place, under no name yet. What is raised is for ``abort`` to clear away."""
         if self._inner is not None:
             return
         self._check("prepare")
-        inner = self._backend.open_writer(self._path, self._options)
-        self._inner = inner
-        try:
-            chain = b""
-            for part in self.names:
-                data = ops.read_bytes(self._backend, part)
-                chain = _linked(chain, data)
-                inner.write(data)
-            if chain != self._chain:
-                raise CorruptData("the parts are not those that were written", path=self._folder, op="close")
-            inner.write(self._held)
-            inner.prepare()
-        except BaseException:
-            inner.abort()
-            raise
+        inner = self._inner = self._backend.open_writer(self._path, self._options)
+        chain = b""
+        for part in self.names:
+            data = ops.read_bytes(self._backend, part)
+            chain = _linked(chain, data)
+            inner.write(data)
+        if chain != self._chain:
+            raise CorruptData("the parts are not those that were written", path=self._folder, op="close")
+        inner.write(self._held)
+        inner.prepare()
 
     def close(self) -> ObjectInfo:
         if self.result is None:

@@ -325,6 +325,16 @@ def test_whatever_ends_it_the_last_checkpoint_stays(store, end, monkeypatch):
     assert writer.close().size == len(TEXT)
 
 
+def test_a_writer_that_is_resumed_and_ends_at_once_leaves_the_checkpoint(store):
+    token = kept(store)
+    again(store, token).abort()
+    with pytest.raises(ZeroDivisionError), again(store, token):
+        _ = 1 / 0
+    with again(store, token) as writer:
+        writer.write(TEXT[19:])
+    assert ops.read_bytes(store, "d/x.raw") == TEXT
+
+
 def test_discard_ends_it_for_good(store):
     writer = raw(store)
     writer.write(TEXT)
@@ -652,15 +662,18 @@ def test_parts_that_grow_are_counted_as_they_are(monkeypatch):
     monkeypatch.setattr(_object_streams, "DOUBLING", 3)
     text = os.urandom(3 * 8 + 3 * 16 + 2 * 32 + 5)
     with tiny_s3() as store:
-        for cut in (24, 25, 40, 41, 72, 73, 104, 105, 137):
-            writer = raw(store)
-            writer.write(text[:cut])
-            token = writer.checkpoint()
-            writer.write(text)
-            writer.flush()
-            writer.abort()
-            with again(store, token) as writer:
-                writer.write(text[cut:])
+        cuts = (24, 25, 40, 41, 72, 73, 104, 105, 137)
+        for first in range(len(cuts)):
+            writer, at = raw(store), 0
+            for cut in cuts[first:]:
+                writer.write(text[at:cut])
+                token, at = writer.checkpoint(), cut
+                writer.write(text)
+                writer.flush()
+                writer.abort()
+                writer = again(store, token)
+            writer.write(text[at:])
+            writer.close()
             assert ops.read_bytes(store, "d/x.raw") == text
 
 
