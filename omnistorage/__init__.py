@@ -24,6 +24,7 @@ _NAMES = {
         "MultiError", "NotFound", "OutcomeUnknown", "PermissionDenied", "PreconditionFailed", "ReaderClosed",
         "RecordError", "StorageError", "SyncError", "WriterClosed",
     ),
+    "aio": ("AsyncRollingRecordWriter",),
     "backends.azure": ("AzureBackend",),
     "backends.channel": ("ChannelBackend",),
     "backends.compute": ("ComputeBackend",),
@@ -60,6 +61,7 @@ _WHERE = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = sorted([*_WHERE, "__version__"])
 
 if TYPE_CHECKING:
+    from .aio import AsyncRollingRecordWriter as AsyncRollingRecordWriter
     from .backends.azure import AzureBackend as AzureBackend
     from .backends.channel import ChannelBackend as ChannelBackend
     from .backends.compute import ComputeBackend as ComputeBackend
@@ -84,6 +86,7 @@ if TYPE_CHECKING:
     from .delivery import DatasetReader as DatasetReader
     from .delivery import DatasetWriter as DatasetWriter
     from .delivery import OmniHandler as OmniHandler
+    from .delivery import ResumableWriter as ResumableWriter
     from .delivery import RollingRecordWriter as RollingRecordWriter
     from .delivery import Spool as Spool
     from .errors import *  # noqa: F403

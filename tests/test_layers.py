@@ -28,6 +28,7 @@ FLOOR_2 = {
 FLOOR_3 = {"multi", "store", "sync", "delivery"}
 WINGS = {
     "cli": FLOOR_0 | FLOOR_2 | FLOOR_3 | {"secret", "compression", "formats", "wrappers", "cli"},
+    "aio": FLOOR_0 | FLOOR_2 | FLOOR_3 | {"secret", "aio"},
     "ext": None,
     "testing": None,
 }

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import concurrent.futures
+import atexit
 import threading
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 from ..core import Backend
 from ..paths import join
@@ -18,16 +19,65 @@ THREADS = 4
 MAX_CLOSING = 16
 """How many rolled objects of one writer wait before it takes no new one."""
 
-_pool: tuple[int, concurrent.futures.ThreadPoolExecutor] | None = None
-_pool_lock = threading.Lock()
+
+class _Threads:
+    """Runs tasks in the order in which they come, ``THREADS`` at a time. What is under way or waits when the program
+    ends is waited for, unless nobody waits for it any more: daemon threads, because those of an executor would be
+    joined, and a store that hangs would keep the program for ever."""
+
+    def __init__(self) -> None:
+        self.busy: set[Commits] = set()
+        self._forks = forks[0]
+        self._ready = threading.Condition()
+        self._tasks: deque[Callable[[], None]] = deque()
+        self._idle = self._count = 0
+        atexit.register(self._finish)
+
+    def submit(self, task: Callable[[], None]) -> None:
+        """``RuntimeError`` where no thread can be had: then nothing was done."""
+        with self._ready:
+            self._tasks.append(task)
+            self._ready.notify()
+            if self._idle >= len(self._tasks) or self._count >= THREADS:
+                return
+            self._count += 1
+        try:
+            threading.Thread(target=self._work, name="omnistorage-commit", daemon=True).start()
+        except RuntimeError:
+            with self._ready:
+                self._count -= 1
+                if task not in self._tasks:
+                    return
+                self._tasks.remove(task)
+            raise
+
+    def _work(self) -> None:
+        while True:
+            with self._ready:
+                self._idle += 1
+                while not self._tasks:
+                    self._ready.wait()
+                self._idle -= 1
+                task = self._tasks.popleft()
+            task()
+            del task  # or an idle thread would keep the last object alive
+
+    def _finish(self) -> None:
+        while self.busy and self._forks == forks[0]:
+            for commits in list(self.busy):
+                commits.wait()
 
 
-def _executor() -> concurrent.futures.ThreadPoolExecutor:
-    global _pool
-    with _pool_lock:
-        if _pool is None or _pool[0] != forks[0]:
-            _pool = forks[0], concurrent.futures.ThreadPoolExecutor(THREADS, "omnistorage-commit")
-        return _pool[1]
+_threads: _Threads | None = None
+_making = threading.Lock()
+
+
+def _pool() -> _Threads:
+    global _threads
+    with _making:
+        if _threads is None or _threads._forks != forks[0]:
+            _threads = _Threads()
+        return _threads
 
 
 class Commits:
@@ -47,7 +97,8 @@ class Commits:
         self._closing: set[OpenObject] = set()
         self._running = 0
         self._later: deque[list[OpenObject]] = deque()
-        self._given_up = False
+        self._given_up = self._left = False
+        self._busy: set[Commits] = set()
         self._lost: int | None = None  # the first sequence number that was not delivered and will not be
         self.error: BaseException | None = None
         self.untold = False  # whether the error came when the object was published already
@@ -55,8 +106,12 @@ class Commits:
 
     def add(self, objects: list[OpenObject], *, in_order: bool) -> None:
         """Publish ``objects`` soon; ``in_order``: once all that came before is published. Never blocks."""
+        pool = _pool()
         with self._changed:
             self._closing.update(objects)
+            if not self._left:
+                self._busy = pool.busy
+                self._busy.add(self)
             if in_order and self._running:
                 self._later.append(objects)
                 return
@@ -66,7 +121,7 @@ class Commits:
     def _start(self, objects: list[OpenObject]) -> None:
         for opened in objects:
             try:
-                _executor().submit(self._run, opened)
+                _pool().submit(partial(self._run, opened))
             except RuntimeError:  # a dying interpreter starts no threads
                 self._run(opened)
 
@@ -83,6 +138,8 @@ class Commits:
         finally:
             with self._changed:
                 self._closing.remove(opened)
+                if not self._closing:
+                    self._busy.discard(self)
                 if not done:
                     self.lose([opened.since])
                 self._running -= 1
@@ -126,13 +183,27 @@ class Commits:
     def wait(self, at_most: int = 0) -> None:
         """Until no more than ``at_most`` objects wait to be published."""
         with self._changed:
-            while len(self._closing) > at_most:
+            while len(self._closing) > at_most and not self._left:
                 self._changed.wait()
+
+    def leave(self, error: BaseException) -> None:
+        """Whoever waits goes on with ``error``, and nobody waits again, not even for the end of the program: the store
+        hangs. What is being published right now still may be, whole."""
+        with self._changed:
+            self.error, self._left = self.error or error, True
+            self._busy.discard(self)
+            self._changed.notify_all()
 
     @property
     def waiting(self) -> int:
         """How many objects are not published yet."""
         return len(self._closing)
+
+    @property
+    def objects_left(self) -> list[OpenObject]:
+        """The objects that are not published yet."""
+        with self._changed:
+            return list(self._closing)
 
     def pending(self) -> list[int]:
         """From where each of the objects that are not published would have to be replayed."""
@@ -142,9 +213,7 @@ class Commits:
     def give_up(self) -> None:
         """Publish nothing more, and discard what waits."""
         self._given_up = True
-        with self._changed:
-            waiting = list(self._closing)
-        for opened in waiting:
+        for opened in self.objects_left:
             opened.writer.abort()
 
 

@@ -38,6 +38,7 @@ class Intake:
     of the plan; ``bad`` what counts bad records."""
 
     _state = "new"
+    _over: BaseException | None = None  # why nobody may wait for the lock any more: who holds it may be stuck
 
     def __init__(
         self,
@@ -304,6 +305,8 @@ class Intake:
     def _enter(self, op: str) -> None:
         if self._forks != forks[0]:
             raise WriterClosed("this writer belongs to the process that opened it: make one here", op=op)
+        if self._over is not None:
+            raise self._over
         self._lock.acquire()
         try:
             if self._state == "open":

@@ -4,19 +4,42 @@ the promises; a writer with a spool makes one engine after another, as the store
 
 from __future__ import annotations
 
+import threading
 import warnings
 import weakref
+from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 
-from ..errors import WriterClosed
+from .. import policies
+from ..errors import Cancelled, DeadlineExceeded, WriterClosed
 from ..strands import forks
 from ._intake import Hooks, Intake
-from ._object import Progress, letters
+from ._object import OpenObject, Progress, letters
 
-__all__ = ["Hooks", "Roller"]
+__all__ = ["PATIENCE", "Hooks", "Roller", "beside"]
+
+_beginning = threading.Lock()
+PATIENCE = 0.5
+"""How many seconds behind a deadline are left to clean up."""
+
+
+def beside(call: Callable[[], object], patience: float) -> None:
+    """``call()`` on a thread of its own, which nobody waits for longer than ``patience`` seconds."""
+    thread = threading.Thread(target=call, name="omnistorage-drain", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # a dying interpreter starts no threads
+        call()
+    else:
+        thread.join(patience)
 
 
 class Roller(Intake):
     """An engine: see ``Intake`` for what it is made with, and ``RollingRecordWriter`` for what its methods promise."""
+
+    _ended: Future[Progress] | None = None  # how the drain ends that has begun
+    _until = float("inf")  # its deadline
 
     @property
     def untold(self) -> bool:
@@ -37,6 +60,10 @@ class Roller(Intake):
         self._commits.give_up()
         for opened in list(self._objects.open.values()):
             opened.writer.abort()
+
+    def leave(self) -> None:
+        """Nobody waits for what is being published any more."""
+        self._commits.leave(DeadlineExceeded("the store did not answer in time", op="close"))
 
     # -- time ----------------------------------------------------------------------------------------------------------
 
@@ -125,6 +152,8 @@ class Roller(Intake):
         is still discarded or published whole, and the error is raised."""
         if self._forks != forks[0]:
             raise WriterClosed("this writer belongs to the process that opened it: make one here", op="close")
+        if self._ended is not None:
+            return self._ended.result()
         with self._lock:
             if self._state != "closed":
                 try:
@@ -147,6 +176,11 @@ class Roller(Intake):
         from any thread; while another thread is inside, and so perhaps stuck, what was rolled is discarded too."""
         if self._forks != forks[0]:
             raise WriterClosed("this writer belongs to the process that opened it", op="abort")
+        if self._ended is not None:
+            self._until = float("-inf")
+            self._wake.set()
+            self._ended.exception()  # until it has ended
+            return
         if self._state != "open":
             return
         self._state = "aborted"
@@ -164,8 +198,99 @@ class Roller(Intake):
         self._commits.wait()
         self._disown()
 
+    # What is left is published beside whoever waits, without the lock: a store that hangs holds up neither them nor
+    # those who want to write. The future is the judge of who was first, the last object or the deadline.
+
+    def drain(self, within: float) -> Progress:
+        """Take no more records, and publish those that were taken, within so many seconds; see ``rolling``."""
+        if self._forks != forks[0]:
+            raise WriterClosed("this writer belongs to the process that opened it: make one here", op="drain")
+        until = self._timer.now() + within
+        with _beginning:
+            ended, first = self._ended, self._ended is None and self._state == "open"
+            if first:
+                self._wake, ended = policies.Waiter(), Future()
+                self._ended, self._state = ended, "drained"
+        if ended is None:
+            return self.close()
+        self._until = min(self._until, until)
+        self._timer.at(until, self._wake.set)
+        if not first:
+            self._wake.set()  # whoever waits may have more time than that
+            return ended.result()
+        return self._await(ended)
+
+    def _await(self, ended: Future[Progress]) -> Progress:
+        before = self._objects_left()
+        ended.add_done_callback(lambda _: self._wake.set())
+        closer = threading.Thread(target=self._finish, args=(ended,), name="omnistorage-drain", daemon=True)
+        try:
+            try:
+                closer.start()
+            except RuntimeError:  # a dying interpreter starts no threads
+                self._finish(ended)
+            while not ended.done() and self._timer.now() < self._until:
+                policies.wait(self._wake, op="drain")
+                self._wake.clear()
+        except Cancelled:
+            pass
+        finally:
+            if not ended.done() and self._too_late(ended, before):
+                beside(self.give_up, PATIENCE)
+                closer.join(PATIENCE)
+        return ended.result()
+
+    def _objects_left(self) -> set[OpenObject]:
+        return {*list(self._objects.open.values()), *self._commits.objects_left}
+
+    def _too_late(self, ended: Future[Progress], before: set[OpenObject]) -> bool:
+        left = [one for one in before | self._objects_left() if one.writer.result is None]
+        error = DeadlineExceeded(
+            f"{sum(one.records for one in left)} records were not published in time: from number {self.durable + 1} on "
+            "nobody may count on them",
+            op="drain",
+        )
+        error.__cause__ = self._error or self._commits.error
+        try:
+            ended.set_exception(error)
+        except InvalidStateError:  # just in time
+            return False
+        self._over, self._state = error, "aborted"
+        self._commits.leave(error)
+        return True
+
+    def _finish(self, ended: Future[Progress]) -> None:
+        try:
+            with self._lock:  # whoever is inside still ends
+                if self._error is not None:
+                    raise self._error
+                while self._objects.open and self._over is None:
+                    self._objects.roll(next(iter(self._objects.open)))
+            self._commits.wait()
+            self._check_commits()
+            self.bad.check_ratio(self._taken - self.bad.count, None, final=True)
+            self._disown()
+            self._state = "closed"
+            with suppress(InvalidStateError):  # it was too late
+                ended.set_result(self.progress)
+        except BaseException as error:
+            self._state = "aborted"
+            self._discard()
+            self._disown()
+            with suppress(InvalidStateError):
+                ended.set_exception(error)
+
+    def _discard(self) -> None:
+        self._commits.give_up()
+        with self._lock:
+            self._commits.lose(self._objects.pending)
+            self._objects.abort()
+        self._commits.wait()
+
     def end_of_exception(self) -> None:
-        if self.on_exception == "commit_whole_records" and self._state == "open" and self._error is None:
+        if self._ended is not None:
+            self._ended.exception()  # what somebody drains is not cut short
+        elif self.on_exception == "commit_whole_records" and self._state == "open" and self._error is None:
             self.close()
         else:
             self.abort()

@@ -17,6 +17,7 @@ from ..strands import forks
 from ._drain import Drain
 from ._object import Progress, letters
 from ._plan import Plan
+from ._roller import PATIENCE, beside
 from ._settings import stamps
 from ._spool_entries import REFUSED, STAMP, Entries
 from ._spool_folder import Folder, fresh
@@ -41,7 +42,8 @@ class Spooled:
         self._bad_lock = threading.RLock()
         self._ending = threading.Lock()
         self._final: Progress | None = None
-        self._cut = False
+        self._cut = self._drained = False
+        self._until = float("inf")  # no longer does anybody wait for the store at the end
         self._folder = Folder(spool, plan.start, plan.timer)
         self._put, self._encode, self._kind = self._folder.put, self._entries.encode, self._entries.kind
         self._stamp = stamps(plan.now)
@@ -193,17 +195,28 @@ class Spooled:
     # -- the end -------------------------------------------------------------------------------------------------------
 
     def close(self) -> Progress:
+        limit: Any = self._spool.close_timeout
+        return self._close("close", limit, self._spool._patience)
+
+    def drain(self, within: float) -> Progress:
+        self._drained = True
+        return self._close("drain", within, min(self._spool._patience, PATIENCE))
+
+    def _close(self, op: str, limit: float, patience: float) -> Progress:
         if self._forks != forks[0]:
-            self._refuse("close")
+            self._refuse(op)
+        self._until = min(self._until, self._plan.timer.now() + limit)
+        if self._ending.locked():  # somebody else waits, and may have more time
+            self._plan.timer.at(self._until, self._drain.tell)
         with self._ending:
             if self._final is not None:
                 return self._final
             if self._state != "open":
-                self._refuse("close")
+                self._refuse(op)
             error = self._try_sync()
             if error is None:
                 error = self._wait_for_the_store()
-            self._end("closed")
+            self._end("closed", patience)
             self._report(error)
             assert self._final is not None
             return self._final
@@ -219,12 +232,11 @@ class Spooled:
 
     def _wait_for_the_store(self) -> BaseException | None:
         """Until all is published, but no longer than was said."""
-        timer, limit = self._plan.timer, float(self._spool.close_timeout)  # type: ignore[arg-type]
-        until = timer.now() + limit
+        timer = self._plan.timer
         try:
-            with self._watching(until) as changed:
+            with self._watching(self._until) as changed:
                 self._drain.ask()
-                while self._folder.acked < self._folder.next - 1 and timer.now() < until:
+                while self._folder.acked < self._folder.next - 1 and timer.now() < self._until:
                     if self._cut or self._folder.broken is not None:
                         break
                     changed()
@@ -259,21 +271,26 @@ class Spooled:
                 error = self._try_sync()
                 if error is not None:
                     log.warning("spool %s: %s", self._folder.path, error)
-                self._end("aborted")
+                self._end("aborted", self._spool._patience)
 
     def end_of_exception(self) -> None:
+        if self._drained:
+            with self._ending:  # what somebody drains is not cut short
+                return
         if self.on_exception == "commit_whole_records" and self._state == "open" and self._folder.broken is None:
             self.close()
         else:
             self.abort()
 
-    def _end(self, state: str) -> None:
+    def _end(self, state: str, patience: float) -> None:
         self._state = state
         self._drain.stop()
         engine = self._drain.engine
         if engine is not None:
-            engine.give_up()  # or the thread may wait for ever
-        self._thread.join(self._spool._patience)
+            beside(engine.give_up, patience)  # or the thread may wait for ever
+        self._thread.join(patience)
+        if engine is not None and self._thread.is_alive():
+            engine.leave()
         self._folder.close()
         self._final = self.progress
         if self._plan.owned is not None:

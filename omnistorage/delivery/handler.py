@@ -18,7 +18,9 @@ from typing import Any, NamedTuple
 
 from ..core import Backend
 from ..errors import ConfigError, DeadlineExceeded, RecordError, StorageError
+from ..policies import CLOCK
 from ..strands import forks
+from ._settings import Seconds, seconds
 from .rolling import RollingRecordWriter
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
@@ -353,6 +355,41 @@ class OmniHandler(logging.Handler):
             if not self._over:
                 self._tell(DeadlineExceeded(f"the log was not written within {self._timeout} s", op="close"))
         super().close()
+
+    def drain(self, within: Seconds) -> Shipped:
+        """Take no more log records, publish what was logged within so many seconds, and return the final counters. A
+        writer that was given is drained as well: nobody else writes to it from then on. ``DeadlineExceeded`` says what
+        is missing; see ``RollingRecordWriter.drain``."""
+        limit = seconds("within", within)
+        if limit is None:
+            raise ConfigError("within is a number of seconds above zero or a timedelta")
+        until = CLOCK.now() + limit
+        self.acquire()  # the log call under way still puts its record into the queue
+        try:
+            self._end()
+        finally:
+            self.release()
+        if self._thread is not None:
+            self._thread.join(limit)
+        try:
+            self.writer.drain(max(until - CLOCK.now(), 0.001))
+        finally:
+            with self._changed:
+                self._over = True
+                self._changed.notify_all()
+        if self._done < self._taken:
+            raise DeadlineExceeded(f"{self._taken - self._done} log records were not written in time", op="drain")
+        return self.progress
+
+    def abort(self) -> None:
+        """Discard what is not published, and end a ``drain`` at once."""
+        self._end()
+        self.writer.abort()
+
+    def _end(self) -> None:
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
 
 
 def _is_ours(record: logging.LogRecord) -> bool:

@@ -14,11 +14,12 @@ from typing import Any
 from .._context import Publishes
 from ..bad_records import BadRecords, OnError
 from ..core import WRITE, Backend, WriteOptions
+from ..errors import ConfigError
 from ..stages import Codec, Format
 from ._object import Committed, Progress
 from ._plan import Plan
 from ._roller import Roller
-from ._settings import NameMode, Seconds, utc_now
+from ._settings import NameMode, Seconds, seconds, utc_now
 from ._spooled import Spooled
 from ._timer import TIMER, Timer
 from .spool import Spool
@@ -178,6 +179,21 @@ class RollingRecordWriter(Publishes):
         is still discarded or published whole, and the error is raised. With a spool: what the store does not take
         within ``Spool.close_timeout`` stays there (see ``Spool``)."""
         return self._front.close()
+
+    def drain(self, within: Seconds) -> Progress:
+        """Take no more records, publish those that were taken within so many seconds, and return the final counters.
+        From any thread; the call under way in another one still ends, later ones are ``WriterClosed``. After ``close``:
+        the same counters.
+
+        Raises ``DeadlineExceeded`` in time, half a second later at most, even if the store hangs: it says how many
+        records from which number on are not published. They are discarded; an object that is just being published may
+        still appear, whole, and ``durable`` and ``progress`` then say so. An ``abort`` meanwhile ends it at once in the
+        same way, an exception in the ``with`` block lets it end. With a spool nothing is raised for that: what the
+        store has not taken stays there (see ``Spool``)."""
+        limit = seconds("within", within)
+        if limit is None:
+            raise ConfigError("within is a number of seconds above zero or a timedelta")
+        return self._front.drain(limit)
 
     def abort(self) -> None:
         """Discard what is open. What was rolled before is whole: it is still published, and waited for. Idempotent,

@@ -23,6 +23,8 @@ SAYS = {
                   "the till is broken | ZeroDivisionError: division by zero | till {3}"],
     "fan_out": ["written: {'near': True, 'far': True}", "repaired while it is away: ()",
                 "repaired: ('events.ndjson.zst',) alike: True", "near committed", "offsite unknown"],
+    "stop_in_time": ["exit code 143, published: 1000 of 1000", "drained: 3000 records in 6 objects",
+                     "too late: 12 records were not published in time: from number 0 on", "durable up to -1"],
     "quickstart": ["read 1000 records, 100 warnings", "the gzip file holds 1000 records", "[b'started', b'ready']"],
     "file_operations": ["exists: True False", "list 2024: ['2024/feb.txt', '2024/jan.txt']", "read: this is 2025/jan",
                         "delete: True False", "left: ['archive/notes.txt']"],

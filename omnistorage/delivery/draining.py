@@ -1,0 +1,214 @@
+"""``draining``: a program that a signal tells to end publishes what its writers took. Floor 3: imports floor 0.
+
+The main thread alone runs signal handlers, at any of its steps. So a handler here takes no lock and starts no thread:
+it notes, wakes the thread that waits beside, and raises where that does no harm.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from inspect import iscoroutinefunction
+from itertools import product
+from types import FrameType
+from typing import Any
+
+from ..errors import ConfigError
+from ..policies import CLOCK, Clock, Waiter
+from ..strands import forks
+from ._settings import Seconds, seconds
+
+log = logging.getLogger(__name__)
+_CALLS = ("write", "write_many", "handle", "flush", "roll", "close", "drain", "abort", "_on_exception")
+_DISCARDS = ("abort", "_on_exception")
+_GRACE = 2.0  # seconds for writers that are not ours, or were aborted
+_END = object()
+
+
+def draining(
+    *writers: Any, within: Seconds = 25.0, signals: Iterable[int] = (signal.SIGTERM,), clock: Clock = CLOCK
+) -> AbstractContextManager[None]:
+    """``with RollingRecordWriter(...) as writer, draining(writer):`` makes the first of ``signals`` end the block as
+    ``SystemExit(128 + number)`` does, and every writer is drained (``RollingRecordWriter.drain``) by the one deadline
+    that began with it, all side by side. A second signal gives up at once (``abort``). Without one nothing is done.
+
+    The exception is raised at once, also out of a read or a ``time.sleep``, but where the main thread is inside a call
+    of one of the writers at the end of that; an iterator given to ``write_many`` is outside. A record that
+    was read and not yet written is not the writer's to save. Other libraries see the exception wherever they are, as
+    they see a ``KeyboardInterrupt``, which may be a hazard: what cannot bear that belongs into another thread.
+    An ``abort`` on the way out, by a ``with`` too, only waits for the drain. Other threads get ``WriterClosed`` from
+    the writers; the program ends when they do, if they are no daemons.
+
+    What a writer could not publish is logged, and is the cause of the ``SystemExit``. Ignored signals stay ignored, and
+    former handlers are back behind the block. Blocks may be nested. A forked child drains nothing. ``ConfigError`` in
+    any thread but the main one, and for what cannot be drained, waited for, or handled."""
+    limit, numbers = seconds("within", within), tuple(dict.fromkeys(signals))
+    if limit is None or not writers or not all(map(_can, writers)):
+        raise ConfigError(
+            "draining takes writers that can be drained (async ones cannot, here), and a number of seconds"
+        )
+    return _Draining(writers, limit, numbers, clock)
+
+
+def _can(writer: Any) -> bool:
+    return hasattr(writer, "abort") and hasattr(writer, "drain") and not iscoroutinefunction(writer.drain)
+
+
+class _Draining(AbstractContextManager[None]):
+    def __init__(self, writers: tuple[Any, ...], within: float, signals: tuple[int, ...], clock: Clock) -> None:
+        self._writers, self._within, self._signals, self._clock = writers, within, signals, clock
+        self._stop: SystemExit | None = None  # there is one from the first signal on
+        self._began = 0.0
+        self._cut = self._leaving = self._raised = self._reminded = False
+        self._depth = 0  # calls of writers that the main thread is inside of
+        self._running, self._errors = list(writers), list[BaseException]()
+        self._wake, self._over = Waiter(), Waiter()
+        self._before: dict[int, Any] = {}
+        self._kept: list[tuple[dict[str, Any], str, Any]] = []
+        self._forks = forks[0]
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            raise ConfigError("draining handles signals, which only the main thread can", op="draining")
+        self._thread = threading.Thread(target=self._coordinate, name="omnistorage-draining", daemon=True)
+        self._thread.start()
+        try:
+            for writer, name in product(self._writers, _CALLS):
+                if hasattr(writer, name):
+                    self._kept.append((vars(writer), name, vars(writer).get(name, _END)))
+                    setattr(writer, name, self._guarded(getattr(writer, name), name))
+            for number in self._signals:
+                before = signal.getsignal(number)
+                if before is not signal.SIG_IGN:
+                    signal.signal(number, self._handle)
+                    self._before[number] = signal.SIG_DFL if before is None else before
+        except (ValueError, OSError, TypeError) as error:
+            self._restore()
+            raise ConfigError(f"the signals {self._signals!r} cannot be handled for these writers: {error}") from error
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._leaving = True
+        if self._stop is None or self._forks != forks[0]:
+            self._restore()
+        if self._stop is None or self._forks != forks[0]:
+            return
+        self._over.wait()
+        self._restore()
+        self._stop.__cause__ = next(iter(self._errors), None)
+        if error is not self._stop:
+            raise self._stop
+
+    def _restore(self) -> None:
+        for number, before in self._before.items():
+            signal.signal(number, before)
+        for place, name, kept in reversed(self._kept):
+            place.pop(name, None)
+            if kept is not _END:
+                place[name] = kept
+        if self._forks == forks[0]:
+            self._wake.set()
+            self._thread.join(_GRACE)
+
+    # -- on the main thread --------------------------------------------------------------------------------------------
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._forks != forks[0]:
+            raise SystemExit(128 + number)
+        reminded, self._reminded = self._reminded, False
+        if not reminded:
+            self._note(number)
+        if self._leaving or (reminded and self._raised) or (frame is not None and frame.f_code in _ENDS):
+            return
+        if not self._depth or self._over.is_set():  # writers that are over can take no harm
+            self._raise()
+
+    def _note(self, number: int) -> None:
+        if self._stop is None:
+            self._began, self._stop = self._clock.now(), SystemExit(128 + number)
+        else:
+            self._cut = True
+        self._wake.set()
+        outer = getattr(self._before.get(number), "__self__", None)
+        if isinstance(outer, _Draining):
+            outer._raised = True  # this block does, which lies inside of it
+            outer._note(number)
+
+    def _raise(self) -> None:
+        assert self._stop is not None
+        self._raised = True
+        raise self._stop
+
+    def _guarded(self, call: Callable[..., Any], name: str) -> Callable[..., Any]:
+        main = threading.get_ident()
+
+        def guarded(*args: Any, **settings: Any) -> Any:
+            if threading.get_ident() != main:
+                return call(*args, **settings)
+            self._depth += 1
+            try:
+                if self._stop is not None and name in _DISCARDS:
+                    return self._over.wait()
+                return call(*map(self._pulled, args)) if name == "write_many" else call(*args, **settings)
+            finally:
+                self._depth -= 1
+                self._check()
+
+        return guarded
+
+    def _check(self) -> None:
+        if self._stop is not None and not (self._depth or self._raised or self._leaving):
+            self._raise()
+
+    def _pulled(self, records: Iterable[Any]) -> Iterator[Any]:
+        source = iter(records)
+        while True:
+            try:
+                self._depth -= 1
+                self._check()
+                record = next(source, _END)
+            finally:
+                self._depth += 1
+            if record is _END:
+                return
+            yield record
+
+    # -- beside it -----------------------------------------------------------------------------------------------------
+
+    def _coordinate(self) -> None:
+        self._wake.wait()
+        if self._stop is None:
+            return
+        for writer in self._writers:
+            threading.Thread(target=self._drain, args=(writer,), name="omnistorage-drain", daemon=True).start()
+        self._await(self._began + self._within + _GRACE, lambda: self._cut)
+        for writer in list(self._running):
+            threading.Thread(target=writer.abort, name="omnistorage-drain", daemon=True).start()
+        self._await(self._clock.now() + _GRACE, lambda: False)
+        self._over.set()
+        if not self._raised and not self._leaving and hasattr(signal, "pthread_kill"):
+            self._reminded = True  # it is stuck inside a writer, and nothing else frees it
+            signal.pthread_kill(threading.main_thread().ident or 0, next(iter(self._before)))
+
+    def _await(self, end: float, ends: Callable[[], bool]) -> None:
+        """Until nothing runs any more."""
+        while self._running and not ends() and (left := end - self._clock.now()) > 0:
+            self._wake.clear()
+            if self._running and not ends():
+                self._clock.wait(left, self._wake)
+
+    def _drain(self, writer: Any) -> None:
+        left = self._within - (self._clock.now() - self._began)
+        try:
+            writer.drain(max(left, 0.001))
+        except BaseException as error:
+            self._errors.append(error)
+            log.error("told to end, and %s: %s", type(error).__name__, error)
+        finally:
+            self._running.remove(writer)
+            self._wake.set()
+
+
+_ENDS = (_Draining.__enter__.__code__, _Draining.__exit__.__code__)

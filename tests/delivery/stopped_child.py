@@ -1,0 +1,109 @@
+"""What the tests of ``draining`` start and send a signal: ``python -m tests.delivery.stopped_child FOLDER KIND``.
+
+Says ``ready`` once the block has begun and ``hangs`` when the store does; how many records were taken is in a file.
+"""
+
+import pathlib
+import queue
+import socket
+import sys
+import threading
+import time
+
+from omnistorage import LocalBackend
+from omnistorage.core import WRITE
+from omnistorage.delivery import RollingRecordWriter, Spool, draining
+from omnistorage.wrappers._base import Wrapper
+
+
+class Hangs(Wrapper):
+    """A store that takes ten objects, and from then on hangs in ``where``."""
+
+    def __init__(self, inner, where):
+        super().__init__(inner)
+        self.where, self.left = where, 10
+
+    def open_writer(self, path, options=WRITE):
+        writer = self.inner.open_writer(path, options)
+        self.left -= 1
+        if self.left < 0:
+            setattr(writer, self.where, self.hang)
+        return writer
+
+    def hang(self, *data):
+        print("hangs", flush=True)
+        threading.Event().wait()
+
+
+def records(writer, stop=10**9):
+    """As many as the writer has not taken yet."""
+    for n in range(writer.progress.taken, stop):
+        yield {"n": n, "pad": "x" * (n * 7919 % 60)}
+
+
+def one_by_one(writer):
+    for record in records(writer):
+        writer.write(record)
+
+
+def read(wait):
+    """A program that is woken in what it waits for."""
+
+    def program(writer):
+        writer.write_many(records(writer, 500))
+        wait()
+
+    return program
+
+
+def receive():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.recv(1)
+
+
+def stuck(writer):
+    for record in records(writer):
+        writer.write(record)
+        writer.flush()
+
+
+def generated(writer):
+    def wait():
+        yield from records(writer, 1000)
+        threading.Event().wait()
+
+    writer.write_many(wait())
+
+
+PROGRAMS = {
+    "one_by_one": one_by_one,
+    "many": lambda writer: writer.write_many(records(writer)),
+    "generated": generated,
+    "sleep": read(lambda: time.sleep(3600)),
+    "queue": read(queue.Queue().get),
+    "socket": read(receive),
+    "hangs": one_by_one,
+    "stuck": stuck,
+    "spool": one_by_one,
+}
+WHERE = {"hangs": "close", "stuck": "flush", "spool": "close"}
+
+
+def main(folder, kind, within):
+    store, spool = LocalBackend(f"{folder}/store"), None
+    if kind in WHERE:
+        store = Hangs(store, WHERE[kind])
+    if kind == "spool":
+        spool = Spool(f"{folder}/spool", fsync="record" if "record" in sys.argv else "interval")
+    writer = RollingRecordWriter(store, "{start:09d}.ndjson", names="deterministic", roll_records=97, spool=spool)
+    try:
+        with writer, draining(writer, within=within):
+            print("ready", flush=True)
+            PROGRAMS[kind](writer)
+    finally:
+        pathlib.Path(folder, "taken").write_text(str(writer.progress.taken))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], float(sys.argv[3]))
