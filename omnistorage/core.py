@@ -412,11 +412,13 @@ class ResumableWrite(Protocol):
     sent has arrived; from then on ``abort``, garbage collection and ``StaleUploads`` leave that at the store, the last
     as long as anything stands below ``path + SUSPENDED``. ``resume_writer`` gives a writer that goes on, with the
     options of the first one, and how many bytes it has: all that have arrived, or those of the checkpoint. Raises
-    ``NotFound`` where nothing is left, ``CorruptData`` where somebody else has gone on meanwhile."""
+    ``NotFound`` where nothing is left, ``CorruptData`` where somebody else has gone on meanwhile. ``discard_write``
+    removes what is left, if anything is."""
 
     def token_of(self, writer: Writer) -> Mapping[str, Any] | None: ...
     def checkpoint(self, writer: Writer) -> Checkpoint: ...
     def resume_writer(self, path: str, token: Mapping[str, Any]) -> tuple[Writer, int]: ...
+    def discard_write(self, path: str, token: Mapping[str, Any]) -> None: ...
 
 
 @runtime_checkable

@@ -107,3 +107,12 @@ def test_the_hashes_of_the_servers_are_of_the_versions_that_are_asked_for():
         version, _, digest = line.partition(" --hash=sha256:")
         assert version in pinned
         assert len(digest) == 64
+
+
+def test_a_type_checker_knows_every_public_name():
+    import omnistorage
+
+    text = (PACKAGE / "__init__.py").read_text()
+    told = set(re.findall(r"import (\w+) as \1\b", text))
+    starred = {name for module in ("core", "errors") for name in omnistorage._NAMES[module]}
+    assert set(omnistorage._WHERE) - starred - told == set()

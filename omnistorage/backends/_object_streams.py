@@ -153,15 +153,23 @@ class ObjectWriter(WriterBase):
 
     @classmethod
     def resumed(
-        cls, store: Store, path: str, options: WriteOptions, parts: Parts, tags: Mapping[int, str], first_part: int
+        cls,
+        store: Store,
+        path: str,
+        options: WriteOptions,
+        parts: Parts,
+        tags: Mapping[int, str],
+        first_part: int,
+        *,
+        kept: bool,
     ) -> ObjectWriter:
-        """A writer that goes on behind the parts that ``tags`` are of."""
+        """A writer that goes on behind the parts that ``tags`` are of; ``kept`` as after ``checkpoint``."""
         writer = cls(store, path, parts.upload.key, options, parts.upload.put)
         store.live(parts.upload, True)
         parts.tags.update(tags)
         parts.sent = len(tags)
         grows = bool(store.most_parts) and options.size is None
-        writer._parts, writer.first_part = parts, first_part
+        writer._parts, writer.first_part, writer._kept = parts, first_part, kept
         writer._part_size = part_length(first_part, len(tags) + 1, grows)
         writer._written = sum(part_length(first_part, number, grows) for number in tags)
         return writer

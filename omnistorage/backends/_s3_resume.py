@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 from ..core import SUSPENDED, Checkpoint, WriteOptions, Writer
-from ..errors import ConfigError, CorruptData, NotFound
+from ..errors import ConfigError, CorruptData, InvalidPath, NotFound
 from ..paths import check_new
 from ._object_client import Put, Upload
 from ._object_streams import ObjectWriter, Parts, part_length
@@ -49,18 +50,8 @@ class Resumes(ObjectBackend):
 
     def resume_writer(self, path: str, token: Mapping[str, Any]) -> tuple[Writer, int]:
         self._enter("write", "resume_writer", path)
-        self._checked(check_new(path, op="resume_writer"), "resume_writer")
-        key = self._prefix + path
-        try:
-            put, size = Put(**token["put"]), token["size"]
-            upload, part_size = Upload(token["key"], token["upload"], put), int(token["part_size"])
-            held = token.get("parts")
-            if upload.key != key:
-                raise ValueError("it is of another object")
-            if part_size < 1 or not (held is None or type(held) is int):
-                raise ValueError("it counts what cannot be")
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ConfigError(f"this is no token of an upload: {error}", path=path, op="resume_writer") from error
+        upload, part_size, size, held = self._read_token(path, token, "resume_writer")
+        put = upload.put
         tags = self._arrived(path, upload, part_size, bool(self.most_parts) and size is None)
         if not tags or len(tags) < (held or 0):
             raise NotFound("nothing of this upload is left", path=path, op="resume_writer", backend=NAME)
@@ -76,12 +67,39 @@ class Resumes(ObjectBackend):
             extra=put.extra,
             size=size,
         )
-        writer = ObjectWriter.resumed(self, path, options, Parts(self, upload, path), tags, part_size)
+        kept = held is not None
+        writer = ObjectWriter.resumed(self, path, options, Parts(self, upload, path), tags, part_size, kept=kept)
         return writer, writer.written
+
+    def discard_write(self, path: str, token: Mapping[str, Any]) -> None:
+        self._enter("write", "discard_write", path)
+        upload = self._read_token(path, token, "discard_write")[0]
+        with suppress(NotFound):
+            self.run("abort", path, lambda: self.client.abort_upload(upload))
+
+    def _read_token(self, path: str, token: Mapping[str, Any], op: str) -> tuple[Upload, int, int | None, int | None]:
+        """The upload, the bytes of its first part, the announced size, and how many parts a checkpoint has."""
+        self._checked(check_new(path, op=op), op)
+        try:
+            put, size, part_size, held = Put(**token["put"]), token["size"], token["part_size"], token.get("parts")
+            upload = Upload(token["key"], token["upload"], put)
+            if upload.key != self._prefix + path:
+                raise ValueError("it is of another object")
+            counts = [part_size, *(count for count in (size, held) if count is not None)]
+            if any(type(count) is not int or count < 0 for count in counts) or not part_size:
+                raise ValueError("it counts what cannot be")
+            if not (isinstance(put.metadata, Mapping) and isinstance(put.extra, Mapping) and type(upload.id) is str):
+                raise ValueError("its parts are of other types")
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ConfigError(f"this is no token of an upload: {error}", path=path, op=op) from error
+        return upload, part_size, size, held
 
     def is_suspended(self, path: str) -> bool:
         """Whether somebody keeps a checkpoint of a writer of ``path``."""
-        return next(iter(self.list(path + SUSPENDED)), None) is not None
+        try:
+            return next(iter(self.list(path + SUSPENDED)), None) is not None
+        except InvalidPath:  # none of ours
+            return False
 
     def _arrived(self, path: str, upload: Upload, first_part: int, grows: bool) -> dict[int, str]:
         """The tags of the whole parts from the first one on that are there without a gap."""
@@ -101,5 +119,5 @@ class Resumes(ObjectBackend):
 
 
 def _digest(tags: Mapping[int, str], count: int) -> str:
-    """One for the tags of the first ``count`` parts."""
-    return hashlib.sha256("\n".join(tags[number] for number in range(1, count + 1)).encode()).hexdigest()
+    """One for the tags of the first ``count`` parts, without the checksums that some clients add to them."""
+    return hashlib.sha256("\n".join(tags[number].split(" ")[0] for number in range(1, count + 1)).encode()).hexdigest()

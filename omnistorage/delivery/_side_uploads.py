@@ -2,7 +2,7 @@
 
 They lie below the path that is written, numbered from 1, all of one size, and become the object when it is published:
 every byte is written twice and read once. Each life of the writer has names of its own, so that one that was thought to
-be dead spoils nothing.
+be dead spoils no part.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from __future__ import annotations
 import hashlib
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from .. import ops
 from .._context import Publishes
 from ..core import Backend, Checkpoint, Data, ObjectInfo, WriteOptions, Writer, features_of
-from ..errors import ConfigError, CorruptData, NotFound, WriterClosed
+from ..errors import ConfigError, CorruptData, NotFound, StorageError, WriterClosed
 
 
 class SideUploads:
@@ -42,6 +43,9 @@ class SideUploads:
         assert isinstance(writer, SideWriter)
         return writer.checkpoint()
 
+    def discard_write(self, path: str, token: Mapping[str, Any]) -> None:
+        """The parts go with the folder."""
+
     def resume_writer(self, path: str, token: Mapping[str, Any]) -> tuple[Writer, int]:
         try:
             size, count, chain = token["part_size"], token["parts"], bytes.fromhex(token["chain"])
@@ -50,7 +54,7 @@ class SideUploads:
                 raise ValueError("it counts what cannot be")
             if not all(re.fullmatch("[0-9a-f]{8}", life) for life, _ in lives):
                 raise ValueError("its names are none")
-        except (IndexError, KeyError, TypeError, ValueError) as error:
+        except (IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise ConfigError(f"this is no token of an upload: {error}", path=path, op="resume_writer") from error
         self._writer = writer = SideWriter(self._backend, self._folder, path, self._options, size)
         writer.take_up(count, chain, lives)
@@ -66,7 +70,7 @@ class SideWriter(Publishes):
     def __init__(self, backend: Backend, folder: str, path: str, options: WriteOptions, part_size: int) -> None:
         self._backend, self._folder, self._path, self._options = backend, folder, path, options
         self._part_size = part_size
-        self._part_options = WriteOptions(durable=options.durable)
+        self._part_options = beside(options)
         self._count = 0
         self._lives = [(uuid.uuid4().hex[:8], 1)]  # and the first part that each has written
         self._chain = b""  # each link is made of a part's bytes and of the link before
@@ -81,13 +85,15 @@ class SideWriter(Publishes):
     def take_up(self, count: int, chain: bytes, lives: list[tuple[str, int]]) -> None:
         """Go on behind ``count`` parts that ``lives`` have written and whose last link is ``chain``; that is looked at
         when they are read. Raises ``NotFound`` if one is missing."""
+        lists = features_of(self._backend).list
+        sizes = {info.path: info.size for info in self._backend.list(self._folder)} if lists else {}
+        if lists and count > len(sizes):  # before so many names are made
+            raise NotFound("parts of what was written so far are gone", path=self._folder, op="resume_writer")
         self._count, self._chain = count, chain
         self._lives = [*(life for life in lives if life[1] <= count), (self._lives[0][0], count + 1)]
-        if features_of(self._backend).list:
-            sizes = {info.path: info.size for info in self._backend.list(self._folder)}
-            for part in self.names:
-                if sizes.get(part, -1) not in (None, self._part_size):
-                    raise NotFound("a part of what was written so far is gone", path=part, op="resume_writer")
+        for part in self.names if lists else ():
+            if sizes.get(part, -1) not in (None, self._part_size):
+                raise NotFound("a part of what was written so far is gone", path=part, op="resume_writer")
 
     def write(self, data: Data, /) -> int:
         self._check("write")
@@ -102,8 +108,11 @@ class SideWriter(Publishes):
         return size
 
     def _store_part(self) -> None:
-        part = bytes(self._held)
-        ops.write_bytes(self._backend, self._part(self._count + 1), part, self._part_options)
+        part, name = bytes(self._held), self._part(self._count + 1)
+        ops.write_bytes(self._backend, name, part, self._part_options)
+        if self._ended:  # by another thread, which may not have seen it
+            remove(self._backend, [name])
+            self._check("write")
         self._count += 1
         self._chain = _linked(self._chain, part)
         self._held.clear()
@@ -156,6 +165,27 @@ class SideWriter(Publishes):
     def _check(self, op: str) -> None:
         if self._ended or self._inner is not None:
             raise WriterClosed("the writer is closed", path=self._path, op=op)
+
+
+def beside(options: WriteOptions) -> WriteOptions:
+    """How what stands beside an object of these options is written: encrypted like it, but never archived."""
+    extra = {k: v for k, v in (options.extra or {}).items() if not k.endswith(("storage_class", "access_tier"))}
+    return WriteOptions(durable=options.durable, extra=extra or None)
+
+
+def remove(backend: Backend, names: Iterable[str]) -> None:
+    """Delete what is kept for a writer, and the folders it was in, as far as that goes."""
+    folders = set()
+    for name in names:
+        with suppress(StorageError):
+            backend.delete(name)
+        folder = name.rpartition("/")[0]
+        folders |= {folder, folder.rpartition("/")[0]}
+    store = ops.extended(backend)
+    if store.features.dirs:
+        for folder in sorted(folders, key=len, reverse=True):
+            with suppress(StorageError):  # there is something in it
+                store.rmdir(folder)
 
 
 def _linked(chain: bytes, part: bytes) -> bytes:

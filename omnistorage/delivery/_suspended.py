@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from .. import ops
-from ..core import SUSPENDED, Backend, ResumableWrite, WriteOptions, Writer, power
+from ..core import SUSPENDED, Backend, ResumableWrite, Settle, WriteOptions, Writer, power
 from ..errors import AlreadyExists, CorruptData, NotFound, StorageError
-from ._side_uploads import SideUploads
+from ..paths import check_new
+from ._side_uploads import SideUploads, beside, remove
 
 MARK = "omnistorage_resume"  # in the metadata of what is published: the id of its writer
 _GOOD = 2  # so many checkpoints count: while a new one is made, the one before is what the caller has
-_KEPT = re.compile(rf"(.+{re.escape(SUSPENDED)}/[0-9a-f]{{32}})/(part|tail)-[^/]+")
+_KEPT = re.compile(
+    rf"(.+{re.escape(SUSPENDED)}/[0-9a-f]{{32}})/(?:part-\d{{6,}}-[0-9a-f]{{8}}|(tail)-\d{{16,}}-[0-9a-f]{{16}})"
+)
 
 
 class Suspended:
@@ -35,6 +38,7 @@ class Suspended:
             options = replace(options, user_metadata={**(options.user_metadata or {}), MARK: mark})
         self._backend, self._path, self._mark, self._options = backend, path, mark, options
         self._folder = f"{path}{SUSPENDED}/{mark}"
+        check_new(self._tail(0, "0" * 16))  # the longest name there will be
         self._side = SideUploads(backend, self._folder, part_size, options)
         self._native = power(backend, ResumableWrite)
         self._uploads: ResumableWrite = self._native or self._side
@@ -54,7 +58,7 @@ class Suspended:
         digest, total = hashlib.sha256(tail).hexdigest(), held + len(tail)
         name = self._tail(total, digest)
         if name not in self._tails:
-            ops.write_bytes(self._backend, name, tail, WriteOptions(durable=self._options.durable))
+            ops.write_bytes(self._backend, name, tail, beside(self._options))
             self._tails.append(name)
         while len(self._tails) > _GOOD:
             old = self._tails.pop(0)
@@ -71,10 +75,8 @@ class Suspended:
         data = ops.read_bytes(self._backend, name)
         if len(data) != tail["bytes"] or hashlib.sha256(data).hexdigest() != tail["sha256"]:
             raise CorruptData("the tail is not the one that the token names", path=name, op="resume")
-        sink, held = (self.open(), 0) if upload is None else self._uploads.resume_writer(self._path, upload)
+        sink, held = (self.open(), 0) if upload is None else self._taken_up(upload)
         try:
-            if upload is not None:
-                self._uploads.checkpoint(sink)  # from here on it is kept, whatever happens
             if held + len(data) != kept["bytes"]:
                 raise CorruptData(f"{held + len(data)} bytes are left of {kept['bytes']}", path=self._path, op="resume")
             if data:
@@ -84,11 +86,20 @@ class Suspended:
             raise
         return sink
 
+    def _taken_up(self, upload: Mapping[str, Any]) -> tuple[Writer, int]:
+        try:
+            return self._uploads.resume_writer(self._path, upload)
+        except NotFound:
+            if (
+                self._native is not None
+            ):  # it will never come back: what is kept would keep other uploads from being stale
+                self.end()
+            raise
+
     def discard(self, kept: Mapping[str, Any]) -> None:
         """End a writer that nobody goes on with. Again: nothing."""
-        if kept["upload"] is not None and self._native is not None:
-            with suppress(NotFound):
-                self._native.resume_writer(self._path, kept["upload"])[0].abort()
+        if kept["upload"] is not None:
+            self._uploads.discard_write(self._path, kept["upload"])
         self._tails.append(self._tail(kept["bytes"], kept["tail"]["sha256"]))
         self.end()
 
@@ -112,24 +123,14 @@ class Suspended:
             info = ops.extended(self._backend).stat(self._path)
         except NotFound:
             return
-        if (info.metadata or {}).get(MARK) == self._mark:
+        if (info.metadata or {}).get(MARK) == self._mark and self._is_settled():
             self.end()
             raise AlreadyExists("what this token is of was published", path=self._path, op="resume")
 
-
-def remove(backend: Backend, names: Iterable[str]) -> None:
-    """Delete what ``Suspended`` keeps, and the folders it was in, as far as that goes."""
-    folders = set()
-    for name in names:
-        with suppress(StorageError):
-            backend.delete(name)
-        folder = name.rpartition("/")[0]
-        folders |= {folder, folder.rpartition("/")[0]}
-    store = ops.extended(backend)
-    if store.features.dirs:
-        for folder in sorted(folders, key=len, reverse=True):
-            with suppress(StorageError):  # there is something in it
-                store.rmdir(folder)
+    def _is_settled(self) -> bool:
+        """Whether it is at as many of several stores as a write needs."""
+        able = power(self._backend, Settle)
+        return able is None or able.settle(self._path)
 
 
 def clean(backend: Backend, prefix: str, older_than: timedelta, checkpoints: bool, now: datetime) -> int:

@@ -243,6 +243,10 @@ class Wrapper(Closes):
         writer, size = self._forward("resume_writer", path, lambda p: inner.resume_writer(p, token))
         return self._writer(writer, path), size
 
+    def discard_write(self, path: str, token: Mapping[str, Any]) -> None:
+        inner = self._power(ResumableWrite, "discard_write", path)
+        self._forward("discard_write", path, lambda p: inner.discard_write(p, token))
+
     def stale_uploads(self, prefix: str = "", *, older_than: timedelta = timedelta(hours=1)) -> Iterator[ObjectInfo]:
         inner = self._power(StaleUploads, "stale_uploads", prefix)
         return self._items("stale_uploads", prefix, lambda p: inner.stale_uploads(p, older_than=older_than))

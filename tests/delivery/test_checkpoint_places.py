@@ -155,13 +155,22 @@ def test_an_upload_that_somebody_else_goes_on_with_is_refused():
         assert not store.exists("d/x.raw")
 
 
+PLAIN = {
+    "overwrite": True, "if_match": None, "durable": False, "modified_at": None, "user_metadata": None, "extra": None,
+    "content_type": None,
+}  # fmt: skip
+PARTS = {"part_size": 8, "parts": 2, "chain": "00", "lives": [["12345678", 1]]}
 WRONG = [
-    "", "[]", "null", "{", {}, {"version": 2}, {"id": "../.."}, {"id": 5}, {"path": 1}, {"records": -1}, {"bytes": "1"},
-    {"tail": None}, {"tail": {}}, {"tail": {"bytes": 1.5, "sha256": "x"}}, {"options": {"overwrite": True}},
-    {"options": None}, {"format": None}, {"upload": "x"}, {"upload": {}}, {"upload": {"part_size": 0}},
-    {"upload": {"part_size": 8, "parts": 2, "chain": "00", "lives": []}},
-    {"upload": {"part_size": 8, "parts": 2, "chain": "00", "lives": [["../../../x", 1]]}},
-    {"upload": {"part_size": 8, "parts": 2, "chain": "00", "lives": [["12345678", 2]]}},
+    "", "[]", "null", "{", "[" * 200_000, {"version": 2}, {"version": True}, {"id": "../.."}, {"id": 5}, {"path": 1},
+    {"path": "../x"}, {"records": -1}, {"records": True}, {"bad": None}, {"bytes": "1"}, {"tail": None}, {"tail": {}},
+    {"tail": {"bytes": 1.5, "sha256": "0" * 64}}, {"tail": {"bytes": 1, "sha256": "../" + "0" * 61}},
+    {"options": {"overwrite": True}}, {"options": None}, {"options": {**PLAIN, "overwrite": "no"}},
+    {"options": {**PLAIN, "extra": 5}}, {"options": {**PLAIN, "content_type": 7}}, {"options": {**PLAIN, "size": 7}},
+    {"options": {**PLAIN, "modified_at": "soon"}}, {"options": {**PLAIN, "user_metadata": {"A b": 1}}},
+    {"format": None}, {"settings": 5}, {"upload": "x"}, {"upload": {}}, {"upload": {"part_size": 0}},
+    {"upload": {**PARTS, "lives": []}}, {"upload": {**PARTS, "lives": [["../../../x", 1]]}},
+    {"upload": {**PARTS, "lives": [["12345678", 2]]}}, {"upload": {**PARTS, "lives": [["12345678", 1e999]]}},
+    {"upload": {**PARTS, "parts": 0}}, {"upload": {**PARTS, "chain": "no"}},
 ]  # fmt: skip
 
 
@@ -182,7 +191,7 @@ def test_settings_that_contradict_the_token_are_refused():
     writer.write({"a": 1})
     token = writer.checkpoint()
     writer.abort()
-    for change in ({"compression": "zstd"}, {"format": "ndjson"}, {"path": "y"}, {"options": WriteOptions()}):
+    for change in ({"compression": "zstd"}, {"format": "ndjson"}, {"part_size": 0}, {"format": Csv(delimiter=";")}):
         with pytest.raises(ConfigError):
             ResumableWriter.resume(store, token, **change)
     for change in ({"path": "x.csv.zst"}, {"path": "x.ndjson.gz"}, {"format": "ndjson"}):

@@ -14,6 +14,8 @@ from test_custom_backend import TestTable  # noqa: E402  (collected here: the ki
 from test_custom_format import TestLtsv  # noqa: E402  (and over the toy format)
 
 SAYS = {
+    "resume_export": ["at record 3456 the machine is gone; there is an object: False", "goes on behind record 3000",
+                      "goes on behind record 7000", "10000 records, in ['export.ndjson.gz']"],
     "etl_dataset": ["published: 6000 records in 12 parts", "rome: 3000 records, 12000.00 in all",
                     "failed: ValueError, still there: 6000 records",
                     "replaced: 2000 records; 6 files, of which 4 are parts",
