@@ -70,7 +70,7 @@ def test_many_entries_are_one_write_and_one_sync(tmp_path):
 def test_what_went_into_segments_before_an_error_stays_and_the_rest_does_not(tmp_path):
     faulty = FaultyOS(error=errno.ENOSPC, only=("write",))
     with SegmentLog(tmp_path, segment_bytes=500, _os=faulty) as log:
-        faulty.at = faulty.count + 2
+        faulty.at = faulty.count + 3  # between the two segments stands the note of the newest
         with pytest.raises(StorageError):
             log.append_many(WORDS)
         kept = log.next
@@ -281,6 +281,59 @@ def test_a_missing_segment_is_told_with_its_numbers(tmp_path):
         told, found, _ = broken(folder, at, os.unlink)
         assert len(lost(told)) >= 3
         assert found == {n: WORDS[n] for n in set(range(50)) - lost(told)}
+
+
+@pytest.mark.parametrize("gone", [1, 2, 100], ids=["the newest", "the newest two", "all"])
+@pytest.mark.parametrize("acked", [None, 20, 46])
+def test_newest_segments_that_are_missing_are_told_and_no_number_is_given_twice(tmp_path, gone, acked):
+    with SegmentLog(tmp_path, segment_bytes=300) as log:
+        log.append_many(WORDS[:50])
+        if acked is not None:
+            log.acknowledge(acked)
+        firsts = list(log.firsts)
+    names = segments(tmp_path)
+    for name in names[-gone:]:
+        (tmp_path / name).unlink()
+    first_lost = max(firsts[-gone] if gone < len(names) else firsts[0] if acked is None else 0, (acked or -1) + 1)
+    wanted = Damage(first_lost, None, str(tmp_path), None, "the newest segments are missing")
+    assert wanted in examine(tmp_path).damage
+    with pytest.raises(CorruptData, match="the newest segments are missing"):
+        SegmentLog(tmp_path, segment_bytes=300)
+    told = []
+    with SegmentLog(tmp_path, segment_bytes=300, on_damage=told.append) as log:
+        assert wanted in told
+        assert log.append(b"new") >= 50
+        got = [data for _, data in log.read((acked or -1) + 1)]
+    assert got == [*WORDS[(acked or -1) + 1 : first_lost], b"new"]
+    told.clear()
+    with SegmentLog(tmp_path, on_damage=told.append) as log:
+        assert log.next > 50
+    assert not [one for one in told if "newest" in one.why]
+    assert not [one for one in examine(tmp_path).damage if "newest" in one.why]
+
+
+def test_a_note_of_the_newest_segment_that_is_old_or_unreadable_alarms_nobody(tmp_path):
+    with SegmentLog(tmp_path, segment_bytes=300) as log:
+        log.append_many(WORDS[:20])
+    old = (tmp_path / "lock").read_bytes()
+    with SegmentLog(tmp_path, segment_bytes=300) as log:
+        log.append_many(WORDS[20:50])
+        log.acknowledge(30)
+    for text in (old, b"", old[:30], b"9" * 20 + old[20:], b"9" * 60):
+        (tmp_path / "lock").write_bytes(text)
+        assert examine(tmp_path).damage == []
+        with SegmentLog(tmp_path, segment_bytes=300) as log:
+            assert entries(log, 31) == WORDS[31:50]
+
+
+def test_a_note_that_cannot_be_written_harms_nobody(tmp_path):
+    faulty = FaultyOS(error=errno.ENOSPC, only=("write",))
+    with SegmentLog(tmp_path, segment_bytes=300, _os=faulty) as log:
+        log.append_many(WORDS[:3])
+        faulty.at = faulty.count + 1
+        log.seal()
+        log.append_many(WORDS[3:9])
+        assert entries(log) == WORDS[:9]
 
 
 def test_what_cannot_be_told_from_a_torn_end_is_cut_off_and_nothing_else(tmp_path):

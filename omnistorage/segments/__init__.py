@@ -8,6 +8,9 @@ entries are added; what a kill or a power cut left of an entry behind its end is
 ``acked.0`` and ``acked.1``, written in turns and in place, hold the number of the first entry that is still needed, 20
 digits, and the CRC-32 of those digits in hexadecimal: whatever ends a write, one of them is sound, and a full disk does
 not keep anybody from saying that entries can go.
+
+``lock`` holds the first number of the newest segment, which is never dropped, and one that comes after all that it may
+hold, 20 digits each, and the CRC-32 of both: so that one that is missing is noticed.
 """
 
 from ._cursor import Cursor

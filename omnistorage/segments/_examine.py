@@ -10,7 +10,7 @@ from typing import NamedTuple
 from .._os import OS, READ_FILE, READ_FOLDER, REAL
 from ..errors import NotFound, StorageError
 from ._entries import BLOCK, Damage, is_torn, length_at, parse, pread
-from ._log import KINDS, NAME, SLOTS, SegmentLog, slot_number
+from ._log import KINDS, NAME, SLOTS, SegmentLog, noted_in, slot_number
 
 
 class Examined(NamedTuple):
@@ -32,11 +32,12 @@ def examine(folder: str | PathLike[str], *, _os: OS = REAL) -> Examined:
     path, at = fspath(folder), -1
     try:
         at = _os.open(path, READ_FOLDER)
+        noted = _noted(_os, at)  # before the names, or there may be newer ones
         with _os.scandir(at) as found:
             names = {entry.name for entry in found}
         if names and "lock" not in names:
             raise NotFound("there is no log here", path=path, op="examine")
-        return _Look(_os, path, at, names).seen()
+        return _Look(_os, path, at, names).seen(noted)
     except StorageError:
         raise
     except OSError as error:
@@ -47,14 +48,26 @@ def examine(folder: str | PathLike[str], *, _os: OS = REAL) -> Examined:
             _os.close(at)
 
 
+def _noted(os_: OS, at: int) -> int | None:
+    try:
+        fd = os_.open("lock", READ_FILE | os.O_NOFOLLOW, dir_fd=at)
+    except FileNotFoundError:
+        return None
+    try:
+        noted = noted_in(os_.pread(fd, 64, 0))
+    finally:
+        os_.close(fd)
+    return None if noted is None else noted[0]
+
+
 class _Look:
     def __init__(self, os_: OS, path: str, at: int, names: set[str]) -> None:
         self._os, self._path, self._at, self._names = os_, path, at, names
         self._damage: list[Damage] = []
-        self._entries = self._size = self._torn = 0
+        self._entries = self._size = self._torn = self._end = 0
         self._oldest: bytes | None = None
 
-    def seen(self) -> Examined:
+    def seen(self, noted: int | None) -> Examined:
         firsts = sorted(int(match[1]) for name in self._names if (match := NAME.fullmatch(name)))
         needed = self._needed()
         start = firsts[0] if firsts and needed is None else needed or 0
@@ -62,7 +75,10 @@ class _Look:
             self._damage.append(Damage(start, firsts[0] - 1, self._path, None, "the oldest segments are missing"))
         for first, following in zip(firsts, [*firsts[1:], None], strict=False):
             if following is None or following > start:
-                self._segment(first, following, start)
+                self._end = self._segment(first, following, start)
+        if noted is not None and noted > max(firsts, default=-1):
+            lost = max(self._end, start)
+            self._damage.append(Damage(lost, None, self._path, None, "the newest segments are missing"))
         return Examined(start, self._entries, self._size, self._oldest, self._torn, self._damage, self._is_open())
 
     def _needed(self) -> int | None:
@@ -90,12 +106,13 @@ class _Look:
     def _open(self, name: str) -> int:
         return self._os.open(name, READ_FILE | os.O_NOFOLLOW, dir_fd=self._at)
 
-    def _segment(self, first: int, following: int | None, start: int) -> None:
+    def _segment(self, first: int, following: int | None, start: int) -> int:
+        """The number behind its last entry."""
         name = SegmentLog.name(first)
         try:
             fd = self._open(name)
         except FileNotFoundError:  # it was delivered and dropped just now
-            return
+            return following or first
         try:
             number, end = self._walk(fd, f"{self._path}/{name}", first, following, start)
         finally:
@@ -103,6 +120,7 @@ class _Look:
         if following is not None and number < following:
             why = f"the segment ends with entry {number - 1}, the next begins with {following}"
             self._damage.append(Damage(max(number, start), following - 1, f"{self._path}/{name}", end, why))
+        return number
 
     def _walk(self, fd: int, path: str, first: int, following: int | None, start: int) -> tuple[int, int]:
         number, at, size = first, 0, self._os.fstat(fd).st_size

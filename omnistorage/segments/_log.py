@@ -22,6 +22,7 @@ from ._entries import BLOCK, HEAD, MAX_ENTRY, Damage, framed, is_torn, length_at
 NAME = re.compile(r"(\d{20})\.seg")
 SLOTS = ("acked.0", "acked.1")
 _SLOT = re.compile(rb"(\d{20}) ([0-9a-f]{8})\n")
+_NOTE = re.compile(rb"(\d{20} \d{20}) ([0-9a-f]{8})\n")
 _NEW = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _TAIL = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
 _OWN = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -100,15 +101,26 @@ class SegmentLog(Closes):
         except BlockingIOError:
             raise PermissionDenied("another process has this log open", path=self.folder, op="open") from None
         self._lock = lock
+        noted = noted_in(os_.pread(lock, 64, 0))
         with os_.scandir(self.folder_fd) as entries:
             names = {entry.name for entry in entries}
         self.firsts = sorted(int(match[1]) for name in names if (match := NAME.fullmatch(name)))
+        lacks = noted if noted is not None and noted[0] > max(self.firsts, default=-1) else None
         self.sizes = {first: os_.stat(self.name(first), dir_fd=self.folder_fd).st_size for first in self.firsts}
+        self._recall(names)
         if self.firsts:
             self._recover()
-        else:
+        if lacks is not None:
+            self._go_on_behind(lacks[1])
+        elif not self.firsts:
             self._begin()
-        self._recall(names)
+        self._check_acked(names)
+
+    def _go_on_behind(self, beyond: int) -> None:
+        """The newest segments are missing, which held numbers below ``beyond``."""
+        lost = self.next if self.acked is None else max(self.next, self.acked + 1)
+        self.damaged(Damage(lost, None, self.folder, None, "the newest segments are missing"))  # nothing is changed yet
+        self._restart(max(lost, beyond))
 
     def _recover(self) -> None:
         """Find the end of the tail, and cut off what a torn write left behind it."""
@@ -155,6 +167,20 @@ class SegmentLog(Closes):
         self.firsts.append(self.next)
         self.sizes[self.next] = 0
         self._sync(self.folder_fd)
+        self._note()
+
+    def _note(self) -> None:
+        """Say in ``lock`` which segment is the newest, which is never dropped, and which number comes after all that it
+        may hold. An old note does no harm."""
+        text = b"%020d %020d" % (self.next, self.next + self._segment_bytes // HEAD.size + 1)
+        try:
+            fd = self.os.open("lock", _OWN, 0o600, dir_fd=self.folder_fd)
+            try:
+                self.os.write(fd, text + b" %08x\n" % zlib.crc32(text))
+            finally:
+                self.let_go(fd)
+        except OSError:
+            pass
 
     def _restart(self, number: int) -> None:
         """Go on with another number in a segment of its own."""
@@ -325,9 +351,13 @@ class SegmentLog(Closes):
         if found:
             newest = max(found, key=lambda slot: found[slot])
             self.acked, self._slot = found[newest] - 1, 1 - SLOTS.index(newest)
-            if self.acked >= self.next:  # the end was torn off; its numbers are not given again
-                self._restart(self.acked + 1)
-        elif names.issuperset(SLOTS):  # one alone, never whole, was cut short when nothing had been acknowledged
+
+    def _check_acked(self, names: set[str]) -> None:
+        """Hold what was acknowledged against what is there."""
+        if self.acked is not None and self.acked >= self.next:  # the end was torn off
+            self._restart(self.acked + 1)  # its numbers are not given again
+        elif self.acked is None and names.issuperset(SLOTS):
+            # One alone, never whole, was cut short when nothing had been acknowledged.
             why = "what was acknowledged cannot be read, so that entries will be given again"
             self.damaged(Damage(self.first, self.first - 1, f"{self.folder}/{SLOTS[0]}", 0, why))
         if self.acked is not None and self.first > self.acked + 1:
@@ -383,3 +413,12 @@ def slot_number(text: bytes) -> int | None:
     """The number in a slot, one above what was acknowledged, or None where it is not sound."""
     match = _SLOT.match(text)
     return int(match[1]) if match is not None and int(match[2], 16) == zlib.crc32(match[1]) else None
+
+
+def noted_in(text: bytes) -> tuple[int, int] | None:
+    """The first number of the newest segment, and one above the last it can hold; None where nothing sound is noted."""
+    match = _NOTE.match(text)
+    if match is None or int(match[2], 16) != zlib.crc32(match[1]):
+        return None
+    newest, beyond = match[1].split()
+    return int(newest), int(beyond)

@@ -210,6 +210,22 @@ def test_damage_that_shows_on_opening_is_raised_there(tmp_path, harm):
     assert got[:-1] == sorted(got[:-1])
 
 
+def test_newest_segments_that_are_gone_are_told_and_what_is_left_is_delivered(tmp_path):
+    segments = filled(tmp_path, segment_bytes=1000)
+    assert len(segments) > 2
+    for path in segments[-2:]:
+        path.unlink()
+    left = int(segments[-2].stem)
+    with pytest.raises(CorruptData, match=f"newest segments are missing: lost is entry {left} and those behind it"):
+        spooled(MemoryBackend(), tmp_path)
+    store = MemoryBackend()
+    with spooled(store, tmp_path, spool={"on_damage": "skip"}) as writer:
+        number = writer.write({"n": 1000})
+    assert number >= 100, "no number is given twice"
+    assert numbers(store) == [*range(left), 1000]
+    assert writer.progress.damaged >= 100 - left
+
+
 def test_a_torn_end_is_cut_off_told_and_was_never_acknowledged(tmp_path, caplog):
     (only,) = filled(tmp_path)
     with open(only, "ab") as tail:
