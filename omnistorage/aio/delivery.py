@@ -113,26 +113,30 @@ class AsyncRollingRecordWriter:
             raise ConfigError("within is a number of seconds above zero or a timedelta")
         if self._ended and self._last is None:
             return await _beside(partial(self._writer.drain, limit))
-        until = time.monotonic() + limit
-        last = self._end("drain", lambda: self._writer.drain(max(until - time.monotonic(), _NOW)))
-        cut = threading.Thread(target=self._cut, args=(last,), name="omnistorage-aio-end", daemon=True)
-        late = asyncio.get_running_loop().call_later(limit, cut.start)
+        until, over = time.monotonic() + limit, threading.Event()
+        cut = partial(self._cut, limit, over)
+        threading.Thread(target=cut, name="omnistorage-aio-end", daemon=True).start()
         try:
-            return await self._wait(last)
-        finally:
-            if last.done():
-                late.cancel()
+            last = self._end("drain", lambda: self._writer.drain(max(until - time.monotonic(), _NOW)))
+        except BaseException:
+            over.set()
+            raise
+        last.add_done_callback(lambda _: over.set())
+        return await self._wait(last)
 
-    def _cut(self, last: Future[Progress]) -> None:
-        """The deadline has come, and the thread may be stuck in what came before: nobody waits for that any more."""
+    def _cut(self, limit: float, over: threading.Event) -> None:
+        """Once the deadline has come the thread may be stuck in what came before: nobody waits for that any more."""
+        if over.wait(limit) or (last := self._last) is None:
+            return
         ended: Future[Progress] = Future()
         _run(ended, partial(self._writer.drain, _NOW))
         with self._lock:
             if not last.running() and not last.done():
                 _run(last, ended.result)
             for done in list(self._unfinished):
-                if done is not last and not done.done():
-                    done.set_exception(DeadlineExceeded("the store did not answer in time", op="drain"))
+                if done is not last:
+                    with suppress(InvalidStateError):
+                        done.set_exception(DeadlineExceeded("the store did not answer in time", op="drain"))
 
     async def abort(self) -> None:
         """Discard what is open, at once; calls that wait are ``WriterClosed``. See ``RollingRecordWriter.abort``."""
@@ -175,8 +179,9 @@ class AsyncRollingRecordWriter:
                 raise WriterClosed("the rolling writer is closed, or being closed", op=op)
             if self._thread is None:
                 work = partial(_work, self._tasks, self._lock)
-                self._thread = threading.Thread(target=work, name="omnistorage-aio", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=work, name="omnistorage-aio", daemon=True)
+                thread.start()
+                self._thread = thread
             self._unfinished.add(done)
             self._tasks.put((done, partial(copy_context().run, call)))
             if last:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import atexit
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 
 from ..core import Backend
 from ..paths import join
@@ -15,69 +15,37 @@ from ._object import Committed, OpenObject
 from .manifest import Manifest
 
 THREADS = 4
-"""How many objects of all writers of a process are published at once."""
+"""How many objects of one writer are published at once: each has threads of its own, so that a store that hangs holds
+up nobody else."""
 MAX_CLOSING = 16
 """How many rolled objects of one writer wait before it takes no new one."""
 
-
-class _Threads:
-    """Runs tasks in the order in which they come, ``THREADS`` at a time. What is under way or waits when the program
-    ends is waited for, unless nobody waits for it any more: daemon threads, because those of an executor would be
-    joined, and a store that hangs would keep the program for ever."""
-
-    def __init__(self) -> None:
-        self.busy: set[Commits] = set()
-        self._forks = forks[0]
-        self._ready = threading.Condition()
-        self._tasks: deque[Callable[[], None]] = deque()
-        self._idle = self._count = 0
-        atexit.register(self._finish)
-
-    def submit(self, task: Callable[[], None]) -> None:
-        """``RuntimeError`` where no thread can be had: then nothing was done."""
-        with self._ready:
-            self._tasks.append(task)
-            self._ready.notify()
-            if self._idle >= len(self._tasks) or self._count >= THREADS:
-                return
-            self._count += 1
-        try:
-            threading.Thread(target=self._work, name="omnistorage-commit", daemon=True).start()
-        except RuntimeError:
-            with self._ready:
-                self._count -= 1
-                if task not in self._tasks:
-                    return
-                self._tasks.remove(task)
-            raise
-
-    def _work(self) -> None:
-        while True:
-            with self._ready:
-                self._idle += 1
-                while not self._tasks:
-                    self._ready.wait()
-                self._idle -= 1
-                task = self._tasks.popleft()
-            task()
-            del task  # or an idle thread would keep the last object alive
-
-    def _finish(self) -> None:
-        while self.busy and self._forks == forks[0]:
-            for commits in list(self.busy):
-                commits.wait()
+_busy: set[Commits] = set()
+_watched = -1  # the process, counted in forks, whose end is waited for
+_watching = threading.Lock()
 
 
-_threads: _Threads | None = None
-_making = threading.Lock()
+def _finish() -> None:
+    """What is under way or waits when the program ends is waited for, unless nobody waits for it any more. Daemon
+    threads, because others would be joined, and a store that hangs would keep the program for ever."""
+    while _busy and _watched == forks[0]:
+        for commits in list(_busy):
+            commits.wait()
 
 
-def _pool() -> _Threads:
-    global _threads
-    with _making:
-        if _threads is None or _threads._forks != forks[0]:
-            _threads = _Threads()
-        return _threads
+def _watch() -> None:
+    """Have the end of this process wait for ``_busy``."""
+    global _watched
+    with _watching:
+        if _watched == forks[0]:
+            return
+        if _watched < 0:
+            atexit.register(_finish)
+        _busy.clear()  # those of the parent
+        _watched = forks[0]
+        util = sys.modules.get("multiprocessing.util")
+        if util is not None:  # whose children end without ``atexit``
+            util.Finalize(None, _finish, exitpriority=100)
 
 
 class Commits:
@@ -98,7 +66,8 @@ class Commits:
         self._running = 0
         self._later: deque[list[OpenObject]] = deque()
         self._given_up = self._left = False
-        self._busy: set[Commits] = set()
+        self._tasks: deque[OpenObject] = deque()
+        self._threads = 0
         self._lost: int | None = None  # the first sequence number that was not delivered and will not be
         self.error: BaseException | None = None
         self.untold = False  # whether the error came when the object was published already
@@ -106,12 +75,11 @@ class Commits:
 
     def add(self, objects: list[OpenObject], *, in_order: bool) -> None:
         """Publish ``objects`` soon; ``in_order``: once all that came before is published. Never blocks."""
-        pool = _pool()
+        _watch()
         with self._changed:
             self._closing.update(objects)
             if not self._left:
-                self._busy = pool.busy
-                self._busy.add(self)
+                _busy.add(self)
             if in_order and self._running:
                 self._later.append(objects)
                 return
@@ -119,11 +87,28 @@ class Commits:
         self._start(objects)
 
     def _start(self, objects: list[OpenObject]) -> None:
-        for opened in objects:
+        with self._changed:
+            self._tasks.extend(objects)
+            more = max(min(THREADS - self._threads, len(objects)), 0)
+            self._threads += more
+        for started in range(more):
             try:
-                _pool().submit(partial(self._run, opened))
+                threading.Thread(target=self._work, name="omnistorage-commit", daemon=True).start()
             except RuntimeError:  # a dying interpreter starts no threads
-                self._run(opened)
+                with self._changed:
+                    self._threads -= more - started - 1
+                self._work()
+                return
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                if not self._tasks:
+                    self._threads -= 1
+                    return
+                opened = self._tasks.popleft()
+            self._run(opened)
+            del opened
 
     def _run(self, opened: OpenObject) -> None:
         done = False
@@ -139,7 +124,7 @@ class Commits:
             with self._changed:
                 self._closing.remove(opened)
                 if not self._closing:
-                    self._busy.discard(self)
+                    _busy.discard(self)
                 if not done:
                     self.lose([opened.since])
                 self._running -= 1
@@ -191,7 +176,7 @@ class Commits:
         hangs. What is being published right now still may be, whole."""
         with self._changed:
             self.error, self._left = self.error or error, True
-            self._busy.discard(self)
+            _busy.discard(self)
             self._changed.notify_all()
 
     @property

@@ -20,8 +20,8 @@ from ._object import OpenObject, Progress, letters
 __all__ = ["PATIENCE", "Hooks", "Roller", "beside"]
 
 _beginning = threading.Lock()
-PATIENCE = 0.5
-"""How many seconds behind a deadline are left to clean up."""
+PATIENCE = 0.25
+"""How many seconds each of the two waits takes at most that clean up behind a deadline."""
 
 
 def beside(call: Callable[[], object], patience: float) -> None:
@@ -155,19 +155,25 @@ class Roller(Intake):
         if self._ended is not None:
             return self._ended.result()
         with self._lock:
-            if self._state != "closed":
+            if self._ended is None and self._state != "closed":
                 try:
-                    self._enter("close")
-                    try:
-                        self._roll_all()
-                        self.bad.check_ratio(self._taken - self.bad.count, None, final=True)
-                        self._state = "closed"
-                    finally:
-                        self._leave()
+                    with _beginning:  # a drain may have begun while we waited
+                        drained = self._ended is not None
+                        if not drained:
+                            self._enter("close")
+                    if not drained:
+                        try:
+                            self._roll_all()
+                            self.bad.check_ratio(self._taken - self.bad.count, None, final=True)
+                            self._state = "closed"
+                        finally:
+                            self._leave()
                 except BaseException:
                     self._commits.give_up()
                     self.abort()
                     raise
+        if self._ended is not None:
+            return self._ended.result()
         self._disown()
         return self.progress
 
@@ -176,27 +182,29 @@ class Roller(Intake):
         from any thread; while another thread is inside, and so perhaps stuck, what was rolled is discarded too."""
         if self._forks != forks[0]:
             raise WriterClosed("this writer belongs to the process that opened it", op="abort")
-        if self._ended is not None:
+        with _beginning:
+            ended = self._ended
+            if ended is None:
+                if self._state != "open":
+                    return
+                self._state = "aborted"
+        if ended is not None:
             self._until = float("-inf")
             self._wake.set()
-            self._ended.exception()  # until it has ended
+            ended.exception()  # until it has ended
             return
-        if self._state != "open":
-            return
-        self._state = "aborted"
-        free = self._lock.acquire(blocking=False)
-        if not free:
-            self._commits.give_up()
-            for opened in list(self._objects.open.values()):
-                opened.writer.abort()
-            self._lock.acquire()
-        try:
-            self._commits.lose(self._objects.pending)
-            self._objects.abort()
-        finally:
+        if self._lock.acquire(blocking=False):
             self._lock.release()
+        else:
+            self.give_up()
+        self._drop_open()
         self._commits.wait()
         self._disown()
+
+    def _drop_open(self) -> None:
+        with self._lock:
+            self._commits.lose(self._objects.pending)
+            self._objects.abort()
 
     # What is left is published beside whoever waits, without the lock: a store that hangs holds up neither them nor
     # those who want to write. The future is the judge of who was first, the last object or the deadline.
@@ -282,9 +290,7 @@ class Roller(Intake):
 
     def _discard(self) -> None:
         self._commits.give_up()
-        with self._lock:
-            self._commits.lose(self._objects.pending)
-            self._objects.abort()
+        self._drop_open()
         self._commits.wait()
 
     def end_of_exception(self) -> None:

@@ -222,12 +222,11 @@ class Spooled:
             return self._final
 
     def _try_sync(self) -> BaseException | None:
+        self._folder.stop_taking()  # first: what somebody puts behind the sync would be lost
         try:
             self._folder.sync_all()
         except BaseException as error:
             return error
-        finally:
-            self._folder.stop_taking()
         return None
 
     def _wait_for_the_store(self) -> BaseException | None:

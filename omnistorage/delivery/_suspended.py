@@ -117,20 +117,24 @@ class Suspended:
         return f"{self._folder}/tail-{total:016d}-{digest[:16]}"
 
     def _must_not_be_published(self) -> None:
-        if not self._marks:
-            return
-        try:
-            info = ops.extended(self._backend).stat(self._path)
-        except NotFound:
-            return
-        if (info.metadata or {}).get(MARK) == self._mark and self._is_settled():
+        if self._marks and self._is_ours() and self._is_settled() and self._is_ours():
             self.end()
             raise AlreadyExists("what this token is of was published", path=self._path, op="resume")
 
+    def _is_ours(self) -> bool:
+        try:
+            info = ops.extended(self._backend).stat(self._path)
+        except NotFound:
+            return False
+        return (info.metadata or {}).get(MARK) == self._mark
+
     def _is_settled(self) -> bool:
-        """Whether it is at as many of several stores as a write needs."""
+        """Whether it, or what it was to replace, is at as many of several stores as a write needs."""
         able = power(self._backend, Settle)
-        return able is None or able.settle(self._path)
+        try:
+            return able is None or able.settle(self._path)
+        except CorruptData:  # nobody knows which of the two is right: it is published once more
+            return False
 
 
 def clean(backend: Backend, prefix: str, older_than: timedelta, checkpoints: bool, now: datetime) -> int:

@@ -39,7 +39,11 @@ class Timer:
             heapq.heappush(self._waiting, (due, next(self._order), call))
             start, self._running = not self._running, True
         if start:
-            threading.Thread(target=self._run, name="omnistorage-timer", daemon=True).start()
+            try:
+                threading.Thread(target=self._run, name="omnistorage-timer", daemon=True).start()
+            except RuntimeError:  # no thread can be had now: whoever comes next tries again
+                with self._lock:
+                    self._running = False
         else:
             self._wake.set()
 

@@ -10,7 +10,7 @@ import logging
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from inspect import iscoroutinefunction
 from itertools import product
 from types import FrameType
@@ -37,7 +37,8 @@ def draining(
 
     The exception is raised at once, also out of a read or a ``time.sleep``, but where the main thread is inside a call
     of one of the writers at the end of that; an iterator given to ``write_many`` is outside. A record that
-    was read and not yet written is not the writer's to save. Other libraries see the exception wherever they are, as
+    was read and not yet written is not the writer's to save, and a method that was looked up before the block is not
+    protected. Other libraries see the exception wherever they are, as
     they see a ``KeyboardInterrupt``, which may be a hazard: what cannot bear that belongs into another thread.
     An ``abort`` on the way out, by a ``with`` too, only waits for the drain. Other threads get ``WriterClosed`` from
     the writers; the program ends when they do, if they are no daemons.
@@ -58,14 +59,17 @@ def _can(writer: Any) -> bool:
 
 
 class _Draining(AbstractContextManager[None]):
+    _depth = 0  # calls of writers that the main thread is inside of, whichever block they are of
+    _pulling = False  # whether it is inside of what was given to ``write_many``
+    _inner: _Draining | None = None  # the block within this one that a signal found first
+
     def __init__(self, writers: tuple[Any, ...], within: float, signals: tuple[int, ...], clock: Clock) -> None:
         self._writers, self._within, self._signals, self._clock = writers, within, signals, clock
         self._stop: SystemExit | None = None  # there is one from the first signal on
         self._began = 0.0
-        self._cut = self._leaving = self._raised = self._reminded = False
-        self._depth = 0  # calls of writers that the main thread is inside of
+        self._cut = self._leaving = self._raised = self._reminded = self._stopped_pulling = False
         self._running, self._errors = list(writers), list[BaseException]()
-        self._wake, self._over = Waiter(), Waiter()
+        self._wake, self._over, self._unwound = Waiter(), Waiter(), Waiter()
         self._before: dict[int, Any] = {}
         self._kept: list[tuple[dict[str, Any], str, Any]] = []
         self._forks = forks[0]
@@ -83,11 +87,23 @@ class _Draining(AbstractContextManager[None]):
             for number in self._signals:
                 before = signal.getsignal(number)
                 if before is not signal.SIG_IGN:
-                    signal.signal(number, self._handle)
                     self._before[number] = signal.SIG_DFL if before is None else before
+                    self._install(number)
         except (ValueError, OSError, TypeError) as error:
             self._restore()
             raise ConfigError(f"the signals {self._signals!r} cannot be handled for these writers: {error}") from error
+        except BaseException:  # a signal came in the middle of it
+            self._wake.set()
+            self._over.wait()
+            self._restore()
+            raise
+
+    def _install(self, number: int) -> None:
+        try:
+            signal.signal(number, self._handle)
+        except (ValueError, OSError, TypeError):
+            del self._before[number]
+            raise
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._leaving = True
@@ -102,6 +118,9 @@ class _Draining(AbstractContextManager[None]):
             raise self._stop
 
     def _restore(self) -> None:
+        if self._stop is not None and self._forks == forks[0]:
+            self._wake.set()
+            self._thread.join(_GRACE)  # first: it may remind us once more
         for number, before in self._before.items():
             signal.signal(number, before)
         for place, name, kept in reversed(self._kept):
@@ -127,13 +146,14 @@ class _Draining(AbstractContextManager[None]):
 
     def _note(self, number: int) -> None:
         if self._stop is None:
+            self._stopped_pulling = self._pulling
             self._began, self._stop = self._clock.now(), SystemExit(128 + number)
         else:
             self._cut = True
         self._wake.set()
         outer = getattr(self._before.get(number), "__self__", None)
         if isinstance(outer, _Draining):
-            outer._raised = True  # this block does, which lies inside of it
+            outer._raised, outer._inner = True, self  # this block does, which lies inside of it
             outer._note(number)
 
     def _raise(self) -> None:
@@ -147,18 +167,22 @@ class _Draining(AbstractContextManager[None]):
         def guarded(*args: Any, **settings: Any) -> Any:
             if threading.get_ident() != main:
                 return call(*args, **settings)
-            self._depth += 1
+            _Draining._depth += 1
             try:
                 if self._stop is not None and name in _DISCARDS:
                     return self._over.wait()
                 return call(*map(self._pulled, args)) if name == "write_many" else call(*args, **settings)
             finally:
-                self._depth -= 1
+                _Draining._depth -= 1
+                self._unwound.set()
                 self._check()
 
         return guarded
 
     def _check(self) -> None:
+        if self._inner is not None:
+            self._inner._check()
+            return
         if self._stop is not None and not (self._depth or self._raised or self._leaving):
             self._raise()
 
@@ -166,11 +190,14 @@ class _Draining(AbstractContextManager[None]):
         source = iter(records)
         while True:
             try:
-                self._depth -= 1
+                _Draining._depth -= 1
+                self._unwound.clear()
+                self._pulling = True
                 self._check()
                 record = next(source, _END)
             finally:
-                self._depth += 1
+                _Draining._depth += 1
+                self._pulling = False
             if record is _END:
                 return
             yield record
@@ -179,13 +206,24 @@ class _Draining(AbstractContextManager[None]):
 
     def _coordinate(self) -> None:
         self._wake.wait()
-        if self._stop is None:
-            return
+        try:
+            if self._stop is not None:
+                self._drain_all()
+        finally:
+            self._over.set()
+
+    def _drain_all(self) -> None:
+        if self._stopped_pulling:  # ``write_many`` still takes what it was given
+            self._clock.wait(min(_GRACE, self._within / 2), self._unwound)
         for writer in self._writers:
-            threading.Thread(target=self._drain, args=(writer,), name="omnistorage-drain", daemon=True).start()
+            try:
+                threading.Thread(target=self._drain, args=(writer,), name="omnistorage-drain", daemon=True).start()
+            except RuntimeError:  # no thread can be had
+                self._drain(writer)
         self._await(self._began + self._within + _GRACE, lambda: self._cut)
         for writer in list(self._running):
-            threading.Thread(target=writer.abort, name="omnistorage-drain", daemon=True).start()
+            with suppress(RuntimeError):
+                threading.Thread(target=writer.abort, name="omnistorage-drain", daemon=True).start()
         self._await(self._clock.now() + _GRACE, lambda: False)
         self._over.set()
         if not self._raised and not self._leaving and hasattr(signal, "pthread_kill"):

@@ -364,13 +364,15 @@ class OmniHandler(logging.Handler):
         if limit is None:
             raise ConfigError("within is a number of seconds above zero or a timedelta")
         until = CLOCK.now() + limit
-        self.acquire()  # the log call under way still puts its record into the queue
-        try:
-            self._end()
-        finally:
-            self.release()
+        lock = self.lock
+        got = lock is not None and lock.acquire(timeout=limit)  # the log call under way still puts its record down
+        self._end()
+        if lock is not None and got:
+            lock.release()
         if self._thread is not None:
-            self._thread.join(limit)
+            self._thread.join(max(until - CLOCK.now(), 0.001))
+        else:
+            self._drain()
         try:
             self.writer.drain(max(until - CLOCK.now(), 0.001))
         finally:

@@ -516,3 +516,18 @@ def test_a_cancelled_end_goes_on_and_can_be_waited_for_again(end):
     gate, store = Gate(), MemoryBackend()
     asyncio.run(main())
     assert contents(store) == {"1970-0.ndjson": [{"n": 0}]}
+
+
+def test_a_thread_that_could_not_be_had_is_asked_for_again(monkeypatch):
+    store = MemoryBackend()
+
+    async def main():
+        writer = AsyncRollingRecordWriter(store, "{id}.ndjson")
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", lambda self: (_ for _ in ()).throw(RuntimeError("no thread")))
+            with pytest.raises(RuntimeError, match="no thread"):
+                await writer.write({"n": 1})
+        assert await writer.write({"n": 2}) == 0
+        return await writer.close()
+
+    assert asyncio.run(main()).records == 1

@@ -109,6 +109,22 @@ def test_over_a_mirror_published_means_at_as_many_targets_as_are_needed():
     assert left(one) == left(two) == []
 
 
+@pytest.mark.parametrize("count", [2, 3])
+def test_over_a_mirror_what_was_there_before_is_not_taken_for_what_was_to_come(count):
+    stores = [MemoryBackend() for _ in range(count)]
+    for store in stores:
+        ops.write_bytes(store, "d/x.raw", b"of yesterday")
+    writer = raw(MultiBackend([stores[0], *map(OneIsAway, stores[1:])]))
+    writer.write(TEXT[:20])
+    token = writer.checkpoint()
+    with pytest.raises(StorageError):
+        writer.close()
+    assert ops.read_bytes(stores[0], "d/x.raw") == TEXT[:20]
+    with again(MultiBackend(stores), token) as writer:
+        writer.write(TEXT[20:])
+    assert [ops.read_bytes(store, "d/x.raw") for store in stores] == [TEXT] * count
+
+
 def test_a_format_of_other_settings_is_refused():
     store, form = MemoryBackend(), Csv(delimiter=";", types={"a": int})
     writer = ResumableWriter(store, "x.csv", format=form)
