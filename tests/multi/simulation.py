@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from omnistorage import MemoryBackend, MultiBackend, Target, ops
-from omnistorage.core import CopyOptions, WriteOptions
+from omnistorage.core import CopyOptions, Settle, WriteOptions, power
 from omnistorage.errors import (
     AlreadyExists,
     BackendUnavailable,
@@ -343,9 +343,12 @@ class World(Clock):
     def do_settle(self):
         # Mostly where something went wrong: there it has something to do.
         path = self.rng.choice([path for path in PATHS if len(self.may[path]) > 1] or PATHS)
+        able = power(self.mirror, Settle)
+        if able is None:
+            return
         sure, before = self.knows(path), [store.inner.peek(path) for store in self.stores]
         try:
-            there = self.mirror.settle(path)
+            there = able.settle(path)
         except Cancelled:
             raise
         except StorageError:

@@ -537,6 +537,9 @@ def test_a_replay_skips_only_what_as_many_targets_hold_as_are_needed(count, mode
             for number in range(writer.durable + 1):
                 assert sum(number in each for each in held) >= multi.needed, (n, number)
     assert durable[-1] >= 5
+    if multi.needed == 1:  # what any one holds is as safe as a write
+        assert {number for place in places for number in rows(place)} == set(range(10))
+        return
     for place in places:
         assert rows(place) == list(range(10))
     assert (
