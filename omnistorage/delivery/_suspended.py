@@ -90,10 +90,8 @@ class Suspended:
         try:
             return self._uploads.resume_writer(self._path, upload)
         except NotFound:
-            if (
-                self._native is not None
-            ):  # it will never come back: what is kept would keep other uploads from being stale
-                self.end()
+            if self._native is not None:
+                self.end()  # it never comes back, and its tail would keep other uploads from being stale
             raise
 
     def discard(self, kept: Mapping[str, Any]) -> None:

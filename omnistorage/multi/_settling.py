@@ -35,7 +35,7 @@ def settle(mirror: Mirroring, path: str) -> bool:
             if not lacking:
                 _end(mirror, path, holders, failed, entries, wanted)
                 return True
-            failed |= _bring(mirror, repairer, path, holders[0], lacking, entries)
+            failed |= _bring(mirror, repairer, path, holders, lacking, entries)
     raise PreconditionFailed("it keeps changing", path=path, op="settle")
 
 
@@ -101,13 +101,14 @@ def _bring(
     mirror: Mirroring,
     repairer: Repairer,
     path: str,
-    ruler: Place,
+    holders: Sequence[Place],
     lacking: Sequence[Place],
     entries: Sequence[Missed],
 ) -> dict[str, BaseException]:
-    """Give ``lacking`` what ``ruler`` has; the errors of those that did not take it. What somebody changes meanwhile
+    """Give ``lacking`` what ``holders`` have; the errors of those that did not take it. What somebody changes meanwhile
     shows at the next look."""
     failed: dict[str, BaseException] = {}
+    ruler = holders[0]
     try:
         info = info_of(ruler.backend, path)
     except MISSES:
@@ -123,7 +124,8 @@ def _bring(
             failed[place.name] = told(error, place)
     same = [one.id for one in _entries(mirror, path)] == [one.id for one in entries]
     if mirror.journal is not None and not (same and is_still(info, ruler, path)):
-        mirror.journal.add(mirror.entry(path, lacking), in_place=True)  # what they got may be old by now
+        others = [place for place in mirror.places if place not in holders]
+        mirror.journal.add(mirror.entry(path, others), in_place=True)  # what they got may be old by now
     return failed
 
 
@@ -142,7 +144,7 @@ def _end(
         answers = {place.name: failed.get(place.name) if place in missed else None for place in mirror.places}
         outcomes = [outcome_of(name, path, answers) for name in answers]
         raise reason if reason is not None else mirror.partial("settle", path, outcomes)
-    known = {name for entry in entries if not entry.intent for name in entry.targets}
-    new = [place for place in missed if place.name not in known]
-    if new and mirror.journal is not None:
-        mirror.journal.add(mirror.entry(path, new, sha256=wanted[1]))
+    # An entry that tells an end says of all whom it does not name that they have it: so it names all who do not.
+    kept = {name for entry in entries if not entry.intent and "-" not in entry.id for name in entry.targets}
+    if mirror.journal is not None and not kept.issuperset(place.name for place in missed):
+        mirror.journal.add(mirror.entry(path, missed, sha256=wanted[1]))

@@ -311,8 +311,7 @@ class MultiBackend(Mirroring):
         returned. What the journal says is right there, or all say that have something, or more than half of all
         targets, is given to the others; those that do not take it have an entry in the journal afterwards. False also
         where only targets that are down may have it, and too few of them for a write that has returned. Without a
-        journal a deletion that was cut short is undone. What targets do not state the SHA-256 of is read. Replays ask
-        for it where a write needs more than one target."""
+        journal a deletion that was cut short is undone. What targets do not state the SHA-256 of is read."""
         check_key(path, op="settle")
         return settle(self, path)
 
@@ -323,10 +322,9 @@ class MultiBackend(Mirroring):
             return None
         if kind is SetMetadata:
             able = self.features.set_modified
-        elif kind is Settle:
-            able = self.needed > 1  # else what any target holds is as safe as a write already
         else:
-            able = kind is HealthCheck or any(power(place.backend, kind) is not None for place in self.places)
+            always = kind is HealthCheck or kind is Settle
+            able = always or any(power(place.backend, kind) is not None for place in self.places)
         return self if able else None  # type: ignore[return-value]
 
     def set_metadata(

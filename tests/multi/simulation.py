@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from omnistorage import MemoryBackend, MultiBackend, Target, ops
-from omnistorage.core import CopyOptions, Settle, WriteOptions, power
+from omnistorage.core import CopyOptions, WriteOptions
 from omnistorage.errors import (
     AlreadyExists,
     BackendUnavailable,
@@ -343,12 +343,9 @@ class World(Clock):
     def do_settle(self):
         # Mostly where something went wrong: there it has something to do.
         path = self.rng.choice([path for path in PATHS if len(self.may[path]) > 1] or PATHS)
-        able = power(self.mirror, Settle)
-        if able is None:
-            return
         sure, before = self.knows(path), [store.inner.peek(path) for store in self.stores]
         try:
-            there = able.settle(path)
+            there = self.mirror.settle(path)
         except Cancelled:
             raise
         except StorageError:
@@ -358,9 +355,14 @@ class World(Clock):
             return
         self.did["settled"] += 1
         self.did["brought"] += before != [store.inner.peek(path) for store in self.stores]
-        (data, _), *_ = Counter(filter(None, (store.inner.peek(path) for store in self.stores))).most_common(1)
-        assert not sure or data in self.may[path], f"seed {self.seed}: {path} is settled as {data}"
-        self.done(path, data)
+        held = Counter(filter(None, (store.inner.peek(path) for store in self.stores)))
+        safe = {data for data, count in held.items() if count >= self.mirror.needed}
+        assert safe, f"seed {self.seed}: {path} is settled, and too few hold it"
+        if sure:
+            safe &= self.may[path]
+            assert safe, f"seed {self.seed}: {path} is settled as what it must not be"
+        if len(safe) == 1:  # else few are needed, and which of them it is the journal knows
+            self.done(path, *safe)
 
     # -- promises ------------------------------------------------------------------------------------------------------
 
