@@ -8,7 +8,9 @@ import tempfile
 from pathlib import Path
 from urllib.parse import quote
 
+from omnistorage import ops
 from omnistorage.backends.http import HTTPBackend
+from omnistorage.core import ReadOptions
 from omnistorage.policies import Clock, RequestPolicy, RetryBudget
 
 from ..servers import server
@@ -94,3 +96,7 @@ class Ours:
 
     def delete(self, path):
         bare("DELETE", self.url(path))
+
+
+def read(place, path="x", **options):
+    return ops.read_bytes(place.backend, path, ReadOptions(**options))

@@ -16,6 +16,9 @@ from ..servers import server
 from .sql_places import new_name
 
 BODY = "SELECT data FROM objects WHERE key = :key ORDER BY id DESC LIMIT 1"
+ALL = "SELECT id, year, region, amount, ratio, day, at FROM SALES ORDER BY id"
+BY_REGION = "SELECT id, amount FROM SALES WHERE year = :year AND region = :region ORDER BY id"
+KEY = "reports/{year:int}/{region}.parquet"
 
 
 class Bodies:

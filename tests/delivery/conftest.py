@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import logging
+import sys
 import threading
 import time
 
 import pytest
 
-from omnistorage import BackendUnavailable, open_records
+from omnistorage import BackendUnavailable, MemoryBackend, open_records
 from omnistorage.core import WRITE
+from omnistorage.delivery import OmniHandler
 from omnistorage.wrappers._base import Wrapper
+
+from .hanging import Hangs
+from .logging_world import gates
 
 
 class ManualTimer:
@@ -85,15 +91,65 @@ def until(holds, seconds=60):
         gate.wait(0.001)
 
 
+def paths(store):
+    return [info.path for info in store.list()]
+
+
+def rows(store, path):
+    with open_records(store, path, "r") as reader:
+        return list(reader)
+
+
 def contents(store):
     """The records of each object, by path."""
-    found = {}
-    for info in store.list():
-        with open_records(store, info.path, "r") as reader:
-            found[info.path] = list(reader)
-    return found
+    return {path: rows(store, path) for path in paths(store)}
 
 
 def numbers(store):
     """The ``n`` of all records, in the order of their objects."""
     return [row["n"] for rows in contents(store).values() for row in rows]
+
+
+NAMES = itertools.count()
+
+
+@pytest.fixture
+def logged(monkeypatch):
+    """Makes a logger with one handler; closes what is open in the end. Troubles are collected, not printed."""
+    made = []
+
+    def make(*arguments, formatter=None, name=None, **settings):
+        handler = OmniHandler(*arguments, **settings)
+        handler.told = []
+        handler.handleError = lambda record: handler.told.append((record, sys.exc_info()[1]))
+        if formatter is not None:
+            handler.setFormatter(formatter)
+        logger = logging.getLogger(name or f"test-of-handlers-{next(NAMES)}")
+        logger.setLevel(1)
+        logger.propagate = False
+        logger.addHandler(handler)
+        made.append((logger, handler))
+        return logger, handler
+
+    yield make
+    for gate in gates:  # of a test that has failed
+        gate.open.set()
+    gates.clear()
+    for logger, handler in made:
+        logger.removeHandler(handler)
+        handler.close()
+
+
+@pytest.fixture
+def hangs():
+    """Makes stores that hang; lets them go in the end, and waits for the threads of drains."""
+    made = []
+
+    def make(*args, **settings):
+        made.append(Hangs(MemoryBackend(), *args, **settings))
+        return made[-1]
+
+    yield make
+    for store in made:
+        store.freed.set()
+    until(lambda: not [one for one in threading.enumerate() if one.name == "omnistorage-drain"])

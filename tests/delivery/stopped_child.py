@@ -1,6 +1,7 @@
 """What the tests of ``draining`` start and send a signal: ``python -m tests.delivery.stopped_child FOLDER KIND``.
 
-Says ``ready`` once the block has begun and ``hangs`` when the store does; how many records were taken is in a file.
+Says ``ready`` once the block has begun, ``hangs`` when the store does, ``drains`` when the signal was heard; how many
+records were taken is in a file.
 """
 
 import pathlib
@@ -97,6 +98,13 @@ def main(folder, kind, within):
     if kind == "spool":
         spool = Spool(f"{folder}/spool", fsync="record" if "record" in sys.argv else "interval")
     writer = RollingRecordWriter(store, "{start:09d}.ndjson", names="deterministic", roll_records=97, spool=spool)
+    drain = writer.drain
+
+    def told(seconds):
+        print("drains", flush=True)
+        return drain(seconds)
+
+    writer.drain = told
     try:
         with writer, draining(writer, within=within):
             print("ready", flush=True)

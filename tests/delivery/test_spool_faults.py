@@ -14,7 +14,7 @@ from omnistorage.segments import examine
 from omnistorage.testing.os_faults import FaultyOS
 
 from .conftest import Down, ManualTimer, contents, numbers, until
-from .test_spool import SOON, spooled
+from .spooling import SOON, spooled
 
 FULL = os.environ.get("OMNISTORAGE_FULL") == "1"
 

@@ -12,19 +12,13 @@ import warnings
 
 import pytest
 
-from omnistorage import (
-    BackendUnavailable,
-    MemoryBackend,
-    PermissionDenied,
-    StorageError,
-    WriterClosed,
-)
+from omnistorage import BackendUnavailable, MemoryBackend, PermissionDenied, StorageError, WriterClosed
 from omnistorage.delivery import read_manifest
 from omnistorage.policies import CancelScope, DeadlineExceeded, deadline
 from omnistorage.segments import examine
 
 from .conftest import Down, ManualTimer, contents, numbers, until
-from .test_spool import spooled
+from .spooling import spooled
 
 ROOT = pathlib.Path(__file__).parents[2]
 RECORDS = 1_000_000 if int(os.environ.get("OMNISTORAGE_KILLS", "50")) >= 200 else 100_000

@@ -24,8 +24,8 @@ from omnistorage import (
 from omnistorage.ops import read_bytes, write_bytes
 from omnistorage.policies import deadline
 
+from .mirrors import entries, mirror, peeks, switches
 from .places import Switch
-from .test_multi import entries, mirror, peeks, switches
 
 NEW = WriteOptions(overwrite=False)
 

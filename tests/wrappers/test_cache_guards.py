@@ -15,7 +15,7 @@ from omnistorage.wrappers._base import Wrapper
 from omnistorage.wrappers._cache_index import RELIST
 from omnistorage.wrappers._streams import WrappedReader
 
-from .test_cache import BIG, Fails, Small, entries, get, put, setting
+from .caching import BIG, Fails, Small, entries, get, put, setting
 
 DIGITS = b"0123456789"
 

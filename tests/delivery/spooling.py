@@ -1,0 +1,13 @@
+"""A writer with a spool whose waits are short."""
+
+from __future__ import annotations
+
+from omnistorage.delivery import RollingRecordWriter, Spool
+from omnistorage.policies import Backoff
+
+SOON = Backoff(base=0.001, cap=0.01)
+
+
+def spooled(store, folder, template="{seq:04d}.ndjson", **options):
+    settings = {"backoff": SOON, "fsync_interval": 0.01, **options.pop("spool", {})}
+    return RollingRecordWriter(store, template, spool=Spool(folder, **settings), **options)
