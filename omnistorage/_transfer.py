@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from .core import ExtendedBackend, ObjectInfo, Reader, ReadOptions
-from .errors import CorruptData, PreconditionFailed, StorageError
+from .errors import CapabilityNotSupported, CorruptData, NotFound, PreconditionFailed, StorageError
 from .policies import RequestPolicy
 
 BLOCK = 1 << 20
@@ -104,11 +105,13 @@ def pump(
 
 def verify(target: ExtendedBackend, path: str, info: ObjectInfo, digests: dict[str, str]) -> None:
     """Hold what the target stored against the digests of what was read: by the digest that it states itself, else by
-    reading it back. Raises ``CorruptData``."""
+    reading it back. Raises ``CorruptData``, or ``PreconditionFailed`` where somebody has replaced it meanwhile."""
     stated = {name: digest for name, digest in (info.hashes or {}).items() if name in digests}
     if not stated:
         digest = hashlib.sha256()
         with target.open_reader(path) as reader:
+            if _is_another(reader.info, info):
+                raise PreconditionFailed("it was replaced before it could be verified", path=path, op="transfer")
             while block := reader.read(BLOCK):
                 digest.update(block)
         stated = {"sha256": digest.hexdigest()}
@@ -117,3 +120,25 @@ def verify(target: ExtendedBackend, path: str, info: ObjectInfo, digests: dict[s
             raise CorruptData(
                 f"the copy has the {name} {found}, what was read {digests[name]}", path=path, op="transfer"
             )
+
+
+def take_back(target: ExtendedBackend, path: str, info: ObjectInfo) -> None:
+    """Delete the damaged copy that ``info`` tells of, unless somebody has replaced it meanwhile."""
+    try:
+        if target.features.if_match and info.etag is not None:
+            target.delete(path, if_match=info.etag)
+            return
+    except (NotFound, PreconditionFailed):
+        return
+    except CapabilityNotSupported:
+        pass  # conditions on writes alone: some S3 servers
+    with suppress(NotFound):
+        if not _is_another(target.stat(path), info):
+            target.delete(path)
+
+
+def _is_another(now: ObjectInfo, then: ObjectInfo) -> bool:
+    """Whether they are known not to be one version."""
+    if now.etag is not None and then.etag is not None:
+        return now.etag != then.etag
+    return None not in (now.modified_at, then.modified_at) and now.modified_at != then.modified_at

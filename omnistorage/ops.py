@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, NoReturn
 
 from ._sorted_list import from_plain, plain, sort_entries, sorted_entries
-from ._transfer import ResumingReader, pump
+from ._transfer import ResumingReader, pump, take_back
 from ._transfer import verify as check_copy
 from .core import (
     COPY,
@@ -224,12 +224,13 @@ def transfer(
 ) -> ObjectInfo:
     """Copy one object through this process, verified end to end and resumed where reading breaks off.
 
-    A transient error while reading is tried again within ``policy``, from where it broke off, if the source can read
-    ranges and tells versions apart (by etag, or by size and time); a source that changed meanwhile is
+    A transient error while reading is tried again within ``policy``, from where it broke off, if the source can
+    read ranges and tells versions apart (by etag, or by size and time); a source that changed meanwhile is
     ``PreconditionFailed``. Nothing appears unless every byte arrived and is what the source states. ``verify`` then
-    holds what the target stored against it, by the digest that the target states or by reading the copy back: a copy
-    that differs is removed, and ``CorruptData`` raised. Content type, user metadata and time are kept where both sides
-    can. Onto itself nothing changes.
+    holds what the target stored against it, by the digest that the target states or by reading the copy back: a
+    copy that differs is removed, and ``CorruptData`` raised; one that somebody replaced first is
+    ``PreconditionFailed``. Content type, user metadata and time are kept where both sides can. Onto itself nothing
+    changes.
     """
     from_, to = extended(source), extended(target)
     if src == dst and same_place(from_, to):
@@ -246,7 +247,7 @@ def transfer(
         try:
             check_copy(to, dst, info, digests)
         except CorruptData:
-            to.delete(dst)
+            take_back(to, dst, info)
             raise
     return info
 

@@ -168,7 +168,9 @@ def digest_of(backend: ExtendedBackend, path: str, algorithm: str, etag: str | N
     return str(digest.hexdigest())
 
 
-def agreed(places: Sequence[Place], needed: int, op: str, path: str) -> tuple[Place, ObjectInfo, Vote]:
+def agreed(
+    places: Sequence[Place], needed: int, op: str, path: str, crew: Crew = CREW
+) -> tuple[Place, ObjectInfo, Vote]:
     """The first tier of those ``needed`` or more that hold the same bytes, by the digest that all of them state or else
     by one of what is read, with what it says of the object. ``NotFound`` if as many agree that there is none;
     ``CorruptData`` if no such number agrees on anything, naming what each says; another error if too many cannot be
@@ -177,7 +179,7 @@ def agreed(places: Sequence[Place], needed: int, op: str, path: str) -> tuple[Pl
     if len(places) < needed:
         why = f"{needed} {places[0].word}s are to agree, and only {len(places)} are up to date: repair() the others"
         raise BackendUnavailable(why, path=path, op=op)
-    asked = ask_all(places, op, path, lambda place: info_of(place.backend, path))
+    asked = ask_all(places, op, path, lambda place: info_of(place.backend, path), crew=crew)
     infos = {place.index: info for place, info in zip(places, asked, strict=True)}
     there = [info for info in asked if isinstance(info, ObjectInfo)]
     stated = set.intersection(*(set(info.hashes or ()) for info in there)) if there else set()
@@ -193,7 +195,7 @@ def agreed(places: Sequence[Place], needed: int, op: str, path: str) -> tuple[Pl
 
     votes: dict[int, Vote] = {}
     errors: list[BaseException] = []
-    answers = [] if not there else ask_all(places, op, path, vote)
+    answers = [] if not there else ask_all(places, op, path, vote, crew=crew)
     for place, answer in zip(places, answers or asked, strict=True):
         if isinstance(answer, MISSES):
             votes[place.index] = ABSENT

@@ -43,7 +43,7 @@ class Notes(Protocol):
     def begins(self, sha256: str, size: int) -> None:
         """Publication begins. What is raised keeps it from that."""
 
-    def ended(self, outcomes: Sequence[Outcome]) -> None:
+    def ended(self, outcomes: Sequence[Outcome]) -> object:
         """This is how it ended."""
 
 

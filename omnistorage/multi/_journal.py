@@ -30,7 +30,10 @@ _CONTENT = "application/json"
 class Missed(NamedTuple):
     """One entry. ``targets`` do not, or may not, have what ``path`` should be: a ``file`` with the digest ``sha256``
     (empty: there is to be none; None: not known, what the other targets have counts), a ``dir``, or the metadata
-    (``meta``) of a file. Where ``intent`` is true a change at all of them began and nobody has told its end."""
+    (``meta``) of a file. All others of ``among``, which are the targets there were, have it.
+
+    Where ``intent`` is true a change of all began and nobody has told its end; it was done if one of ``targets`` is as
+    it should be. A ``doubt`` says of ``targets`` alone that they may not have what others do, and of those nothing."""
 
     id: str
     path: str
@@ -39,6 +42,8 @@ class Missed(NamedTuple):
     sha256: str | None = None
     intent: bool = False
     urls: tuple[str | None, ...] = ()
+    among: tuple[str, ...] = ()
+    doubt: bool = False
 
 
 class Journal:
@@ -52,12 +57,14 @@ class Journal:
         max_bytes: int,
         now: Callable[[], float] = time.time,
         make: Callable[[], None] = lambda: None,
+        draw: Callable[[], str] = lambda: uuid.uuid4().hex[:12],
     ) -> None:
         self._backend = backend
         self._folder = folder
         self._max_bytes = max_bytes
         self._now = now
         self._make = make
+        self._draw = draw  # tells entries of one moment apart
         self._lock = threading.RLock()
         self._last, self._top = 0, ""
         self._forks = forks[0]
@@ -139,7 +146,7 @@ class Journal:
         self._make()
         with self._lock:
             self._last = max(int(self._now() * 1e6), self._last + 1)
-            entry = entry._replace(id=f"{self._last:016x}{uuid.uuid4().hex[:12]}")
+            entry = entry._replace(id=f"{self._last:016x}{self._draw()}")
         text = json.dumps({"version": VERSION, **entry._asdict()}, separators=(",", ":")).encode()
         if not in_place and self.bytes + len(text) > self._max_bytes:
             raise StorageError(
@@ -180,7 +187,7 @@ def _entry(text: bytes, path: str) -> Missed:
         row: dict[str, Any] = json.loads(text)
         if row.pop("version") != VERSION:
             raise ValueError("it is of another version")
-        row["targets"], row["urls"] = tuple(row["targets"]), tuple(row["urls"])
+        row |= {name: tuple(row[name]) for name in ("targets", "urls", "among")}
         entry = Missed(**row)
         if not isinstance(entry.path, str) or entry.kind not in ("file", "dir", "meta") or not entry.targets:
             raise ValueError("it does not say what is missed")

@@ -18,7 +18,7 @@ from ..paths import is_under
 from ..policies import check
 from ..strands import forks
 from ._asking import ask_all
-from ._crew import Crew, Stuck, Turn
+from ._crew import Stuck, Turn
 from ._feeds import REFUSALS, may_have_happened, one_reason
 from ._journal import FRESH, Journal, Missed
 from ._listing import Shows
@@ -79,7 +79,6 @@ class Mirroring(Reading):
 
     word = "target"
     journal: Journal | None
-    crew: Crew
     locks: PathLocks
     stuck: Stuck
     needed: int
@@ -123,11 +122,13 @@ class Mirroring(Reading):
         if self.journal is None:
             return frozenset()
         telling = [entry for entry in self.journal.of(path, max_age) if _tells(entry)]
-        missed = frozenset(name for entry in telling for name in entry.targets)
-        if len(missed) < len(self.places):
+        telling = [entry for entry in telling if entry.kind == "file"] or telling
+        names = frozenset(place.name for place in self.places)
+        missed = names.intersection(name for entry in telling for name in entry.targets)
+        if len(missed) < len(names):
             return missed
-        last = frozenset(telling[-1].targets)
-        return last if len(last) < len(self.places) else frozenset()
+        last = names.intersection(([entry for entry in telling if not entry.doubt] or telling)[-1].targets)
+        return last if len(last) < len(names) else frozenset()
 
     def candidates(self, path: str) -> tuple[Place, ...]:
         stale = self.stale(path)
@@ -139,7 +140,8 @@ class Mirroring(Reading):
 
     def entry(self, path: str, missed: Sequence[Place], **what: Any) -> Missed:
         urls = tuple(place.backend.url for place in missed)
-        return Missed("", path, tuple(place.name for place in missed), urls=urls, **what)
+        among = tuple(place.name for place in self.places)
+        return Missed("", path, tuple(place.name for place in missed), urls=urls, among=among, **what)
 
     # -- changes -------------------------------------------------------------------------------------------------------
 
@@ -152,10 +154,12 @@ class Mirroring(Reading):
         first: Sequence[Place] = (),
         kind: str = "file",
         gone: str | None = None,
+        reads: Sequence[str] = (),
     ) -> dict[str, T]:
         """``call`` at every target; the answers of those that did it, which are ``needed`` or more. Those that did not
         are noted for ``path`` and ``paths``. One of those in ``first`` is asked before all others, the next of them
-        where the one before cannot be; if it refuses, that is the end of it. Nothing will be at ``gone`` afterwards."""
+        where the one before cannot be; if it refuses, that is the end of it. Nothing will be at ``gone`` afterwards.
+        Nobody here changes what ``reads`` names meanwhile."""
 
         def changing(place: Place) -> T:
             for each in (path, *paths):
@@ -172,7 +176,7 @@ class Mirroring(Reading):
             )
             answers.update(zip((place.name for place in places), found, strict=True))
 
-        with self.locks.hold(path, *paths):
+        with self.locks.hold(path, *paths, *reads):
             notes = self._notes((path, *paths), kind, bool(first))
             answers: dict[str, T | BaseException] = {}
             begun = False
@@ -189,8 +193,9 @@ class Mirroring(Reading):
                 raise
             finally:
                 outcomes = [outcome_of(place.name, path, answers) for place in self.places]
+                told = True  # a move is told of both its paths, or of none: each is decided by what all hold then
                 for note in notes:
-                    note.ended(outcomes)
+                    told = note.ended(outcomes, told=told)
         done = {name: answer for name, answer in answers.items() if not isinstance(answer, BaseException)}
         if len(done) >= self.needed:
             for note in notes:
@@ -258,30 +263,42 @@ class Noting:
         self._error: StorageError | None = None
 
     def begins(self, sha256: str | None, size: int) -> None:
-        self._sha256 = sha256
+        self._sha256, places = sha256, list(self._mirror.places)
         if self._kind != "meta":  # a change of a part settles nothing
-            known = self._journal.of(self.path, 0.0 if self._conditional else FRESH)
+            kinds = ("dir",) if self._kind == "dir" else ("file", "meta")
+            known = [
+                entry
+                for entry in self._journal.of(self.path, 0.0 if self._conditional else FRESH)
+                if entry.kind in kinds
+            ]
             ended = self._journal.mine - self._journal.live
             self._before = tuple(entry.id for entry in known if not entry.intent or entry.id in ended)
-        entry = self._mirror.entry(self.path, self._mirror.places, kind=self._kind, sha256=sha256, intent=True)
+            if self._conditional:  # a target that is behind may hold by chance what this would have made
+                behind = {name for entry in known if not entry.intent for name in entry.targets}
+                places = [place for place in places if place.name not in behind] or places
+        entry = self._mirror.entry(self.path, places, kind=self._kind, sha256=sha256, intent=True)
         self._entry = self._journal.add(entry)
         self._journal.live.add(self._entry.id)
 
-    def ended(self, outcomes: Sequence[Outcome]) -> None:
+    def ended(self, outcomes: Sequence[Outcome], *, told: bool = True) -> bool:
+        """Whether the journal knows it now; where not ``told`` it is not told, and only this process remembers."""
         if self._entry is None:
-            return
+            return told
         self._journal.live.discard(self._entry.id)
         done = {outcome.target for outcome in outcomes if outcome.state == "committed"}
         wrong = [place for place in self._mirror.places if place.name not in done]
         settled = [*self._before, self._entry.id] if done else [self._entry.id]
-        sha256 = self._sha256
+        sha256, doubt = self._sha256, False
         if self._conditional and len(done) < self._mirror.needed and any(map(_refused, outcomes)):
             # Somebody else's object is right, and what was published of this one is not.
-            wrong = [place for place in self._mirror.places if place.name in done]
-            settled, sha256 = [self._entry.id], None
+            refused = {outcome.target for outcome in outcomes if _refused(outcome)}
+            wrong = [place for place in self._mirror.places if place.name not in refused]
+            settled, sha256, doubt = [self._entry.id], None, True
         unsure = any(outcome.state == "unknown" for outcome in outcomes)
-        entry = self._mirror.entry(self.path, wrong, kind=self._kind, sha256=sha256)
+        entry = self._mirror.entry(self.path, wrong, kind=self._kind, sha256=sha256, doubt=doubt)
         try:
+            if not told and (done or unsure):
+                raise StorageError("another path of this change is not told", path=self.path, op="write")
             if done and wrong:
                 self._journal.add(entry, in_place=True)
             if done or not unsure:
@@ -292,6 +309,8 @@ class Noting:
             self._error = error if wrong and self._sha256 is None else None
             if done and wrong:
                 self._journal.remember(entry)
+            return False
+        return True
 
     def check(self) -> None:
         """Raise what kept the journal from learning who missed a change that nobody could tell otherwise."""

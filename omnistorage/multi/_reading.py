@@ -108,7 +108,7 @@ class Reading(Routing):
         return WatchedReader(reader, promotion.took, promotion.ended, info.size)
 
     def _agreed_reader(self, path: str, options: ReadOptions) -> Reader:
-        place, info, vote = agreed(self.candidates(path), self._needed, "open_reader", path)
+        place, info, vote = agreed(self.candidates(path), self._needed, "open_reader", path, self.crew)
         etag = None if info.etag is None else place.head + info.etag
         if options.if_none_match is not None and options.if_none_match == etag:
             raise PreconditionFailed(f"the object's etag is {etag!r}", path=path, backend=self.name, op="open_reader")
@@ -122,7 +122,9 @@ class Reading(Routing):
     def exists(self, path: str) -> bool:
         if self.mode == "match" or self.read != "quorum":
             return self._exists(path)
-        answers = ask_all(self.candidates(path), "exists", path, lambda place: place.backend.exists(path))
+        answers = ask_all(
+            self.candidates(path), "exists", path, lambda place: place.backend.exists(path), crew=self.crew
+        )
         for truth in (True, False):
             if answers.count(truth) >= self._needed:
                 return truth

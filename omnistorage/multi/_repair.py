@@ -15,9 +15,10 @@ from ..core import WRITE, CopyOptions, ObjectInfo, SetMetadata, WriteOptions, Wr
 from ..errors import CapabilityNotSupported, ConfigError, DirectoryNotEmpty, NotFound, PreconditionFailed, StorageError
 from ..paths import sort_key
 from ..wrappers._base import Wrapper
-from ._asking import ABSENT, MISSES, Vote, ask_all, digest_of, info_of
+from ._asking import MISSES, ask_all, digest_of
 from ._journal import FRESH, Journal, Missed
 from ._mirroring import Mirroring
+from ._rulers import Rulers, alike, condition_of, has_folder, is_still, look
 from .targets import Target
 from .tiers import Place, told
 
@@ -72,7 +73,7 @@ class Repairer:
     """Makes targets alike. ``changed`` counts what it brought, ``touched`` says where."""
 
     def __init__(self, mirror: Mirroring) -> None:
-        self._mirror = mirror
+        self._mirror, self.rulers = mirror, Rulers(mirror)
         self._kinds = frozenset(place.backend.name for place in mirror.places)
         self._policy = mirror.crew.policy()
         self.changed = 0
@@ -92,55 +93,24 @@ class Repairer:
 
     def _settle(self, entries: Sequence[Missed]) -> None:
         path = entries[-1].path
-        for _ in range(ATTEMPTS):
-            rulers = self.rulers(list(entries))
+        for attempt in range(ATTEMPTS):
+            if attempt and self._is_told_of(entries):
+                break  # what was to be brought may be what was replaced
+            rulers = self.rulers.of(list(entries))
             if not rulers:
                 return  # nothing ever came of it
+            if entries[-1].kind == "file":
+                rulers = self.rulers.agreed(entries, rulers)
             if self._make_alike(path, rulers, entries[-1].kind):
                 return
         raise PreconditionFailed("it keeps changing", path=path, op="repair")
 
-    def rulers(self, entries: list[Missed]) -> list[Place]:
-        """The targets that hold what the path should be."""
-        places = self._mirror.places
-        while entries:
-            last = entries[-1]
-            missed = {name for entry in entries if not entry.intent for name in entry.targets}
-            good = [place for place in places if place.name not in missed] or list(places)
-            if not last.intent:
-                good = [place for place in good if place.name not in last.targets]
-                return good or self._most(last, places)
-            if last.sha256 is None:
-                # Nobody was told that it was done, and all were alike before: whatever came of it is right.
-                return self._most(last, good)
-            votes = self._votes(last.path, "sha256")
-            wanted = ("sha256", last.sha256) if last.sha256 else ABSENT
-            holders = [place for place in places if votes[place.index] == wanted]
-            if holders:
-                return holders
-            down = next((vote for vote in votes if isinstance(vote, BaseException)), None)
-            if down is not None:
-                raise down  # it may be the one that did it
-            entries.pop()  # nobody ever did it
-        return []
-
-    def _most(self, last: Missed, among: Sequence[Place]) -> list[Place]:
-        """Those that hold what most of them hold; the first of them where that is undecided."""
-        if last.kind == "dir":
-            return [place for place in among if _has_folder(place, last.path)] or list(among[:1])
-        votes = [vote for place, vote in zip(self._mirror.places, self._votes(last.path, "sha256"), strict=True)
-                 if place in among]  # fmt: skip
-        for vote in votes:
-            if isinstance(vote, BaseException):
-                raise vote
-        best = Counter(votes).most_common(1)[0][0]
-        return [place for place, vote in zip(among, votes, strict=True) if vote == best]
-
-    def _votes(self, path: str, algorithm: str) -> list[Vote | BaseException]:
-        def ask(place: Place) -> Vote:
-            return vote_of(place, path, algorithm)
-
-        return ask_all(self._mirror.places, "repair", path, ask, crew=self._mirror.crew)
+    def _is_told_of(self, entries: Sequence[Missed]) -> bool:
+        """Whether there is more of the path in the journal than ``entries``."""
+        assert self._mirror.journal is not None
+        return not {entry.id for entry in self._mirror.journal.of(entries[-1].path, 0.0)} <= {
+            entry.id for entry in entries
+        }
 
     def _make_alike(self, path: str, rulers: Sequence[Place], kind: str) -> bool:
         """Bring what a ruler has to all the others; False if somebody changed it meanwhile."""
@@ -150,7 +120,7 @@ class Repairer:
             for place in others:
                 self._same_folder(path, ruler, place)
             return True
-        before = _look(ruler, path)
+        before = look(ruler, path)
         error: BaseException | None = None
         for place in others:
             try:
@@ -166,16 +136,16 @@ class Repairer:
     def bring(self, path: str, ruler: Place, info: ObjectInfo | None, place: Place) -> None:
         """Make ``place`` hold what ``ruler`` holds, if that still is ``info`` and nobody changes it there meanwhile."""
         self._mirror.stuck.check(place.name, path)
-        there = _look(place, path)
+        there = look(place, path)
         conditional = place.backend.features.if_match
         if info is None:
             if there is not None:
                 self._touch(path, place)
                 place.backend.delete(path, **({"if_match": there.etag} if conditional and there.etag else {}))
             return
-        if there is not None and _alike(path, ruler, info, place, there):
+        if there is not None and alike(path, ruler, info, place, there):
             return
-        options = CopyOptions(source_if_match=_condition(ruler, info))
+        options = CopyOptions(source_if_match=condition_of(ruler, info))
         if conditional and there is not None and there.etag is not None:
             options = replace(options, if_match=there.etag)
         elif there is None and place.backend.features.create_only:
@@ -199,7 +169,7 @@ class Repairer:
 
     def _same_folder(self, path: str, ruler: Place, place: Place) -> None:
         self._mirror.stuck.check(place.name, path)
-        there, wanted = _has_folder(place, path), _has_folder(ruler, path)
+        there, wanted = has_folder(place, path), has_folder(ruler, path)
         if there == wanted:
             return
         if wanted:
@@ -215,61 +185,12 @@ class Repairer:
         path = entries[-1].path
         missed = {name for entry in entries if not entry.intent for name in entry.targets}
         ruler = next((place for place in self._mirror.places if place.name not in missed), self._mirror.places[0])
-        info = _look(ruler, path)
+        info = look(ruler, path)
         for place in self._mirror.places:
             able = power(place.backend, SetMetadata)
-            if place is not ruler and info is not None and able is not None and _look(place, path) is not None:
+            if place is not ruler and info is not None and able is not None and look(place, path) is not None:
                 able.set_metadata(path, modified_at=info.modified_at, user_metadata=dict(info.metadata or {}))
                 self.changed += 1
-
-
-def vote_of(place: Place, path: str, algorithm: str) -> Vote:
-    """What the place says that it holds, by the digest that it states or else of what is read."""
-    try:
-        info = info_of(place.backend, path)
-        stated = info.hash(algorithm)
-        return algorithm, stated or digest_of(place.backend, path, algorithm, _condition(place, info))
-    except MISSES:
-        return ABSENT
-
-
-def _look(place: Place, path: str) -> ObjectInfo | None:
-    try:
-        return info_of(place.backend, path)
-    except MISSES:
-        return None
-
-
-def _mark(info: ObjectInfo | None) -> object:
-    return None if info is None else (info.etag, info.size, info.modified_at)
-
-
-def is_still(info: ObjectInfo | None, place: Place, path: str) -> bool:
-    return _mark(_look(place, path)) == _mark(info)
-
-
-def _condition(place: Place, info: ObjectInfo) -> str | None:
-    return info.etag if place.backend.features.if_match else None
-
-
-def _alike(path: str, one: Place, a: ObjectInfo, other: Place, b: ObjectInfo) -> bool:
-    if None not in (a.size, b.size) and a.size != b.size:
-        return False
-    common = set(a.hashes or ()) & set(b.hashes or ())
-    for algorithm in ("sha256", "md5", "crc32c"):
-        if algorithm in common:
-            return a.hash(algorithm) == b.hash(algorithm)
-    return digest_of(one.backend, path, "sha256", _condition(one, a)) == digest_of(
-        other.backend, path, "sha256", _condition(other, b)
-    )
-
-
-def _has_folder(place: Place, path: str) -> bool:
-    try:
-        next(ops.children(place.backend, path), None)
-    except MISSES:
-        return False
-    return True
 
 
 # -- the journal -------------------------------------------------------------------------------------------------------
@@ -285,6 +206,7 @@ def repair(mirror: Mirroring, journal: Journal, grace: float) -> Repaired:
     while todo:
         batch, todo = todo[:_BATCH], todo[_BATCH:]
         settled: list[tuple[str, list[Missed]]] = []
+        unsettled: list[tuple[str, list[Missed]]] = []
         journal.load()
         for path in batch:
             with mirror.locks.hold(path):
@@ -298,21 +220,30 @@ def repair(mirror: Mirroring, journal: Journal, grace: float) -> Repaired:
                     settled.append((path, entries))
                 except StorageError as error:
                     waiting += [(entry, error) for entry in entries]
+                    unsettled.append((path, entries))
         journal.load()
+        for path, entries in unsettled:
+            _doubt(mirror, journal, repairer, path, entries)
         for path, entries in settled:
             with mirror.locks.hold(path):
-                ids = [entry.id for entry in entries]
-                if [entry.id for entry in journal.of(path)] == ids:
-                    journal.remove(ids)
+                if not _doubt(mirror, journal, repairer, path, entries):
+                    journal.remove(entry.id for entry in entries)
                     done.append(path)
                     continue
-                # Somebody changed it, or was about to. What was brought may not be what it should be any more.
-                touched = repairer.touched.get(path)
-                if touched:
-                    journal.add(mirror.entry(path, touched), in_place=True)
                 why = StorageError("it was changed meanwhile", path=path, op="repair", transient=True)
                 waiting += [(entry, why) for entry in entries]
     return Repaired(tuple(done), repairer.changed, tuple(waiting))
+
+
+def _doubt(mirror: Mirroring, journal: Journal, repairer: Repairer, path: str, entries: Sequence[Missed]) -> bool:
+    """Whether somebody changed ``path``, or was about to, since it had ``entries``. What was brought may not be what it
+    should be any more then, and that is noted."""
+    if [entry.id for entry in journal.of(path)] == [entry.id for entry in entries]:
+        return False
+    touched = repairer.touched.get(path)
+    if touched:
+        journal.add(mirror.entry(path, touched, doubt=True), in_place=True)
+    return True
 
 
 def _is_young(journal: Journal, entry: Missed, grace: float) -> bool:
@@ -383,14 +314,20 @@ def _compare(
     ruler = next(place for place in mirror.places if holds[place.name] == best)
     minority = [place for place in mirror.places if holds[place.name] != best]
     with mirror.locks.hold(path):
-        journal, info = mirror.journal, _look(ruler, path)
+        journal, info = mirror.journal, look(ruler, path)
         if info is None or (journal is not None and journal.of(path, 0.0)):
             return Divergence(path, holds)  # it is being changed
-        for place in minority:
-            repairer.bring(path, ruler, info, place)
-        if not is_still(info, ruler, path) or (journal is not None and journal.of(path, 0.0)):
-            if journal is not None:
-                journal.add(mirror.entry(path, minority), in_place=True)
+        changed = True
+        try:
+            for place in minority:
+                if not is_still(infos.get(place.index), place, path):
+                    return Divergence(path, holds)
+                repairer.bring(path, ruler, info, place)
+            changed = not is_still(info, ruler, path) or bool(journal is not None and journal.of(path, 0.0))
+        finally:
+            if changed and journal is not None and path in repairer.touched:
+                journal.add(mirror.entry(path, repairer.touched[path], doubt=True), in_place=True)
+        if changed:
             return Divergence(path, holds)
     return Divergence(path, holds, tuple(place.name for place in minority))
 
@@ -406,7 +343,7 @@ def _holds(mirror: Mirroring, path: str, infos: dict[int, ObjectInfo]) -> dict[s
         if info is None:
             return None
         try:
-            return info.hash("sha256") or digest_of(place.backend, path, "sha256", _condition(place, info))
+            return info.hash("sha256") or digest_of(place.backend, path, "sha256", condition_of(place, info))
         except MISSES:
             return None
 

@@ -10,6 +10,7 @@ from ..core import COPY, CopyOptions, Features, ObjectInfo
 from ..errors import BackendUnavailable, CapabilityNotSupported, ConfigError, InvalidPath, NotFound, StorageError
 from ..paths import check_key, check_new
 from ._asking import MISSES, agreed, info_of
+from ._crew import CREW, Crew
 from ._shadow import Shadow
 from .outcomes import Difference
 from .tiers import Place, Tier, features_of_tiers, named, places_of, told
@@ -24,6 +25,7 @@ class Routing(Closes):
     word = "tier"
     _spare = 0  # how many places a listing can do without and still be complete
     url: str | None = None
+    crew: Crew = CREW
 
     def power_of(self, kind: Callable[..., T]) -> T | None:
         raise TypeError(f"{type(self).__name__} does not define power_of")
@@ -152,7 +154,7 @@ class Routing(Closes):
     def _find(self, op: str, path: str) -> tuple[Place, ObjectInfo]:
         """The tier that shows the object, and what it says of it."""
         if self.read == "quorum":
-            return agreed(self.candidates(path), self._needed, op, path)[:2]
+            return agreed(self.candidates(path), self._needed, op, path, self.crew)[:2]
         return self._first(op, path, lambda place: info_of(place.backend, path))
 
     @property

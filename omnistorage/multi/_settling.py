@@ -12,7 +12,8 @@ from ._crew import Turn
 from ._feeds import one_reason
 from ._journal import Missed
 from ._mirroring import Mirroring, outcome_of
-from ._repair import ATTEMPTS, Repairer, is_still, vote_of
+from ._repair import ATTEMPTS, Repairer
+from ._rulers import is_still, vote_of
 from .tiers import Place, told
 
 Votes = Mapping[str, Vote | BaseException]
@@ -77,7 +78,7 @@ def _wanted(mirror: Mirroring, repairer: Repairer, path: str, entries: Sequence[
     """What is to be at ``path``."""
     missing = sum(vote == ABSENT for vote in votes.values()) > len(mirror.places) - mirror.needed
     try:
-        rulers = repairer.rulers(list(entries))
+        rulers = repairer.rulers.of(list(entries))
     except Cancelled:
         raise
     except StorageError:
@@ -125,7 +126,7 @@ def _bring(
     same = [one.id for one in _entries(mirror, path)] == [one.id for one in entries]
     if mirror.journal is not None and not (same and is_still(info, ruler, path)):
         others = [place for place in mirror.places if place not in holders]
-        mirror.journal.add(mirror.entry(path, others), in_place=True)  # what they got may be old by now
+        mirror.journal.add(mirror.entry(path, others, doubt=True), in_place=True)  # what they got may be old by now
     return failed
 
 
@@ -144,7 +145,7 @@ def _end(
         answers = {place.name: failed.get(place.name) if place in missed else None for place in mirror.places}
         outcomes = [outcome_of(name, path, answers) for name in answers]
         raise reason if reason is not None else mirror.partial("settle", path, outcomes)
-    # An entry that tells an end says of all whom it does not name that they have it: so it names all who do not.
+    # All who lack it, and not only those that are new: others may know of this entry alone.
     kept = {name for entry in entries if not entry.intent and "-" not in entry.id for name in entry.targets}
     if mirror.journal is not None and not kept.issuperset(place.name for place in missed):
-        mirror.journal.add(mirror.entry(path, missed, sha256=wanted[1]))
+        mirror.journal.add(mirror.entry(path, missed, sha256=wanted[1], doubt=True))

@@ -23,7 +23,7 @@ from ..core import (
     WriteOptions,
     power,
 )
-from ..errors import ConfigError, CorruptData, DirectoryNotEmpty, NotFound, PreconditionFailed
+from ..errors import AlreadyExists, ConfigError, CorruptData, DirectoryNotEmpty, NotFound, PreconditionFailed
 from ..paths import check_key, check_new
 from ._asking import ask_all, info_of
 from ._crew import CREW, Crew, Stuck
@@ -211,13 +211,15 @@ class MultiBackend(Mirroring):
     # -- copying and moving --------------------------------------------------------------------------------------------
 
     def _carry(self, op: Literal["copy", "move"], src: str, dst: str, options: CopyOptions) -> ObjectInfo:
+        if src == dst:
+            return ops.copy(self, src, self, dst, options)  # nothing changes, and nothing is settled by that
         shown = {
             self._named(token, path, op)
             for token, path in ((options.source_if_match, src), (options.if_match, dst))
             if token is not None
         }
         first = tuple(shown) or (() if options.overwrite else tuple(self._deciding(dst)))
-        if src != dst and (len(shown) > 1 or self._is_uncertain(src, dst)):
+        if len(shown) > 1 or self._is_uncertain(src, dst):
             return self._carry_through(op, src, dst, options)
         size: int | None = None
 
@@ -233,13 +235,13 @@ class MultiBackend(Mirroring):
             elif shown:
                 own = replace(own, if_match=None, source_if_match=None)
             done: ObjectInfo = getattr(place.backend, op)(src, dst, own)
-            if first and None not in (size, done.size) and size != done.size:
-                raise CorruptData("another object than at the first target was there", path=src, op=op)
+            if None not in (size, done.size) and size != done.size:
+                raise CorruptData("another object than at the other targets was there", path=src, op=op)
             size = done.size if size is None else size
             return done
 
         paths = (dst,) if op == "copy" else (dst, src)
-        answers = self.change(op, paths[0], carry, *paths[1:], first=first, gone=src if op == "move" else None)
+        answers = self.change(op, paths[0], carry, *paths[1:], first=first, reads=(src,))
         place = next(place for place in self.places if place.name in answers)
         return place.out(answers[place.name])
 
@@ -269,6 +271,8 @@ class MultiBackend(Mirroring):
         if not self.features.dirs:
             self._refuse("dirs", "mkdir", path)
         check_new(path, op="mkdir")
+        if self._is_uncertain(path) and self.exists(path):  # a target that missed it would make the folder
+            raise AlreadyExists("it is an object", path=path, backend=self.name, op="mkdir")
         self.change("mkdir", path, lambda place: place.backend.mkdir(path), kind="dir")
 
     def rmdir(self, path: str) -> None:

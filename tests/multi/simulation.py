@@ -6,6 +6,7 @@ it and raises ``AssertionError`` with the seed in it if a promise is broken; ``l
 which two runs of one seed have in common byte for byte.
 """
 
+import gc
 import random
 from collections import Counter
 from dataclasses import replace
@@ -31,6 +32,7 @@ from omnistorage.testing.faults import Faulty
 START = datetime(2026, 1, 1, tzinfo=UTC)
 PATHS = ("a", "b", "c", "d/e")
 FAULTS = ("unavailable", "denied", "lost answer", "unknown", "late", "outage", "killed", "journal", "deadline")
+ENDS = ("write", "create", "replace", "delete", "copy", "move")  # what a kill ends anywhere
 OPS = ("write", "create", "replace", "delete", "copy", "move", "read", "list", "repair", "verify", "settle")
 
 
@@ -69,7 +71,7 @@ class World(Clock):
         self.mode = rng.choice(("all", "quorum", "quorum", "best_effort"))
         self.stores = [Place(self, f"t{n}", self.store()) for n in range(rng.randint(2, 5))]
         self.journal = Place(self, "journal", MemoryBackend(dirs=rng.random() < 0.5, now=self.date))
-        self.read = rng.choice(("first", "first", "race", "quorum"))
+        self.read = rng.choice(("first", "first", "first", "quorum"))  # a race has threads of its own
         self.late = rng.choice((None, 5.0, 30.0)) if self.mode != "all" else None
         few = self.mode == "quorum" and rng.random() < 0.3
         self.quorum = rng.randint(1, len(self.stores)) if few else None
@@ -80,6 +82,7 @@ class World(Clock):
         # What a path may hold, None for nothing: after a success that, after a failure what was and what was tried.
         self.may = {path: {None} for path in PATHS}
         self.ever = {path: {None} for path in PATHS}
+        self.changes, self.moves = Counter(), []  # how often each path was changed; what was moved, and as of when
         self.open()
 
     def store(self):
@@ -107,7 +110,7 @@ class World(Clock):
             self.mode, self.quorum, read=self.read, journal=self.journal, laggard_timeout=self.late, buffer=64,
             _crew=Hands(self),
         )  # fmt: skip
-        mirror.journal._now = lambda: self.time
+        mirror.journal._now, mirror.journal._draw = lambda: self.time, lambda: f"{self.rng.getrandbits(48):012x}"
         return mirror
 
     def knows(self, path):
@@ -188,7 +191,7 @@ class World(Clock):
             kind = self.rng.choice(("lost answer", "unknown"))
             self.fired[kind] += 1
             raise (BackendUnavailable if kind == "lost answer" else OutcomeUnknown)("the answer was lost")
-        if self.kills and roll > 1 - self.chance / 5 and self.op in ("write", "create", "replace"):
+        if self.kills and roll > 1 - self.chance / 5 and self.op in ENDS:
             self.fired["killed"] += 1
             self.dead = True
             raise Killed
@@ -201,6 +204,14 @@ class World(Clock):
         return f"{len(body)}|{body}".encode()
 
     def live(self):
+        gc.disable()  # what it finds would be aborted at any moment, and each abort is a roll of the dice
+        try:
+            self.pass_time()
+        finally:
+            gc.enable()
+        return self
+
+    def pass_time(self):
         self.op = ""
         for _ in range(self.rng.randint(5, 40)):
             self.time += self.rng.choice((0, 1, 60))
@@ -217,12 +228,12 @@ class World(Clock):
                 self.open()
             self.nothing_is_torn()
         self.come_to_rest()
-        return self
 
     def do_write(self, options=None, path=None):
         path, data = path or self.rng.choice(PATHS), self.content()
         self.ever[path].add(data)
         before = self.may[path]
+        self.changes[path] += 1
         self.may[path] = before | {data}  # until its end is known
         self.last[path] = self.mirror, float("inf")
         try:
@@ -273,6 +284,7 @@ class World(Clock):
 
     def do_delete(self):
         path = self.rng.choice(PATHS)
+        self.changes[path] += 1
         self.may[path] = self.may[path] | {None}
         self.last[path] = self.mirror, float("inf")
         try:
@@ -286,6 +298,12 @@ class World(Clock):
     def do_copy(self, op="copy"):
         src, dst = self.rng.sample(PATHS, 2)
         sure = self.knows(src)
+        self.changes[dst] += 1
+        if op == "move":
+            self.changes[src] += 1
+            if sure and len(self.may[src]) == 1:
+                (data,) = self.may[src]
+                self.moves.append((data, {path: self.changes[path] for path in (src, dst)}))
         self.may[dst] = self.may[dst] | ((self.may[src] if sure else self.ever[src]) - {None})
         self.ever[dst] |= self.ever[src]
         self.last[dst] = self.mirror, float("inf")
@@ -393,6 +411,11 @@ class World(Clock):
             assert len(held) == 1, f"seed {self.seed}: {path} is still {held}"
             assert held <= self.may[path], f"seed {self.seed}: {path} is {held}, not {self.may[path]}"
         assert not list(self.journal.inner.list()) or undecided, f"seed {self.seed}: entries are left"
+        for data, then in self.moves:
+            if data is not None and not undecided and all(self.changes[path] == then[path] for path in then):
+                self.did["moved"] += 1
+                held = {store.inner.peek(path) for store in self.stores for path in then}
+                assert data in held, f"seed {self.seed}: {data} was moved, and is nowhere: {then}"
         while self.writers:
             self.writers.pop().abort()
         self.did["rest"] += 1

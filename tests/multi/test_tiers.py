@@ -28,6 +28,7 @@ from omnistorage import (
     WriteOptions,
     open_backend,
 )
+from omnistorage.core import WRITE
 from omnistorage.ops import read_bytes, write_bytes
 from omnistorage.testing import BasicBackend
 
@@ -201,9 +202,11 @@ def test_across_tiers_what_is_moved_is_verified_before_its_source_goes():
     assert (has(tiers, "logs", "logs/a"), has(tiers, "tables", "a.parquet")) == (None, b"data")
 
     class Rotten(MemoryBackend):
-        def open_reader(self, path, options=ReadOptions()):  # noqa: B008
-            self.put_raw(path, b"rotten")
-            return super().open_reader(path, options)
+        def open_writer(self, path, options=WRITE):
+            writer = super().open_writer(path, options)
+            write = writer.write
+            writer.write = lambda data: write(b"x" * len(data))
+            return writer
 
     tiers = TieredBackend([Tier("logs", MemoryBackend(), match="logs/**"), Tier("rest", Rotten())], "match")
     write_bytes(tiers, "logs/a", b"data")
