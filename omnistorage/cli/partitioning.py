@@ -22,19 +22,24 @@ def carry_out(
     app: App, src: str, dst: str, settings: dict[str, Any], *, journal: str | None, resume: str | None
 ) -> None:
     """Write the plan to ``journal`` and carry it out, or go on with the one in ``resume``."""
-    for argument in (src, dst):
-        if "://" not in argument and ":" in argument.partition("/")[0]:
+    for argument in (src, dst, journal, resume, settings.get("backup_dir")):
+        if argument and "://" not in argument and ":" in argument.partition("/")[0]:
             raise click.UsageError(f"a plan opens its places anew: write {argument!r} as a URL or a path")
     options = SyncOptions(**settings)
     where = journal or str(resume)
+    if journal is not None:
+        with naming(f"{src} -> {dst}, planned in {journal}"):
+            found = prepare(src, dst, journal, options, defaults=app.defaults)
+        app.say(f"planned {sum(part['actions'] for part in found['parts']):,} actions in {len(found['parts']):,} parts")
     with naming(where):
-        if journal is not None:
-            found = prepare(src, dst, journal, options)
-            app.say(
-                f"planned {sum(part['actions'] for part in found['parts']):,} actions in {len(found['parts']):,} parts"
-            )
         report = execute(
-            where, options=options, raise_errors=False, listener=lambda name, result: _part(app, name, result)
+            where,
+            src=src,
+            dst=dst,
+            options=options,
+            raise_errors=False,
+            listener=lambda name, result: _part(app, name, result),
+            defaults=app.defaults,
         )
     _summary(app, report)
 

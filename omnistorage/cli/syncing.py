@@ -134,7 +134,7 @@ def transferring(command: C) -> C:
             click.option("-u", "--update", is_flag=True, help="Leave alone what is newer at the destination."),
             click.option("--immutable", is_flag=True, help="An existing object that differs is an error."),
             click.option("--on-type-clash", type=click.Choice(["error", "replace"]),
-                         help="An object where the other side has a folder (error)."),
+                         help="An object where the other side has a folder (error); replace needs --delete."),
             click.option("--check-first", is_flag=True, help="Compare everything before anything is transferred."),
             click.option("--no-traverse", is_flag=True, help="Ask for each object, do not list the destination."),
             click.option("--empty-dirs", is_flag=True, help="Make empty folders, too."),
@@ -253,11 +253,25 @@ def carry_out(app: App, src: str, dst: str, options: dict[str, Any]) -> None:
                 raise click.UsageError(f"--{name.replace('_', '-')} does not go with --journal and --resume")
         if journal and resume:
             raise click.UsageError("--journal begins, --resume goes on: choose one")
-        partitioning.carry_out(app, src, dst, settings_of(app, options), journal=journal, resume=resume)
+        settings = settings_of(app, options)
+        if journal and one_object(app, src) is not None:
+            raise click.UsageError(f"--journal plans a folder, and {src!r} is one object: leave it out")
+        partitioning.carry_out(app, src, dst, settings, journal=journal, resume=resume)
         return
     job = Job(app, options)
     with job.made(src, dst) as plan:
         job.run(plan)
+
+
+def one_object(app: App, argument: str) -> Location | None:
+    """The object that the argument names, if it names one."""
+    if argument.endswith("/") or name(argument) in ("", ".", ".."):
+        return None
+    try:
+        at = app.locate(argument)
+        return at if at.path and at.backend.exists(at.path) else None
+    except StorageError:
+        return None  # the listing will say what is wrong
 
 
 class Job:
@@ -279,7 +293,7 @@ class Job:
         if self.settings.get("backup_dir"):
             self.settings["backup_dir"], _ = folder_of(app, self.settings["backup_dir"])
         target, self.to = folder_of(app, dst)
-        single = None if src.endswith("/") or self.app.verb == "sync" else self._object(src)
+        single = None if app.verb == "sync" else one_object(app, src)
         if single is not None:
             leaf = name(single.path)
             self.from_ = Location(single.backend, parent(single.path), single.text)
@@ -288,15 +302,6 @@ class Job:
         source, self.from_ = folder_of(app, src)
         with naming(f"{self.from_.text} -> {self.to.text}"):
             return Plan(source, target, SyncOptions(**self.settings))
-
-    def _object(self, argument: str) -> Location | None:
-        if name(argument.rstrip("/")) in ("", ".", ".."):
-            return None
-        try:
-            at = self.app.locate(argument)
-            return at if at.path and at.backend.exists(at.path) else None
-        except StorageError:
-            return None  # the listing will say what is wrong
 
     def run(self, plan: Plan) -> Report:
         app = self.app

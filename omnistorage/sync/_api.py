@@ -162,6 +162,9 @@ def check(
     both sides and compare the bytes. Each of ``listeners`` is called with a sign (``= - + * !``), a path and a reason
     for every object. ``report``, a path or a binary file, gets all of it as one HTML page."""
     _must_list(settings, one_way)
+    for name in ("delete", "list_equal"):
+        if name in settings:
+            raise ConfigError(f"check takes no {name}: it shows all differences, or with one_way what the source has")
     settings = {"allow_empty_source": True, **settings, "ignore_errors": True, "max_delete": "100%"}
     with Plan(src, dst, list_equal=True, delete=not one_way, **settings) as made:
         if report is None:

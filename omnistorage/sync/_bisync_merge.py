@@ -29,6 +29,7 @@ Step = tuple[int, int, int]
 """A phase, the number of the side that is read and that of the side that is changed."""
 NAMES = ("path1", "path2")
 _UNCHANGED, _CHANGED, _GONE = range(3)
+_TOLD = 5
 _Four = list[Entry | None]
 
 
@@ -56,6 +57,23 @@ def entries_of(rows: Iterable[Any], fold: Fold | None) -> Iterator[Entry]:
 
 def precision_of(side: Side) -> timedelta:
     return side.features.modified_precision or timedelta(0)
+
+
+class Few:
+    """How many there were, and the first of them: what can be told whatever their number."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._first: list[str] = []
+
+    def add(self, text: str) -> None:
+        self.count += 1
+        if len(self._first) < _TOLD:
+            self._first.append(text)
+
+    def __str__(self) -> str:
+        more = self.count - len(self._first)
+        return "; ".join(self._first) + (f"; and {more:,} more" if more else "")
 
 
 class _Waiting:
@@ -88,7 +106,7 @@ class Decisions:
         self.left: dict[str, Any] = {}
         self.changed = False
         self.prior, self.listed, self.vanished = [0, 0], [0, 0], [0, 0]
-        self.doubles: list[str] = []
+        self.doubles, self._left_out = Few(), Few()
         self._shields = Passed[None]()
         self._deleting = Passed[None](), Passed[None]()
         self._waiting = Passed[_Waiting](), Passed[_Waiting]()
@@ -116,12 +134,15 @@ class Decisions:
             self._one(key, found)
         for dst in range(2):
             self._leave(dst, None)
+        if self._left_out.count:
+            what = f"{self._left_out.count:,} ({self._left_out})"
+            self.report.warn(f"left out, as they are no plain objects, and whatever lies below these names: {what}")
         if len(missing) == 2:
             raise missing[0]
 
     def _listed(self, side: Side, missing: list[StorageError] | None) -> Iterator[Entry]:
         def double(one: Entry, other: Entry) -> None:
-            self.doubles.append(f"{one.path!r} and {other.path!r} of {side.role}")
+            self.doubles.add(f"{one.path!r} and {other.path!r} of {side.role}")
 
         try:
             yield from side.entries(self.o.filter, fold=self.fold, resort=self.o.sort_listings, on_double=double)
@@ -160,7 +181,7 @@ class Decisions:
     def _is_hidden(self, entry: Entry) -> bool:
         """Whether the object takes no part, though its name does. Then nothing is known of what it was or will be."""
         if entry.info.kind != "file":
-            self.report.warn(f"left out, as it is no plain object: {entry.path}, and whatever lies below this name")
+            self._left_out.add(entry.path)
             self._shields.push(entry.key, None)
             return True
         return not self._all and not self.o.filter.includes(entry.path, entry.info)

@@ -62,13 +62,14 @@ def bisync(
 ) -> BisyncReport:
     """Make two folders hold the same, whichever of them was written to since the last run.
 
-    ``state`` is the folder, on any backend, that remembers the last good run of this pair. Without one, and with
-    ``resync``, the result is the union of both sides and nothing is deleted. What changed on one side is copied, what
-    was deleted on one side and not changed on the other is deleted, a change beats a deletion. What changed on both
-    sides, and not alike, is a ``conflict``: ``keep-both`` leaves the newer its name and keeps the other beside it, on
-    both sides, as ``name.conflict-1.suffix`` or the next number that is free; ``newer``, ``older``, ``larger`` and
-    ``smaller`` keep one of them (both, if that does not decide), ``path1`` and ``path2`` that side's; ``skip`` leaves
-    both as they are, and says so once; ``error`` makes the run fail. ``settings`` are fields of ``SyncOptions``.
+    ``state`` is the folder, on any backend, that remembers the last good run of this pair; a local one is made for its
+    owner alone. Without what it remembers, and with ``resync``, the result is the union of both sides and nothing is
+    deleted. What changed on one side is copied, what was deleted on one side and not changed on the other is deleted, a
+    change beats a deletion. What changed on both sides, and not alike, is a ``conflict``: ``keep-both`` leaves the
+    newer its name and keeps the other beside it, on both sides, as ``name.conflict-1.suffix`` or the next number that
+    is free; ``newer``, ``older``, ``larger`` and ``smaller`` keep one of them (both, if that does not decide),
+    ``path1`` and ``path2`` that side's; ``skip`` leaves both as they are, and says so once; ``error`` makes the run
+    fail. ``settings`` are fields of ``SyncOptions``.
 
     Each of ``listeners`` is called with every ``Event``, whose ``action`` is a ``Directed`` one.
 
@@ -94,6 +95,7 @@ def bisync(
         job = _Job(sides, folder, lock, options, conflict, max_delete, resync, dry_run)
         job.tools = Tools(executor, tuple(listeners), clock, backoff or Backoff())
         if not dry_run:
+            folder.side.make_private()
             lock.acquire()
             stack.callback(lock.release)
         report = job.run()
@@ -262,9 +264,8 @@ class _Job:
 
     def _refuse(self, decided: Decisions) -> None:
         """What looks like an accident stops the run before anything is changed."""
-        if decided.doubles:
-            names = "; ".join(decided.doubles[:5])
-            raise ConfigError(f"one side cannot tell these names apart, rename one of each: {names}")
+        if decided.doubles.count:
+            raise ConfigError(f"one side cannot tell these names apart, rename one of each: {decided.doubles}")
         for side, prior, listed, gone in zip(self.sides, decided.prior, decided.listed, decided.vanished, strict=True):
             if prior and not listed:
                 raise StorageError(
@@ -351,7 +352,9 @@ class _Job:
 
     def _listed(self, side: Side) -> Iterator[Entry]:
         try:
-            yield from side.entries(self.o.filter, fold=self.fold, resort=self.o.sort_listings)
+            # Names alone count here, so nobody is asked for metadata again.
+            by_name = replace(self.o.filter, metadata_rules=())
+            yield from side.entries(by_name, fold=self.fold, resort=self.o.sort_listings)
         except NotFound as error:
             if not self.report.first:
                 raise _ListingFailed(error) from error

@@ -76,6 +76,7 @@ class Checker:
 
     def run(self) -> CheckReport:
         for action, (sign, why) in self._compared():
+            self.report.skipped += action.kind == "skip"  # here, as signs are found out on several threads
             if sign:
                 self._tell(sign, action.path, why)
         seen, report = self.plan.seen, self.report
@@ -109,8 +110,6 @@ class Checker:
         return None
 
     def _sign(self, action: Action) -> tuple[str, str]:
-        if action.kind == "skip":
-            self.report.skipped += 1
         signs = {"equal": MATCH, "touch": MATCH, "copy": ONLY_SRC, "delete": ONLY_DST, "update": DIFFER, "error": ERROR}
         if self.plan.options.empty_dirs:
             signs |= {"mkdir": ONLY_SRC, "rmdir": ONLY_DST}

@@ -157,7 +157,8 @@ class Filter:
         """Whether the file is included: by its path and, with ``info``, by its size, age and metadata.
 
         The age is that of ``info.modified_at``. What ``info`` does not say (None) excludes nothing: a file of unknown
-        size cannot be said to be too large.
+        size cannot be said to be too large. Metadata are not in every store's listing: whoever lists asks the store for
+        them, as a sync does.
         """
         return self.includes_path(path) and (info is None or self._includes_info(info))
 

@@ -352,6 +352,8 @@ def _finish_check(page_: HtmlReport, report: CheckReport) -> None:
         page_.command = [*page_.command[:end], "--delete", *page_.command[end:]]
         what = _count(report.missing_on_src, "object", "objects")
         notes.append(f"--delete removes {what} that only the destination has. Add --dry-run to see it first.")
+    else:
+        page_.command = [word for word in page_.command if word != "--on-type-clash=replace"]  # it needs --delete
     parts = [_count(report.differences, "difference", "differences")] if report.differences else []
     parts += [f"{report.errors:,} not compared"] if report.errors else []
     parts += ["not everything was listed"] if not report.complete and not report.errors else []

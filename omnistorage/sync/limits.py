@@ -18,9 +18,10 @@ _MINUTES_A_DAY = 24 * 60
 
 
 class Bandwidth:
-    """At most so many bytes a second, of all transfers together. ``spec`` is a number of bytes, a size (``"10M"``) or a
-    timetable of local times, ``"08:00,512K 18:00,10M Sat-00:00,off"``: each holds from its time on, a time without a
-    day every day. Raises ``ConfigError``."""
+    """At most so many bytes a second, of all transfers together. ``spec`` is a number of bytes, a size as text
+    (``"10M"``; without a unit it is KiB, as rclone has it: ``"500"`` is 512,000 bytes a second), or a timetable of
+    local times, ``"08:00,512K 18:00,10M Sat-00:00,off"``: each holds from its time on, a time without a day every day.
+    Raises ``ConfigError``."""
 
     def __init__(
         self,

@@ -54,7 +54,8 @@ class SyncOptions:
 
     **Deleting.** ``delete``; ``delete_excluded``; ``max_delete`` (a number, or a percentage of the destination's
     objects), ``max_delete_size`` in bytes; ``allow_empty_source``; ``ignore_errors`` (delete though transfers failed;
-    never where a listing did); ``on_type_clash`` (``error`` or ``replace``: a file where the other side has a folder);
+    never where a listing did); ``on_type_clash`` (a file where the other side has a folder: ``error``, or ``replace``,
+    which needs ``delete``);
     ``backup_dir`` or ``suffix`` keep what is replaced and deleted; ``track_renames`` (any of ``hash modtime leaf``).
 
     **Transferring.** ``transfers`` and ``checkers`` at a time; ``multi_thread_streams`` ranges at a time of an object
@@ -207,6 +208,10 @@ class SyncOptions:
             raise ConfigError("a suffix keeps objects in folders that on_type_clash would replace: give a backup_dir")
         if self.delete_excluded and not self.delete:
             raise ConfigError("delete_excluded deletes: set delete as well")
+        if self.on_type_clash == "replace" and not self.delete and not self.list_equal:
+            raise ConfigError(
+                "on_type_clash='replace' deletes what is in the way: a sync with delete does that, copy and move never"
+            )
         if self.track_renames and not self.delete:
             raise ConfigError("track_renames renames what would be deleted: set delete as well")
 

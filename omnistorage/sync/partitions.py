@@ -20,9 +20,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from os import PathLike, fspath, path
-from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from .. import ops
 from ..config import holds_secret
@@ -74,13 +72,15 @@ def prepare(
     *,
     most_actions: int = MOST_ACTIONS,
     most_bytes: int = MOST_BYTES,
+    defaults: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
     """Make the plan of a sync and write it to the folder ``to``; returns what ``plan.json`` says.
 
-    Places are URLs, paths or tables (``{"type": "s3", "options": {...}, "prefix": "data"}``, where ``${VAR}`` stands
-    for what must not be written down): workers open them anew. Raises ``ConfigError`` for a backend object, a literal
-    secret, a comparison that is a function, or a folder that holds a plan already.
+    A local folder that is not there yet is made for its owner alone. Places are URLs, paths or tables (``{"type": "s3",
+    "options": {...}, "prefix": "data"}``, where ``${VAR}`` stands for what must not be written down): workers open them
+    anew. ``defaults``, as for ``open_backend``, are not written down. Raises ``ConfigError`` for a backend object, a
+    literal secret, a comparison that is a function, or a folder that holds a plan already.
     """
     options = options or SyncOptions(**settings)
     if options.max_transfer is not None or options.max_duration is not None:
@@ -88,13 +88,14 @@ def prepare(
     source, target = _spec(src, "source"), _spec(dst, "destination")
     plain = _plain(options)
     with ExitStack() as stack:
-        folder = _Folder(to)
+        folder = _Folder(to, defaults)
         stack.callback(folder.close)
         if folder.read("plan.json") is not None:
-            raise ConfigError("the folder holds a plan already: resume it, or choose another folder", path="plan.json")
-        plan = stack.enter_context(Plan(source, target, options))
+            raise ConfigError(f"{folder.shown} holds a plan already: resume it, or choose another folder")
+        plan = stack.enter_context(Plan(source, target, options, defaults=defaults))
         for side in (plan.src, plan.dst):
             folder.must_lie_outside(side, options.filter)
+        folder.make()
         said, parts = _write_parts(plan, folder, most_actions, most_bytes)
         seen = plan.seen
         found = {
@@ -160,21 +161,26 @@ def execute(
     executor: Executor | None = None,
     *,
     workers: int | None = None,
+    src: Place | None = None,
+    dst: Place | None = None,
     options: SyncOptions | None = None,
     raise_errors: bool = True,
     listener: Callable[[str, dict[str, Any]], None] | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> Report:
     """Carry out what is not yet done of the plan in the folder ``at``, and say how all of it ended.
 
     ``executor`` gets one call of ``run_partition`` for each partition; ``workers`` (default: the executor's own number,
-    else 1) divides ``bwlimit`` and ``tpslimit`` among them. With ``options`` the run is refused (``ConfigError``)
-    unless they are those of the plan. ``listener`` is called with each partition's name and report. Raises
-    ``SyncError`` if anything failed; what was done stays done, and calling it again goes on.
+    else 1) divides ``bwlimit`` and ``tpslimit`` among them. With ``src``, ``dst`` or ``options`` the run is refused
+    (``ConfigError``) unless they are those of the plan. ``listener`` is called with each partition's name and report;
+    ``defaults``, as for ``open_backend``, go to every worker. Raises ``SyncError`` if anything failed; what was done
+    stays done, and calling it again goes on.
     """
     with ExitStack() as stack:
-        folder = _Folder(at)
+        folder = _Folder(at, defaults)
         stack.callback(folder.close)
         found = _plan_of(folder)
+        _check_roots(found, src, dst)
         if options is not None and (fingerprint(options), options.filter.fingerprint()) != (
             found["options_hash"],
             found["filter_hash"],
@@ -191,7 +197,7 @@ def execute(
                 report.warn("there were errors, so nothing is deleted; ignore_errors deletes all the same")
                 continue
             whole = True
-            for name, result in _stage(folder, where, here, executor, share):
+            for name, result in _stage(folder, (where, share, defaults), here, executor):
                 _add(report, result)
                 whole = whole and result["complete"]
                 if listener is not None:
@@ -207,9 +213,24 @@ resume = execute
 """The same: what is done is not done again."""
 
 
+def _check_roots(found: dict[str, Any], src: Place | None, dst: Place | None) -> None:
+    """Raise ``ConfigError`` if the plan is one of other places."""
+    for place, what in ((src, "source"), (dst, "destination")):
+        given = None if place is None else _spec(place, what)
+        if given is not None and _bare(given) != _bare(found[what]):
+            raise ConfigError(
+                f"the plan is of the {what} {found[what]}, not {given}: give the same, or make a new plan for these"
+            )
+
+
+def _bare(spec: Any) -> Any:
+    return spec.rstrip("/") if isinstance(spec, str) else spec
+
+
 def _stage(
-    folder: _Folder, where: Any, parts: list[Part], executor: Executor | None, share: float
+    folder: _Folder, given: tuple[Any, float, Any], parts: list[Part], executor: Executor | None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
+    where, share, defaults = given
     todo: list[Part] = []
     for part in parts:
         done = folder.read(f"{part.name}.done")
@@ -218,9 +239,11 @@ def _stage(
         else:
             yield part.name, json.loads(done)
     if executor is None:
-        yield from ((part.name, _result(part, partial(run_partition, where, part.id, 0, share))) for part in todo)
+        yield from (
+            (part.name, _result(part, partial(run_partition, where, part.id, 0, share, defaults))) for part in todo
+        )
         return
-    running = {executor.submit(run_partition, where, part.id, 0, share): part for part in todo}
+    running = {executor.submit(run_partition, where, part.id, 0, share, defaults): part for part in todo}
     for future in as_completed(running):
         yield running[future].name, _result(running[future], future.result)
 
@@ -237,11 +260,17 @@ def _lost(error: Exception) -> str:
     return f"not carried out to its end ({type(error).__name__}: {error}); resume goes on with it"
 
 
-def run_partition(at: str | Mapping[str, Any], part_id: int, attempt: int = 0, share: float = 1.0) -> dict[str, Any]:
+def run_partition(
+    at: str | Mapping[str, Any],
+    part_id: int,
+    attempt: int = 0,
+    share: float = 1.0,
+    defaults: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Carry out one partition of the plan in the folder ``at``, and return its report as plain data. To be called by an
     executor, in whatever process; twice, or two at a time, does no harm."""
     with ExitStack() as stack:
-        folder = _Folder(at)
+        folder = _Folder(at, defaults)
         stack.callback(folder.close)
         found = _plan_of(folder)
         part = Part(**found["parts"][part_id])
@@ -249,7 +278,7 @@ def run_partition(at: str | Mapping[str, Any], part_id: int, attempt: int = 0, s
         if done is not None:
             known: dict[str, Any] = json.loads(done)
             return known
-        plan = stack.enter_context(_Manifest(folder, found, part, attempt, share))
+        plan = stack.enter_context(_Manifest(folder, found, part, attempt, share, defaults))
         report = run(plan, raise_errors=False)
         report.complete = True
         result = report.as_dict()
@@ -261,7 +290,9 @@ def run_partition(at: str | Mapping[str, Any], part_id: int, attempt: int = 0, s
 class _Manifest(Plan):
     """A partition as a plan: its actions, without those that an earlier execution carried out."""
 
-    def __init__(self, folder: _Folder, found: dict[str, Any], part: Part, attempt: int, share: float) -> None:
+    def __init__(
+        self, folder: _Folder, found: dict[str, Any], part: Part, attempt: int, share: float, defaults: Any = None
+    ) -> None:
         self._part, self._folder = part, folder
         self._journal = None if folder.local is None else Journal(folder.local / part.name, attempt)
         self._numbers: dict[Any, int] = {}
@@ -269,7 +300,7 @@ class _Manifest(Plan):
         self.share = share
         if options.tpslimit is not None:
             options = replace(options, tpslimit=options.tpslimit * share)
-        super().__init__(found["source"], found["destination"], options)
+        super().__init__(found["source"], found["destination"], options, defaults=defaults)
         self._comparison = Comparison(self.src, self.dst, SyncOptions())
 
     def _check(self) -> None:
@@ -355,13 +386,12 @@ def _name(action: Action) -> Any:
 class _Folder:
     """The folder of a plan, on any backend; ``local`` is its path where it has one, ``spec`` what workers open."""
 
-    def __init__(self, at: str | PathLike[str] | Mapping[str, Any]) -> None:
+    def __init__(self, at: str | PathLike[str] | Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> None:
         self.spec = _spec(at, "folder of the plan")
-        self._side = Side(self.spec, "plan")
-        self.local: Path | None = None
-        url = self._side.url
-        if url is not None and url.startswith("file:"):
-            self.local = Path(unquote(urlsplit(url).path, errors="surrogateescape"))
+        self._side = Side(self.spec, "plan", defaults)
+        self.shown = self._side.shown
+        self.local = self._side.local
+        self.make = self._side.make_private
 
     def close(self) -> None:
         self._side.close()
@@ -455,16 +485,8 @@ def _begun(found: dict[str, Any]) -> Report:
 
 def _add(report: Report, result: dict[str, Any]) -> None:
     for name in (
-        "copied",
-        "updated",
-        "touched",
-        "renamed",
-        "made",
-        "deleted",
-        "removed",
-        "folders_removed",
-        "folder_times",
-        "bytes",
+        *("copied", "updated", "touched", "renamed", "made", "deleted", "removed"),
+        *("folders_removed", "folder_times", "bytes"),
     ):
         setattr(report, name, getattr(report, name) + result[name])
     for failure in result["failures"]:

@@ -10,8 +10,10 @@ import os
 import unicodedata
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from os import PathLike
+from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 from urllib.parse import unquote, urlsplit
 
@@ -22,6 +24,7 @@ from ..errors import ConfigError, ListingDisorder, NotFound, StorageError
 from ..paths import is_under, join
 from ..registry import locate, open_backend
 from ..wrappers import Prefix
+from ._asked import with_metadata
 from ._cuts import encoded
 from ._ranges import in_ranges
 from .filters import Filter
@@ -55,15 +58,15 @@ class Side:
     """A backend and a folder in it. ``role`` is ``"source"`` or ``"destination"``; what ``open`` opened, ``close``
     closes."""
 
-    def __init__(self, place: Place, role: str) -> None:
+    def __init__(self, place: Place, role: str, defaults: Mapping[str, Any] | None = None) -> None:
         self.role = role
         self._mine: list[Backend] = []
         self.prefix = ""
         if isinstance(place, str | PathLike):
-            backend, self.prefix = locate(place, is_object=False)
+            backend, self.prefix = locate(place, is_object=False, defaults=defaults)
             self._mine.append(backend)
         elif isinstance(place, Mapping | BackendConfig):
-            backend, self.prefix = opened(place)
+            backend, self.prefix = opened(place, defaults)
             self._mine.append(backend)
         else:
             backend = ops.extended(_a_backend(place, role))
@@ -111,6 +114,21 @@ class Side:
         found = os.path.realpath(os.path.join(unquote(urlsplit(url).path, errors="surrogateescape"), path))
         return found if path else found.rstrip("/") + "/"
 
+    @property
+    def local(self) -> Path | None:
+        """The folder as one of the local file system; None where it is none."""
+        url = self.url
+        if url is None or not url.startswith("file:"):
+            return None
+        return Path(unquote(urlsplit(url).path, errors="surrogateescape"))
+
+    def make_private(self) -> None:
+        """Make the folder, for its owner alone, where it is a local one that is not there yet. What prevents that shows
+        when something is written."""
+        if self.local is not None:
+            with suppress(OSError):
+                self.local.mkdir(0o700, parents=True, exist_ok=True)
+
     def look(self, key: str) -> ObjectInfo | None:
         """What the store says of the object under a backend's key now; None if there is none."""
         try:
@@ -140,7 +158,9 @@ class Side:
         """What lies in the folder, in merge order; with ``folders`` also the folders, where the store has any.
 
         Where the store promises key order and seeks, a flat listing goes on behind 32,000 entries in ranges of keys, at
-        most ``readers`` side by side in an executor that ``pool`` makes (see ``_ranges``).
+        most ``readers`` side by side in an executor that ``pool`` makes (see ``_ranges``). Where ``filter`` has rules
+        for metadata and the listing shows none, each object that the other rules let pass is asked for its own, in as
+        many calls (see ``_asked``).
 
         Raises ``ListingDisorder`` if a store that promises key order breaks it, ``ConfigError`` for a time without a
         zone. Two names that ``fold`` makes one go to ``on_double``, before the first entry is yielded; both are
@@ -152,10 +172,10 @@ class Side:
         side_by_side = None if resort or folds else partial(in_ranges, readers=readers, pool=pool)
         infos, in_order = self._infos(filter, folders and self.features.dirs, follow, on_error, marked, side_by_side)
         if fold is not None and folds:
-            return self._folded(infos, fold, on_double)
-        if resort or not in_order:
-            infos = ops.sort_entries(infos, key=_merge_key)
-        return self._ordered(infos)
+            found = self._folded(infos, fold, on_double)
+        else:
+            found = self._ordered(infos if in_order and not resort else ops.sort_entries(infos, key=_merge_key))
+        return with_metadata(self, found, filter, readers, pool) if filter.metadata_rules else found
 
     def _infos(
         self,
@@ -370,14 +390,16 @@ class Side:
         return ops.sort_entries(looked_at(), key=key_of)
 
 
-def opened(place: Mapping[str, Any] | BackendConfig) -> tuple[ExtendedBackend, str]:
+def opened(
+    place: Mapping[str, Any] | BackendConfig, defaults: Mapping[str, Any] | None = None
+) -> tuple[ExtendedBackend, str]:
     """The backend of a configuration and the folder in it: a table has, beside what ``BackendConfig`` takes, perhaps a
     ``prefix``, and ``${VAR}`` in it is replaced."""
     if isinstance(place, BackendConfig):
-        return open_backend(place), ""
+        return open_backend(place, defaults=defaults), ""
     prefix = place.get("prefix", "")
     table = {key: value for key, value in place.items() if key != "prefix"}
-    return open_backend(BackendConfig.from_dict(table, where="place", env=True)), prefix.strip("/")
+    return open_backend(BackendConfig.from_dict(table, where="place", env=True), defaults=defaults), prefix.strip("/")
 
 
 def _merge_key(info: ObjectInfo) -> bytes:

@@ -54,9 +54,10 @@ class Plan(Closes):
     """Iterate over it for the actions that make ``dst`` what ``options`` say of ``src``; each iteration lists anew, and
     ``seen`` counts what the last one saw. Printing the actions is the dry run.
 
-    ``src`` and ``dst`` are backends, Stores or URLs; what was opened for a URL is closed by ``close``. Raises
-    ``ConfigError`` where the two overlap, and for a move where a store behind the wrappers or tiers of one is behind
-    the other, too; ``CapabilityNotSupported`` where a side cannot do its part.
+    ``src`` and ``dst`` are backends, Stores or URLs; what was opened for a URL, with the ``defaults`` of
+    ``open_backend``, is closed by ``close``. Raises ``ConfigError`` where the two overlap, and for a move where a store
+    behind the wrappers or tiers of one is behind the other, too; ``CapabilityNotSupported`` where a side cannot do its
+    part.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Plan(Closes):
         options: SyncOptions | None = None,
         *,
         pool: Callable[[int], Executor] = ThreadPoolExecutor,
+        defaults: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> None:
         if options is not None and settings:
@@ -73,9 +75,10 @@ class Plan(Closes):
         self.options = options or SyncOptions(**settings)
         self.pool = pool
         self.seen = Seen()
-        self.src = Side(src, "source")
+        self._defaults = defaults
+        self.src = Side(src, "source", defaults)
         try:
-            self.dst = Side(dst, "destination")
+            self.dst = Side(dst, "destination", defaults)
             self.backup = self._backup()
             if self.options.links == "store":
                 store_links(self.src)
@@ -136,7 +139,7 @@ class Plan(Closes):
 
     def _backup(self) -> Side | None:
         place = self.options.backup_dir
-        return None if place is None else Side(place, "backup")
+        return None if place is None else Side(place, "backup", self._defaults)
 
     def _check(self) -> None:
         o = self.options

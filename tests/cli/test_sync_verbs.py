@@ -241,3 +241,13 @@ def test_a_journal_goes_on_after_a_kill(popen: Cli, cli: Cli, tree: Path) -> Non
     assert {path: path.stat().st_ino for path in made} == made, "nothing was written twice"
     assert cli("sync", "src", "dst", "--resume", "nowhere").code != 0
     assert cli("sync", "src", "dst", "--journal", "p", "-n").code == 2
+
+
+@pytest.mark.parametrize("verb", ["copy", "move", "sync"])
+def test_a_copy_replaces_no_folder(cli: Cli, tree: Path, verb: str) -> None:
+    (tree / "dst" / "a.csv").mkdir(parents=True)
+    (tree / "dst" / "a.csv" / "precious").write_text("x")
+    answer = cli(verb, "src", "dst", "--on-type-clash", "replace")
+    assert answer.code == 2
+    assert "--on-type-clash 'replace' deletes what is in the way" in answer.err
+    assert files(tree / "dst") == {"a.csv/precious": "x"}

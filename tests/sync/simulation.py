@@ -151,7 +151,7 @@ class World:
                 extra["track_renames"] = rng.choice(("modtime", "hash", "modtime,leaf"))
         if on() < 0.2:
             extra["suffix"] = ".old"
-        elif on() < 0.4:
+        elif on() < 0.4 and "delete" in extra:
             extra["on_type_clash"] = "replace"
         if on() < 0.3:
             extra["empty_dirs"] = True
@@ -293,7 +293,7 @@ class World:
         elif found.info.etag != self.made[role].get(path):
             assert not self.listing_failed, f"{path!r} is deleted after a listing error"
             assert not self.failed or self.op == "move", f"{path!r} is deleted after an error"
-            assert self.options.delete or self.options.on_type_clash == "replace", f"{path!r} is deleted"
+            assert self.options.delete, f"{path!r} is deleted"
 
     # -- a life --------------------------------------------------------------------------------------------------------
 

@@ -170,8 +170,27 @@ def test_a_link_in_the_place_of_a_file_or_folder_shields_what_the_other_side_has
     two.a.shown = (listing("x").shown[0],)
     report = two.go(filter=Filter.parse(["- f/**"]))
     assert report.changes == 0
-    assert "no plain object: x" in report.warnings[0]
+    assert "no plain objects, and whatever lies below these names: 1 (x)" in report.warnings[0]
     assert held(two.b)["x"] == b"data of x"
+
+
+def test_of_a_thousand_links_one_warning_counts_them_and_names_a_few():
+    two = Two(listing(*(f"link{number:04}" for number in range(1000))), fill(memory(), "f"))
+    report = two.go()
+    assert report.to_path1 == 1
+    assert len(report.warnings) == 1
+    assert ": 1,000 (link0000; link0001; " in report.warnings[0]
+    assert report.warnings[0].endswith("link0004; and 995 more)")
+
+
+def test_of_many_names_that_are_one_a_few_are_told():
+    two = Two(fill(memory(), *(f"x{number:03}" for number in range(300))), memory(Folding))
+    fill(two.a, *(f"X{number:03}" for number in range(300)))
+    with pytest.raises(ConfigError) as caught:
+        two.go()
+    assert "'X000' and 'x000' of first side" in str(caught.value)
+    assert str(caught.value).count(" of first side") == 5
+    assert "; and 295 more" in str(caught.value)
 
 
 def test_what_lies_below_a_link_on_the_other_side_stays():

@@ -1,11 +1,13 @@
 """check: what it says of two places that it leaves alone, section 8 of the engine's contract."""
 
 import json
+import threading
 
 import pytest
 
 from omnistorage import ConfigError, LocalBackend, MemoryBackend, NotFound, StorageError
-from omnistorage.sync import Filter, check, check_sums
+from omnistorage.sync import Filter, Plan, check, check_sums
+from omnistorage.sync.checking import Checker, CheckReport
 
 from .stores import Acting, HalfListed, Locked, bucket, failing, fill, held, listing, memory, put
 
@@ -23,6 +25,30 @@ def both():
     put(src, "time", b"1", at=0)
     put(dst, "time", b"2", at=3)
     return src, dst
+
+
+@pytest.mark.parametrize("name", ["delete", "list_equal"])
+@pytest.mark.parametrize("value", [True, False])
+def test_a_setting_that_a_check_makes_itself_is_refused_by_name(name, value):
+    with pytest.raises(ConfigError, match=f"check takes no {name}"):
+        check(*both(), **{name: value})
+
+
+def test_what_is_left_out_is_counted_by_one_thread():
+    class Noting(CheckReport):
+        def __setattr__(self, name, value):
+            if name == "skipped":
+                threads.add(threading.get_ident())
+            super().__setattr__(name, value)
+
+    threads = set()
+    src, dst = fill(listing("link1", "link2", "link3"), "f"), fill(memory(), "f")
+    with Plan(src, dst, list_equal=True) as plan:
+        checker = Checker(plan, download=True)
+        checker.report = Noting()
+        assert checker.run().skipped == 3
+    assert threads == {threading.get_ident()}
+    assert check(src, dst, size_only=True).skipped == 3
 
 
 def test_every_object_gets_one_sign():

@@ -344,6 +344,14 @@ def test_the_command_mends_what_was_found(folders, tmp_path):
     assert check(src, dst).in_sync
 
 
+def test_the_command_of_a_check_replaces_folders_only_where_it_deletes(folders, tmp_path):
+    page = tmp_path / "page.html"
+    check(*folders, report=page, on_type_clash="replace")
+    assert command_of(page)[4:] == ["--on-type-clash=replace", "--delete"]
+    check(*folders, report=page, on_type_clash="replace", one_way=True)
+    assert command_of(page)[4:] == []
+
+
 def test_the_command_says_how_it_was_compared(folders, tmp_path):
     page = tmp_path / "page.html"
     check(*folders, report=page, size_only=True, one_way=True)

@@ -130,7 +130,7 @@ def test_a_link_and_a_file_replace_each_other_where_that_is_meant(tree, tmp_path
         {
             "on_type_clash": "replace",
             "immutable": True,
-            "delete": False,
+            "delete": True,
             "filter": Filter.parse(["- /up*", "- /plain"]),
         },
     ],

@@ -210,6 +210,21 @@ def test_resuming_with_other_options_is_refused(tree):
     assert resume(tree[2], options=SyncOptions(delete=True, max_delete=10)).ok
 
 
+def test_resuming_for_other_places_is_refused(tree, tmp_path):
+    prepared(tree)
+    for places in ({"src": tmp_path / "other"}, {"dst": str(tmp_path / "other")}):
+        with pytest.raises(ConfigError, match=f"the plan is of the .* {tmp_path}/.*, not {tmp_path}/other: "):
+            resume(tree[2], **places)
+    assert not list(tree[1].glob("d0/*")), "nothing was done"
+    assert resume(tree[2], src=f"{tree[0]}/", dst=tree[1]).ok
+
+
+def test_a_slash_at_the_end_of_a_url_makes_no_other_place(tree):
+    source, target, plan = tree
+    prepare(source.as_uri(), target.as_uri() + "/", plan)
+    assert resume(plan, src=source.as_uri() + "/", dst=target.as_uri()).ok
+
+
 def test_every_option_survives_being_written_down():
     options = SyncOptions(
         compare="rclone", checksum="strict", modify_window=timedelta(seconds=2), delete=True, max_delete="7%",

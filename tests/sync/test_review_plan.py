@@ -222,7 +222,7 @@ def test_a_flat_listing_with_markers_is_not_held_in_memory():
 def test_a_folder_that_gives_way_to_an_object_does_not_if_the_filter_hides_some_of_it(filter):
     src, dst = fill(memory(), "a", "d"), fill(memory(), "a", "d/sub/x.tmp", "d/sub/.keepout", "d/y")
     before = held(dst)
-    report = go(src, dst, on_type_clash="replace", filter=filter, raise_errors=False, max_delete="100%")
+    report = go(src, dst, on_type_clash="replace", filter=filter, raise_errors=False, **ALL)
     assert held(dst) == before
     assert "has this name" in errors(report)["d"]
 
@@ -235,7 +235,7 @@ def test_a_folder_that_gives_way_to_an_object_does_not_if_some_of_it_could_not_b
             return super()._list_dir(path)
 
     src, dst = fill(memory(), "a", "d"), fill(memory(Half), "a", "d/locked/x", "d/y")
-    report = go(src, dst, on_type_clash="replace", ignore_errors=True, raise_errors=False, max_delete="100%")
+    report = go(src, dst, on_type_clash="replace", ignore_errors=True, raise_errors=False, **ALL)
     assert set(dst._objects) == {"a", "d/locked/x", "d/y"}
     assert "has this name" in errors(report)["d"]
 

@@ -10,7 +10,7 @@ from omnistorage import (
     ops,
 )
 from omnistorage.core import ObjectInfo
-from omnistorage.sync import Filter, Plan, copy, move, sync
+from omnistorage.sync import Filter, Plan, check, copy, move, sync
 
 from .safety_world import ALL
 from .stores import (
@@ -46,16 +46,26 @@ def test_a_folder_where_the_destination_has_a_file_is_an_error_by_default(dirs):
     assert "is an object at the destination, not a folder" in errors(report)["clash/x"]
 
 
-@pytest.mark.parametrize("delete", [True, False])
 @pytest.mark.parametrize("dirs", [True, False])
-def test_clashes_are_replaced_both_ways_if_that_is_asked_for(dirs, delete):
+def test_clashes_are_replaced_both_ways_if_that_is_asked_for(dirs):
     src = fill(memory(dirs=dirs), "a", "file", "folder/x", "folder/d/y")
     dst = fill(memory(), "file/x", "file/d/y", "folder", "b")
-    settings = {"delete": delete, "max_delete": "100%", "on_type_clash": "replace"}
+    settings = {"on_type_clash": "replace", **ALL}
     report = go(src, dst, **settings)
-    assert set(held(dst)) == {"a", "file", "folder/x", "folder/d/y"} | (set() if delete else {"b"})
+    assert set(held(dst)) == {"a", "file", "folder/x", "folder/d/y"}
     assert report.ok
     assert planned(src, dst, **settings) == []
+
+
+@pytest.mark.parametrize("verb", [copy, move, sync])
+def test_replacing_a_folder_is_deleting_and_needs_delete(verb):
+    src, dst = fill(memory(), "a", "file", "folder/x"), fill(memory(), "file/x", "folder")
+    before = held(dst)
+    with pytest.raises(ConfigError, match="on_type_clash='replace' deletes what is in the way"):
+        verb(src, dst, on_type_clash="replace")
+    assert held(dst) == before
+    found = check(src, dst, on_type_clash="replace", one_way=True)
+    assert found.missing_on_dst == 3, "a check deletes nothing"
 
 
 def test_what_a_failed_transfer_leaves_in_the_way_stays():
