@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -122,19 +121,25 @@ def verify(target: ExtendedBackend, path: str, info: ObjectInfo, digests: dict[s
             )
 
 
-def take_back(target: ExtendedBackend, path: str, info: ObjectInfo) -> None:
-    """Delete the damaged copy that ``info`` tells of, unless somebody has replaced it meanwhile."""
+def take_back(target: ExtendedBackend, path: str, info: ObjectInfo) -> bool:
+    """Delete the damaged object that a write has just made, as ``info`` says; whether it is gone. What somebody has put
+    in its place meanwhile stays."""
     try:
         if target.features.if_match and info.etag is not None:
-            target.delete(path, if_match=info.etag)
-            return
-    except (NotFound, PreconditionFailed):
-        return
-    except CapabilityNotSupported:
-        pass  # conditions on writes alone: some S3 servers
-    with suppress(NotFound):
+            try:
+                target.delete(path, if_match=info.etag)
+                return True
+            except CapabilityNotSupported as error:
+                if error.capability == "delete":
+                    raise
+                # conditions on writes alone: some S3 servers
         if not _is_another(target.stat(path), info):
             target.delete(path)
+    except (NotFound, PreconditionFailed):
+        pass
+    except StorageError:
+        return False
+    return True
 
 
 def _is_another(now: ObjectInfo, then: ObjectInfo) -> bool:

@@ -246,8 +246,9 @@ def transfer(
     if verify:
         try:
             check_copy(to, dst, info, digests)
-        except CorruptData:
-            take_back(to, dst, info)
+        except CorruptData as error:
+            if not take_back(to, dst, info):
+                error.add_note("the damaged copy could not be removed")
             raise
     return info
 
