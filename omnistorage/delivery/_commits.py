@@ -9,8 +9,10 @@ from collections import deque
 from collections.abc import Callable
 
 from ..core import Backend
+from ..errors import CorruptData
 from ..paths import join
 from ..strands import forks
+from ._crew import CREW, Crew
 from ._object import Committed, OpenObject
 from .manifest import Manifest
 
@@ -56,7 +58,10 @@ class Commits:
         publications: Publications,
         before: Callable[[int], None] | None = None,
         after: Callable[[], None] | None = None,
+        *,
+        crew: Crew = CREW,
     ) -> None:
+        self._crew = crew
         self._publications = publications
         self._before = before
         self._after = after
@@ -71,6 +76,7 @@ class Commits:
         self._lost: int | None = None  # the first sequence number that was not delivered and will not be
         self.error: BaseException | None = None
         self.untold = False  # whether the error came when the object was published already
+        self.spoiled: CorruptData | None = None  # an object stays that the store has not kept as it was written
         self.objects = self.records = self.bytes = self.raw_bytes = 0
 
     def add(self, objects: list[OpenObject], *, in_order: bool) -> None:
@@ -93,7 +99,7 @@ class Commits:
             self._threads += more
         for started in range(more):
             try:
-                threading.Thread(target=self._work, name="omnistorage-commit", daemon=True).start()
+                self._crew.publish(self._work)
             except RuntimeError:  # a dying interpreter starts no threads
                 with self._changed:
                     self._threads -= more - started - 1
@@ -142,7 +148,10 @@ class Commits:
             except BaseException:
                 opened.writer.abort()
                 raise
-        entry = opened.commit()
+        try:
+            entry = opened.commit()
+        finally:
+            self.spoiled = self.spoiled or opened.sink.stays
         with self._noting:  # one at a time, so that a manifest stays whole
             self.objects += 1
             self.records += entry.records
@@ -168,8 +177,7 @@ class Commits:
     def wait(self, at_most: int = 0) -> None:
         """Until no more than ``at_most`` objects wait to be published."""
         with self._changed:
-            while len(self._closing) > at_most and not self._left:
-                self._changed.wait()
+            self._crew.until(self._changed, lambda: len(self._closing) <= at_most or self._left)
 
     def leave(self, error: BaseException) -> None:
         """Whoever waits goes on with ``error``, and nobody waits again, not even for the end of the program: the store

@@ -37,6 +37,7 @@ from ..errors import (
 from ..paths import check_new, join, parent
 from ..policies import pause
 from ..registry import locate
+from ._verified import store_bytes
 
 VERSION = 1
 SUCCESS = "_SUCCESS"
@@ -264,7 +265,7 @@ class Place:
 
         def write(**conditions: Any) -> None:
             try:
-                ops.write_bytes(self.backend, path, data, WriteOptions(durable=durable, **conditions))
+                store_bytes(self.backend, path, data, WriteOptions(durable=durable, **conditions))
             except MultiError as error:
                 if all(one.state in ("failed", "aborted") for one in error.outcomes):
                     raise

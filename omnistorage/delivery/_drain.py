@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import logging
+from collections.abc import Iterator
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -84,19 +85,20 @@ class Drain:
 
     # -- the thread ----------------------------------------------------------------------------------------------------
 
-    def run(self) -> None:
+    def steps(self) -> Iterator[Waiter]:
+        """All that the thread does. Each waiter is waited for until it is set."""
         try:
             while not self._stopped:
                 try:
-                    self._deliver()
+                    yield from self._deliver()
                 except StorageError as error:
-                    self._failed(error)
+                    yield from self._failed(error)
         except BaseException as error:
             if not self._stopped:
                 self._folder.end((isinstance(error, _Ended) and error.__cause__) or error)
-        self._finish()
+        yield from self._finish()
 
-    def _finish(self) -> None:
+    def _finish(self) -> Iterator[Waiter]:
         try:
             self._retire()
         except BaseException as error:
@@ -104,12 +106,12 @@ class Drain:
                 self._folder.end(error)
         self.tell()
         while not self._stopped:  # what ended by itself still has to see whether somebody closes the folder
-            self._wake.wait()
+            yield self._wake
             self._wake.clear()
         if self._orphaned:
             self._let_go()
 
-    def _deliver(self) -> None:
+    def _deliver(self) -> Iterator[Waiter]:
         """Until something fails or it is over."""
         folder, start = self._folder, max(self._folder.acked + 1, self._from)
         self.dropped += start - self._from  # while there was no engine
@@ -145,7 +147,7 @@ class Drain:
                     self._rolled = asked
                     self.tell()
                 else:
-                    self._wake.wait()
+                    yield self._wake
         finally:
             cursor.close()
 
@@ -253,7 +255,7 @@ class Drain:
 
     # -- when something fails ------------------------------------------------------------------------------------------
 
-    def _failed(self, error: StorageError) -> None:
+    def _failed(self, error: StorageError) -> Iterator[Waiter]:
         engine = self.engine
         untold = engine is not None and engine.untold
         self._retire()
@@ -270,7 +272,7 @@ class Drain:
         due = self._plan.timer.now() + self._folder.spool.backoff.delay(self._tries, error.retry_after)
         self._plan.timer.at(due, self._wake.set)
         while not self._stopped and self._plan.timer.now() < due:
-            self._wake.wait()
+            yield self._wake
             self._wake.clear()
             if self._folder.late:
                 self._folder.tick()
@@ -283,6 +285,8 @@ class Drain:
             return
         engine.abort()
         engine.wait()
+        if engine.spoiled is not None:
+            self._folder.end(engine.spoiled)
         progress = engine.progress
         added = (progress.objects, progress.records, progress.bytes, progress.raw_bytes, progress.late)
         done = tuple(before + more for before, more in zip(self.counted[0], added, strict=True))

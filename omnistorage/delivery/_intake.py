@@ -62,6 +62,7 @@ class Intake:
             Publications(plan.backend, plan.prefix, plan.manifest, plan.on_commit, durable=plan.options.durable),
             hooks.before,
             hooks.after,
+            crew=plan.crew,
         )
         form = form or plan.form
         self._objects = Partitions(

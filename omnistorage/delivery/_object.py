@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 from typing import Any, NamedTuple, NoReturn
 
-from .._context import Publishes
 from ..bad_records import BadRecords
-from ..core import Backend, Data, ObjectInfo, Writer
+from ..core import Backend, Writer
 from ..errors import StorageError, WriterClosed
 from ..record_writer import RecordWriter
 from ..records import open_decoded
 from ..stages import Codec, Format
 from ..streams import BLOCK
+from ._verified import Metered
 
 
 class Committed(NamedTuple):
@@ -62,42 +62,6 @@ def letters(bad: BadRecords) -> int:
     return 0 if isinstance(bad.on_error, str) else bad.count
 
 
-class Metered(Publishes):
-    """A sink that counts and digests what passes."""
-
-    def __init__(self, sink: Writer) -> None:
-        self._sink = sink
-        self.instant = bool(getattr(sink, "instant", False))
-        self.bytes = 0
-        self._digest = hashlib.sha256()
-
-    @property
-    def sha256(self) -> str:
-        return self._digest.hexdigest()
-
-    @property
-    def result(self) -> ObjectInfo | None:
-        return self._sink.result
-
-    def write(self, data: Data, /) -> int:
-        size = self._sink.write(data)
-        self._digest.update(data)
-        self.bytes += size
-        return size
-
-    def flush(self) -> None:
-        self._sink.flush()
-
-    def prepare(self) -> None:
-        self._sink.prepare()
-
-    def close(self) -> ObjectInfo:
-        return self._sink.close()
-
-    def abort(self) -> None:
-        self._sink.abort()
-
-
 def measured(backend: Backend, path: str, codec: Codec | None, *, records: int, first: int, last: int) -> Committed:
     """The entry of an object that an earlier run has published."""
     digest, size, raw = hashlib.sha256(), 0, 0
@@ -135,11 +99,19 @@ class OpenObject:
     )
 
     def __init__(
-        self, path: str, sink: Writer, form: Format[Any], codec: Codec | None, since: int, now: float, block: int
+        self,
+        backend: Backend,
+        path: str,
+        sink: Writer,
+        form: Format[Any],
+        codec: Codec | None,
+        since: int,
+        now: float,
+        block: int,
     ) -> None:
         self.path = path
         self.since = since  # until the object is published, a replay must begin here or before
-        self.sink = Metered(sink)
+        self.sink = Metered(sink, backend, path)
         try:
             self.writer: RecordWriter[Any] = RecordWriter(self.sink, form, codec, block=block)
         except BaseException:
@@ -166,7 +138,7 @@ class OpenObject:
         return self._stored >= limit - limit // 64
 
     def commit(self) -> Committed:
-        """Publish the object."""
+        """Publish the object. ``CorruptData`` where the store says that it holds something else."""
         try:
             self.writer.close()
         except StorageError as error:

@@ -92,7 +92,8 @@ class Partitions:
             if self._published_before(partition, record, number):
                 return None
         path, sink = self._names.create(partition, number, self._options)
-        opened = OpenObject(path, sink, self._format, self._codec, since, self._timer.now(), self._block)
+        backend, now = self._names.backend, self._timer.now()
+        opened = OpenObject(backend, path, sink, self._format, self._codec, since, now, self._block)
         self.open[partition] = opened
         return opened
 

@@ -13,6 +13,7 @@ from ..errors import ConfigError
 from ..paths import check_new
 from ..record_writer import known_exit
 from ..stages import Codec, Format
+from ._crew import Crew
 from ._object import Committed
 from ._settings import (
     NameMode,
@@ -65,6 +66,7 @@ class Plan:
         options: WriteOptions,
         now: Callable[[], datetime],
         timer: Timer,
+        crew: Crew,
     ) -> None:
         self.form, self.codec, suffix = layers_of(template, format, compression)
         self.template = Template(
@@ -86,6 +88,7 @@ class Plan:
         for name in (late_prefix, *([source] if source else []), *([] if manifest is None else [manifest])):
             check_new(name)
         self.manifest, self.on_commit, self.now, self.timer = manifest, on_commit, now, timer
+        self.crew = crew
         self.backend, self.prefix, self.owned = open_target(target, names)
         self.options = replace(
             options,

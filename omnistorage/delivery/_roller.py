@@ -7,32 +7,21 @@ from __future__ import annotations
 import threading
 import warnings
 import weakref
-from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 
 from .. import policies
-from ..errors import Cancelled, DeadlineExceeded, WriterClosed
+from ..errors import Cancelled, CorruptData, DeadlineExceeded, WriterClosed
 from ..strands import forks
+from ._crew import beside
 from ._intake import Hooks, Intake
 from ._object import OpenObject, Progress, letters
 
-__all__ = ["PATIENCE", "Hooks", "Roller", "beside"]
+__all__ = ["PATIENCE", "Hooks", "Roller"]
 
 _beginning = threading.Lock()
 PATIENCE = 0.25
 """How many seconds each of the two waits takes at most that clean up behind a deadline."""
-
-
-def beside(call: Callable[[], object], patience: float) -> None:
-    """``call()`` on a thread of its own, which nobody waits for longer than ``patience`` seconds."""
-    thread = threading.Thread(target=call, name="omnistorage-drain", daemon=True)
-    try:
-        thread.start()
-    except RuntimeError:  # a dying interpreter starts no threads
-        call()
-    else:
-        thread.join(patience)
 
 
 class Roller(Intake):
@@ -45,6 +34,11 @@ class Roller(Intake):
     def untold(self) -> bool:
         """Whether an object was published of which nobody could be told."""
         return self._commits.untold
+
+    @property
+    def spoiled(self) -> CorruptData | None:
+        """Why an object stays at the store that is not what was written: whoever met it would take it for that."""
+        return self._commits.spoiled
 
     def check(self) -> None:
         """Raise what kept an object from being published."""

@@ -18,6 +18,7 @@ from .. import ops
 from .._context import Publishes
 from ..core import Backend, Checkpoint, Data, ObjectInfo, WriteOptions, Writer, features_of
 from ..errors import ConfigError, CorruptData, NotFound, StorageError, WriterClosed
+from ._verified import store_bytes
 
 
 class SideUploads:
@@ -109,7 +110,7 @@ class SideWriter(Publishes):
 
     def _store_part(self) -> None:
         part, name = bytes(self._held), self._part(self._count + 1)
-        ops.write_bytes(self._backend, name, part, self._part_options)
+        store_bytes(self._backend, name, part, self._part_options)
         if self._ended:  # by another thread, which may not have seen it
             remove(self._backend, [name])
             self._check("write")

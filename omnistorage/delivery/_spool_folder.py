@@ -15,7 +15,7 @@ from typing import Any
 from .. import policies
 from ..errors import ConfigError, CorruptData, StorageError, WriterClosed
 from ..segments import Cursor, Damage, SegmentLog
-from ..strands import IO
+from ._crew import CREW, Crew
 from ._timer import Timer
 from .spool import Spool
 
@@ -43,8 +43,8 @@ class Folder:
     gathered, ``broken`` what ended the delivery: it is raised by every call.
     """
 
-    def __init__(self, spool: Spool, start: int, timer: Timer) -> None:
-        self.spool = spool
+    def __init__(self, spool: Spool, start: int, timer: Timer, crew: Crew = CREW) -> None:
+        self.spool, self.crew = spool, crew
         self.path = str(spool.folder)
         self.broken: BaseException | None = None
         self.trouble: StorageError | None = None
@@ -239,7 +239,7 @@ class Folder:
             if self._size + size > self.spool.max_bytes:
                 self._taking.release()
                 try:
-                    policies.wait(room, op="write", path=self.path)
+                    self.crew.wait(room, "write", self.path)
                 finally:
                     self._taking.acquire()
         finally:
@@ -321,6 +321,6 @@ class Folder:
 
 def _tick(ref: weakref.ref[Folder]) -> None:
     folder = ref()
-    if folder is not None and not IO.spawn(folder.tick):
+    if folder is not None and not folder.crew.spawn(folder.tick):
         folder.late = True
         folder.wake()

@@ -17,7 +17,7 @@ from ..strands import forks
 from ._drain import Drain
 from ._object import Progress, letters
 from ._plan import Plan
-from ._roller import PATIENCE, beside
+from ._roller import PATIENCE
 from ._settings import stamps
 from ._spool_entries import REFUSED, STAMP, Entries
 from ._spool_folder import Folder, fresh
@@ -44,15 +44,14 @@ class Spooled:
         self._final: Progress | None = None
         self._cut = self._drained = False
         self._until = float("inf")  # no longer does anybody wait for the store at the end
-        self._folder = Folder(spool, plan.start, plan.timer)
+        self._folder = Folder(spool, plan.start, plan.timer, plan.crew)
         self._put, self._encode, self._kind = self._folder.put, self._entries.encode, self._entries.kind
         self._stamp = stamps(plan.now)
         self._began = self._folder.next
         self._drain = Drain(plan, self._folder, self._entries, self.bad, self._bad_lock)
-        self._thread = threading.Thread(target=self._drain.run, name="omnistorage-drain", daemon=True)
         self._forks = forks[0]
         try:
-            self._thread.start()
+            self._thread = plan.crew.deliver(self._drain.steps)
         except BaseException:
             self._folder.close()
             raise
@@ -286,7 +285,7 @@ class Spooled:
         self._drain.stop()
         engine = self._drain.engine
         if engine is not None:
-            beside(engine.give_up, patience)  # or the thread may wait for ever
+            self._plan.crew.beside(engine.give_up, patience)  # or the thread may wait for ever
         self._thread.join(patience)
         if engine is not None and self._thread.is_alive():
             engine.leave()
@@ -316,7 +315,7 @@ class Spooled:
             self._plan.timer.at(until, waiter.set)
 
         def changed() -> None:
-            policies.wait(waiter, op="close")
+            self._plan.crew.wait(waiter, "close")
             waiter.clear()
 
         try:

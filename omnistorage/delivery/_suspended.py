@@ -19,6 +19,7 @@ from ..core import SUSPENDED, Backend, ResumableWrite, Settle, WriteOptions, Wri
 from ..errors import AlreadyExists, CorruptData, NotFound, StorageError
 from ..paths import check_new
 from ._side_uploads import SideUploads, beside, remove
+from ._verified import store_bytes
 
 MARK = "omnistorage_resume"  # in the metadata of what is published: the id of its writer
 _GOOD = 2  # so many checkpoints count: while a new one is made, the one before is what the caller has
@@ -58,7 +59,7 @@ class Suspended:
         digest, total = hashlib.sha256(tail).hexdigest(), held + len(tail)
         name = self._tail(total, digest)
         if name not in self._tails:
-            ops.write_bytes(self._backend, name, tail, beside(self._options))
+            store_bytes(self._backend, name, tail, beside(self._options), digest)
             self._tails.append(name)
         while len(self._tails) > _GOOD:
             old = self._tails.pop(0)

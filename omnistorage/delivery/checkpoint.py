@@ -23,6 +23,7 @@ from ..stages import Codec, Format, Headed, Stage, StageBase
 from ..strands import forks
 from ._resume_token import VERSION, Token, behind, checked, must_agree, must_be_plain, options_of, plain, settings_of
 from ._suspended import Suspended, clean
+from ._verified import Metered
 
 PART = 8 << 20
 Target = Backend | str | PathLike[str] | Any
@@ -94,8 +95,9 @@ class ResumableWriter(RecordWriter[Any]):
                 options = replace(options, content_type=getattr(codec or form, "content_type", None))
             self._suspended = Suspended(backend, path, self._mark, options, part_size)
             self._sink = sink = self._suspended.open() if _token is None else self._suspended.go_on(_token)
+            held = _token["bytes"] if _token is not None else 0
             super().__init__(
-                sink,
+                Metered(sink, backend, path, held, digests=False),
                 rest,
                 None if codec is None else _Frames(codec, bool(_token and _token["bytes"])),
                 on_error=on_error,

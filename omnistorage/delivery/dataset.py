@@ -30,6 +30,7 @@ from ..records import layers_for
 from ..stages import Codec, Format
 from ._dataset_files import FIELD, Manifest, Part, PartName, Place, Published, part_name
 from ._settings import rolls
+from ._verified import store_bytes
 from .rolling import RollingRecordWriter
 from .template import OBJECT_FIELDS
 
@@ -330,8 +331,8 @@ class DatasetJob:
         data, durable = manifest.to_json(), self.settings.options.durable
         only = self.place.backend.features.create_only
         options = WriteOptions(overwrite=not only, durable=durable, content_type="application/json")
-        ops.write_bytes(self.place.backend, self.place.at(manifest.name), data, options)
         new = Published(manifest.name, hashlib.sha256(data).hexdigest())
+        store_bytes(self.place.backend, self.place.at(manifest.name), data, options, new.sha256)
         try:
             self.place.publish(new, self.base, durable=durable)
         except Exception as error:

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 
 from ..core import Append, Backend, WriteOptions, power
 from ..errors import CorruptData, NotFound
-from ..ops import BLOCK, read_bytes, write_bytes
+from ..ops import BLOCK, read_bytes
 from ._object import Committed
+from ._verified import store_bytes
 
 
 class Manifest:
@@ -64,7 +65,7 @@ class Manifest:
         return whole
 
     def _put(self, text: bytes) -> None:
-        write_bytes(self._backend, self._path, text, self._options)
+        store_bytes(self._backend, self._path, text, self._options)
 
 
 def read_manifest(backend: Backend, path: str) -> Iterator[Committed]:

@@ -16,6 +16,7 @@ from ..bad_records import BadRecords, OnError
 from ..core import WRITE, Backend, WriteOptions
 from ..errors import ConfigError
 from ..stages import Codec, Format
+from ._crew import CREW, Crew
 from ._object import Committed, Progress
 from ._plan import Plan
 from ._roller import Roller
@@ -52,13 +53,16 @@ class RollingRecordWriter(Publishes):
     ``names="deterministic"``: a name is made of ``{source}``, the partition and ``{start}``, all partitions are rolled
     together, and objects are created, never replaced. A replay of the same records (``start_sequence``) from
     any ``durable + 1`` that was ever returned, or from the first, finds what an earlier run published and leaves those
-    records out (effectively once).
+    records out (effectively once). Names are all it goes by: other records under the numbers of earlier ones, as from a
+    second run that counts from 0 again, are taken for those and left out without a word. Give each run its ``source``,
+    or a ``start_sequence`` behind the last one.
 
-    *Failures.* Nothing stands under its final name before it is published whole. An exception in the ``with`` block,
-    ``abort`` or garbage collection discards what is open, and publishes what was rolled before
-    (``on_exception="commit_whole_records"`` publishes both on an exception); a kill discards both. A record that cannot
-    be encoded or named goes where ``on_error`` says; one that cannot be stored poisons the writer. ``write`` may be
-    called by many threads; a forked child must make its own writer.
+    *Failures.* Nothing stands under its final name before it is published whole. Where the store says afterwards that
+    it holds another size or digest, that is ``CorruptData``: nothing of it is durable, and the object is removed. An
+    exception in the ``with`` block, ``abort`` or garbage collection discards what is open, and publishes what was
+    rolled before (``on_exception="commit_whole_records"`` publishes both on an exception); a kill discards both. A
+    record that cannot be encoded or named goes where ``on_error`` says; one that cannot be stored poisons the writer.
+    ``write`` may be called by many threads; a forked child must make its own writer.
 
     ``manifest`` is a path in the target: one NDJSON line for each published object (see ``delivery.manifest``).
     ``on_commit`` gets the same as a ``Committed``, from another thread, one at a time; of the writer it may ask
@@ -104,6 +108,7 @@ class RollingRecordWriter(Publishes):
         now: Callable[[], datetime] = utc_now,
         timer: Timer = TIMER,
         spool: Spool | None = None,
+        _crew: Crew = CREW,
     ) -> None:
         plan = Plan(
             target,
@@ -134,6 +139,7 @@ class RollingRecordWriter(Publishes):
             options=options,
             now=now,
             timer=timer,
+            crew=_crew,
         )
         self.format, self.codec = plan.form, plan.codec
         self.bad: BadRecords = plan.bad

@@ -35,11 +35,13 @@ class Spool:
     was acknowledged. Nothing is published that the spool does not hold synced, so no number is ever given twice.
 
     *Delivery.* Records are delivered in order by one background thread. They leave the spool, a segment at a time, once
-    the objects that hold them are published and that was noted with a sync. A store that fails is tried again for ever,
-    after ``backoff``, from the first record that is not known to be published: with deterministic names nothing is
-    published twice, with unique ones at most what was not acknowledged by the store yet. ``progress`` tells the last
-    error; ``flush`` and ``close`` raise one that is not transient. What a handler raises, and what goes wrong in the
-    spool itself, ends the delivery: every call raises it, and a new writer goes on.
+    the objects that hold them are published, the store says nothing else of their sizes and digests than what was
+    written, and that was noted with a sync. An object of which it does is removed and written anew; where it cannot be
+    removed the delivery ends with ``CorruptData``, as a replay would take it for published. A store that fails is tried
+    again for ever, after ``backoff``, from the first record that is not known to be published: with deterministic names
+    nothing is published twice, with unique ones at most what was not acknowledged by the store yet. ``progress`` tells
+    the last error; ``flush`` and ``close`` raise one that is not transient. What a handler raises, and what goes wrong
+    in the spool itself, ends the delivery: every call raises it, and a new writer goes on.
 
     *Bad records.* One that cannot be encoded is refused by ``write`` as ``on_error`` says, and uses up its number. What
     only the template finds out (a field that is missing) ``on_error`` gets from the background thread; with ``"raise"``

@@ -347,7 +347,12 @@ def stopped(folder, kind, within, seed, *, signals=1):
                 pass
             child.send_signal(signal.SIGTERM)
         try:
-            _, complaint = child.communicate(timeout=60)
+            try:
+                _, complaint = child.communicate(timeout=60 if signals == 1 else 15)
+            except subprocess.TimeoutExpired:
+                # Python looks at a signal that came while it handled another one only when its main thread wakes up.
+                child.send_signal(signal.SIGTERM)
+                _, complaint = child.communicate(timeout=60)
         except subprocess.TimeoutExpired:
             child.kill()
             raise

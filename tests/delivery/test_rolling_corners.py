@@ -191,3 +191,21 @@ def test_a_store_that_tells_late_that_a_name_is_taken_gets_the_next_one(spooled,
             writer.write_many({"k": "a", "run": run, "n": n} for n in range(5))
     found = [(row["run"], row["n"]) for info in store.list() for row in rows(store, info.path)]
     assert found == [(run, n) for run in range(3) for n in range(5)]
+
+
+def test_with_deterministic_names_records_under_old_numbers_pass_for_old_ones():
+    """What the docstring warns of, and its two ways out: numbers that go on, and a source."""
+    store = MemoryBackend()
+
+    def run(day, template="{start:03d}.ndjson", **settings):
+        with RollingRecordWriter(store, template, names="deterministic", roll_records=2, **settings) as writer:
+            writer.write_many({"day": day, "n": n} for n in range(4))
+        return writer.progress.records
+
+    assert run(1) == 4
+    assert run(2) == 0
+    assert run(2, start_sequence=4) == 4
+    assert run(2, "{source}-{start:03d}.ndjson", source="second") == 4
+    assert run(3, "{source}-{start:03d}.ndjson", source="third") == 4
+    found = [row["day"] for info in store.list() for row in rows(store, info.path)]
+    assert sorted(found) == [1] * 4 + [2] * 8 + [3] * 4

@@ -7,6 +7,7 @@ which two runs of one seed have in common byte for byte.
 """
 
 import gc
+import json
 import random
 from collections import Counter
 from dataclasses import replace
@@ -117,7 +118,8 @@ class World(Clock):
         """Whether this process knows what became of ``path``: it did it, or had ten seconds to learn of it."""
         who, when = self.last.get(path, (self.mirror, 0))
         # After a kill nobody knows what became of what was under way, until it is repaired.
-        if any(entry.intent and entry.path == path for entry in self.mirror.journal.entries.values()):
+        texts = [self.journal.inner.peek(info.path) for info in self.journal.inner.list()]
+        if any(row["intent"] and row["path"] == path for row in map(json.loads, texts)):
             return False
         return who is self.mirror or self.time - when > 10
 
