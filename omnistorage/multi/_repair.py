@@ -19,7 +19,7 @@ from ._asking import MISSES, ask_all, digest_of
 from ._journal import FRESH, Journal, Missed
 from ._mirroring import Mirroring
 from ._rulers import Rulers, alike, condition_of, has_folder, is_still, look
-from .targets import Target
+from .targets import Target, with_own
 from .tiers import Place, told
 
 _BATCH = 500
@@ -189,7 +189,9 @@ class Repairer:
         for place in self._mirror.places:
             able = power(place.backend, SetMetadata)
             if place is not ruler and info is not None and able is not None and look(place, path) is not None:
-                able.set_metadata(path, modified_at=info.modified_at, user_metadata=dict(info.metadata or {}))
+                able.set_metadata(
+                    path, modified_at=info.modified_at, user_metadata=with_own(info.metadata or {}, place, ruler)
+                )
                 self.changed += 1
 
 

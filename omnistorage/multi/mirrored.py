@@ -33,7 +33,7 @@ from ._repair import Repaired, Verified, repair, verify
 from ._settling import settle
 from ._shadow import Shadow
 from .outcomes import Difference, ShadowStats
-from .targets import Target, targets_of
+from .targets import Target, targets_of, with_own
 from .tiers import Place, features_of_tiers, named
 
 P = TypeVar("P")
@@ -341,7 +341,8 @@ class MultiBackend(Mirroring):
             able = power(place.backend, SetMetadata)
             if able is None:
                 self._refuse("set_modified", "set_metadata", path)
-            return able.set_metadata(path, modified_at=modified_at, user_metadata=user_metadata)
+            own = None if user_metadata is None else with_own(user_metadata, place)
+            return able.set_metadata(path, modified_at=modified_at, user_metadata=own)
 
         answers = self.change("set_metadata", path, put, kind="meta")
         place = next(place for place in self.places if place.name in answers)

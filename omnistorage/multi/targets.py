@@ -47,6 +47,13 @@ class Target(Tier):
         return replace(options, extra={**extra, **self.extra} or None, user_metadata=metadata or None)
 
 
+def with_own(metadata: Mapping[str, str], place: Place, of: Place | None = None) -> dict[str, str]:
+    """The user metadata of an object as the target ``place`` has it; ``of``: as that other target has it so far."""
+    assert isinstance(place.tier, Target)
+    theirs = of.tier.user_metadata if of is not None and isinstance(of.tier, Target) else {}
+    return {**{key: text for key, text in metadata.items() if key not in theirs}, **place.tier.user_metadata}
+
+
 _KEYS = ("name", "store", "user_metadata", "extra")
 
 

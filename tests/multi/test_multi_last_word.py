@@ -429,6 +429,22 @@ def test_a_folder_that_is_gone_keeps_no_object_of_its_name_from_repair():
     assert once(places, "x") == b"bytes"
 
 
+def test_each_target_keeps_the_metadata_that_are_its_own():
+    stores, journal = switches(2), MemoryBackend()
+    targets = [
+        Target("a", stores[0], user_metadata={"owner": "a"}),
+        Target("b", stores[1], user_metadata={"class": "b"}),
+    ]
+    multi = MultiBackend(targets, "best_effort", journal=journal)
+    write_bytes(multi, "x", b"1", WriteOptions(user_metadata={"k": "1"}))
+    stores[1].down = True
+    multi.set_metadata("x", user_metadata={"k": "2"})
+    assert stores[0].inner.stat("x").metadata == {"k": "2", "owner": "a"}
+    stores[1].down = False
+    multi.repair(grace=0)
+    assert stores[1].inner.stat("x").metadata == {"k": "2", "class": "b"}
+
+
 # -- targets that come and go ------------------------------------------------------------------------------------------
 
 

@@ -3,17 +3,20 @@
 import itertools
 import pickle
 import threading
+from contextlib import nullcontext
 
 import pytest
 
 from omnistorage import (
     AlreadyExists,
+    BackendClosed,
     BackendUnavailable,
     Cancelled,
     CapabilityNotSupported,
     ConfigError,
     CopyOptions,
     ListOptions,
+    LocalBackend,
     MemoryBackend,
     MultiBackend,
     MultiError,
@@ -316,3 +319,33 @@ def test_order_of_targets_does_not_matter_to_what_is_written():
         places = switches(3)
         write_bytes(mirror([places[n] for n in order]), "x", b"1")
         assert peeks(places, "x") == [b"1"] * 3
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_shutdown_is_ordered_targets_first_the_journal_last_and_open_writers_publish_nothing(tmp_path, fails):
+    closed = []
+
+    class Told(Switch):
+        def close(self):
+            closed.append(self)
+            super().close()
+            if fails:
+                raise BackendUnavailable("it does not end well")
+
+    places = [Told(LocalBackend(tmp_path / name)) for name in ("a", "b")]
+    multi = mirror(places, "quorum", journal=tmp_path / "journal")
+    write_bytes(multi, "kept", b"1")
+    writer = multi.open_writer("x")
+    writer.write(b"half")
+    journal = multi.journal._backend
+    end = journal.close
+    journal.close = lambda: (closed.append(journal), end())
+    with pytest.raises(BackendUnavailable) if fails else nullcontext():
+        multi.close()
+    assert closed == [*places, journal], "each is tried"
+    with pytest.raises(BackendClosed):
+        writer.close()
+    writer.abort()
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["kept", "kept"]
+    with pytest.raises(BackendClosed):
+        multi.exists("x")
