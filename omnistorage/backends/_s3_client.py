@@ -471,6 +471,8 @@ def _of_code(code: str, message: str, status: int) -> StorageError:
         return NotFound("no such bucket" if code == "NoSuchBucket" else f"no such object ({text})", backend=NAME)
     if code in _BUSY or status == 429:
         return BackendUnavailable(text, retry_after=0.0, backend=NAME)  # it says that it did nothing
+    if code == "InvalidObjectState":
+        return PermissionDenied(f"the object is archived, restore it first: {text}", backend=NAME)
     if code in _DENIED or (status in (401, 403) and code not in _DAMAGED):
         return PermissionDenied(text, backend=NAME)
     if code in _DAMAGED:

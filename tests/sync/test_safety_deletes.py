@@ -7,10 +7,13 @@ from omnistorage import (
     NotFound,
     PermissionDenied,
     StorageError,
+    WriteOptions,
 )
+from omnistorage.ops import write_bytes
 from omnistorage.sync import Filter, SyncOptions
 from omnistorage.wrappers import Prefix
 
+from ..backends import test_s3
 from .safety_world import ALL
 from .stores import (
     Acting,
@@ -331,3 +334,16 @@ def test_a_folder_with_a_marker_at_either_side_is_not_deleted():
     go(src, dst, filter=filter, **ALL)
     assert {"two/.keepout", "two/z", "one/y"} <= set(held(dst))
     assert "extra" not in held(dst)
+
+
+def test_an_archived_source_shields_its_destination_and_says_what_to_do():
+    with test_s3.fresh("moto") as src:
+        write_bytes(src, "cold", b"frozen", WriteOptions(extra={"s3.storage_class": "GLACIER"}))
+        write_bytes(src, "warm", b"1")
+        dst = memory()
+        for path in ("cold", "gone"):
+            put(dst, path, b"of an earlier run")
+        report = go(src, dst, delete=True, max_delete=5, raise_errors=False)
+    assert [type(failure.error) for failure in report.failures] == [PermissionDenied]
+    assert "archived, restore it first" in errors(report)["cold"]
+    assert held(dst) == {"cold": b"of an earlier run", "gone": b"of an earlier run", "warm": b"1"}
