@@ -213,9 +213,10 @@ class Hands(Steps):
 
     def _transfer(self, action: Action) -> int:
         assert action.expect_src is not None
-        moved = self._by_server(action) if self._server_side and self.backup is None and not self.o.move else None
-        if moved is not None:
-            return moved
+        if self._server_side and self.backup is None and (not self.o.move or self._is_fixed(action.expect_src)):
+            moved = self._by_server(action)
+            if moved is not None:
+                return moved
         size = action.size or 0
         features = self.dst.features
         if size < self._too_long and (features.create_only or features.if_match):
@@ -226,6 +227,10 @@ class Hands(Steps):
                     raise
                 self._too_long = min(self._too_long, size)  # conditions hold for uploads in one request only
         return self._streamed(action, False, False)
+
+    def _is_fixed(self, source: ObjectInfo) -> bool:
+        """Whether the store can be held to copy the very object that was listed, and the copy be held against it."""
+        return self.src.features.if_match and source.etag is not None and bool(source.hashes)
 
     def _by_server(self, action: Action) -> int | None:
         """Let the store copy. None where it cannot, or where streaming is as good."""
@@ -258,12 +263,20 @@ class Hands(Steps):
         if info.size is not None and source.size is not None and info.size != source.size:
             self._take_back(key, info)
             raise CorruptData(f"{info.size} bytes arrived of {source.size}", path=action.path, op="copy")
-        if same_digest(source, info) not in (None, EQUAL):
+        verdict = same_digest(source, info)
+        if verdict not in (None, EQUAL):
             self._take_back(key, info)
             raise CorruptData("the copy has another digest than its source", path=action.path, op="copy")
         if features.set_modified:
             info = self._set_time(key, source) or info
+        if self.o.move and verdict is None:
+            self._server_side = False  # to stream is less work than to read both
+            if not self._identical(source, info):
+                self._take_back(key, info)
+                raise CorruptData("the copy differs from its source", path=action.path, op="move")
         self.plan.made(action, info)
+        if self.o.move:
+            self._delete_seen(self.src, source)
         return size
 
     def _streamed(self, action: Action, create_only: bool, if_match: bool) -> int:

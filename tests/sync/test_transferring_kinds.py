@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from omnistorage import BackendUnavailable, ConfigError, LocalBackend, MemoryBackend, NotFound, OutcomeUnknown, ops
+from omnistorage.core import WriteOptions
 from omnistorage.sync import Filter, Plan, SyncOptions, copy_file, move_file, run, sync
 from omnistorage.wrappers import Prefix
 
@@ -13,6 +14,7 @@ from .stores import (
     Acting,
     blind,
     bucket,
+    carry_out,
     day,
     errors,
     failing,
@@ -23,8 +25,10 @@ from .stores import (
     memory,
     planned,
     put,
+    replayed,
 )
-from .transfer_world import ALL, MIB
+from .test_comparing import Hashing
+from .transfer_world import ALL, MIB, Counting
 
 # --- renames ----------------------------------------------------------------------------------------------------------
 
@@ -310,3 +314,65 @@ def test_local_folders_keep_times_of_files(tmp_path):
     assert {info.modified_at for info in ops.walk(dst)} == {day(3)}
     assert planned(src, dst) == []
     assert errors(go(src, dst)) == {}
+
+
+# --- moves within one store -------------------------------------------------------------------------------------------
+
+
+class Stating(Counting, Hashing):
+    """States the digests of what it holds; ``forgets``: not those of copies."""
+
+    forgets, garbles = False, False
+
+    def _copy(self, src, dst, options):
+        info = super()._copy(src, dst, options)
+        if self.garbles:
+            info = self._put(dst, b"?" * info.size, WriteOptions(), "copy")
+        if self.forgets:
+            info = info._replace(hashes=None)
+            self._objects[dst] = self._objects[dst]._replace(info=info)
+        return info
+
+
+def stating(**more):
+    kind = type("Stating", (Stating,), more)
+    src, dst = (memory(kind, hashes=frozenset({"md5"})) for _ in range(2))
+    put(src, "a", b"a" * 2 * MIB)
+    put(src, "b", b"b" * 2 * MIB)
+    return src, dst
+
+
+def test_a_move_of_what_states_its_digest_is_made_by_the_store():
+    src, dst = stating()
+    before, src.reads = held(src), 0
+    assert go(src, dst, move=True).copied == 2
+    assert (src.reads, dst.reads) == (0, 0)
+    assert (held(src), held(dst)) == ({}, before)
+
+
+def test_a_move_whose_copy_states_no_digest_is_read_back_and_the_next_are_streamed():
+    src, dst = stating(forgets=True)
+    before, src.reads = held(src), 0
+    go(src, dst, move=True)
+    assert (src.reads, dst.reads) == (2, 1)
+    assert (held(src), held(dst)) == ({}, before)
+
+
+@pytest.mark.parametrize("forgets", [False, True])
+def test_a_move_whose_copy_differs_keeps_its_source(forgets):
+    src, dst = stating(forgets=forgets, garbles=True)
+    before = held(src)
+    report = go(src, dst, move=True, raise_errors=False)
+    assert "differs" in errors(report)["a"] or "another digest" in errors(report)["a"]
+    assert "a" not in held(dst)
+    assert held(src)["a"] == before["a"]
+
+
+def test_a_move_by_the_store_is_of_what_was_listed():
+    src, dst = stating()
+    plan = replayed(src, dst, move=True)
+    put(src, "a", b"newer" * MIB)
+    with plan:
+        report = carry_out(plan, raise_errors=False)
+    assert set(errors(report)) == {"a"}
+    assert (set(held(src)), set(held(dst))) == ({"a"}, {"b"})
