@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import ExitStack
 from datetime import timedelta
 
 import pytest
@@ -11,7 +12,7 @@ from omnistorage import AlreadyExists, ConfigError, LocalBackend, MemoryBackend,
 from omnistorage.delivery import RollingRecordWriter
 from omnistorage.testing import BasicBackend, Faulty
 
-from .conftest import contents, paths, rows
+from .conftest import contents, paths, rows, until
 
 # -- rolls -------------------------------------------------------------------------------------------------------------
 
@@ -121,6 +122,17 @@ def test_what_is_due_while_somebody_is_inside_is_rolled_on_the_way_out(timer):
     writer._front._commits.wait()
     assert len(done) == 1
     writer.close()
+
+
+def test_all_writers_of_a_process_share_one_timer_thread():
+    def timers():
+        return sum(one.name == "omnistorage-timer" for one in threading.enumerate())
+
+    with ExitStack() as opened:
+        for _ in range(8):
+            writer = opened.enter_context(RollingRecordWriter(MemoryBackend(), "{seq}.log", roll_age=3600))
+            writer.write(b"1")
+        until(lambda: timers() == 1)  # one of an earlier test may be about to end
 
 
 # -- partitions --------------------------------------------------------------------------------------------------------
