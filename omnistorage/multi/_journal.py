@@ -187,7 +187,7 @@ def _entry(text: bytes, path: str) -> Missed:
         row: dict[str, Any] = json.loads(text)
         if row.pop("version") != VERSION:
             raise ValueError("it is of another version")
-        row |= {name: tuple(row[name]) for name in ("targets", "urls", "among")}
+        row |= {"targets": tuple(row["targets"]), "urls": tuple(row["urls"]), "among": tuple(row.get("among", ()))}
         entry = Missed(**row)
         if not isinstance(entry.path, str) or entry.kind not in ("file", "dir", "meta") or not entry.targets:
             raise ValueError("it does not say what is missed")

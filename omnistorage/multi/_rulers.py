@@ -26,7 +26,7 @@ class Rulers:
     def of(self, entries: list[Missed]) -> list[Place]:
         """The targets that hold what the path should be."""
         while entries:
-            last = next((entry for entry in reversed(entries) if not entry.doubt), entries[-1])
+            last = _last_word(entries)
             places = [place for place in self._mirror.places if not last.among or place.name in last.among]
             missed = {name for entry in entries if not entry.intent for name in entry.targets}
             good = [place for place in places if place.name not in missed]
@@ -76,7 +76,7 @@ class Rulers:
         one, *others = ((place, _seen(place, path)) for place in rulers)
         if all(_may_be_one(path, one, other, reads=len(entries) > 1) for other in others):
             return list(rulers)
-        last = next((entry for entry in reversed(entries) if not entry.doubt), entries[-1])
+        last = _last_word(entries)
         holders = [] if last.sha256 is None else [place for place in self._holders(last)[0] if place in rulers]
         return holders or self._most(last, rulers)
 
@@ -98,6 +98,10 @@ class Rulers:
             return vote_of(place, path, algorithm)
 
         return ask_all(self._mirror.places, "repair", path, ask, crew=self._mirror.crew)
+
+
+def _last_word(entries: Sequence[Missed]) -> Missed:
+    return next((entry for entry in reversed(entries) if not entry.doubt), entries[-1])
 
 
 def vote_of(place: Place, path: str, algorithm: str) -> Vote:

@@ -212,7 +212,8 @@ class MultiBackend(Mirroring):
 
     def _carry(self, op: Literal["copy", "move"], src: str, dst: str, options: CopyOptions) -> ObjectInfo:
         if src == dst:
-            return ops.copy(self, src, self, dst, options)  # nothing changes, and nothing is settled by that
+            moved: ObjectInfo = getattr(ops, op)(self, src, self, dst, options)
+            return moved  # nothing changes, and nothing is settled by that
         shown = {
             self._named(token, path, op)
             for token, path in ((options.source_if_match, src), (options.if_match, dst))
