@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 _CALLS = ("write", "write_many", "handle", "flush", "roll", "close", "drain", "abort", "_on_exception")
 _DISCARDS = ("abort", "_on_exception")
 _GRACE = 2.0  # seconds for writers that are not ours, or were aborted
+_POLL = 0.1  # seconds: a signal that comes just before the main thread waits is handled when it next wakes up
+_NOW = 0.001
+_NAME = "omnistorage-drain"
 _END = object()
 
 
@@ -33,7 +36,7 @@ def draining(
 ) -> AbstractContextManager[None]:
     """``with RollingRecordWriter(...) as writer, draining(writer):`` makes the first of ``signals`` end the block as
     ``SystemExit(128 + number)`` does, and every writer is drained (``RollingRecordWriter.drain``) by the one deadline
-    that began with it, all side by side. A second signal gives up at once (``abort``). Without one nothing is done.
+    that began with it, all side by side. A second signal gives up at once. Without one nothing is done.
 
     The exception is raised at once, also out of a read or a ``time.sleep``, but where the main thread is inside a call
     of one of the writers at the end of that; an iterator given to ``write_many`` is outside. A record that
@@ -94,7 +97,7 @@ class _Draining(AbstractContextManager[None]):
             raise ConfigError(f"the signals {self._signals!r} cannot be handled for these writers: {error}") from error
         except BaseException:  # a signal came in the middle of it
             self._wake.set()
-            self._over.wait()
+            self._wait_until_over()
             self._restore()
             raise
 
@@ -111,11 +114,15 @@ class _Draining(AbstractContextManager[None]):
             self._restore()
         if self._stop is None or self._forks != forks[0]:
             return
-        self._over.wait()
+        self._wait_until_over()
         self._restore()
         self._stop.__cause__ = next(iter(self._errors), None)
         if error is not self._stop:
             raise self._stop
+
+    def _wait_until_over(self) -> None:
+        while not self._over.wait(_POLL):
+            pass
 
     def _restore(self) -> None:
         if self._stop is not None and self._forks == forks[0]:
@@ -170,7 +177,7 @@ class _Draining(AbstractContextManager[None]):
             _Draining._depth += 1
             try:
                 if self._stop is not None and name in _DISCARDS:
-                    return self._over.wait()
+                    return self._wait_until_over()
                 return call(*map(self._pulled, args)) if name == "write_many" else call(*args, **settings)
             finally:
                 _Draining._depth -= 1
@@ -217,14 +224,16 @@ class _Draining(AbstractContextManager[None]):
             self._clock.wait(min(_GRACE, self._within / 2), self._unwound)
         for writer in self._writers:
             try:
-                threading.Thread(target=self._drain, args=(writer,), name="omnistorage-drain", daemon=True).start()
+                threading.Thread(target=self._drain, args=(writer,), name=_NAME, daemon=True).start()
             except RuntimeError:  # no thread can be had
                 self._drain(writer)
         self._await(self._began + self._within + _GRACE, lambda: self._cut)
-        for writer in list(self._running):
-            with suppress(RuntimeError):
-                threading.Thread(target=writer.abort, name="omnistorage-drain", daemon=True).start()
-        self._await(self._clock.now() + _GRACE, lambda: False)
+        # An abort that comes before its drain has begun would discard in silence: a drain says what is missing.
+        for give_up in (lambda writer: writer.drain(_NOW), lambda writer: writer.abort()):
+            for writer in list(self._running):
+                with suppress(RuntimeError):
+                    threading.Thread(target=_quietly, args=(give_up, writer), name=_NAME, daemon=True).start()
+            self._await(self._clock.now() + _GRACE, lambda: False)
         self._over.set()
         if not self._raised and not self._leaving and hasattr(signal, "pthread_kill"):
             self._reminded = True  # it is stuck inside a writer, and nothing else frees it
@@ -247,6 +256,11 @@ class _Draining(AbstractContextManager[None]):
         finally:
             self._running.remove(writer)
             self._wake.set()
+
+
+def _quietly(call: Callable[[Any], object], writer: Any) -> None:
+    with suppress(BaseException):  # the drain that is under way tells of it
+        call(writer)
 
 
 _ENDS = (_Draining.__enter__.__code__, _Draining.__exit__.__code__)

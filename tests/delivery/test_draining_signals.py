@@ -180,6 +180,29 @@ def test_a_second_signal_gives_up_at_once(hangs):
     assert list(store.inner.list()) == []
 
 
+def test_a_second_signal_before_the_drain_has_begun_says_what_is_missing(caplog, hangs):
+    store, calls, given_up = hangs(), [], threading.Event()
+    writer = RollingRecordWriter(store, "{seq}.ndjson")
+    drain, abort = writer.drain, writer.abort
+
+    def late(seconds):
+        calls.append(seconds)
+        if len(calls) == 1:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            assert given_up.wait(30)
+        try:
+            return drain(seconds)
+        finally:
+            given_up.set()
+
+    writer.drain, writer.abort = late, lambda: (abort(), given_up.set())
+    with caplog.at_level(logging.ERROR), pytest.raises(SystemExit), drains(writer, within=FAR):
+        writer.write({"n": 0})
+        told()
+    assert "1 records were not published in time: from number 0 on" in caplog.text
+    assert list(store.inner.list()) == []
+
+
 def test_blocks_are_nested():
     stores = [MemoryBackend(), MemoryBackend()]
     outer, inner = (RollingRecordWriter(store, "{seq}.ndjson") for store in stores)
@@ -348,9 +371,9 @@ def stopped(folder, kind, within, seed, *, signals=1):
             child.send_signal(signal.SIGTERM)
         try:
             try:
-                _, complaint = child.communicate(timeout=60 if signals == 1 else 15)
+                _, complaint = child.communicate(timeout=5 if signals == 2 and kind == "stuck" else 60)
             except subprocess.TimeoutExpired:
-                # Python looks at a signal that came while it handled another one only when its main thread wakes up.
+                # It came while Python handled the other one, which looks again only when its main thread wakes up.
                 child.send_signal(signal.SIGTERM)
                 _, complaint = child.communicate(timeout=60)
         except subprocess.TimeoutExpired:
