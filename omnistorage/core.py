@@ -1,4 +1,4 @@
-"""The protocols of the house: readers, writers, backends, features and powers. Floor 0: imports only errors.
+"""The protocols of the house: readers, writers, backends, features and powers. Floor 0: imports floor 0.
 
 A backend moves bytes. ``Backend`` is the six methods without which nothing works, ``ExtendedBackend`` six more;
 ``Features`` says which of a backend's abilities are true under its configuration, without I/O. What few stores can do
@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from operator import index
 from typing import Any, Literal, NamedTuple, Protocol, Self, TypeVar, cast, runtime_checkable
 
+from ._shapes import has_shape
 from .errors import ConfigError, StorageError
 
 Kind = Literal["file", "dir", "link", "other"]
@@ -462,12 +463,12 @@ def power(backend: object, kind: Callable[..., P]) -> P | None:
     ask = getattr(backend, "power_of", None)
     if ask is not None:
         return cast("P | None", ask(kind))
-    return backend if isinstance(backend, cast("type[P]", kind)) else None
+    return backend if has_shape(backend, cast("type[P]", kind)) else None
 
 
 def as_extended(backend: Backend) -> ExtendedBackend | None:
     """The backend as an extended one, or None if it is basic, or a wrapper around a basic one."""
-    if getattr(backend, "is_extended", True) and isinstance(backend, ExtendedBackend):
+    if getattr(backend, "is_extended", True) and has_shape(backend, ExtendedBackend):  # type: ignore[type-abstract]
         return backend
     return None
 

@@ -19,6 +19,7 @@ FLOOR_0 = {
     "_table",
     "_lookup",
     "_context",
+    "_shapes",
 }
 FLOOR_1 = {"_os", "secret", "backends", "compression", "formats", "wrappers"}
 FLOOR_2 = {

@@ -2,18 +2,22 @@
 
 import pickle
 from datetime import datetime
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from omnistorage import ops
+from omnistorage._shapes import has_shape, names_of
 from omnistorage.backends.memory import MemoryBackend
 from omnistorage.compression.gzip import Gzip
 from omnistorage.core import (
     POWERS,
     Append,
+    Backend,
     CopyOptions,
+    ExtendedBackend,
     Features,
     ListOptions,
     ObjectInfo,
@@ -215,3 +219,17 @@ def test_extended_is_the_backend_itself_or_a_view_that_refuses():
 def test_options_of_a_wrong_kind_are_config_errors(make):
     with pytest.raises(ConfigError):
         make()
+
+
+@pytest.mark.parametrize("kind", [*POWERS, Backend, ExtendedBackend], ids=lambda kind: kind.__name__)
+def test_a_shape_is_what_isinstance_says(kind):
+    names = names_of(kind)
+    assert names
+    for missing in (None, *names):
+        value = SimpleNamespace(**{name: print for name in names if name != missing})
+        assert has_shape(value, kind) is isinstance(value, kind) is (missing is None)
+
+
+def test_an_attribute_of_a_shape_may_be_none():
+    value = SimpleNamespace(**{**dict.fromkeys(names_of(ExtendedBackend), print), "url": None})
+    assert has_shape(value, ExtendedBackend) and isinstance(value, ExtendedBackend)

@@ -1,6 +1,7 @@
 """Random calls of a Store against a dict, on every backend."""
 
 import os
+from itertools import product
 
 import pytest
 from hypothesis import settings
@@ -21,7 +22,9 @@ from .places import PLACES
 
 SCALE = int(os.environ.get("OMNISTORAGE_SCALE", "1"))
 NAMES = ["a", "b", "ab", "a.txt", "d", "é"]
-paths = st.lists(st.sampled_from(NAMES), min_size=1, max_size=3).map("/".join)
+paths = st.sampled_from(
+    ["/".join(names) for depth in (1, 2, 3) for names in product(NAMES, repeat=depth) for _ in range(6 ** (3 - depth))]
+)  # as many of each depth, and one choice for each
 contents = st.binary(max_size=20)
 
 
