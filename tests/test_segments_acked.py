@@ -196,6 +196,23 @@ def acknowledge_ten(folder, faulty):
         pass
 
 
+@pytest.mark.parametrize("again", [True, False], ids=["goes on", "opens again"])
+def test_segments_that_a_cut_short_acknowledgement_left_go_with_the_next_one(tmp_path, again):
+    faulty = FaultyOS(at=1, only=("unlink",))
+    with SegmentLog(tmp_path, segment_bytes=300, _os=faulty) as log:
+        log.append_many(WORDS[:100])
+        with pytest.raises(StorageError):
+            log.acknowledge(50)
+        if again:
+            log.acknowledge(50)
+            assert log.first > 40
+    with SegmentLog(tmp_path, segment_bytes=300) as log:
+        assert log.acked == 50
+        log.acknowledge(10)
+        assert 40 < log.first <= 51
+        assert entries(log, 51) == WORDS[51:100]
+
+
 def test_an_acknowledgement_is_synced_before_anything_is_dropped(tmp_path):
     recording = RecordingOS()
     with SegmentLog(tmp_path, segment_bytes=100, _os=recording) as log:
@@ -206,6 +223,20 @@ def test_an_acknowledgement_is_synced_before_anything_is_dropped(tmp_path):
     assert kinds.index("write") < kinds.index("fsync") < kinds.index("unlink")
     written = recording.events[kinds.index("write")].inode
     assert any(event.kind == "fsync" and event.inode == written for event in recording.events[: kinds.index("unlink")])
+
+
+def test_what_is_found_is_synced_before_anything_is_added(tmp_path):
+    """Whoever wrote it may have been killed before that: the folder itself, the names in it, what was noted."""
+    folder = tmp_path / "log"
+    for life in range(2):
+        recording = RecordingOS()
+        with SegmentLog(folder, _os=recording) as log:
+            opened = {event.inode for event in recording.events if event.kind == "fsync"}
+            names = sorted(os.listdir(folder))
+            log.append(b"x")
+            log.acknowledge(0)
+        for path in (tmp_path, folder, *([folder / name for name in names if name != "lock"] if life else [])):
+            assert path.stat().st_ino in opened, path
 
 
 def test_a_number_is_never_given_twice_even_if_the_end_was_lost(tmp_path):

@@ -137,12 +137,11 @@ class Spooled:
             return self._final
         folder, drain = self._folder, self._drain
         done, engine = drain.counted
-        counts, ahead = list(done), 0
+        counts, ahead = list(done), max(0, folder.acked + 1 - drain.position)  # dropped, and not missed yet
         now = None if engine is None else engine.progress
         if now is not None:
             more = (now.objects, now.records, now.bytes, now.raw_bytes, now.late)
             counts = [one + other for one, other in zip(counts, more, strict=True)]
-            ahead = max(0, folder.acked + 1 - drain.position)  # dropped, and not missed yet
         error = folder.broken or drain.error or folder.trouble
         return Progress(
             taken=self._taken,

@@ -94,6 +94,7 @@ class SegmentLog(Closes):
             pass
         self.folder_fd = os_.open(self.folder, READ_FOLDER)
         self._fds.append(self.folder_fd)
+        self._sync_above()
         lock = os_.open("lock", _OWN, 0o600, dir_fd=self.folder_fd)
         self._fds.append(lock)
         try:
@@ -110,11 +111,23 @@ class SegmentLog(Closes):
         self._recall(names)
         if self.firsts:
             self._recover()
+        os_.fsync(self.folder_fd)  # what is there, and was perhaps not synced by who was killed, is there to stay
         if lacks is not None:
             self._go_on_behind(lacks[1])
         elif not self.firsts:
             self._begin()
         self._check_acked(names)
+
+    def _sync_above(self) -> None:
+        """The folder itself stays, whoever made it, and perhaps was killed before this."""
+        try:
+            above = self.os.open(os.path.dirname(os.path.abspath(self.folder)), READ_FOLDER)
+        except PermissionError:
+            return  # then it is not ours, and was there before
+        try:
+            self.os.fsync(above)
+        finally:
+            self.let_go(above)
 
     def _go_on_behind(self, beyond: int) -> None:
         """The newest segments are missing, which held numbers below ``beyond``."""
@@ -149,7 +162,7 @@ class SegmentLog(Closes):
         self.torn = size - self.end
         if self.torn:
             self.os.ftruncate(self._tail, self.end)
-        self.os.fsync(self._tail)  # what was read is there to stay
+        self.os.fsync(self._tail)
         if restart is not None:
             self.torn = 0
             self._restart(restart)
@@ -318,8 +331,13 @@ class SegmentLog(Closes):
         """Entries up to ``number`` are no longer needed: noted in ``acked``, where a power cut does not take it away,
         and then those in sealed segments are dropped."""
         self.check("acknowledge")
-        if self.acked is not None and number <= self.acked:
-            return
+        if self.acked is None or number > self.acked:
+            self._note_acked(number)
+        assert self.acked is not None
+        if len(self.firsts) > 1 and self.firsts[1] <= self.acked + 1:  # by now, or where an earlier call was cut short
+            self.drop_before(self.acked + 1)
+
+    def _note_acked(self, number: int) -> None:
         text = b"%020d" % (number + 1)
         try:
             fd = self.os.open(SLOTS[self._slot], _OWN, 0o600, dir_fd=self.folder_fd)
@@ -335,8 +353,6 @@ class SegmentLog(Closes):
         except OSError as error:  # the other slot still holds the number from before
             raise self.ours(error, "acknowledge") from error
         self.acked, self._slot = number, 1 - self._slot
-        if len(self.firsts) > 1 and self.firsts[1] <= number + 1:
-            self.drop_before(number + 1)
 
     def _recall(self, names: set[str]) -> None:
         found: dict[str, int] = {}
@@ -344,6 +360,7 @@ class SegmentLog(Closes):
             fd = self.os.open(slot, READ_FILE | os.O_NOFOLLOW, dir_fd=self.folder_fd)
             try:
                 number = slot_number(self.os.pread(fd, 64, 0))
+                self.os.fsync(fd)
             finally:
                 self.let_go(fd)
             if number is not None:

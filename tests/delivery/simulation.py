@@ -29,13 +29,17 @@ from omnistorage.testing.os_faults import FaultyOS
 from omnistorage.wrappers._base import Wrapper
 
 from .conftest import contents
+from .power import Platter
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 FAULTS = (
     "open", "exists", "read", "close", "answer", "outage", "short",  # of the store
     "disk full", "short write", "no thread", "no tick",
-    "killed at the disk", "killed at the store", "dropped", "aborted",
+    "killed at the disk", "killed at the store", "power cut", "left alone", "aborted", "counted",
 )  # fmt: skip
+
+
+READS = ("stat", "fstat", "pread", "flock", "mkdir", "fchmod")
 
 
 class Killed(BaseException):
@@ -81,7 +85,7 @@ class Process(Crew):
         self.share = 0 if calm else self.rng.choice((0.02, 0.1, 0.25))
         self.full = 0 if calm else self.rng.choice((0, 0.05, 0.2))
         self.kills = 0 if calm else self.rng.choice((0, 0, 0.004, 0.02))
-        self.down_until = -1.0
+        self.down_until = self.rng.choice((-1.0, 1e6)) if world.full == "drop_oldest" and not calm else -1.0
 
     # -- crew ----------------------------------------------------------------------------------------------------------
 
@@ -180,11 +184,11 @@ class Process(Crew):
 
 
 class Disk(FaultyOS):
-    """Syncs nothing, as no power is cut here."""
+    """Tells the platter of all changes, and syncs nothing but that."""
 
     def __init__(self, process):
         super().__init__()
-        self.process, self.fds = process, set()
+        self.process, self.fds, self.platter = process, {}, process.world.platter
 
     def _call(self, name, real, args, kwargs):
         process = self.process
@@ -193,20 +197,33 @@ class Disk(FaultyOS):
                 return None  # it was, when the process died
             raise Killed
         process.world.log.append(name)
-        if name == "fsync":
-            return None
         if name == "write":
             args = (args[0], self._cut(args[1]))
         process.may_die("killed at the disk")
-        result = real(*args, **kwargs)
+        result = None if name == "fsync" else real(*args, **kwargs)
         if name == "scandir":
             return result  # or nobody would close it
-        if name == "open":
-            self.fds.add(result)
-        elif name == "close":
-            self.fds.discard(args[0])
+        self._note(name, args, result)
         process.may_die("killed at the disk")
         return result
+
+    def _note(self, name, args, result):
+        match name:
+            case "open":
+                path, flags, *_ = args
+                self.fds[result] = self.platter.created(path) if flags & os.O_CREAT else self.platter.names.get(path)
+            case "close":
+                del self.fds[args[0]]
+            case "write":
+                self.fds[args[0]].changes.append((os.lseek(args[0], 0, os.SEEK_CUR) - result, bytes(args[1][:result])))
+            case "ftruncate":
+                self.fds[args[0]].changes.append((args[1], None))
+            case "unlink":
+                self.platter.removed(args[0])
+            case "fsync":
+                self.platter.synced(self.fds[args[0]])
+            case _:
+                assert name in READS, name
 
     def _cut(self, data):
         """How much of it is written: a kill or a full disk may come in the middle."""
@@ -295,6 +312,9 @@ class World:
     def __init__(self, seed, names):
         self.seed, self.names, self.rng = f"{seed} {names}", names, random.Random(seed)
         self.time, self.log, self.fired = 0.0, [], Counter()
+        self.platter = Platter()
+        self.full = "drop_oldest" if names == "unique" and self.rng.random() < 0.3 else "raise"
+        self.gone, self.dropped = set(), 0  # numbers that were dropped; how many the last process counted, if it lived
         self.store = MemoryBackend(now=self.date)
         self.taken = []  # records
         self.trying = []  # and those that may have been taken when the process died
@@ -317,7 +337,8 @@ class World:
         try:
             writer = self.opened(process, folder)
             self.kept(writer.durable + 1)
-            for _ in range(0 if calm else self.rng.randrange(30)):
+            self.missed(writer._front._folder.acked)
+            for _ in range(0 if calm else self.rng.randrange(120 if self.full == "drop_oldest" else 30)):
                 self.did(process, writer)
             self.acknowledged = max(self.acknowledged, writer.durable)
             self.end(process, writer)
@@ -330,19 +351,24 @@ class World:
             if writer is not None:
                 process.calm = True
                 writer.abort()
+        if writer is not None:
+            self.dropped = None if process.dead else writer.progress.dropped
         if process.dead and writer is not None:
             self.acknowledged = max(self.acknowledged, self.told)
             process.bury(writer)
+        if process.dead and self.rng.random() < 0.5:
+            self.fired["power cut"] += 1
+            self.platter.cut(folder, self.rng)
 
     def opened(self, process, folder):
         rng = self.rng
-        small = rng.random() < 0.3 and not process.calm
+        small = (rng.random() < 0.3 or self.full == "drop_oldest") and not process.calm
         spool = Spool(
             folder,
             max_bytes=4096 if small else 1 << 20,
             segment_bytes=rng.choice((200, 1000)),
             fsync=rng.choice(("record", "interval", "roll")),
-            when_full="raise" if small else "block",
+            when_full=self.full if small else "block",
             close_timeout=1e9 if process.calm else rng.choice((0.5, 100.0)),
             backoff=Backoff(draw=rng.random),
             _os=process.disk,
@@ -350,6 +376,7 @@ class World:
         shape = {"template": "{k}/{start:05d}.ndjson", "names": "deterministic"}
         if self.names == "unique":
             shape = {"template": "{k}/{seq:05d}.ndjson", "roll_age": rng.choice((None, 5.0))}
+            shape["roll_idle"] = rng.choice((None, 3.0))
         return RollingRecordWriter(
             process.place,
             spool=spool,
@@ -375,6 +402,15 @@ class World:
         assert self.acknowledged < count <= len(self.taken) + len(self.trying), f"seed {self.seed}"
         self.taken = (self.taken + self.trying)[:count]
         self.trying = []
+
+    def missed(self, acked):
+        """What the store lacks of that which the spool no longer holds was dropped, and counted by who lived on."""
+        if self.full != "drop_oldest":
+            return
+        gone = set(range(acked + 1)) - {row["n"] for rows in contents(self.store).values() for row in rows} - self.gone
+        assert len(gone) <= (len(gone) if self.dropped is None else self.dropped), f"seed {self.seed}: {gone}"
+        self.fired["counted"] += self.dropped is not None and len(gone) > 0
+        self.gone |= gone
 
     def did(self, process, writer):
         rng = self.rng
@@ -423,7 +459,7 @@ class World:
             self.fired["aborted"] += 1
             writer.abort()
         else:
-            self.fired["dropped"] += 1
+            self.fired["left alone"] += 1
             drain = process.turns[-1]
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -435,8 +471,9 @@ class World:
         assert self.wrong == [], f"seed {self.seed}"
         found = contents(self.store)
         rows = {key: [row for path in sorted(found) if path[0] == key for row in found[path]] for key in "ab"}
-        everything = sorted(row["n"] for one in rows.values() for row in one)
-        assert set(everything) == set(range(len(self.taken))), f"seed {self.seed}"
+        self.missed(len(self.taken) - 1)
+        everything = {row["n"] for one in rows.values() for row in one}
+        assert everything == set(range(len(self.taken))) - self.gone, f"seed {self.seed}"
         for key in "ab":
             assert all(row == self.taken[row["n"]] for row in rows[key]), f"seed {self.seed}"
             if self.names == "deterministic":

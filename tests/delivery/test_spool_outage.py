@@ -16,6 +16,7 @@ from omnistorage import BackendUnavailable, MemoryBackend, PermissionDenied, Sto
 from omnistorage.delivery import read_manifest
 from omnistorage.policies import CancelScope, DeadlineExceeded, deadline
 from omnistorage.segments import examine
+from omnistorage.testing.os_faults import FaultyOS
 
 from .conftest import Down, ManualTimer, contents, numbers, until
 from .spooling import spooled
@@ -280,6 +281,34 @@ def test_goal_12_the_oldest_are_dropped_only_if_asked_for_counted_and_never_afte
     assert got == list(range(3000 - len(got), 3000)), "the newest, in order"
     assert (final.dropped, final.durable, final.spooled) == (3000 - len(got), 2999, 0)
     assert final.dropped > 2000
+
+
+def test_dropping_goes_on_where_the_disk_did_not_let_a_segment_go(tmp_path):
+    disk = FaultyOS(at=1, only=("unlink",))
+    store = Down(MemoryBackend(), down=True)
+    writer = spooled(store, tmp_path, spool={**FULL_AT, "when_full": "drop_oldest", "_os": disk})
+    refused = 0
+    for n in range(3000):
+        try:
+            writer.write({"n": n})
+        except StorageError:
+            refused += 1
+    assert refused == disk.failed.count("unlink") == 1
+    writer.abort()
+    assert 2000 < writer.progress.dropped < 3000
+
+
+def test_what_is_dropped_between_two_tries_is_counted_by_who_ends_before_the_next(tmp_path, timer):
+    store = Down(MemoryBackend(), down=True)
+    writer = spooled(store, tmp_path, timer=timer, spool={**FULL_AT, "when_full": "drop_oldest"})
+    writer.write({"n": 0})
+    writer._front._folder.sync_all()
+    until(lambda: writer.progress.last_error is not None and writer._front._drain.engine is None)
+    for n in range(1, 3000):  # the clock stands still: nobody tries again
+        writer.write({"n": n})
+    writer.abort()
+    left = examine(tmp_path)
+    assert writer.progress.dropped == left.first > 2000
 
 
 def test_what_is_dropped_on_its_way_counts_only_if_it_does_not_arrive(tmp_path):
