@@ -84,7 +84,7 @@ class Process(Crew):
         self.disk, self.place = Disk(self), Place(self)
         self.share = 0 if calm else self.rng.choice((0.02, 0.1, 0.25))
         self.full = 0 if calm else self.rng.choice((0, 0.05, 0.2))
-        self.kills = 0 if calm else self.rng.choice((0, 0, 0.004, 0.02))
+        self.kills = 0 if calm else self.rng.choice((0, 0.004, 0.02, 0.05))
         self.down_until = self.rng.choice((-1.0, 1e6)) if world.full == "drop_oldest" and not calm else -1.0
 
     # -- crew ----------------------------------------------------------------------------------------------------------
@@ -153,9 +153,9 @@ class Process(Crew):
         self.world.fired[kind] += 1
         return True
 
-    def may_die(self, where):
+    def may_die(self, where, times=1):
         """At any call; whatever comes behind it does nothing more."""
-        if self.dead or self.fails(where, self.kills if where == "killed at the disk" else 4 * self.kills):
+        if self.dead or self.fails(where, times * self.kills):
             self.die()
             raise Killed
 
@@ -203,8 +203,9 @@ class Disk(FaultyOS):
         result = None if name == "fsync" else real(*args, **kwargs)
         if name == "scandir":
             return result  # or nobody would close it
+        before = len(self.platter.names)
         self._note(name, args, result)
-        process.may_die("killed at the disk")
+        process.may_die("killed at the disk", 10 if len(self.platter.names) > before else 1)
         return result
 
     def _note(self, name, args, result):
@@ -247,12 +248,12 @@ class Place(Wrapper):
         process.world.log.append(f"{op} {path}")
         while process.works and process.rng.random() < 0.4:  # others publish meanwhile
             process.work()
-        process.may_die("killed at the store")
+        process.may_die("killed at the store", 4)
         if process.down_until > process.now():
             raise BackendUnavailable("it is down", path=path)
         if process.fails("outage", process.share / 8):
             process.down_until = process.now() + process.rng.choice((1, 60, 3600))
-        if process.fails(op, process.share * 3 if op == "read" else process.share):
+        if process.fails(op, process.share * 3 if op in ("read", "close") else process.share):
             raise BackendUnavailable(f"injected: {op}", path=path)
 
     def exists(self, path):
@@ -298,7 +299,7 @@ class Out(Publishes):
             del self.data[-1:]
         self.result = ops.write_bytes(process.world.store, self.path, bytes(self.data), self.options)
         process.world.log.append(f"holds {self.path} {bytes(self.data)!r}")
-        process.may_die("killed at the store")
+        process.may_die("killed at the store", 4)
         if len(self.data) == self.result.size and process.fails("answer", process.share / 2):
             raise BackendUnavailable("injected: the answer is lost", path=self.path)
         return self.result
@@ -326,7 +327,7 @@ class World:
 
     def live(self):
         with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder:
-            for _ in range(self.rng.randrange(1, 4)):
+            for _ in range(self.rng.randrange(2, 7)):
                 self.process(folder, calm=False)
             self.process(folder, calm=True)
         self.check()
@@ -338,7 +339,7 @@ class World:
             writer = self.opened(process, folder)
             self.kept(writer.durable + 1)
             self.missed(writer._front._folder.acked)
-            for _ in range(0 if calm else self.rng.randrange(120 if self.full == "drop_oldest" else 30)):
+            for _ in range(0 if calm else self.rng.randrange(120 if self.full == "drop_oldest" else 15)):
                 self.did(process, writer)
             self.acknowledged = max(self.acknowledged, writer.durable)
             self.end(process, writer)
