@@ -103,6 +103,21 @@ def test_a_hole_of_zeros_behind_the_end_is_cut_off(tmp_path):
         assert entries(log) == [(0, b"whole")]
 
 
+@pytest.mark.parametrize("kept", range(1, 30))
+def test_the_beginning_of_an_entry_and_then_zeros_is_cut_off(tmp_path, kept):
+    """The new size was noted, and of the data what the last write of the page before it held."""
+    with SegmentLog(tmp_path, fsync="record") as log:
+        log.append(b"whole")
+        end = log.end
+        log.append(b"torn entry of 22 bytes")
+    tail = tmp_path / segments(tmp_path)[-1]
+    data = tail.read_bytes()
+    tail.write_bytes(data[: end + kept] + bytes(len(data) - end - kept) + bytes(5000))
+    with SegmentLog(tmp_path, fsync="record") as log:
+        assert entries(log) == [(0, b"whole")]
+        assert log.append(b"again") == 1
+
+
 def test_damage_is_never_silent(tmp_path):
     """Every bit of a sealed segment; and of the tail, where the last entry may look torn."""
     with SegmentLog(tmp_path, segment_bytes=45) as log:

@@ -71,13 +71,15 @@ def length_at(block: bytes) -> int | None:
 
 def is_torn(os_: OS, fd: int, at: int, size: int) -> bool:
     """Whether what is not whole and sound at ``at`` is what a kill or a power cut left of an append: the beginning of
-    an entry, or zeros, and no sound entry behind it."""
+    an entry, zeros, or the one and then the other, and no sound entry behind it."""
     head = pread(os_, fd, min(HEAD.size, size - at), at)
     if len(head) < HEAD.size:
         return True
     length = length_at(head)
     if length is None:
-        return not any(head) and not _sound_behind(os_, fd, at, size)
+        if any(head):
+            return head.endswith(b"\0") and not pread(os_, fd, min(size - at, _SEARCHED), at)[HEAD.size :].strip(b"\0")
+        return not _sound_behind(os_, fd, at, size)
     if length > size - at:
         return True
     end = at + length
