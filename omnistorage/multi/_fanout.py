@@ -17,7 +17,7 @@ from ..errors import AlreadyExists, ConfigError, CorruptData, MultiError, Precon
 from ..policies import Quorum, Waiter
 from ..strands import forks
 from ._crew import CREW, Crew, Stuck
-from ._feeds import Feed, one_reason
+from ._feeds import Feed, one_reason, unsure_of
 from .outcomes import Outcome
 from .targets import targets_of
 from .tiers import Place
@@ -52,11 +52,13 @@ class Terms:
     """What a fan-out is held to. ``needed`` of the targets must hold the object. They are published together, or
     ``backwards``, one by one from the last to the first; or one of the ``arbiters`` first, the next of them only where
     the one before could not be asked: of several who create the same object all but one fail there, before anything is
-    published. At most ``buffer`` bytes wait for each; who held up those needed for ``laggard`` seconds is given up."""
+    published. ``strict``: it is not done where any target refuses it then. At most ``buffer`` bytes wait for each; who
+    held up those needed for ``laggard`` seconds is given up."""
 
     needed: int
     arbiters: Callable[[], tuple[int, ...]] = tuple
     backwards: bool = False
+    strict: bool = False
     buffer: int = BUFFER
     laggard: float | None = None
     stuck: Stuck = field(default_factory=Stuck)
@@ -112,7 +114,7 @@ class MultiWriter(Publishes):
         buffer: int = BUFFER,
         _terms: Terms | None = None,
         _notes: Notes | None = None,
-        _alone: AbstractContextManager[object] = nullcontext(),  # noqa: B008
+        _alone: Callable[[], AbstractContextManager[object]] = nullcontext,
         _crew: Crew = CREW,
     ) -> None:
         if isinstance(targets, str) or not isinstance(targets, Sequence):
@@ -274,23 +276,29 @@ class MultiWriter(Publishes):
         if self.result is not None:
             return self.result
         self.prepare()
-        with self._alone:
-            try:
-                if self._notes is not None:
-                    self._notes.begins(self._sha256 or "", self._total)
-                self._publish()
-            except BaseException as error:
-                self._fail(error)
-                if self._notes is not None:
-                    self._notes.ended(tuple(self.outcomes.values()))
-                raise
-            self._over = True
-            if self._notes is not None:
-                self._notes.ended(tuple(self.outcomes.values()))
+        try:
+            with self._alone():
+                self._publish_alone()
+        except BaseException as error:
+            self._fail(error)
+            raise
         first = next(feed for feed in self._feeds if feed.state == "committed")
         self.result = first.outcome(None).info
         assert self.result is not None
         return self.result
+
+    def _publish_alone(self) -> None:
+        try:
+            if self._notes is not None:
+                self._notes.begins(self._sha256 or "", self._total)
+            self._publish()
+        except BaseException as error:
+            self._fail(error)  # which may abort what is told now
+            raise
+        finally:
+            self._over = True
+            if self._notes is not None:
+                self._notes.ended(tuple(self.outcomes.values()))
 
     def _publish(self) -> None:
         self._over = True  # a conflict from here on is that of one target
@@ -335,7 +343,8 @@ class MultiWriter(Publishes):
             for feed in self._feeds:
                 if feed.state == "closing":
                     feed.drop(late)
-        if sum(feed.state == "committed" for feed in self._feeds) < self._terms.needed:
+        refused = self._terms.strict and any(isinstance(feed.error, CONFLICTS) for feed in self._feeds)
+        if refused or sum(feed.state == "committed" for feed in self._feeds) < self._terms.needed:
             raise self._partial()
 
     def _verify(self, info: ObjectInfo) -> None:
@@ -350,10 +359,12 @@ class MultiWriter(Publishes):
         errors = [feed.error for feed in self._feeds if feed.error is not None]
         reason = None if done else one_reason(errors)
         if reason is not None:
-            return reason
+            return unsure_of(reason, lost)
         where = ", ".join(done) or "no target for certain"
         unsure = f", perhaps in {', '.join(lost)}" if lost else ""
-        return self._multi(f"published in {where}{unsure}: {self._terms.needed} were needed", "close")
+        refused = [feed.place.name for feed in self._feeds if isinstance(feed.error, CONFLICTS)]
+        why = f"{', '.join(refused)} refused it" if refused else f"{self._terms.needed} were needed"
+        return self._multi(f"published in {where}{unsure}: {why}", "close")
 
     def abort(self) -> None:
         if self._forks != forks[0]:

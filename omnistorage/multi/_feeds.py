@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 from ..core import ObjectInfo, WriteOptions, Writer
@@ -222,6 +222,14 @@ def one_reason(errors: Iterable[BaseException]) -> BaseException | None:
     if len({type(error) for error in said}) != 1 or (len(said) < len(found) and not isinstance(said[0], REFUSALS)):
         return None
     return said[0]
+
+
+def unsure_of(error: BaseException, targets: Sequence[str]) -> BaseException:
+    """``error``, which says it all but that it may have been done at ``targets``."""
+    for name in targets:
+        if not may_have_happened(error):
+            error.add_note(f"perhaps it was done in {name!r}, which did not answer")
+    return error
 
 
 def may_have_happened(error: BaseException | None) -> bool:

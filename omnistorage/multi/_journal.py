@@ -75,6 +75,7 @@ class Journal:
         self.entries: dict[str, Missed] = {}
         self.live: set[str] = set()  # intents of this process whose end is still to come
         self.mine: set[str] = set()  # and all others of it
+        self._until: dict[str, str] = {}  # what is remembered until another entry is gone
 
     def load(self, max_age: float = 0.0) -> Sequence[Missed]:
         """All entries there are, oldest first, as they were ``max_age`` seconds ago or later. Raises ``CorruptData``
@@ -127,6 +128,9 @@ class Journal:
     def _forget(self, id: str) -> None:
         entry = self.entries.pop(id, None)
         self.mine.discard(id)
+        remembered = self._until.pop(id, None)
+        if remembered is not None:
+            self._forget(remembered)
         if entry is not None:
             self.bytes -= self._sizes.pop(id)
             self._paths[entry.path].remove(id)
@@ -164,11 +168,13 @@ class Journal:
         """Seconds since ``entry`` was made, by this machine's clock."""
         return self._now() - int(entry.id[:16], 16) / 1e6
 
-    def remember(self, entry: Missed) -> None:
-        """Know of ``entry`` in this process alone, for when it cannot be kept."""
+    def remember(self, entry: Missed, until: str = "") -> None:
+        """Know of ``entry`` in this process alone, for when it cannot be kept; until the entry ``until`` is gone, by
+        which all others know that there is something to be settled."""
         with self._lock:
             self._last += 1
-            self._take(entry._replace(id=f"{self._last:016x}-"), 0)
+            self._until[until] = f"{self._last:016x}-"
+            self._take(entry._replace(id=self._until[until]), 0)
 
     def remove(self, ids: Iterable[str]) -> None:
         """Forget entries: they are settled."""

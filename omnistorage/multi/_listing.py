@@ -175,4 +175,4 @@ def _is_real(place: Place, folder: str, shows: Shows) -> bool:
         if shows(place, info.path):
             return True
         empty = False
-    return empty and place.backend.features.dirs
+    return empty and place.backend.features.dirs and shows(place, folder)

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from itertools import islice
 
 from .. import ops
-from ..core import CopyOptions, ExtendedBackend, ObjectInfo
-from ..errors import AlreadyExists, CapabilityNotSupported, InvalidPath, NotFound, PreconditionFailed
-from ._asking import digest_of, info_of
+from .._transfer import take_back
+from ..core import CopyOptions, ExtendedBackend, ObjectInfo, SetMetadata, power
+from ..errors import AlreadyExists, CapabilityNotSupported, InvalidPath, NotFound, PreconditionFailed, StorageError
+from ._asking import MISSES, digest_of, info_of
 from ._routing import Routing
-from .tiers import Place, named
+from .tiers import Place, between, named, told
 
 PAGE = 1000
 
@@ -26,10 +27,10 @@ def migrate(backend: Routing, path: str, from_tier: str, to_tier: str, *, overwr
     if not source.backend.features.delete:
         why = f"nothing can be deleted in tier {from_tier!r}: copy it instead"
         raise CapabilityNotSupported(why, capability="delete", path=path, op="migrate")
-    with named(source):
+    with named(source, path):
         before = info_of(source.backend, path)
     done, fresh = _copy(source, target, path, before, overwrite)
-    remove_source(source, path, before, target, path, "migrate", fresh=fresh)
+    remove_source(source, path, before, target, done, "migrate", fresh=fresh)
     return target.out(done)
 
 
@@ -39,21 +40,24 @@ def _copy(source: Place, target: Place, path: str, before: ObjectInfo, overwrite
     there: ObjectInfo | None = None
     if not overwrite and options.overwrite:
         try:
-            there = info_of(target.backend, path)
+            with named(target, path):
+                there = info_of(target.backend, path)
         except NotFound:
             pass
-    if there is None:
-        try:
-            return ops.transfer(source.backend, path, target.backend, path, options), True
-        except AlreadyExists:
-            there = info_of(target.backend, path)
+    with between(source, target, path):
+        if there is None:
+            try:
+                return ops.transfer(source.backend, path, target.backend, path, options), True
+            except AlreadyExists:
+                there = info_of(target.backend, path)
     # The etag of a local file is of its inode: another name of the same folder shows by it.
     local = all((place.backend.url or "").startswith("file:") for place in (source, target))
     if local and before.etag == there.etag:
         names = f"tiers {source.name!r} and {target.name!r}"
         raise InvalidPath(f"{names} seem to be one place: it is kept", path=path, op="migrate")
     if there.size == before.size and _digest(source, path) == _digest(target, path):
-        return there, False
+        with between(source, target, path):
+            return _with_metadata(source, target, path, before, there), False
     raise AlreadyExists(f"tier {target.name!r} has another object of this name", path=path, op="migrate")
 
 
@@ -61,19 +65,77 @@ def _digest(place: Place, path: str) -> str:
     return digest_of(place.backend, path, "sha256", None)
 
 
+def _with_metadata(source: Place, target: Place, path: str, before: ObjectInfo, there: ObjectInfo) -> ObjectInfo:
+    """The equal object, with the user metadata of the source: what a copy made now would have."""
+    theirs = target.backend.features
+    kept = source.backend.features.user_metadata and theirs.user_metadata
+    metadata = dict(before.metadata or {})
+    if not kept or metadata == dict(there.metadata or {}):
+        return there
+    if theirs.if_match and there.etag is not None:
+        still = before.etag if source.backend.features.if_match else None
+        options = CopyOptions(if_match=there.etag, source_if_match=still)
+        return ops.transfer(source.backend, path, target.backend, path, options)
+    able = power(target.backend, SetMetadata)
+    if able is not None:
+        return able.set_metadata(path, user_metadata=metadata)
+    why = f"tier {target.name!r} has the same bytes with other metadata: migrate with overwrite=True"
+    raise AlreadyExists(why, path=path, op="migrate")
+
+
 def remove_source(
-    source: Place, path: str, before: ObjectInfo, target: Place, copy: str, op: str, *, fresh: bool = True
+    source: Place, path: str, before: ObjectInfo, target: Place, made: ObjectInfo, op: str, *, fresh: bool = True
 ) -> None:
     """Delete what was copied; ``PreconditionFailed`` if it is not that any more. Where the store has no ``if_match``, a
     moment remains between the look and the deletion. A store that says nothing of its objects' states is compared with
-    the copy. Where nothing can be deleted after all, a ``fresh`` copy goes again."""
+    the copy. Where the source stays, a ``fresh`` copy goes again if it is still what was ``made``: an old one would
+    hide what the source is now, or show when that is deleted. The error says what stands where."""
     try:
-        with named(source):
-            _remove_unchanged(source, path, before, target, copy, op)
-    except CapabilityNotSupported:
+        with named(source, path):
+            _remove_unchanged(source, path, before, target, made.path, op)
+    except (PreconditionFailed, NotFound) as error:
+        raise told(_changed(source, path, target, made, op, fresh), source) from error
+    except CapabilityNotSupported as error:
         if fresh:
-            target.backend.delete(copy)
+            error.add_note(_taken_back(target, made))
         raise
+    except StorageError as error:
+        error.add_note(_both(source, path, target, made))
+        raise
+
+
+def _changed(source: Place, path: str, target: Place, made: ObjectInfo, op: str, fresh: bool) -> PreconditionFailed:
+    """What to raise where the source is not what was copied. A source that is gone may have been migrated by somebody
+    else, or by this call, if an answer was lost: then the copy is the only one, and stays."""
+    note = None
+    try:
+        info_of(source.backend, path)
+    except MISSES:
+        why = f"the source is gone meanwhile; its copy {made.path!r} stands in tier {target.name!r}: "
+        why += "delete it there if it was not to be kept"
+    except StorageError:
+        why, note = "the source changed meanwhile", _both(source, path, target, made)
+    else:
+        why = "the source changed meanwhile; it is kept, and "
+        why += _taken_back(target, made) if fresh else f"tier {target.name!r} still holds {made.path!r}, as before"
+    error = PreconditionFailed(why, path=path, op=op)
+    if note is not None:
+        error.add_note(note)
+    return error
+
+
+def _taken_back(target: Place, made: ObjectInfo) -> str:
+    """What became of the copy that was ``made``: taken back, or replaced by somebody before. Where nothing tells it
+    from another's object, it stays."""
+    known = made.etag is not None or made.modified_at is not None
+    if known and take_back(target.backend, made.path, made):
+        return f"the old copy is gone from tier {target.name!r}"
+    return f"tier {target.name!r} may still hold an old copy, {made.path!r}: look there, and delete it"
+
+
+def _both(source: Place, path: str, target: Place, made: ObjectInfo) -> str:
+    there = f"the copy {made.path!r} stands in tier {target.name!r}, and perhaps still {path!r} in tier {source.name!r}"
+    return f"{there}: do it again if they are alike, else delete the copy"
 
 
 def _remove_unchanged(source: Place, path: str, before: ObjectInfo, target: Place, copy: str, op: str) -> None:

@@ -19,7 +19,7 @@ from ..policies import check
 from ..strands import forks
 from ._asking import ask_all
 from ._crew import Stuck, Turn
-from ._feeds import REFUSALS, may_have_happened, one_reason
+from ._feeds import REFUSALS, may_have_happened, one_reason, unsure_of
 from ._journal import FRESH, Journal, Missed
 from ._listing import Shows
 from ._reading import Reading
@@ -39,16 +39,16 @@ class PathLocks:
 
     def __init__(self) -> None:
         self._forks = forks[0]
-        self._locks = [threading.Lock() for _ in range(_STRIPES)]
+        self._locks: dict[int, threading.Lock] = {}
 
     @contextmanager
     def hold(self, *paths: str) -> Iterator[None]:
         """Raises ``Cancelled`` and ``DeadlineExceeded`` while it waits."""
         if self._forks != forks[0]:  # those who hold them are not in this process
-            self._forks, self._locks = forks[0], [threading.Lock() for _ in range(_STRIPES)]
+            self._forks, self._locks = forks[0], {}
         with ExitStack() as held:
             for number in sorted({hash(path) % _STRIPES for path in paths}):
-                lock = self._locks[number]
+                lock = self._locks.setdefault(number, threading.Lock())
                 while not lock.acquire(timeout=_LOOK):
                     check(path=paths[0])
                 held.callback(lock.release)
@@ -131,8 +131,14 @@ class Mirroring(Reading):
         return last if len(last) < len(names) else frozenset()
 
     def candidates(self, path: str) -> tuple[Place, ...]:
-        stale = self.stale(path)
-        return tuple(place for place in self.places if place.name not in stale) if stale else self.places
+        """Those that have missed nothing; who missed metadata alone has the right bytes, and is asked last."""
+        entries = [] if self.journal is None else [entry for entry in self.journal.of(path) if not entry.intent]
+        if not entries:
+            return self.places
+        stale, late = self.stale(path), {name for entry in entries if entry.kind == "meta" for name in entry.targets}
+        return tuple(
+            sorted((place for place in self.places if place.name not in stale), key=lambda place: place.name in late)
+        )
 
     def _shows(self, prefix: str) -> Shows | None:
         entries = [] if self.journal is None else [entry for entry in self.journal.load(FRESH) if _tells(entry)]
@@ -155,11 +161,14 @@ class Mirroring(Reading):
         kind: str = "file",
         gone: str | None = None,
         reads: Sequence[str] = (),
+        strict: bool = False,
+        unless: Callable[[], bool] = lambda: False,
     ) -> dict[str, T]:
         """``call`` at every target; the answers of those that did it, which are ``needed`` or more. Those that did not
         are noted for ``path`` and ``paths``. One of those in ``first`` is asked before all others, the next of them
         where the one before cannot be; if it refuses, that is the end of it. Nothing will be at ``gone`` afterwards.
-        Nobody here changes what ``reads`` names meanwhile."""
+        Nobody here changes what ``reads`` names meanwhile. ``strict``: it is not done where anybody refuses it. Nothing
+        is done, and nothing returned, where ``unless`` is true once nobody here changes them any more."""
 
         def changing(place: Place) -> T:
             for each in (path, *paths):
@@ -177,7 +186,9 @@ class Mirroring(Reading):
             answers.update(zip((place.name for place in places), found, strict=True))
 
         with self.locks.hold(path, *paths, *reads):
-            notes = self._notes((path, *paths), kind, bool(first))
+            if unless():
+                return {}
+            notes = self._notes((path, *paths), kind, bool(first), strict)
             answers: dict[str, T | BaseException] = {}
             begun = False
             try:
@@ -197,18 +208,19 @@ class Mirroring(Reading):
                 for note in notes:
                     told = note.ended(outcomes, told=told)
         done = {name: answer for name, answer in answers.items() if not isinstance(answer, BaseException)}
-        if len(done) >= self.needed:
+        if len(done) >= self.needed and not (strict and any(map(_refused, outcomes))):
             for note in notes:
                 note.check()
             return done
         errors = [answer for answer in answers.values() if isinstance(answer, BaseException)]
         reason = None if done else one_reason(errors)
-        raise reason if reason is not None else self.partial(op, path, outcomes)
+        unsure = [outcome.target for outcome in outcomes if outcome.state == "unknown"]
+        raise unsure_of(reason, unsure) if reason is not None else self.partial(op, path, outcomes)
 
-    def _notes(self, paths: Sequence[str], kind: str, conditional: bool) -> list[Noting]:
+    def _notes(self, paths: Sequence[str], kind: str, conditional: bool, strict: bool) -> list[Noting]:
         if self.journal is None:
             return []
-        return [Noting(self, self.journal, path, kind, conditional=conditional) for path in paths]
+        return [Noting(self, self.journal, path, kind, conditional, strict) for path in paths]
 
     def _decided(
         self, first: Sequence[Place], ask: Callable[[Sequence[Place], int], None], answers: Mapping[str, Any]
@@ -253,10 +265,10 @@ class Noting:
     """Tells the journal of one change of one path: before anything is changed, and how it ended."""
 
     def __init__(
-        self, mirror: Mirroring, journal: Journal, path: str, kind: str = "file", *, conditional: bool = False
+        self, mirror: Mirroring, journal: Journal, path: str, kind: str, conditional: bool, strict: bool
     ) -> None:
         self._mirror, self._journal, self.path, self._kind = mirror, journal, path, kind
-        self._conditional = conditional
+        self._conditional, self._strict = conditional, strict
         self._entry: Missed | None = None
         self._sha256: str | None = None
         self._before: tuple[str, ...] = ()
@@ -274,7 +286,9 @@ class Noting:
             ended = self._journal.mine - self._journal.live
             self._before = tuple(entry.id for entry in known if not entry.intent or entry.id in ended)
             if self._conditional:  # a target that is behind may hold by chance what this would have made
-                behind = {name for entry in known if not entry.intent for name in entry.targets}
+                behind = {
+                    name for entry in known if not entry.intent and entry.kind != "meta" for name in entry.targets
+                }
                 places = [place for place in places if place.name not in behind] or places
         entry = self._mirror.entry(self.path, places, kind=self._kind, sha256=sha256, intent=True)
         self._entry = self._journal.add(entry)
@@ -289,7 +303,8 @@ class Noting:
         wrong = [place for place in self._mirror.places if place.name not in done]
         settled = [*self._before, self._entry.id] if done else [self._entry.id]
         sha256, doubt = self._sha256, False
-        if self._conditional and len(done) < self._mirror.needed and any(map(_refused, outcomes)):
+        lost = self._strict or len(done) < self._mirror.needed
+        if self._conditional and lost and any(map(_refused, outcomes)):
             # Somebody else's object is right, and what was published of this one is not.
             refused = {outcome.target for outcome in outcomes if _refused(outcome)}
             wrong = [place for place in self._mirror.places if place.name not in refused]
@@ -299,16 +314,16 @@ class Noting:
         try:
             if not told and (done or unsure):
                 raise StorageError("another path of this change is not told", path=self.path, op="write")
-            if done and wrong:
+            if (done or (doubt and unsure)) and wrong:
                 self._journal.add(entry, in_place=True)
-            if done or not unsure:
+            if done or doubt or not unsure:
                 self._journal.remove(settled)
         except StorageError as error:
             # The entry made before says that something happened. With a digest that is all repair needs.
             _LOG.warning("the repair journal keeps %r open: %s", self.path, error)
             self._error = error if wrong and self._sha256 is None else None
             if done and wrong:
-                self._journal.remember(entry)
+                self._journal.remember(entry, self._entry.id)
             return False
         return True
 

@@ -4,7 +4,7 @@ and wrappers."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from heapq import merge
 from itertools import groupby
@@ -12,13 +12,21 @@ from typing import NamedTuple
 
 from .. import ops
 from ..core import WRITE, CopyOptions, ObjectInfo, SetMetadata, WriteOptions, Writer, power
-from ..errors import CapabilityNotSupported, ConfigError, DirectoryNotEmpty, NotFound, PreconditionFailed, StorageError
+from ..errors import (
+    Cancelled,
+    CapabilityNotSupported,
+    ConfigError,
+    DirectoryNotEmpty,
+    NotFound,
+    PreconditionFailed,
+    StorageError,
+)
 from ..paths import sort_key
 from ..wrappers._base import Wrapper
 from ._asking import MISSES, ask_all, digest_of
 from ._journal import FRESH, Journal, Missed
 from ._mirroring import Mirroring
-from ._rulers import Rulers, alike, condition_of, has_folder, is_still, look
+from ._rulers import Rulers, alike, condition_of, has_folder, is_same, is_still, look, seen
 from .targets import Target, with_own
 from .tiers import Place, told
 
@@ -57,6 +65,16 @@ class Verified(NamedTuple):
         return not self.pending and all(one.rebuilt for one in self.differing)
 
 
+class Plan(NamedTuple):
+    """Who holds what is right, and what a target held when that was found out, by its name; nobody, where nothing ever
+    came of it. What has come since is not to be replaced. ``metadata``: whose are right, where
+    entries are of them alone, and which these are."""
+
+    rulers: Sequence[Place]
+    held: Mapping[str, ObjectInfo | StorageError | None]
+    metadata: tuple[Place, ObjectInfo] | None = None
+
+
 class _Told(Wrapper):
     """A target to which objects are written with its own options."""
 
@@ -81,29 +99,43 @@ class Repairer:
 
     # -- one path ------------------------------------------------------------------------------------------------------
 
-    def settle(self, entries: Sequence[Missed]) -> None:
-        """Make all targets alike at the path of ``entries``, which are all there are of it, oldest first. Raises a
-        ``StorageError`` where that cannot be done now."""
-        for kind in ("dir", "file", "meta"):
-            some = [entry for entry in entries if entry.kind == kind]
-            if some and kind == "meta":
-                self._settle_metadata(some)
-            elif some:
-                self._settle(some)
+    def plan(self, entries: Sequence[Missed]) -> Plan:
+        """What is to be done at the path of ``entries``, which are all there are of it, oldest first. It holds if the
+        journal says the same afterwards: whoever changes something says so there first."""
+        some = [entry for entry in entries if entry.kind == "file"]
+        rulers = self.rulers.of(list(some))
+        if rulers:
+            rulers = self.rulers.agreed(some, rulers)
+        others = [place for place in self._mirror.places if place not in rulers[1:]]
+        held = {place.name: seen(place, entries[-1].path) for place in others} if rulers else {}
+        return Plan(rulers, held, self._metadata(entries))
 
-    def _settle(self, entries: Sequence[Missed]) -> None:
-        path = entries[-1].path
+    def settle(self, entries: Sequence[Missed], plan: Plan) -> None:
+        """Make all targets alike at the path of ``entries``. Raises ``StorageError`` where that cannot be done now."""
+        folders = [entry for entry in entries if entry.kind == "dir"]
+        if folders and folders[-1] is not entries[-1]:
+            self._settle_folder(folders)
+        self._settle(entries, plan)
+        if folders and folders[-1] is entries[-1]:  # where there was an object before
+            self._settle_folder(folders)
+        if plan.metadata is not None:
+            self._settle_metadata(entries[-1].path, *plan.metadata)
+
+    def _settle(self, entries: Sequence[Missed], plan: Plan) -> None:
         for attempt in range(ATTEMPTS):
-            if attempt and self._is_told_of(entries):
-                break  # what was to be brought may be what was replaced
-            rulers = self.rulers.of(list(entries))
-            if not rulers:
-                return  # nothing ever came of it
-            if entries[-1].kind == "file":
-                rulers = self.rulers.agreed(entries, rulers)
-            if self._make_alike(path, rulers, entries[-1].kind):
+            if attempt:
+                plan = self.plan(entries)
+                if self._is_told_of(entries):
+                    break  # what was to be brought may be what was replaced
+            if not plan.rulers or self._make_alike(entries[-1].path, plan):
                 return
-        raise PreconditionFailed("it keeps changing", path=path, op="repair")
+        raise PreconditionFailed("it keeps changing", path=entries[-1].path, op="repair")
+
+    def _settle_folder(self, entries: Sequence[Missed]) -> None:
+        rulers = self.rulers.of(list(entries))
+        for place in self._mirror.places:
+            if rulers and place not in rulers:
+                self._same_folder(entries[-1].path, rulers[0], place)
 
     def _is_told_of(self, entries: Sequence[Missed]) -> bool:
         """Whether there is more of the path in the journal than ``entries``."""
@@ -112,40 +144,61 @@ class Repairer:
             entry.id for entry in entries
         }
 
-    def _make_alike(self, path: str, rulers: Sequence[Place], kind: str) -> bool:
+    def _make_alike(self, path: str, plan: Plan) -> bool:
         """Bring what a ruler has to all the others; False if somebody changed it meanwhile."""
-        others = [place for place in self._mirror.places if place not in rulers]
-        ruler = rulers[0]
-        if kind == "dir":
-            for place in others:
-                self._same_folder(path, ruler, place)
-            return True
-        before = look(ruler, path)
+        ruler, *rulers = plan.rulers
+        before = plan.held[ruler.name]
+        if isinstance(before, StorageError):
+            raise before
         error: BaseException | None = None
-        for place in others:
+        for place in self._mirror.places:
+            if place is ruler or place in rulers:
+                continue
             try:
-                self.bring(path, ruler, before, place)
+                there = plan.held[place.name]
+                if isinstance(there, StorageError):
+                    raise there
+                self.bring(path, ruler, before, place, there, plan.metadata)
             except PreconditionFailed:
                 return False
+            except Cancelled:
+                raise
             except StorageError as found:
                 error = told(found, place)  # the others are not to wait for this one
         if error is not None:
             raise error
-        return is_still(before, ruler, path)
+        if not is_still(before, ruler, path):
+            return False
+        if before is not None:
+            self._same_metadata(path, *(plan.metadata or (ruler, before)))
+        return True
 
-    def bring(self, path: str, ruler: Place, info: ObjectInfo | None, place: Place) -> None:
-        """Make ``place`` hold what ``ruler`` holds, if that still is ``info`` and nobody changes it there meanwhile."""
+    def bring(
+        self,
+        path: str,
+        ruler: Place,
+        info: ObjectInfo | None,
+        place: Place,
+        there: ObjectInfo | None,
+        metadata: tuple[Place, ObjectInfo] | None = None,
+    ) -> None:
+        """Make ``place`` hold what ``ruler`` holds, if that still is ``info`` and it holds what was seen ``there``. A
+        target without conditions is looked at again. ``metadata`` are somebody else's than the ruler's, if given."""
         self._mirror.stuck.check(place.name, path)
-        there = look(place, path)
         conditional = place.backend.features.if_match
+        if not conditional and not is_still(there, place, path):
+            raise PreconditionFailed("it changed meanwhile", path=path, op="repair")
         if info is None:
             if there is not None:
                 self._touch(path, place)
                 place.backend.delete(path, **({"if_match": there.etag} if conditional and there.etag else {}))
             return
         if there is not None and alike(path, ruler, info, place, there):
-            return
-        options = CopyOptions(source_if_match=condition_of(ruler, info))
+            able = power(place.backend, SetMetadata) is not None  # else it is written again for its metadata
+            if able or self._own(*(metadata or (ruler, info)), place, there):
+                return
+        own = None if metadata is None else with_own(metadata[1].metadata or {}, place, metadata[0])
+        options = CopyOptions(source_if_match=condition_of(ruler, info), user_metadata=own)
         if conditional and there is not None and there.etag is not None:
             options = replace(options, if_match=there.etag)
         elif there is None and place.backend.features.create_only:
@@ -170,7 +223,7 @@ class Repairer:
     def _same_folder(self, path: str, ruler: Place, place: Place) -> None:
         self._mirror.stuck.check(place.name, path)
         there, wanted = has_folder(place, path), has_folder(ruler, path)
-        if there == wanted:
+        if there == wanted or not place.backend.features.dirs:
             return
         if wanted:
             place.backend.mkdir(path)
@@ -181,18 +234,47 @@ class Repairer:
                 return  # what is in it is another entry's business
         self.changed += 1
 
-    def _settle_metadata(self, entries: Sequence[Missed]) -> None:
-        path = entries[-1].path
-        missed = {name for entry in entries if not entry.intent for name in entry.targets}
-        ruler = next((place for place in self._mirror.places if place.name not in missed), self._mirror.places[0])
-        info = look(ruler, path)
+    def _own(self, ruler: Place, info: ObjectInfo, place: Place, there: ObjectInfo) -> bool:
+        """Whether ``place`` has the metadata that the ruler has, but for those of their own."""
+        wanted = with_own(info.metadata or {}, place, ruler)
+        return not self._mirror.features.user_metadata or dict(there.metadata or {}) == wanted
+
+    def _same_metadata(self, path: str, ruler: Place, info: ObjectInfo) -> None:
+        """Bytes that a target has already are not brought to it; the metadata they were written with may be others."""
         for place in self._mirror.places:
             able = power(place.backend, SetMetadata)
-            if place is not ruler and info is not None and able is not None and look(place, path) is not None:
-                able.set_metadata(
-                    path, modified_at=info.modified_at, user_metadata=with_own(info.metadata or {}, place, ruler)
-                )
-                self.changed += 1
+            if place is ruler or able is None:
+                continue
+            there = look(place, path)
+            if there is not None and not self._own(ruler, info, place, there):
+                self._touch(path, place)
+                able.set_metadata(path, user_metadata=with_own(info.metadata or {}, place, ruler))
+
+    def _metadata(self, entries: Sequence[Missed]) -> tuple[Place, ObjectInfo] | None:
+        """Who has the metadata that entries are of, with them: one that missed nothing of them, nor of the bytes if
+        there is such a one."""
+        ended = [entry for entry in entries if not entry.intent]
+        missed = {name for entry in ended if entry.kind == "meta" for name in entry.targets}
+        behind = {name for entry in ended if entry.kind == "file" for name in entry.targets}
+        last = next((entry.targets for entry in reversed(ended) if entry.kind == "meta"), ())
+        good = (
+            [place for place in self._mirror.places if place.name not in missed]
+            or [place for place in self._mirror.places if place.name not in last]
+            or self._mirror.places[:1]
+        )
+        ruler = next((place for place in good if place.name not in behind), good[0])
+        if all(entry.kind != "meta" for entry in entries) or (not missed and ruler.name in behind):
+            return None
+        info = look(ruler, entries[-1].path)
+        return None if info is None else (ruler, info)
+
+    def _settle_metadata(self, path: str, ruler: Place, info: ObjectInfo) -> None:
+        for place in self._mirror.places:
+            able = power(place.backend, SetMetadata)
+            if able is not None and look(place, path) is not None:
+                own = with_own(info.metadata or {}, place, ruler)
+                able.set_metadata(path, modified_at=info.modified_at, user_metadata=own)
+                self.changed += place is not ruler
 
 
 # -- the journal -------------------------------------------------------------------------------------------------------
@@ -210,16 +292,20 @@ def repair(mirror: Mirroring, journal: Journal, grace: float) -> Repaired:
         settled: list[tuple[str, list[Missed]]] = []
         unsettled: list[tuple[str, list[Missed]]] = []
         journal.load()
-        for path in batch:
+        plans = [(path, *_planned(mirror, journal, repairer, path, grace)) for path in batch]
+        journal.load()
+        for path, entries, plan in plans:
             with mirror.locks.hold(path):
-                entries = journal.of(path)
-                young = [entry for entry in entries if entry.intent and _is_young(journal, entry, grace)]
                 try:
-                    if young:
-                        raise StorageError("its publication may be under way", path=path, op="repair", transient=True)
+                    if isinstance(plan, StorageError):
+                        raise plan
+                    if not _is_said(journal, path, entries):
+                        raise StorageError("it was changed meanwhile", path=path, op="repair", transient=True)
                     if entries:
-                        repairer.settle(entries)
+                        repairer.settle(entries, plan)
                     settled.append((path, entries))
+                except Cancelled:
+                    raise
                 except StorageError as error:
                     waiting += [(entry, error) for entry in entries]
                     unsettled.append((path, entries))
@@ -237,10 +323,31 @@ def repair(mirror: Mirroring, journal: Journal, grace: float) -> Repaired:
     return Repaired(tuple(done), repairer.changed, tuple(waiting))
 
 
+def _planned(
+    mirror: Mirroring, journal: Journal, repairer: Repairer, path: str, grace: float
+) -> tuple[list[Missed], Plan | StorageError]:
+    """The entries of ``path``, and what is to be done, or why nothing can be."""
+    with mirror.locks.hold(path):
+        entries = journal.of(path)
+        if any(entry.intent and _is_young(journal, entry, grace) for entry in entries):
+            return entries, StorageError("its publication may be under way", path=path, op="repair", transient=True)
+        try:
+            return entries, repairer.plan(entries) if entries else Plan((), {})
+        except Cancelled:
+            raise
+        except StorageError as error:
+            return entries, error
+
+
+def _is_said(journal: Journal, path: str, entries: Sequence[Missed]) -> bool:
+    """Whether ``entries`` still are all there are of ``path``."""
+    return [entry.id for entry in journal.of(path)] == [entry.id for entry in entries]
+
+
 def _doubt(mirror: Mirroring, journal: Journal, repairer: Repairer, path: str, entries: Sequence[Missed]) -> bool:
     """Whether somebody changed ``path``, or was about to, since it had ``entries``. What was brought may not be what it
     should be any more then, and that is noted."""
-    if [entry.id for entry in journal.of(path)] == [entry.id for entry in entries]:
+    if _is_said(journal, path, entries):
         return False
     touched = repairer.touched.get(path)
     if touched:
@@ -317,15 +424,18 @@ def _compare(
     minority = [place for place in mirror.places if holds[place.name] != best]
     with mirror.locks.hold(path):
         journal, info = mirror.journal, look(ruler, path)
+        held = {place.name: look(place, path) for place in minority}
+        if any(not is_same(infos.get(place.index), held[place.name]) for place in minority):
+            return Divergence(path, holds)
         if info is None or (journal is not None and journal.of(path, 0.0)):
             return Divergence(path, holds)  # it is being changed
         changed = True
         try:
             for place in minority:
-                if not is_still(infos.get(place.index), place, path):
-                    return Divergence(path, holds)
-                repairer.bring(path, ruler, info, place)
+                repairer.bring(path, ruler, info, place, held[place.name])
             changed = not is_still(info, ruler, path) or bool(journal is not None and journal.of(path, 0.0))
+        except PreconditionFailed:
+            pass  # it is being changed
         finally:
             if changed and journal is not None and path in repairer.touched:
                 journal.add(mirror.entry(path, repairer.touched[path], doubt=True), in_place=True)

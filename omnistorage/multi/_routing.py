@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NoReturn, TypeVar
 
 from .._context import Closes
 from ..core import COPY, CopyOptions, Features, ObjectInfo
-from ..errors import BackendUnavailable, CapabilityNotSupported, ConfigError, InvalidPath, NotFound, StorageError
+from ..errors import (
+    BackendUnavailable,
+    Cancelled,
+    CapabilityNotSupported,
+    ConfigError,
+    InvalidPath,
+    MultiError,
+    NotFound,
+    StorageError,
+)
 from ..paths import check_key, check_new
 from ._asking import MISSES, agreed, info_of
 from ._crew import CREW, Crew
+from ._feeds import may_have_happened
 from ._shadow import Shadow
-from .outcomes import Difference
+from .outcomes import Difference, Outcome
 from .tiers import Place, Tier, features_of_tiers, named, places_of, told
 
 T = TypeVar("T")
@@ -140,9 +150,12 @@ class Routing(Closes):
                     miss = error if miss is None or isinstance(error, InvalidPath) else miss
                 except BackendUnavailable as error:
                     down = error
-                    told(error, place)
+                    told(error, place, path)
                     if not self._skips:
                         raise
+                except StorageError as error:
+                    told(error, place, path)
+                    raise
             if down is not None and (not self._spare or misses < len(self.places) - self._spare):
                 raise down
             if miss is not None:
@@ -185,7 +198,7 @@ class Routing(Closes):
         for place in self.candidates(path):
             if place not in targets:
                 try:
-                    with named(place):
+                    with named(place, path):
                         there = place.backend.exists(path)
                 except InvalidPath:
                     continue
@@ -222,6 +235,43 @@ class Routing(Closes):
             why or f"these tiers do not support {capability}", capability=capability, path=path, backend=self.name,
             op=op,
         )  # fmt: skip
+
+
+def in_turn(places: Sequence[Place], op: str, path: str, call: Callable[[Place], T]) -> list[T]:
+    """What each place says to the change ``call``, one after the other; False: nothing was to be done there. It ends
+    with the first that fails. That error is raised where nothing was changed yet, else a ``MultiError`` with how it
+    ended at each."""
+    answers: list[T] = []
+    for place in places:
+        try:
+            with named(place, path):
+                answers.append(call(place))
+        except StorageError as error:
+            if all(answer is False for answer in answers):
+                raise
+            half = _half_done(places, answers, error, op, path)
+            if isinstance(error, Cancelled):
+                error.add_note(str(half.args[0]))
+                raise
+            raise half from error
+    return answers
+
+
+def _half_done(
+    places: Sequence[Place], answers: Sequence[object], error: StorageError, op: str, path: str
+) -> MultiError:
+    at, unsure = len(answers), may_have_happened(error)
+    outcomes = [
+        Outcome(place.name, "committed", answer if isinstance(answer, ObjectInfo) else None, path=path)
+        for place, answer in zip(places, answers, strict=False)
+    ]
+    outcomes.append(Outcome(places[at].name, "unknown" if unsure else "failed", None, error, path))
+    outcomes += [Outcome(place.name, "aborted", path=path) for place in places[at + 1 :]]
+    done, rest = (", ".join(place.name for place in some) for some in (places[:at], places[at:]))
+    message = f"{op} was done in tier {done}, {'perhaps ' if unsure else ''}not in {rest}: do it again"
+    half = MultiError(message, [error], path=path, op=op, transient=error.transient, retry_after=error.retry_after)
+    half.outcomes = tuple(outcomes)
+    return half
 
 
 def _names(through: Any) -> bool | tuple[str, ...]:

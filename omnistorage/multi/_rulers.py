@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 from .. import ops
 from ..core import ObjectInfo
-from ..errors import ConfigError, StorageError
+from ..errors import Cancelled, ConfigError, StorageError
 from ._asking import ABSENT, MISSES, Vote, ask_all, digest_of, info_of
 from ._journal import Missed
 from ._mirroring import Mirroring
 from .tiers import Place
 
-_Seen = tuple[Place, ObjectInfo | StorageError | None]
+Seen = tuple[Place, ObjectInfo | StorageError | None]
 
 
 class Rulers:
@@ -73,7 +73,7 @@ class Rulers:
         """Those of the rulers that hold what is right, where they are seen not to hold the same. Where several changes
         met, what is stated is not enough to see it by."""
         path = entries[-1].path
-        one, *others = ((place, _seen(place, path)) for place in rulers)
+        one, *others = ((place, seen(place, path)) for place in rulers)
         if all(_may_be_one(path, one, other, reads=len(entries) > 1) for other in others):
             return list(rulers)
         last = _last_word(entries)
@@ -121,14 +121,16 @@ def look(place: Place, path: str) -> ObjectInfo | None:
         return None
 
 
-def _seen(place: Place, path: str) -> ObjectInfo | StorageError | None:
+def seen(place: Place, path: str) -> ObjectInfo | StorageError | None:
     try:
         return look(place, path)
+    except Cancelled:
+        raise
     except StorageError as error:
         return error
 
 
-def _may_be_one(path: str, one: _Seen, other: _Seen, *, reads: bool) -> bool:
+def _may_be_one(path: str, one: Seen, other: Seen, *, reads: bool) -> bool:
     """Whether nothing tells the two apart: what is stated of them, or what they hold."""
     (place, a), (another, b) = one, other
     if isinstance(a, StorageError) or isinstance(b, StorageError):
@@ -144,8 +146,13 @@ def _mark(info: ObjectInfo | None) -> object:
     return None if info is None else (info.etag, info.size, info.modified_at)
 
 
+def is_same(one: ObjectInfo | None, other: ObjectInfo | None) -> bool:
+    """Whether one place says the same of an object twice."""
+    return _mark(one) == _mark(other)
+
+
 def is_still(info: ObjectInfo | None, place: Place, path: str) -> bool:
-    return _mark(look(place, path)) == _mark(info)
+    return is_same(info, look(place, path))
 
 
 def condition_of(place: Place, info: ObjectInfo) -> str | None:

@@ -13,7 +13,7 @@ from ._feeds import one_reason
 from ._journal import Missed
 from ._mirroring import Mirroring, outcome_of
 from ._repair import ATTEMPTS, Repairer
-from ._rulers import is_still, vote_of
+from ._rulers import is_still, seen, vote_of
 from .tiers import Place, told
 
 Votes = Mapping[str, Vote | BaseException]
@@ -34,7 +34,7 @@ def settle(mirror: Mirroring, path: str) -> bool:
             failed |= {name: vote for name, vote in votes.items() if isinstance(vote, BaseException)}
             lacking = [place for place in mirror.places if place not in holders and place.name not in failed]
             if not lacking:
-                _end(mirror, path, holders, failed, entries, wanted)
+                _end(mirror, path, holders, failed, entries, wanted, brought=path in repairer.touched)
                 return True
             failed |= _bring(mirror, repairer, path, holders, lacking, entries)
     raise PreconditionFailed("it keeps changing", path=path, op="settle")
@@ -114,9 +114,15 @@ def _bring(
         info = info_of(ruler.backend, path)
     except MISSES:
         return failed
+    theirs = {place.name: seen(place, path) for place in lacking}
+    if [one.id for one in _entries(mirror, path)] != [one.id for one in entries] or not is_still(info, ruler, path):
+        return failed  # somebody has changed it, or is about to: what is there is not to be replaced
     for place in lacking:
         try:
-            repairer.bring(path, ruler, info, place)
+            there = theirs[place.name]
+            if isinstance(there, StorageError):
+                raise there
+            repairer.bring(path, ruler, info, place, there)
         except PreconditionFailed:
             continue
         except Cancelled:
@@ -137,15 +143,18 @@ def _end(
     failed: Mapping[str, BaseException],
     entries: Sequence[Missed],
     wanted: Vote,
+    *,
+    brought: bool,
 ) -> None:
-    """Raise if too few hold it, and note those that do not."""
+    """Raise if too few hold it, and note those that do not: also then, if others were given it."""
     missed = [place for place in mirror.places if place not in holders]
-    if len(holders) < mirror.needed:
+    enough = len(holders) >= mirror.needed
+    # All who lack it, and not only those that are new: others may know of this entry alone.
+    kept = {name for entry in entries if not entry.intent and "-" not in entry.id for name in entry.targets}
+    if mirror.journal is not None and (enough or brought) and not kept.issuperset(place.name for place in missed):
+        mirror.journal.add(mirror.entry(path, missed, sha256=wanted[1], doubt=True))
+    if not enough:
         reason = one_reason(failed[place.name] for place in missed)
         answers = {place.name: failed.get(place.name) if place in missed else None for place in mirror.places}
         outcomes = [outcome_of(name, path, answers) for name in answers]
         raise reason if reason is not None else mirror.partial("settle", path, outcomes)
-    # All who lack it, and not only those that are new: others may know of this entry alone.
-    kept = {name for entry in entries if not entry.intent and "-" not in entry.id for name in entry.targets}
-    if mirror.journal is not None and not kept.issuperset(place.name for place in missed):
-        mirror.journal.add(mirror.entry(path, missed, sha256=wanted[1], doubt=True))

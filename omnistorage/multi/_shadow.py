@@ -11,7 +11,7 @@ from .. import ops
 from ..core import Reader, ReadOptions
 from ..digests import new_hash
 from ..errors import StorageError
-from ..policies import CancelScope
+from ..policies import CLOCK, CancelScope, Clock
 from ._asking import MISSES
 from ._streams import SkippingReader, TierReader, WatchedReader
 from .outcomes import Difference, ShadowStats
@@ -19,14 +19,24 @@ from .tiers import Place
 
 AT_ONCE = 4
 """Comparisons under way at the same time; a read that ends while so many are is not compared, and counted."""
+PATIENCE = 1.0
+"""The seconds for which closing waits for comparisons that were cancelled."""
 
 
 class Shadow:
     """Compares, counts, tells ``on_difference``. Nothing it does can fail or delay the read."""
 
-    def __init__(self, places: Sequence[Place], on_difference: Callable[[Difference], None] | None) -> None:
+    def __init__(
+        self,
+        places: Sequence[Place],
+        on_difference: Callable[[Difference], None] | None,
+        *,
+        patience: float = PATIENCE,
+        clock: Clock = CLOCK,
+    ) -> None:
         self._primary, self._secondary = places[0], places[1]
         self._tell = on_difference
+        self._patience, self._clock = patience, clock
         self._lock = threading.Lock()
         self._under_way: dict[threading.Thread, CancelScope] = {}
         self.stats = ShadowStats()
@@ -104,9 +114,10 @@ class Shadow:
         self, path: str, what: Literal["missing", "size", "content", "error"], error: Exception | None = None
     ) -> None:
         self._count(failed=1) if what == "error" else self._count(compared=1, differing=1)
-        if self._tell is not None:
+        tell = self._tell
+        if tell is not None:
             try:
-                self._tell(Difference(path, self._primary.name, self._secondary.name, what, error))
+                tell(Difference(path, self._primary.name, self._secondary.name, what, error))
             except Exception:
                 logging.getLogger(__name__).exception("on_difference failed")
 
@@ -119,6 +130,12 @@ class Shadow:
             thread.join()
 
     def close(self) -> None:
-        for scope in list(self._under_way.values()):
+        """End the comparisons. One that does not heed it is left after a moment, and tells nobody any more."""
+        with self._lock:
+            left = list(self._under_way.items())
+        for _, scope in left:
             scope.cancel()
-        self.drain()
+        ends = self._clock.now() + self._patience
+        for thread, _ in left:
+            thread.join(max(0.0, ends - self._clock.now()))
+        self._tell = None

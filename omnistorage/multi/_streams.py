@@ -7,7 +7,7 @@ from collections.abc import Callable
 from .._context import Closes, Publishes
 from ..core import ObjectInfo, Reader, Writer
 from ..errors import StorageError
-from .tiers import Place
+from .tiers import Place, named
 
 
 class TierReader(Closes):
@@ -129,7 +129,8 @@ class TierWriter(Publishes):
         return None if result is None else self._place.out(result)
 
     def close(self) -> ObjectInfo:
-        return self._place.out(self.inner.close())
+        with named(self._place):
+            return self._place.out(self.inner.close())
 
 
 class Promotion:

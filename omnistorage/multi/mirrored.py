@@ -145,10 +145,12 @@ class MultiBackend(Mirroring):
         each: builtins.list[Callable[[], WriteOptions]] = [lambda own=own: own for own in told]  # type: ignore[misc]
         if conditional:
             arbiters, each = self._conditions(path, options)
-        terms = Terms(self.needed, arbiters, buffer=self._buffer, laggard=self.laggard, stuck=self.stuck)
-        notes = None if self.journal is None else Noting(self, self.journal, path, conditional=conditional)
+        # Two etags have two targets that decide first, and where half is enough each of them could have a winner.
+        strict = conditional and (not options.overwrite or self.needed * 2 <= len(self.places))
+        terms = Terms(self.needed, arbiters, False, strict, self._buffer, self.laggard, self.stuck)
+        notes = None if self.journal is None else Noting(self, self.journal, path, "file", conditional, strict)
         aims = [Aim(place, path, ask) for place, ask in zip(self.places, each, strict=True)]
-        return MultiWriter(aims, _terms=terms, _notes=notes, _alone=self.locks.hold(path), _crew=self.crew)
+        return MultiWriter(aims, _terms=terms, _notes=notes, _alone=lambda: self.locks.hold(path), _crew=self.crew)
 
     def _conditions(
         self, path: str, options: WriteOptions
@@ -198,8 +200,9 @@ class MultiBackend(Mirroring):
                 return place.backend.delete(path, if_match=place.token(if_match, path, "delete"))
             return place.backend.delete(path)
 
+        stale = self.stale(path)  # what they had was not there any more
         answers = self.change("delete", path, delete, first=first, gone=path)
-        found = list(answers.values())
+        found = [answer for name, answer in answers.items() if name not in stale] or [None]
         return True if any(found) else None if None in found else False
 
     def _named(self, etag: str, path: str, op: str) -> Place:
@@ -220,7 +223,7 @@ class MultiBackend(Mirroring):
             if token is not None
         }
         first = tuple(shown) or (() if options.overwrite else tuple(self._deciding(dst)))
-        if len(shown) > 1 or self._is_uncertain(src, dst):
+        if len(shown) > 1:
             return self._carry_through(op, src, dst, options)
         size: int | None = None
 
@@ -235,6 +238,8 @@ class MultiBackend(Mirroring):
                 )
             elif shown:
                 own = replace(own, if_match=None, source_if_match=None)
+            if own.user_metadata is not None:
+                own = replace(own, user_metadata=with_own(own.user_metadata, place))
             done: ObjectInfo = getattr(place.backend, op)(src, dst, own)
             if None not in (size, done.size) and size != done.size:
                 raise CorruptData("another object than at the other targets was there", path=src, op=op)
@@ -242,7 +247,12 @@ class MultiBackend(Mirroring):
             return done
 
         paths = (dst,) if op == "copy" else (dst, src)
-        answers = self.change(op, paths[0], carry, *paths[1:], first=first, reads=(src,))
+        answers = self.change(
+            op, paths[0], carry, *paths[1:], first=first, reads=(src,), strict=not options.overwrite,
+            unless=lambda: self._is_uncertain(src, dst),
+        )  # fmt: skip
+        if not answers:
+            return self._carry_through(op, src, dst, options)
         place = next(place for place in self.places if place.name in answers)
         return place.out(answers[place.name])
 
@@ -255,6 +265,9 @@ class MultiBackend(Mirroring):
         found = self.stat(src)
         if options.source_if_match is None and self.features.if_match:
             options = replace(options, source_if_match=found.etag)
+        if options.user_metadata is None and found.metadata:  # without those that the target which told it has alone
+            theirs = {pair for place in self.places for pair in with_own({}, place).items()}
+            options = replace(options, user_metadata=dict(found.metadata.items() - theirs))
         done = ops.transfer(self, src, self, dst, options, policy=self.crew.policy())
         if op == "move":
             if self.features.if_match:
@@ -316,7 +329,8 @@ class MultiBackend(Mirroring):
         returned. What the journal says is right there, or all say that have something, or more than half of all
         targets, is given to the others; those that do not take it have an entry in the journal afterwards. False also
         where only targets that are down may have it, and too few of them for a write that has returned. Without a
-        journal a deletion that was cut short is undone. What targets do not state the SHA-256 of is read."""
+        journal a deletion that was cut short is undone. What targets do not state the SHA-256 of is read. No other
+        process is to change it meanwhile."""
         check_key(path, op="settle")
         return settle(self, path)
 

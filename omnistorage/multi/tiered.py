@@ -31,10 +31,11 @@ from ._asking import ABSENT, MISSES, info_of
 from ._fanout import Aim, MultiWriter, Terms
 from ._migrate import remove_source
 from ._reading import Reading
+from ._routing import in_turn
 from ._settling import differ, settled
 from ._streams import TierWriter
 from .outcomes import ShadowStats
-from .tiers import Place, named
+from .tiers import Place, between, named
 
 P = TypeVar("P")
 _POWERS = frozenset({Append, SetMetadata, Presign, Versions, Resolve, HealthCheck, Settle})
@@ -78,7 +79,7 @@ class TieredBackend(Reading):
         elif not options.overwrite or options.if_match is not None:
             each = self._conditions(path, options, targets)
         if len(targets) == 1:
-            with named(targets[0]):
+            with named(targets[0], path):
                 return TierWriter(targets[0].backend.open_writer(path, each[0]), targets[0])
         aims = [Aim(place, path, lambda own=own: own) for place, own in zip(targets, each, strict=True)]  # type: ignore[misc]
         return MultiWriter(aims, _terms=Terms(len(aims), backwards=True))
@@ -102,7 +103,8 @@ class TieredBackend(Reading):
         if wanted is not None:
             return replace(options, if_match=place.token(wanted, path, "open_writer"))
         try:
-            return replace(options, if_match=info_of(place.backend, path).etag)
+            with named(place, path):
+                return replace(options, if_match=info_of(place.backend, path).etag)
         except NotFound:
             return replace(options, if_match=None, overwrite=False)
 
@@ -127,9 +129,9 @@ class TieredBackend(Reading):
             place = self.owner(path)
             if place is None:
                 return False
-            if if_match is None:
-                return place.backend.delete(path)
-            return place.backend.delete(path, if_match=place.token(if_match, path, "delete"))
+            wanted = place.token(if_match, path, "delete")
+            with named(place, path):
+                return place.backend.delete(path) if wanted is None else place.backend.delete(path, if_match=wanted)
         return self._delete(path, if_match)
 
     def _delete(self, path: str, if_match: str | None) -> bool | None:
@@ -142,14 +144,10 @@ class TieredBackend(Reading):
             # And first where it must still be what was expected: nothing is deleted if it is not.
             targets = (shown, *(place for place in targets if place is not shown))
             wanted[shown.name] = shown.token(if_match, path, "delete")
-        answers = [self._delete_in(place, path, wanted.get(place.name)) for place in targets]
+        answers = in_turn(targets, "delete", path, lambda place: self._deleted(place, path, wanted.get(place.name)))
         if not any(answers) and None not in answers:
             self._refuse_elsewhere("delete", path, self._others(path, targets))
         return True if any(answers) else None if None in answers else False
-
-    def _delete_in(self, place: Place, path: str, if_match: str | None) -> bool | None:
-        with named(place):
-            return self._deleted(place, path, if_match)
 
     def _deleted(self, place: Place, path: str, if_match: str | None) -> bool | None:
         # A store that does not say what it deleted is asked before: a miss must not pass for a deletion.
@@ -166,9 +164,7 @@ class TieredBackend(Reading):
     def mkdir(self, path: str) -> None:
         if not self.features.dirs:
             self._refuse("dirs", "mkdir", path)
-        for place in self._folder_places("mkdir", path):
-            with named(place):
-                place.backend.mkdir(path)
+        in_turn(self._folder_places("mkdir", path), "mkdir", path, lambda place: place.backend.mkdir(path))
 
     def rmdir(self, path: str) -> None:
         if not self.features.dirs:
@@ -176,12 +172,17 @@ class TieredBackend(Reading):
         places = self._folder_places("rmdir", path)
         if next(self.list_dir(path), None) is not None:
             raise DirectoryNotEmpty("the folder is not empty", path=path, backend=self.name, op="rmdir")
-        misses = []
-        for place in places:
+        misses: builtins.list[NotFound] = []
+
+        def remove(place: Place) -> bool:
             try:
                 place.backend.rmdir(path)
             except NotFound as error:
                 misses.append(error)
+                return False
+            return True
+
+        in_turn(places, "rmdir", path, remove)
         if len(misses) == len(places):
             there = (place for place in self.places if place not in places and _has_folder(place, path))
             self._refuse_elsewhere("dirs", path, there)
@@ -207,7 +208,8 @@ class TieredBackend(Reading):
             options = replace(options, source_if_match=info.etag)  # these are the bytes that were agreed on
         if src == dst:
             options = replace(options, if_match=place.token(options.if_match, dst, op))
-            return place.out(ops.copy(place.backend, src, place.backend, dst, options))
+            with named(place, src):
+                return place.out(ops.copy(place.backend, src, place.backend, dst, options))
         (target,) = self._targets(op, dst)
         if self.mode == "match":
             options = replace(options, if_match=target.token(options.if_match, dst, op))
@@ -216,12 +218,14 @@ class TieredBackend(Reading):
             (write,) = self._conditions(dst, write, (target,))
             options = replace(options, overwrite=write.overwrite, if_match=write.if_match)
         if place is target:
-            return target.out(getattr(place.backend, op)(src, dst, options))
+            with named(place, src):
+                return target.out(getattr(place.backend, op)(src, dst, options))
         if op == "move" and not place.backend.features.delete:
             self._refuse("delete", op, src, f"nothing can be deleted in tier {place.name!r}: copy it instead")
-        done = ops.transfer(place.backend, src, target.backend, dst, options)
+        with between(place, target, src):
+            done = ops.transfer(place.backend, src, target.backend, dst, options)
         if op == "move":
-            remove_source(place, src, info, target, dst, "move")
+            remove_source(place, src, info, target, done, "move")
         return target.out(done)
 
     def settle(self, path: str) -> bool:
@@ -282,11 +286,15 @@ class TieredBackend(Reading):
         if not self.features.append:
             self._refuse("append", "open_appender", path)
         (place,) = self._targets("open_appender", path)
-        if not place.backend.exists(path):
+        able = self._has(place, Append, "append", path)
+        with named(place, path):
+            there = place.backend.exists(path)
+        if not there:
             self._refuse_elsewhere("append", path, self._others(path, (place,)))
         if options.if_match is not None:
             options = replace(options, if_match=place.token(options.if_match, path, "open_appender"))
-        return TierWriter(self._has(place, Append, "append", path).open_appender(path, options), place)
+        with named(place, path):
+            return TierWriter(able.open_appender(path, options), place)
 
     def set_metadata(
         self, path: str, *, modified_at: datetime | None = None, user_metadata: Mapping[str, str] | None = None
@@ -296,29 +304,33 @@ class TieredBackend(Reading):
         place, _ = self._find("set_metadata", path)
         if self.mode != "match" and place not in self.writes:
             self._refuse_elsewhere("set_modified", path, [place])
-        info = None
-        for each in (place,) if self.mode == "match" else self.writes:
-            able = self._has(each, SetMetadata, "set_modified", path)
+        places = (place,) if self.mode == "match" else self.writes
+        able = {each.name: self._has(each, SetMetadata, "set_modified", path) for each in places}
+
+        def change(each: Place) -> ObjectInfo | Literal[False]:
             try:
-                done = able.set_metadata(path, modified_at=modified_at, user_metadata=user_metadata)
+                return able[each.name].set_metadata(path, modified_at=modified_at, user_metadata=user_metadata)
             except NotFound:
                 if each is place:
                     raise
-            else:
-                info = place.out(done) if each is place else info
-        assert info is not None
-        return info
+                return False
+
+        info = in_turn(places, "set_metadata", path, change)[places.index(place)]
+        assert info
+        return place.out(info)
 
     def presign(self, path: str, method: str, expires: timedelta) -> str:
         reads = method.upper() in ("GET", "HEAD")
         if not reads and self.mode != "match" and len(self.writes) > 1:
             self._refuse("presign", "presign", path, "a URL writes to one tier, and a write goes to several here")
         place = self._find("presign", path)[0] if reads else self._targets("presign", path)[0]
-        return self._has(place, Presign, "presign", path).presign(path, method, expires)
+        with named(place, path):
+            return self._has(place, Presign, "presign", path).presign(path, method, expires)
 
     def versions(self, path: str) -> Iterator[ObjectInfo]:
         place, _ = self._find("versions", path)
-        return map(place.out, self._has(place, Versions, "versions", path).versions(path))
+        with named(place, path):
+            return _of(place, path, self._has(place, Versions, "versions", path).versions(path))
 
     def resolve(self, key: str) -> ResolutionPlan:
         check_key(key, op="resolve")
@@ -344,12 +356,12 @@ class TieredBackend(Reading):
         for place in self.places:
             try:
                 able = power(place.backend, HealthCheck)
-                if able is not None:
-                    able.check_health()
-                else:
-                    next(iter(place.backend.list("")), None)
+                with named(place):
+                    if able is not None:
+                        able.check_health()
+                    else:
+                        next(iter(place.backend.list("")), None)
             except BackendUnavailable as error:
-                error.add_note(f"in tier {place.name!r}")
                 if not self._skips or place in self.writes:
                     raise
                 down.append(error)
@@ -388,9 +400,15 @@ class TieredBackend(Reading):
         return f"TieredBackend({', '.join(place.name for place in self.places)}, {self.mode!r})"
 
 
+def _of(place: Place, path: str, found: Iterator[ObjectInfo]) -> Iterator[ObjectInfo]:
+    with named(place, path):
+        yield from map(place.out, found)
+
+
 def _has_folder(place: Place, path: str) -> bool:
     try:
-        next(ops.children(place.backend, path), None)
+        with named(place, path):
+            next(ops.children(place.backend, path), None)
     except (NotFound, InvalidPath):
         return False
     return True

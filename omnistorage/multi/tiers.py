@@ -151,21 +151,36 @@ def _tier_of(table: Mapping[str, Any], number: int, defaults: Mapping[str, Any] 
     return Tier(**{**table, "store": store})
 
 
-def told(error: BaseException, place: Place) -> BaseException:
-    """The error, with the place's name in it."""
-    note = f"in {place.word} {place.name!r}"
+def told(error: BaseException, place: Place, path: str | None = None) -> BaseException:
+    """The error, with the place's name in it, and the path if it had none."""
+    return _noted(error, f"in {place.word} {place.name!r}", path)
+
+
+def _noted(error: BaseException, note: str, path: str | None) -> BaseException:
     if note not in getattr(error, "__notes__", ()):
         error.add_note(note)
+    if path is not None and isinstance(error, StorageError) and error.path is None:
+        error.path = path
     return error
 
 
 @contextmanager
-def named(place: Place) -> Iterator[None]:
-    """What fails in the block, fails in this tier."""
+def named(place: Place, path: str | None = None) -> Iterator[None]:
+    """What fails in the block, fails in this tier, and at ``path`` if it does not say where."""
     try:
         yield
     except StorageError as error:
-        told(error, place)
+        told(error, place, path)
+        raise
+
+
+@contextmanager
+def between(source: Place, target: Place, path: str) -> Iterator[None]:
+    """What fails in the block, fails on the way from one tier to another."""
+    try:
+        yield
+    except StorageError as error:
+        _noted(error, f"from tier {source.name!r} to tier {target.name!r}", path)
         raise
 
 

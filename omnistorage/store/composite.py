@@ -96,9 +96,10 @@ class CompositeStore(Store):
 
     def migrate(self, path: StorePath, from_tier: str, to_tier: str, *, overwrite: bool = False) -> ObjectInfo:
         """Move one file to another tier: copied, verified, and then deleted from ``from_tier`` if it is still what was
-        copied (``PreconditionFailed`` otherwise: both are kept). In a tier without conditions by etag (local files)
-        that is looked at right before, and a write into that moment is lost. Where ``to_tier`` has the same bytes
-        already, as after a migration that was cut short, they are the copy; others are ``AlreadyExists`` unless
+        copied (``PreconditionFailed`` otherwise: a source that changed is kept and the copy taken back, the copy of one
+        that is gone is kept). In a tier without conditions by etag (local files) that is looked at right before, and a
+        write into that moment is lost. Where ``to_tier`` has the same bytes already, as after a migration that was cut
+        short, they are the copy and get the user metadata of the source; others are ``AlreadyExists`` unless
         ``overwrite``."""
         key = join(self._root, file_key(path, "migrate"))
         with self._rebased():
