@@ -232,4 +232,5 @@ def test_a_shape_is_what_isinstance_says(kind):
 
 def test_an_attribute_of_a_shape_may_be_none():
     value = SimpleNamespace(**{**dict.fromkeys(names_of(ExtendedBackend), print), "url": None})
-    assert has_shape(value, ExtendedBackend) and isinstance(value, ExtendedBackend)
+    assert isinstance(value, ExtendedBackend)
+    assert has_shape(value, ExtendedBackend)
