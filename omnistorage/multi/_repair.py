@@ -150,6 +150,8 @@ class Repairer:
         before = plan.held[ruler.name]
         if isinstance(before, StorageError):
             raise before
+        if not is_still(before, ruler, path):  # a change that began and ended since is not in the journal
+            return False
         error: BaseException | None = None
         for place in self._mirror.places:
             if place is ruler or place in rulers:

@@ -20,7 +20,7 @@ from omnistorage.policies import CancelScope, deadline
 
 from ..delivery.conftest import until
 from .mirrors import entries, mirror, peeks, states, switches
-from .places import Switch
+from .places import Switch, filled
 from .test_multi_last_word import NEW, Late, Lost, Meanwhile, killed
 
 
@@ -190,6 +190,21 @@ def test_a_write_that_is_half_done_is_not_replaced_by_what_was_found_out_before(
     writing.join()
     assert here.repair(grace=0).waiting == ()
     assert peeks(places, "x") == [b"new"] * 2
+
+
+def test_what_was_created_while_a_repair_looked_around_is_not_deleted():
+    """By another process, which knows nothing of the deletion that a target missed: its entry stays."""
+    stores, journal = [filled(x=b"old"), filled(x=b"old")], MemoryBackend()
+    there = mirror([Switch(store) for store in stores], "best_effort", journal=journal)
+    assert not there.journal.load()
+    places = [Switch(stores[0]), Meanwhile(stores[1])]
+    here = mirror(places, "best_effort", journal=journal)
+    places[1].down = True
+    here.delete("x")
+    places[1].down, places[1].fails = False, {"delete"}
+    places[1].op, places[1].do = "stat", lambda: write_bytes(there, "x", b"new")
+    assert here.repair(grace=0).waiting == ()
+    assert (peeks(places, "x"), entries(here)) == ([b"new"] * 2, [])
 
 
 # -- calls that are given up -------------------------------------------------------------------------------------------
