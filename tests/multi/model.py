@@ -32,6 +32,7 @@ class Frame:
     decider: str | None = None  # the target that gave the etag
     early: bool = False  # its etag is older than the operation around it
     clean: bool = True  # when it began all targets were known to be alike
+    told: set = field(default_factory=set)  # paths of which it knew when it began
     done: set = field(default_factory=set)  # paths
     inner: list = field(default_factory=list)
     faults: int = 0  # of the journal, before it began
@@ -88,6 +89,9 @@ class Model:
         anything."""
         if path in self.mixed or (self.foreign.get(path) and not added) or self.is_open(path):
             return False
+        return self.is_told(path)
+
+    def is_told(self, path):
         who, when = self.last.get(path, (self.mirror, 0))
         return who is self.mirror or when <= self.born[self.mirror] or self.time - when > 10
 
@@ -102,9 +106,11 @@ class Model:
         for path in frame.tried:
             self.changes[path] += 1
             frame.clean = frame.clean and not self.entries(path)
+            if self.is_told(path):
+                frame.told.add(path)
+            self.last[path] = self.mirror, NEVER
         for path in frame.tried.keys() | frame.marks.keys():
             self.widen(path, frame)
-            self.last[path] = self.mirror, NEVER
         if frame in self.frames[1:]:
             self.meet(self.frames[0], frame)
 
@@ -137,8 +143,8 @@ class Model:
     def end(self, frame):
         if frame.op in ("repair", "verify", "settle"):
             self.mended_beside(frame)
-        for path in frame.tried.keys() | frame.marks.keys():
-            self.last[path] = self.mirror, self.time
+        for path in frame.tried:  # who did not do it knows no more of others than before
+            self.last[path] = frame.mirror if path in frame.done | frame.told else None, self.time
 
     def mended_beside(self, frame):
         """A repair beside changes. Metadata have no conditions. Where a target has none at all, what was replaced there
