@@ -229,7 +229,7 @@ class _Draining(AbstractContextManager[None]):
                 self._drain(writer)
         self._await(self._began + self._within + _GRACE, lambda: self._cut)
         # An abort that comes before its drain has begun would discard in silence: a drain says what is missing.
-        for give_up in (lambda writer: writer.drain(_NOW), lambda writer: writer.abort()):
+        for give_up in (_drain_now, _abort) if self._cut else (_abort,):
             for writer in list(self._running):
                 with suppress(RuntimeError):
                     threading.Thread(target=_quietly, args=(give_up, writer), name=_NAME, daemon=True).start()
@@ -256,6 +256,14 @@ class _Draining(AbstractContextManager[None]):
         finally:
             self._running.remove(writer)
             self._wake.set()
+
+
+def _drain_now(writer: Any) -> None:
+    writer.drain(_NOW)
+
+
+def _abort(writer: Any) -> None:
+    writer.abort()
 
 
 def _quietly(call: Callable[[Any], object], writer: Any) -> None:
