@@ -314,7 +314,7 @@ class World:
         self.seed, self.names, self.rng = f"{seed} {names}", names, random.Random(seed)
         self.time, self.log, self.fired = 0.0, [], Counter()
         self.platter = Platter()
-        self.full = "drop_oldest" if names == "unique" and self.rng.random() < 0.3 else "raise"
+        self.full = "drop_oldest" if names == "unique" and self.rng.random() < 0.5 else "raise"
         self.gone, self.dropped = set(), 0  # numbers that were dropped; how many the last process counted, if it lived
         self.store = MemoryBackend(now=self.date)
         self.taken = []  # records
@@ -327,7 +327,7 @@ class World:
 
     def live(self):
         with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder:
-            for _ in range(self.rng.randrange(2, 7)):
+            for _ in range(self.rng.randrange(2, 7 if self.full == "raise" else 4)):
                 self.process(folder, calm=False)
             self.process(folder, calm=True)
         self.check()

@@ -9,7 +9,7 @@ from . import simulation
 from .simulation import World
 
 SEEDS = 1_000 * int(os.environ.get("OMNISTORAGE_SCALE", "1"))
-SHARDS = 2
+SHARDS = 2 if SEEDS == 1_000 else 10
 
 
 @pytest.mark.parametrize("shard", range(SHARDS))
