@@ -249,10 +249,10 @@ class FormatTests:
         """A stream with bad records here and there, its good records, and (number, offset, raw) of the bad ones."""
         chance = random.Random(seed)
         data, good, wrong = bytearray(), [], []
-        short = [one for one in self.bad if len(one[0]) <= 10_000] or self.bad
+        short = [one for one in self.bad if len(one[0]) <= 10_000] or self.bad  # cut to bytes long ones take long
         for number in range(1, count + 1):
             if chance.random() < 0.4:
-                segment, raw = chance.choice(short if chance.random() < 0.9 else self.bad)  # cut to bytes they take long
+                segment, raw = chance.choice(short if chance.random() < 0.9 else self.bad)
                 wrong.append((number, len(data), raw))
                 data += segment
             else:
