@@ -46,7 +46,7 @@ def test_goal_33_no_seed_loses_changes_or_invents_a_record_of_a_spool(names, sha
     for seed in range(shard, 1000 * SCALE, SHARDS):
         fired += World(seed, names).live().fired
     for kind in kinds:
-        assert fired[kind] >= 100 * SCALE / SHARDS, (kind, fired)
+        assert fired[kind] >= 100, (kind, fired)
 
 
 @pytest.mark.usefixtures("quiet")
