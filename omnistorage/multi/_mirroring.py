@@ -125,6 +125,10 @@ class Mirroring(Reading):
         telling = [entry for entry in telling if entry.kind == "file"] or telling
         names = frozenset(place.name for place in self.places)
         missed = names.intersection(name for entry in telling for name in entry.targets)
+        among = telling[-1].among if telling else ()
+        added = missed | (names.difference(among) if among else frozenset())  # they never had it
+        if len(added) < len(names):
+            return added
         if len(missed) < len(names):
             return missed
         last = names.intersection(([entry for entry in telling if not entry.doubt] or telling)[-1].targets)

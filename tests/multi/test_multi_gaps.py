@@ -7,6 +7,7 @@ import pytest
 
 from omnistorage import (
     AlreadyExists,
+    BackendUnavailable,
     DeadlineExceeded,
     MemoryBackend,
     MultiBackend,
@@ -148,6 +149,25 @@ def test_what_only_a_target_has_that_missed_its_end_is_not_there():
         multi.rmdir("d")
     assert multi.repair(grace=0).waiting == ()
     assert [info.path for info in places[1].inner.list_dir()] == []
+
+
+def test_a_target_that_was_added_since_something_was_missed_has_no_say_in_that():
+    places, journal = switches(3), MemoryBackend()
+    kept = [Target("a", places[1]), Target("b", places[2])]
+    before = MultiBackend(kept, "best_effort", journal=journal)
+    places[2].down = True
+    write_bytes(before, "x", b"data")
+    places[2].down = False
+    multi = MultiBackend([Target("new", places[0]), *kept], "best_effort", journal=journal)
+    assert read_bytes(multi, "x") == b"data"
+    places[1].down = True
+    with pytest.raises(BackendUnavailable):
+        write_bytes(multi, "x", b"mine", NEW)
+    with pytest.raises(BackendUnavailable):
+        read_bytes(multi, "x")
+    places[1].down = False
+    assert multi.repair(grace=0).waiting == ()
+    assert peeks(places, "x") == [b"data"] * 3
 
 
 class Gate(Switch):
