@@ -106,7 +106,9 @@ class Steps(Model):
             frame.decider = etag.partition(":")[0]
             frame.early = True
         else:
-            etag, frame.shown = self.mirror.stat(path).etag, self.versions[path]
+            # A change that is under way may show already what it is to be.
+            ahead = sum(path in other.tried for other in self.frames if other is not frame)
+            etag, frame.shown = self.mirror.stat(path).etag, self.versions[path] + ahead
             if etag is None:
                 raise CapabilityNotSupported("a store without etags")
             frame.decider = etag.partition(":")[0]
