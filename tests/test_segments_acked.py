@@ -7,6 +7,7 @@ import errno
 import os
 import random
 import stat
+from contextlib import nullcontext
 
 import pytest
 
@@ -237,6 +238,14 @@ def test_what_is_found_is_synced_before_anything_is_added(tmp_path):
             log.acknowledge(0)
         for path in (tmp_path, folder, *([folder / name for name in names if name != "lock"] if life else [])):
             assert path.stat().st_ino in opened, path
+
+
+@pytest.mark.parametrize(("error", "opens"), [(errno.EINVAL, True), (errno.ENOTSUP, True), (errno.EIO, False)])
+def test_a_folder_above_that_cannot_be_synced_at_all_is_no_hindrance(tmp_path, error, opens):
+    faulty = FaultyOS(at=1, error=error, only=("fsync",))
+    with nullcontext() if opens else pytest.raises(StorageError), SegmentLog(tmp_path / "log", _os=faulty) as log:
+        log.append(b"x")
+    assert faulty.failed == ["fsync"]
 
 
 def test_a_number_is_never_given_twice_even_if_the_end_was_lost(tmp_path):

@@ -126,6 +126,9 @@ class SegmentLog(Closes):
             return  # then it is not ours, and was there before
         try:
             self.os.fsync(above)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system of its own that syncs no folders
+                raise
         finally:
             self.let_go(above)
 
