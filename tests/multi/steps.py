@@ -117,15 +117,21 @@ class Steps(Model):
         frame.conditional = True
         return etag
 
-    def do_replace(self):
+    def conditional(self, change):
+        """Whether ``change(path, etag)`` was done: by an etag of now or of before, which is checked."""
         path, frame = self.path(there=True), self.frames[-1]
         try:
             etag = self.shown(path)
         except StorageError:
-            return
+            return False
         sure = self.knows(path)
-        if self.do_write(path, if_match=etag) and sure:
+        done = change(path, etag)
+        if done and sure:
             self.was_first(frame, path)
+        return done
+
+    def do_replace(self):
+        self.conditional(lambda path, etag: self.do_write(path, if_match=etag))
 
     def is_fair(self, frame, path):
         """Whether its condition holds for certain."""
@@ -154,16 +160,7 @@ class Steps(Model):
 
     def do_remove(self):
         """A deletion with a condition."""
-        path, frame = self.path(there=True), self.frames[-1]
-        try:
-            etag = self.shown(path)
-        except StorageError:
-            return
-        sure = self.knows(path)
-        if self.do_delete(path, etag):
-            self.did["removed"] += 1
-            if sure:
-                self.was_first(frame, path)
+        self.did["removed"] += bool(self.conditional(self.do_delete))
 
     # -- copying and moving --------------------------------------------------------------------------------------------
 
