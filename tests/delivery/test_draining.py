@@ -127,7 +127,7 @@ def test_a_store_that_hangs_is_left_at_the_deadline_and_what_is_missing_is_told(
     store = hangs(paths="b/")
     writer = RollingRecordWriter(store, "{k}/{seq}.ndjson", timer=timer)
     writer.write_many({"k": "aab"[n % 3], "n": n} for n in range(10))
-    error = late(writer, timer, lambda: store.inside.is_set() and writer.progress.records == 7)
+    error = late(writer, timer, lambda: store.inside.is_set() and writer.durable == 1)
     assert "3 records" in str(error)
     assert "from number 2 on" in str(error)
     assert writer.durable == 1
@@ -285,6 +285,14 @@ def test_with_a_spool_a_drain_shortens_a_close_that_waits(tmp_path, timer):
     assert closing.result() == drained.result()
 
 
+def retry(writer):
+    """Whatever waits for a time before the deadline of 25 seconds goes on."""
+    timer = writer._front._plan.timer
+    due = [entry[0] for entry in timer.waiting if timer.time < entry[0] < 25]
+    if due:
+        timer.advance(min(due) - timer.time)
+
+
 def test_with_a_spool_an_exception_lets_a_drain_end_and_an_abort_does_not(tmp_path, timer):
     for name, end in (("a", "abort"), ("b", "_on_exception")):
         store = Down(MemoryBackend(), down=True)
@@ -295,11 +303,7 @@ def test_with_a_spool_an_exception_lets_a_drain_end_and_an_abort_does_not(tmp_pa
         other = Beside(getattr(writer, end))
         if end == "_on_exception":
             store.down = False
-            until(
-                lambda writer=writer, other=other: (writer._front._plan.timer.advance(1), not other.thread.is_alive())[
-                    1
-                ]
-            )
+            until(lambda writer=writer, other=other: not other.thread.is_alive() or retry(writer))
         other.result()
         assert drained.result().spooled == (end == "abort")
 

@@ -87,6 +87,7 @@ def test_a_close_without_a_store_leaves_the_rest_in_the_spool_and_says_so(tmp_pa
     store = Down(MemoryBackend(), down=True)
     writer = spooled(store, tmp_path, spool={"close_timeout": 0.05})
     writer.write_many({"n": n} for n in range(5))
+    until(lambda: writer.progress.last_error)
     with caplog.at_level(logging.WARNING):
         final = writer.close()
     assert (final.spooled, final.durable, final.records) == (5, 4, 0)

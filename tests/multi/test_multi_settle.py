@@ -373,16 +373,16 @@ def test_what_is_gone_before_it_could_be_copied_is_gone():
 
 def test_a_target_with_a_change_under_way_is_not_counted():
     deaf = Deaf("delete")
-    places = [deaf, *switches(1)]
-    multi = mirror(places, "all", journal=MemoryBackend())
+    places = [deaf, *switches(2)]
+    multi = mirror(places, "quorum", journal=MemoryBackend(), laggard_timeout=0.05)
     write_bytes(multi, "x", b"bytes")
-    with deadline(0.1), pytest.raises(DeadlineExceeded):
-        multi.delete("x")
+    multi.delete("x")
     assert deaf.entered.wait(30)
-    put(places, None, b"bytes")
+    put(places, b"bytes", b"bytes", None)
+    places[2].down = True
     try:
-        with pytest.raises(BackendUnavailable, match="given up"):
-            multi.settle("x")
+        with pytest.raises(BackendUnavailable):
+            multi.settle("x")  # the deletion of one may end in a moment, and then one holds it
     finally:
         deaf.go.set()
 
