@@ -174,17 +174,16 @@ def beside(options: WriteOptions) -> WriteOptions:
     return WriteOptions(durable=options.durable, extra=extra or None)
 
 
-def remove(backend: Backend, names: Iterable[str]) -> None:
-    """Delete what is kept for a writer, and the folders it was in, as far as that goes."""
-    folders = set()
+def remove(backend: Backend, names: Iterable[str], *folders: str) -> None:
+    """Delete what is kept for a writer, and ``folders``, those it was in and those above, as far as they are empty."""
+    below = set(folders)
     for name in names:
         with suppress(StorageError):
             backend.delete(name)
-        folder = name.rpartition("/")[0]
-        folders |= {folder, folder.rpartition("/")[0]}
+        below.add(name.rpartition("/")[0])
     store = ops.extended(backend)
     if store.features.dirs:
-        for folder in sorted(folders, key=len, reverse=True):
+        for folder in sorted(below | {folder.rpartition("/")[0] for folder in below}, key=len, reverse=True):
             with suppress(StorageError):  # there is something in it
                 store.rmdir(folder)
 

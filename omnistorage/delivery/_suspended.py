@@ -24,7 +24,7 @@ from ._verified import store_bytes
 MARK = "omnistorage_resume"  # in the metadata of what is published: the id of its writer
 _GOOD = 2  # so many checkpoints count: while a new one is made, the one before is what the caller has
 _KEPT = re.compile(
-    rf"(.+{re.escape(SUSPENDED)}/[0-9a-f]{{32}})/(?:part-\d{{6,}}-[0-9a-f]{{8}}|(tail)-\d{{16,}}-[0-9a-f]{{16}})"
+    rf"(.+{re.escape(SUSPENDED)}/[0-9a-f]{{32}})(?:/part-\d{{6,}}-[0-9a-f]{{8}}|/(tail)-\d{{16,}}-[0-9a-f]{{16}})?"
 )
 
 
@@ -73,7 +73,11 @@ class Suspended:
         name = self._tail(kept["bytes"], tail["sha256"])
         self._tails.append(name)
         self._must_not_be_published()
-        data = ops.read_bytes(self._backend, name)
+        try:
+            data = ops.read_bytes(self._backend, name)
+        except NotFound:
+            remove(self._backend, (), self._folder)  # which a kill may have left empty
+            raise
         if len(data) != tail["bytes"] or hashlib.sha256(data).hexdigest() != tail["sha256"]:
             raise CorruptData("the tail is not the one that the token names", path=name, op="resume")
         sink, held = (self.open(), 0) if upload is None else self._taken_up(upload)
@@ -110,7 +114,7 @@ class Suspended:
         with suppress(StorageError):
             if ops.extended(self._backend).features.list:
                 names = [info.path for info in self._backend.list(self._folder)]
-        remove(self._backend, names)
+        remove(self._backend, names, self._folder)
 
     def _tail(self, total: int, digest: str) -> str:
         return f"{self._folder}/tail-{total:016d}-{digest[:16]}"
@@ -141,14 +145,18 @@ def clean(backend: Backend, prefix: str, older_than: timedelta, checkpoints: boo
     Returns of how many."""
     found: dict[str, list[str]] = {}
     kept = set()
-    for info in backend.list(prefix):
+    for info in ops.walk(backend, prefix, folders=ops.extended(backend).features.dirs):
         match = _KEPT.fullmatch(info.path)
-        if match is None:
+        if match is None or info.is_dir != (info.path == match[1]):
             continue
-        found.setdefault(match[1], []).append(info.path)
-        if (match[2] == "tail" and not checkpoints) or info.modified_at is None or info.modified_at > now - older_than:
+        names = found.setdefault(match[1], [])
+        if not info.is_dir:
+            names.append(info.path)
+        elif info.modified_at is None:
+            continue  # what is in it says how old it is
+        if (match[2] and not checkpoints) or info.modified_at is None or info.modified_at > now - older_than:
             kept.add(match[1])
     stale = [folder for folder in found if folder not in kept]
     for folder in stale:
-        remove(backend, found[folder])
+        remove(backend, found[folder], folder)
     return len(stale)

@@ -26,6 +26,7 @@ from omnistorage.errors import (
 from omnistorage.formats.csv import Csv
 from omnistorage.testing.basic import BasicBackend
 from omnistorage.wrappers import Encrypt, Observe, Prefix
+from omnistorage.wrappers._base import Wrapper
 
 from .resumed import PLACES, TEXT, Raw, again, ended, kept, lives, opened, raw, tiny_s3
 
@@ -317,6 +318,39 @@ def test_clean_removes_what_has_no_checkpoint_and_is_old(tmp_path):
     with pytest.raises(NotFound):
         again(store, forgotten)
     assert [path.name for path in (tmp_path / "d").iterdir()] == ["x.raw"]
+
+
+@pytest.mark.parametrize("place", ["local", "memory"])
+def test_folders_that_a_kill_left_empty_are_removed_by_whoever_comes_next(tmp_path, place):
+    class Killed(Wrapper):
+        def rmdir(self, path):
+            raise StorageError("killed before it")
+
+    store = LocalBackend(tmp_path) if place == "local" else MemoryBackend()
+    token = kept(store)
+    with again(Killed(store), token) as writer:
+        writer.write(TEXT[19:])
+    left = [info.is_dir for info in ops.walk(store, "d/x.raw.resume", folders=True)]
+    assert left and all(left)
+    with pytest.raises(NotFound if place == "local" else AlreadyExists):  # the one keeps no user metadata
+        again(store, token)
+    assert [info.path for info in store.list_dir("d")] == ["d/x.raw"]
+
+
+def test_clean_removes_empty_folders_too(tmp_path):
+    folder = tmp_path / "d" / "x.raw.resume" / ("0" * 32)
+    folder.mkdir(parents=True)
+    other = tmp_path / "d" / "my.resume" / "mine"
+    other.mkdir(parents=True)
+    assert ResumableWriter.clean(LocalBackend(tmp_path)) == 0
+    assert folder.exists()
+    assert ResumableWriter.clean(LocalBackend(tmp_path), older_than=timedelta(days=-1)) == 1
+    assert [path.name for path in (tmp_path / "d").iterdir()] == ["my.resume"]
+    assert other.exists()
+    store = MemoryBackend()
+    store.mkdir(f"x.raw.resume/{'0' * 32}")
+    assert ResumableWriter.clean(store) == 1
+    assert list(store.list_dir()) == []
 
 
 def test_uploads_with_a_checkpoint_are_not_stale_until_it_is_discarded():
