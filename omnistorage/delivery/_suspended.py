@@ -157,6 +157,7 @@ def clean(backend: Backend, prefix: str, older_than: timedelta, checkpoints: boo
         if (match[2] and not checkpoints) or info.modified_at is None or info.modified_at > now - older_than:
             kept.add(match[1])
     stale = [folder for folder in found if folder not in kept]
+    stale = [folder for folder in stale if found[folder] or next(iter(backend.list(folder)), None) is None]
     for folder in stale:
         remove(backend, found[folder], folder)
     return len(stale)

@@ -167,8 +167,8 @@ class ResumableWriter(RecordWriter[Any]):
         target: Target, prefix: str = "", *, older_than: timedelta = timedelta(hours=1), checkpoints: bool = False
     ) -> int:
         """Remove what writers below ``prefix`` have left that died before their first checkpoint, empty folders too,
-        and return of how many. What was written to since ``older_than`` is never touched; what has a checkpoint only where
-        ``checkpoints`` says that nobody has a token any more. Uploads are then left to ``StaleUploads``."""
+        and return of how many. What was written to since ``older_than`` is never touched; what has a checkpoint only
+        where ``checkpoints`` says that nobody has a token any more. Uploads are then left to ``StaleUploads``."""
         backend, folder, owned = _place(target, prefix, is_object=False)
         try:
             return clean(backend, check_prefix(folder), older_than, checkpoints, datetime.now(UTC))

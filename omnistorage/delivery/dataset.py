@@ -413,12 +413,14 @@ def _shares(
     try:
         while True:
             for task, item in itertools.islice(numbered, most - len(running)):
-                running[executor.submit(_share, job, function, task, item)] = task, item
+                with _noting(task, item):  # a pool that is broken already takes none
+                    running[executor.submit(_share, job, function, task, item)] = task, item
             if not running:
                 return parts
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in sorted(done, key=lambda one: running[one][0]):
-                parts += _result(future, *running.pop(future))
+                with _noting(*running.pop(future)):
+                    parts += future.result()
     except BaseException as error:
         wait([future for future in running if not future.cancel()])
         if isinstance(error, BrokenExecutor):
@@ -426,9 +428,10 @@ def _shares(
         raise
 
 
-def _result(future: Future[list[Part]], task: int, item: Any) -> list[Part]:
+@contextmanager
+def _noting(task: int, item: Any) -> Iterator[None]:
     try:
-        return future.result()
+        yield
     except BaseException as error:
         error.add_note(f"a data set was being written, input {task}: {item!r:.200}")
         raise

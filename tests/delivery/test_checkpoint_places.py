@@ -331,7 +331,8 @@ def test_folders_that_a_kill_left_empty_are_removed_by_whoever_comes_next(tmp_pa
     with again(Killed(store), token) as writer:
         writer.write(TEXT[19:])
     left = [info.is_dir for info in ops.walk(store, "d/x.raw.resume", folders=True)]
-    assert left and all(left)
+    assert left
+    assert all(left)
     with pytest.raises(NotFound if place == "local" else AlreadyExists):  # the one keeps no user metadata
         again(store, token)
     assert [info.path for info in store.list_dir("d")] == ["d/x.raw"]
