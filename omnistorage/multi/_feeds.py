@@ -157,8 +157,8 @@ class Feed:
             if not self.live or self.state == "committed":
                 return
             lost = self.state == "closing" and may_have_happened(error)
+            self.error = None if error is None else told(error, self.place)  # first: who waits looks at the state
             self.state = "unknown" if lost else "aborted" if error is None else "failed"
-            self.error = None if error is None else told(error, self.place)
             for _, size in self._jobs:
                 self.waiting -= 1
                 self.queued -= size

@@ -8,6 +8,7 @@ from datetime import timedelta
 import pytest
 
 from omnistorage import BackendUnavailable, CorruptData, MemoryBackend, MultiError, OutcomeUnknown, PermissionDenied
+from omnistorage.multi import _feeds
 from omnistorage.ops import write_bytes
 from omnistorage.testing.faults import Faulty
 
@@ -55,7 +56,7 @@ def test_go_m2_nothing_is_published_anywhere_before_enough_hold_every_byte(op, f
     else:
         with pytest.raises(BackendUnavailable) as caught:
             write()
-        assert "in target 't0'" in caught.value.__notes__
+        assert {"in target 't0'", "in target 't1'"}.intersection(caught.value.__notes__)
         assert peeks(places, "x") == [b"old"] * 3
         assert entries(multi) == []
 
@@ -181,6 +182,21 @@ def test_go_m3_every_error_is_found_in_the_group():
     assert caught.value.subgroup(PermissionDenied) is not None
     assert states(caught.value.outcomes) == {"t0": "unknown", "t1": "failed", "t2": "committed"}
     assert "published in t2, perhaps in t0" in str(caught.value)
+
+
+def test_an_error_is_known_as_soon_as_its_target_is_known_to_have_failed(monkeypatch):
+    raised, told = threading.Event(), _feeds.told
+
+    def late(error, place):
+        raised.wait(0.2)  # who does not wait for it is through by then
+        return told(error, place)
+
+    monkeypatch.setattr(_feeds, "told", late)
+    with pytest.raises(MultiError) as caught:
+        write_bytes(mirror([Lost(MemoryBackend()), *switches(2)]), "x", b"new")
+    raised.set()
+    assert caught.value.subgroup(OutcomeUnknown) is not None
+    assert isinstance(caught.value.outcomes[0].error, OutcomeUnknown)
 
 
 def test_a_target_that_says_it_holds_something_else_did_not_commit():
