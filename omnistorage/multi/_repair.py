@@ -227,14 +227,14 @@ class Repairer:
         there, wanted = has_folder(place, path), has_folder(ruler, path)
         if there == wanted or not place.backend.features.dirs:
             return
+        self._touch(path, place)
         if wanted:
             place.backend.mkdir(path)
         else:
             try:
                 place.backend.rmdir(path)
             except (NotFound, DirectoryNotEmpty):
-                return  # what is in it is another entry's business
-        self.changed += 1
+                self.changed -= 1  # what is in it is another entry's business
 
     def _own(self, ruler: Place, info: ObjectInfo, place: Place, there: ObjectInfo) -> bool:
         """Whether ``place`` has the metadata that the ruler has, but for those of their own."""
@@ -351,9 +351,9 @@ def _doubt(mirror: Mirroring, journal: Journal, repairer: Repairer, path: str, e
     should be any more then, and that is noted."""
     if _is_said(journal, path, entries):
         return False
-    touched = repairer.touched.get(path)
-    if touched:
-        journal.add(mirror.entry(path, touched, doubt=True), in_place=True)
+    touched = repairer.touched.get(path, [])
+    for kind in sorted({"dir" if entry.kind == "dir" else "file" for entry in entries}) if touched else ():
+        journal.add(mirror.entry(path, touched, kind=kind, doubt=True), in_place=True)
     return True
 
 

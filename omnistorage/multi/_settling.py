@@ -24,6 +24,7 @@ def settle(mirror: Mirroring, path: str) -> bool:
     than half of all targets hold. Entries are left to ``repair``."""
     repairer = Repairer(mirror)
     failed: dict[str, BaseException] = {}
+    note: Missed | None = None
     with mirror.locks.hold(path):
         for _ in range(ATTEMPTS):
             entries, votes = _entries(mirror, path), _votes(mirror, path)
@@ -34,8 +35,12 @@ def settle(mirror: Mirroring, path: str) -> bool:
             failed |= {name: vote for name, vote in votes.items() if isinstance(vote, BaseException)}
             lacking = [place for place in mirror.places if place not in holders and place.name not in failed]
             if not lacking:
-                _end(mirror, path, holders, failed, entries, wanted, brought=path in repairer.touched)
+                _end(mirror, path, holders, failed, entries, wanted, note, brought=path in repairer.touched)
                 return True
+            if mirror.journal is not None and not entries:  # before anything is brought: this may be cut short
+                missed = [place for place in mirror.places if place not in holders]
+                note = mirror.journal.add(mirror.entry(path, missed, sha256=wanted[1], doubt=True))
+                continue
             failed |= _bring(mirror, repairer, path, holders, lacking, entries)
     raise PreconditionFailed("it keeps changing", path=path, op="settle")
 
@@ -143,16 +148,21 @@ def _end(
     failed: Mapping[str, BaseException],
     entries: Sequence[Missed],
     wanted: Vote,
+    note: Missed | None,
     *,
     brought: bool,
 ) -> None:
-    """Raise if too few hold it, and note those that do not: also then, if others were given it."""
+    """Raise if too few hold it, and note those that do not: also then, if others were given it. ``note`` was made
+    before that."""
     missed = [place for place in mirror.places if place not in holders]
     enough = len(holders) >= mirror.needed
     # All who lack it, and not only those that are new: others may know of this entry alone.
-    kept = {name for entry in entries if not entry.intent and "-" not in entry.id for name in entry.targets}
+    others = [entry for entry in entries if not entry.intent and "-" not in entry.id and entry != note]
+    kept = {name for entry in others for name in entry.targets}
     if mirror.journal is not None and (enough or brought) and not kept.issuperset(place.name for place in missed):
         mirror.journal.add(mirror.entry(path, missed, sha256=wanted[1], doubt=True))
+    if mirror.journal is not None and note is not None:
+        mirror.journal.remove([note.id])
     if not enough:
         reason = one_reason(failed[place.name] for place in missed)
         answers = {place.name: failed.get(place.name) if place in missed else None for place in mirror.places}

@@ -28,6 +28,9 @@ class Scenes(Steps):
         gone = self.stores.pop(self.rng.randrange(len(self.stores)))
         self.open()
         self.lose_marks()
+        for path in PATHS:  # the digest in an entry is known to all, the metadata to the one that is left out alone
+            if any({store.label for store in self.stores} <= set(row["targets"]) for row in self.entries(path)):
+                self.mixed_marks.add(path)
         try:
             self.mirror.repair(grace=0)
             self.did["absent and repaired"] += 1

@@ -205,9 +205,9 @@ class Model:
     def lose_marks(self, *paths):
         """These paths, or all, are about to be made alike by digest. Where targets have the same bytes from different
         changes, an entry of a beginning does not tell whose metadata are right; and those of one that was added are
-        compared by nobody."""
+        compared by nobody. Nor does a mirror look at metadata of which one of its targets keeps none."""
         for path in paths or PATHS:
-            odd = path in self.mixed or self.foreign.get(path)
+            odd = path in self.mixed or self.foreign.get(path) or not self.mirror.features.user_metadata
             if odd or self.is_open(path):
                 self.marks[path] = self.marks[path] | self.ever_marks[path]
             if odd:

@@ -135,6 +135,21 @@ def test_an_object_and_then_a_folder_of_its_name_are_brought_in_that_order(behin
     assert peeks(places, "x") == [b"again"] * 3
 
 
+def test_a_folder_that_another_process_removes_while_it_is_repaired_is_noted():
+    places, journal = [Meanwhile() for _ in range(3)], MemoryBackend()
+    ours, other = (mirror(places, "quorum", journal=journal) for _ in range(2))
+    places[1].down = True
+    other.mkdir("d")
+    places[1].down = False
+    places[1].op, places[1].do = "mkdir", lambda: other.rmdir("d")
+    assert ours.repair(grace=0).paths == ()
+    assert [list(place.inner.list_dir()) == [] for place in places] == [True, False, True]
+    assert entries(ours) == [("d", ("t1",), False)]
+    assert ours.repair(grace=0).paths == ("d",)
+    assert all(list(place.inner.list_dir()) == [] for place in places)
+    assert entries(ours) == []
+
+
 def test_what_only_a_target_has_that_missed_its_end_is_not_there():
     places = switches(3, x=b"data")
     multi = mirror(places, "quorum")

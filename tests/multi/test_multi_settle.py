@@ -368,6 +368,26 @@ def test_what_is_gone_before_it_could_be_copied_is_gone():
     assert peeks(places, "x") == [None, None]
 
 
+@pytest.mark.parametrize("op", ["open_writer", "close"])
+def test_one_that_is_cut_short_has_said_before_who_lacks_it(op):
+    places = switches(3)
+    put(places, None, None, b"bytes")
+    multi = mirror(places, "quorum", journal=MemoryBackend())
+
+    def cut(called, number):
+        if called == op:
+            raise KeyboardInterrupt
+
+    places[1]._before = cut
+    with pytest.raises(KeyboardInterrupt):
+        multi.settle("x")
+    places[1]._before = lambda called, number: None
+    assert peeks(places, "x") == [b"bytes", None, b"bytes"]
+    assert noted(multi) == [("x", ("t0", "t1"))]
+    assert multi.repair(grace=0).paths == ("x",)
+    assert (peeks(places, "x"), entries(multi)) == ([b"bytes"] * 3, [])
+
+
 # -- calls that hang ---------------------------------------------------------------------------------------------------
 
 
