@@ -1,8 +1,27 @@
 """Mirrors of stores that can be pulled out, and what they hold."""
 
 from omnistorage import MemoryBackend, MultiBackend, Target
+from omnistorage.multi._crew import Crew
+from omnistorage.policies import Clock
 
 from .places import Switch, filled
+
+
+class Standing(Clock):
+    """Stands still until ``event`` is set, which is a day later: whoever is slow meanwhile is not late."""
+
+    def __init__(self, event):
+        self.event = event
+
+    def now(self):
+        return super().now() + 86400 if self.event.is_set() else 0.0
+
+
+def late_once(event):
+    """The crew of a mirror whose laggards are late from when ``event`` is set."""
+    crew = Crew()
+    crew.clock = Standing(event)
+    return crew
 
 
 def switches(count, **objects):
