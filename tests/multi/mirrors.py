@@ -7,20 +7,33 @@ from omnistorage.policies import Clock
 from .places import Switch, filled
 
 
-class Standing(Clock):
-    """Stands still until ``event`` is set, which is a day later: whoever is slow meanwhile is not late."""
+class Once(Clock):
+    """Stands still until ``so()``, which is a day later: a deadline passes then, and not before."""
 
-    def __init__(self, event):
-        self.event = event
+    def __init__(self, so):
+        self.so = so
 
     def now(self):
-        return super().now() + 86400 if self.event.is_set() else 0.0
+        return super().now() + 86400 if self.so() else 0.0
 
 
-def late_once(event):
-    """The crew of a mirror whose laggards are late from when ``event`` is set."""
+class Idle(Clock):
+    """Time passes only where nothing happens: whoever is merely slow is not late."""
+
+    time = 0.0
+
+    def now(self):
+        return self.time
+
+    def wait(self, seconds, wake):
+        if not wake.wait(0.3):
+            self.time += seconds
+
+
+def patient():
+    """The crew of a mirror whose laggards are those that hang."""
     crew = Crew()
-    crew.clock = Standing(event)
+    crew.clock = Idle()
     return crew
 
 

@@ -12,7 +12,7 @@ from omnistorage.multi import _feeds
 from omnistorage.ops import write_bytes
 from omnistorage.testing.faults import Faulty
 
-from .mirrors import entries, late_once, mirror, peeks, states, switches
+from .mirrors import entries, mirror, patient, peeks, states, switches
 from .places import Held, Switch, filled
 
 # -- 1 to 3: what success means ----------------------------------------------------------------------------------------
@@ -243,7 +243,7 @@ def test_a_laggard_is_given_up_and_journaled(op):
 
     slow = Stuck(MemoryBackend())
     places = [*switches(2), slow]
-    multi = mirror(places, "quorum", laggard_timeout=0.05, buffer=1 << 20, _crew=late_once(slow.asked))
+    multi = mirror(places, "quorum", laggard_timeout=0.05, buffer=1 << 20, _crew=patient())
     with multi.open_writer("x") as writer:
         for _ in range(8):
             writer.write(b"b" * (512 << 10))
@@ -281,7 +281,7 @@ def test_a_laggard_that_is_needed_is_waited_for():
 
 def test_a_laggard_in_other_changes_is_given_up_too():
     slow = Held(filled(x=b"1"))
-    multi = mirror([*switches(2, x=b"1"), slow], "quorum", laggard_timeout=timedelta(milliseconds=20))
+    multi = mirror([*switches(2, x=b"1"), slow], "quorum", laggard_timeout=timedelta(milliseconds=20), _crew=patient())
     assert multi.delete("x") is True
     assert slow.cancelled.wait(30)
     assert entries(multi) == [("x", ("t2",), False)]

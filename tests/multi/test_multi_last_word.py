@@ -24,7 +24,7 @@ from omnistorage.backends.memory import _MemoryWriter
 from omnistorage.ops import read_bytes, write_bytes
 from omnistorage.policies import deadline
 
-from .mirrors import Standing, mirror, peeks, switches
+from .mirrors import Once, mirror, peeks, switches
 from .places import Switch
 from .test_multi_two import Deaf, ended
 
@@ -394,7 +394,7 @@ def test_repair_waits_for_a_call_of_its_own_process_that_was_given_up():
     write_bytes(multi, "x", b"bytes")
     deaf.op = "delete"
     places[1].fails = places[2].fails = {"delete"}
-    with pytest.raises(DeadlineExceeded), deadline(0.05, Standing(deaf.entered)):
+    with pytest.raises(DeadlineExceeded), deadline(0.05, Once(deaf.entered.is_set)):
         multi.delete("x")
     places[1].fails = places[2].fails = set()
     assert multi.repair(grace=0).waiting

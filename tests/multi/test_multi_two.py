@@ -24,7 +24,7 @@ from omnistorage import (
 from omnistorage.ops import read_bytes, write_bytes
 from omnistorage.policies import deadline
 
-from .mirrors import Standing, entries, late_once, mirror, peeks, switches
+from .mirrors import Once, entries, mirror, patient, peeks, switches
 from .places import Switch
 
 NEW = WriteOptions(overwrite=False)
@@ -197,13 +197,13 @@ def test_stores_without_conditions_create_what_was_deleted_without_them(tmp_path
 def test_a_deletion_that_was_given_up_undoes_nothing_later(how):
     deaf = Deaf()
     places = [deaf, *switches(2)]
-    multi = mirror(places, "quorum", laggard_timeout=0.05 if how == "laggard" else None, _crew=late_once(deaf.entered))
+    multi = mirror(places, "quorum", laggard_timeout=0.05 if how == "laggard" else None, _crew=patient())
     write_bytes(multi, "x", b"old")
     deaf.op = "delete"
     if how == "laggard":
         multi.delete("x")
     else:
-        with deadline(0.05, Standing(deaf.entered)), pytest.raises(DeadlineExceeded):
+        with deadline(0.05, Once(lambda: peeks(places[1:], "x") == [None, None])), pytest.raises(DeadlineExceeded):
             multi.delete("x")
     assert deaf.entered.wait(30)
     write_bytes(multi, "x", b"acknowledged")
@@ -219,11 +219,11 @@ def test_a_deletion_that_was_given_up_undoes_nothing_later(how):
 def test_a_publication_that_was_given_up_undoes_nothing_later(how):
     deaf = Deaf("close")
     places = [deaf, *switches(2)]
-    multi = mirror(places, "quorum", laggard_timeout=0.05 if how == "laggard" else None, _crew=late_once(deaf.entered))
+    multi = mirror(places, "quorum", laggard_timeout=0.05 if how == "laggard" else None, _crew=patient())
     if how == "laggard":
         write_bytes(multi, "x", b"given up")
     else:
-        with deadline(0.05, Standing(deaf.entered)), pytest.raises(DeadlineExceeded):
+        with deadline(0.05, Once(lambda: peeks(places[1:], "x") == [b"given up"] * 2)), pytest.raises(DeadlineExceeded):
             write_bytes(multi, "x", b"given up")
     assert deaf.entered.wait(30)
     write_bytes(multi, "x", b"acknowledged")
@@ -245,7 +245,7 @@ def test_a_target_that_hangs_is_not_asked_again_and_again():
 
     go = threading.Event()
     hangs = Hangs()
-    multi = mirror([hangs, *switches(2)], "quorum", laggard_timeout=0.02)
+    multi = mirror([hangs, *switches(2)], "quorum", laggard_timeout=0.02, _crew=patient())
     for number in range(20):
         write_bytes(multi, f"x{number}", b"1")
     assert hangs.asked <= 4
@@ -258,7 +258,7 @@ def test_waiting_for_another_change_of_the_path_ends_with_the_deadline():
     thread = threading.Thread(target=lambda: write_bytes(multi, "x", b"1"), daemon=True)
     thread.start()
     assert deaf.entered.wait(30)
-    with deadline(0.05, Standing(deaf.entered)), pytest.raises(DeadlineExceeded):
+    with deadline(0.05, Once(deaf.entered.is_set)), pytest.raises(DeadlineExceeded):
         multi.delete("x")
     deaf.go.set()
     thread.join(30)
@@ -371,7 +371,7 @@ def test_a_move_that_is_cut_short_onto_what_was_missed_loses_nothing():
     write_bytes(multi, "d", b"d1")
     places[0].down = places[1].down = False
     deaf.op = "close"
-    with deadline(0.05, Standing(deaf.entered)), pytest.raises(StorageError):
+    with deadline(0.05, Once(deaf.entered.is_set)), pytest.raises(StorageError):
         multi.move("s", "d")
     deaf.go.set()
     ended(multi, "t2")
