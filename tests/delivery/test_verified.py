@@ -104,7 +104,7 @@ def test_no_record_is_acknowledged_for_an_object_that_the_store_has_cut_short(tm
 def test_once_the_store_keeps_what_it_is_given_every_record_is_there_once(tmp_path, names):
     store = Short(MemoryBackend(), times=2)
     with written(store, tmp_path, template=NAMES[names], names=names) as writer:
-        until(lambda: writer.progress.records == 3)
+        until(lambda: writer.progress.records == 3, 20)
     assert numbers(store) == [0, 1, 2]
     assert len(store.wrong) == 2
 
@@ -177,7 +177,8 @@ def test_a_digest_that_the_store_states_is_compared_and_a_size_that_it_does_not_
         tried(store, tmp_path / "a").close()
     store = Short(MemoryBackend(), says=lambda info: info._replace(size=None, hashes=None))
     with written(store, tmp_path / "b") as writer:
-        until(lambda: writer.progress.records == 3)
+        until(lambda: writer.progress.records == 3, 20)
+    assert len(store.wrong) == 1
 
 
 def test_without_a_spool_it_poisons_the_writer_and_is_not_durable():
