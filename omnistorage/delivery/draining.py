@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, suppress
 from inspect import iscoroutinefunction
 from itertools import product
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 from ..errors import ConfigError
 from ..policies import CLOCK, Clock, Waiter
@@ -65,6 +65,7 @@ class _Draining(AbstractContextManager[None]):
     _depth = 0  # calls of writers that the main thread is inside of, whichever block they are of
     _pulling = False  # whether it is inside of what was given to ``write_many``
     _inner: _Draining | None = None  # the block within this one that a signal found first
+    _blocks: ClassVar[list[_Draining]] = []  # those that the main thread is inside of
 
     def __init__(self, writers: tuple[Any, ...], within: float, signals: tuple[int, ...], clock: Clock) -> None:
         self._writers, self._within, self._signals, self._clock = writers, within, signals, clock
@@ -92,6 +93,8 @@ class _Draining(AbstractContextManager[None]):
                 if before is not signal.SIG_IGN:
                     self._before[number] = signal.SIG_DFL if before is None else before
                     self._install(number)
+            _Draining._blocks.append(self)
+            _check_all()
         except (ValueError, OSError, TypeError) as error:
             self._restore()
             raise ConfigError(f"the signals {self._signals!r} cannot be handled for these writers: {error}") from error
@@ -113,6 +116,7 @@ class _Draining(AbstractContextManager[None]):
         if self._stop is None or self._forks != forks[0]:
             self._restore()
         if self._stop is None or self._forks != forks[0]:
+            _check_all()
             return
         self._wait_until_over()
         self._restore()
@@ -125,6 +129,8 @@ class _Draining(AbstractContextManager[None]):
             pass
 
     def _restore(self) -> None:
+        if self in _Draining._blocks:
+            _Draining._blocks.remove(self)
         if self._stop is not None and self._forks == forks[0]:
             self._wake.set()
             self._thread.join(_GRACE)  # first: it may remind us once more
@@ -146,7 +152,7 @@ class _Draining(AbstractContextManager[None]):
         reminded, self._reminded = self._reminded, False
         if not reminded:
             self._note(number)
-        if self._leaving or (reminded and self._raised) or (frame is not None and frame.f_code in _ENDS):
+        if self._leaving or (reminded and self._raised) or _is_at_an_end(frame):
             return
         if not self._depth or self._over.is_set():  # writers that are over can take no harm
             self._raise()
@@ -269,6 +275,19 @@ def _abort(writer: Any) -> None:
 def _quietly(call: Callable[[Any], object], writer: Any) -> None:
     with suppress(BaseException):  # the drain that is under way tells of it
         call(writer)
+
+
+def _check_all() -> None:
+    """Raise for a signal that came at the beginning or end of a block."""
+    for block in list(_Draining._blocks):
+        block._check()
+
+
+def _is_at_an_end(frame: FrameType | None) -> bool:
+    """Whether the main thread is at the beginning or the end of any block, which is not to be left half-done."""
+    while frame is not None and frame.f_code not in _ENDS:
+        frame = frame.f_back
+    return frame is not None
 
 
 _ENDS = (_Draining.__enter__.__code__, _Draining.__exit__.__code__)

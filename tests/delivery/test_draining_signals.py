@@ -213,6 +213,45 @@ def test_blocks_are_nested():
     assert [numbers(store) for store in stores] == [[0], [1]]
 
 
+def test_another_signal_of_an_outer_block_lets_the_inner_one_end(hangs):
+    stores = [MemoryBackend(), hangs()]
+    outer, inner = (RollingRecordWriter(store, "{seq}.ndjson") for store in stores)
+    kept, before = dict(vars(inner)), signal.getsignal(signal.SIGUSR2)
+
+    def other():
+        assert stores[1].inside.wait(10)  # the first one drains, and the main thread waits for it
+        until(lambda: block._leaving)
+        os.kill(os.getpid(), signal.SIGUSR2)
+        until(lambda: around._stop is not None)
+        stores[1].freed.set()
+
+    around, block = draining(outer, within=FAR, signals=(signal.SIGUSR2,)), drains(inner, within=FAR)
+    beside = Beside(other)
+    with pytest.raises(SystemExit) as caught, around, block:
+        outer.write({"n": 0})
+        inner.write({"n": 1})
+        told()
+    beside.result()
+    assert caught.value.code == 128 + signal.SIGUSR2
+    assert [numbers(stores[0]), numbers(stores[1].inner)] == [[0], [1]]
+    assert signal.getsignal(signal.SIGUSR2) is before
+    assert vars(inner).keys() == kept.keys(), "nothing stays"
+
+
+def test_a_signal_at_the_end_of_an_inner_block_is_not_forgotten():
+    stores, after = [MemoryBackend(), MemoryBackend()], []
+    outer, inner = (RollingRecordWriter(store, "{seq}.ndjson") for store in stores)
+    block = draining(inner, signals=(signal.SIGUSR2,))
+    restore = block._restore
+    block._restore = lambda: (told(), restore())
+    with pytest.raises(SystemExit), outer, drains(outer), inner:
+        outer.write({"n": 0})
+        with block:
+            inner.write({"n": 1})
+        after.append(1)
+    assert (numbers(stores[0]), after) == ([0], [])
+
+
 def test_a_signal_that_is_ignored_stays_ignored():
     before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     try:
