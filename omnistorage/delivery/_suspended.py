@@ -140,12 +140,17 @@ class Suspended:
             return False
 
 
+def _but_gone(error: StorageError) -> None:
+    if not isinstance(error, NotFound):  # a writer that ends meanwhile takes its folder with it
+        raise error
+
+
 def clean(backend: Backend, prefix: str, older_than: timedelta, checkpoints: bool, now: datetime) -> int:
     """Remove what is kept for writers and not newer than ``older_than``; checkpoints only with ``checkpoints``.
     Returns of how many."""
     found: dict[str, list[str]] = {}
     kept = set()
-    for info in ops.walk(backend, prefix, folders=ops.extended(backend).features.dirs):
+    for info in ops.walk(backend, prefix, folders=ops.extended(backend).features.dirs, on_error=_but_gone):
         match = _KEPT.fullmatch(info.path)
         if match is None or info.is_dir != (info.path == match[1]):
             continue

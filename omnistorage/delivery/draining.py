@@ -36,7 +36,8 @@ def draining(
 ) -> AbstractContextManager[None]:
     """``with RollingRecordWriter(...) as writer, draining(writer):`` makes the first of ``signals`` end the block as
     ``SystemExit(128 + number)`` does, and every writer is drained (``RollingRecordWriter.drain``) by the one deadline
-    that began with it, all side by side. A second signal gives up at once. Without one nothing is done.
+    that began with it, all side by side. A second signal of the same block gives up at once. Without one nothing is
+    done.
 
     The exception is raised at once, also out of a read or a ``time.sleep``, but where the main thread is inside a call
     of one of the writers at the end of that; an iterator given to ``write_many`` is outside. A record that
@@ -118,8 +119,10 @@ class _Draining(AbstractContextManager[None]):
         if self._stop is None or self._forks != forks[0]:
             _check_all()
             return
-        self._wait_until_over()
-        self._restore()
+        try:
+            self._wait_until_over()
+        finally:
+            self._restore()
         self._stop.__cause__ = next(iter(self._errors), None)
         if error is not self._stop:
             raise self._stop
@@ -280,7 +283,8 @@ def _quietly(call: Callable[[Any], object], writer: Any) -> None:
 def _check_all() -> None:
     """Raise for a signal that came at the beginning or end of a block."""
     for block in list(_Draining._blocks):
-        block._check()
+        if block._forks == forks[0]:
+            block._check()
 
 
 def _is_at_an_end(frame: FrameType | None) -> bool:

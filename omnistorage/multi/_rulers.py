@@ -81,7 +81,8 @@ class Rulers:
         return holders or self._most(last, rulers)
 
     def _most(self, last: Missed, among: Sequence[Place]) -> list[Place]:
-        """Those that hold what most of them hold; the first of them where that is undecided."""
+        """Those that hold what most of them hold. Where that is undecided, something rather than nothing, else what the
+        first of them holds: nothing is deleted on a tie."""
         if last.kind == "dir":
             return [place for place in among if has_folder(place, last.path)] or list(among[:1])
         votes = [vote for place, vote in zip(self._mirror.places, self._votes(last.path, "sha256"), strict=True)
@@ -89,7 +90,7 @@ class Rulers:
         for vote in votes:
             if isinstance(vote, BaseException):
                 raise vote
-        best = Counter(votes).most_common(1)[0][0]
+        best = max(Counter(votes).items(), key=lambda found: (found[1], found[0] != ABSENT))[0]
         return [place for place, vote in zip(among, votes, strict=True) if vote == best]
 
     def _votes(self, path: str, algorithm: str) -> list[Vote | BaseException]:

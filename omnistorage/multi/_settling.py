@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from ..core import Settle, power
 from ..errors import Cancelled, CorruptData, PreconditionFailed, StorageError
@@ -28,8 +29,10 @@ def settle(mirror: Mirroring, path: str) -> bool:
     with mirror.locks.hold(path):
         for _ in range(ATTEMPTS):
             entries, votes = _entries(mirror, path), _votes(mirror, path)
-            wanted = _wanted(mirror, repairer, path, entries, votes)
+            wanted = _wanted(mirror, repairer, path, [entry for entry in entries if entry != note], votes)
             if wanted == ABSENT:
+                if path not in repairer.touched:
+                    _forget(mirror, note)
                 return False
             holders = [place for place in mirror.places if votes[place.name] == wanted]
             failed |= {name: vote for name, vote in votes.items() if isinstance(vote, BaseException)}
@@ -39,7 +42,8 @@ def settle(mirror: Mirroring, path: str) -> bool:
                 return True
             if mirror.journal is not None and not entries:  # before anything is brought: this may be cut short
                 missed = [place for place in mirror.places if place not in holders]
-                note = mirror.journal.add(mirror.entry(path, missed, sha256=wanted[1], doubt=True))
+                entry = mirror.entry(path, missed, sha256=wanted[1], doubt=True)
+                note = mirror.journal.add(entry, in_place=True)  # it goes again at the end
                 continue
             failed |= _bring(mirror, repairer, path, holders, lacking, entries)
     raise PreconditionFailed("it keeps changing", path=path, op="settle")
@@ -160,11 +164,16 @@ def _end(
     others = [entry for entry in entries if not entry.intent and "-" not in entry.id and entry != note]
     kept = {name for entry in others for name in entry.targets}
     if mirror.journal is not None and (enough or brought) and not kept.issuperset(place.name for place in missed):
-        mirror.journal.add(mirror.entry(path, missed, sha256=wanted[1], doubt=True))
-    if mirror.journal is not None and note is not None:
-        mirror.journal.remove([note.id])
+        mirror.journal.add(mirror.entry(path, missed, sha256=wanted[1], doubt=True), in_place=note is not None)
+    _forget(mirror, note)
     if not enough:
         reason = one_reason(failed[place.name] for place in missed)
         answers = {place.name: failed.get(place.name) if place in missed else None for place in mirror.places}
         outcomes = [outcome_of(name, path, answers) for name in answers]
         raise reason if reason is not None else mirror.partial("settle", path, outcomes)
+
+
+def _forget(mirror: Mirroring, note: Missed | None) -> None:
+    if mirror.journal is not None and note is not None:
+        with suppress(StorageError):  # repair finds that all is well
+            mirror.journal.remove([note.id])

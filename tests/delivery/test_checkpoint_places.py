@@ -338,6 +338,19 @@ def test_folders_that_a_kill_left_empty_are_removed_by_whoever_comes_next(tmp_pa
     assert [info.path for info in store.list_dir("d")] == ["d/x.raw"]
 
 
+def test_clean_goes_on_where_a_folder_is_removed_meanwhile(tmp_path):
+    class Vanishing(Wrapper):
+        def list_dir(self, path=""):
+            if path == "a":
+                (tmp_path / "a").rmdir()
+            yield from self.inner.list_dir(path)
+
+    (tmp_path / "a").mkdir()
+    (tmp_path / "x.raw.resume" / ("0" * 32)).mkdir(parents=True)
+    assert ResumableWriter.clean(Vanishing(LocalBackend(tmp_path)), older_than=timedelta(days=-1)) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_clean_removes_empty_folders_too(tmp_path):
     folder = tmp_path / "d" / "x.raw.resume" / ("0" * 32)
     folder.mkdir(parents=True)

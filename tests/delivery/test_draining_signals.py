@@ -241,7 +241,7 @@ def test_another_signal_of_an_outer_block_lets_the_inner_one_end(hangs):
 def test_a_signal_at_the_end_of_an_inner_block_is_not_forgotten():
     stores, after = [MemoryBackend(), MemoryBackend()], []
     outer, inner = (RollingRecordWriter(store, "{seq}.ndjson") for store in stores)
-    block = draining(inner, signals=(signal.SIGUSR2,))
+    kept, block = vars(inner).copy().keys(), draining(inner, signals=(signal.SIGUSR2,))
     restore = block._restore
     block._restore = lambda: (told(), restore())
     with pytest.raises(SystemExit), outer, drains(outer), inner:
@@ -250,6 +250,8 @@ def test_a_signal_at_the_end_of_an_inner_block_is_not_forgotten():
             inner.write({"n": 1})
         after.append(1)
     assert (numbers(stores[0]), after) == ([0], [])
+    assert signal.getsignal(signal.SIGUSR2) is signal.SIG_DFL
+    assert vars(inner).keys() == kept, "nothing stays"
 
 
 def test_a_signal_that_is_ignored_stays_ignored():

@@ -187,8 +187,8 @@ class Steps(Model):
         try:
             getattr(ops, op)(self.mirror, src, self.mirror, dst, CopyOptions(overwrite=self.rng.random() < 0.8))
         except StorageError as error:
-            if lost(error):
-                self.may[dst] = self.may[dst] | self.odd(dst)  # those who refused are right
+            for path in frame.tried if lost(error) else ():
+                self.may[path] = self.may[path] | self.odd(path)  # those who refused are right
             return
         self.did["streamed"] += not self.mirror.features.copy
         known = held - {None}

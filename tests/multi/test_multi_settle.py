@@ -368,6 +368,17 @@ def test_what_is_gone_before_it_could_be_copied_is_gone():
     assert peeks(places, "x") == [None, None]
 
 
+@pytest.mark.parametrize("fails", [set(), {"delete"}])
+def test_a_journal_that_is_full_or_forgets_nothing_keeps_nobody_from_it(fails):
+    places, journal = switches(3), Switch()
+    put(places, None, b"bytes", b"bytes")
+    multi = mirror(places, "quorum", journal=journal, journal_bytes=1)
+    journal.fails = fails
+    assert multi.settle("x")
+    assert peeks(places, "x") == [b"bytes"] * 3
+    assert len(entries(multi)) == len(fails)
+
+
 @pytest.mark.parametrize("op", ["open_writer", "close"])
 def test_one_that_is_cut_short_has_said_before_who_lacks_it(op):
     places = switches(3)
