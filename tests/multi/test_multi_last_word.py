@@ -119,7 +119,8 @@ def test_a_move_of_which_one_answer_was_lost_loses_nothing():
         multi.move("s", "d")
     places[0].fails = set()
     multi.repair(grace=0)
-    assert {once(places, "s"), once(places, "d")} == {b"precious"}  # one has done it and one has not: nothing is deleted
+    # One has done it and one has not: nothing is deleted.
+    assert {once(places, "s"), once(places, "d")} == {b"precious"}
 
 
 def test_what_a_change_began_that_half_of_the_targets_lack_is_not_deleted():
