@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shutil
 import signal
 
 import pytest
@@ -14,6 +15,10 @@ settings.register_profile("ci", settings.get_profile("default"), max_examples=30
 settings.register_profile("soak", settings.get_profile("default"), max_examples=10_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
+FULL = os.environ.get("OMNISTORAGE_FULL") == "1"
+_SSHD = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin") is not None
+SECOND = ("mariadb", "s3 by obstore", "swift", *["asyncssh"] * _SSHD)
+"""Parameters of tests that ask one more server, or through one more library, what another one was asked."""
 REQUIRED = os.environ.get("OMNISTORAGE_REQUIRE_SERVERS") == "all"
 _LIMITED = (
     "test_what_it_writes_its_own_reader_accepts",
@@ -36,6 +41,7 @@ ALLOWED_SKIPS: set[str] = {
 
 
 def pytest_configure(config):
+    config.addinivalue_line("markers", "long: left to `.ci/run`, the soaks, and whoever names the test by its id")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a run in the background: what we test does not
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if not hasattr(config, "workerinput"):  # workers inherit the run of the process that started them
@@ -45,6 +51,20 @@ def pytest_configure(config):
 def pytest_unconfigure(config):
     if not hasattr(config, "workerinput"):
         servers.end()
+
+
+def pytest_collection_modifyitems(config, items):
+    """The default run leaves out what another test shows of the same code: of another server, or at length."""
+    if FULL or any("::" in arg for arg in config.args):
+        return
+    left = [item for item in items if item.get_closest_marker("long") or _is_of_a_second_server(item)]
+    config.hook.pytest_deselected(items=left)
+    items[:] = [item for item in items if item not in set(left)]
+
+
+def _is_of_a_second_server(item):
+    values = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    return any(isinstance(value, str) and value in SECOND for value in values)
 
 
 @pytest.hookimpl(wrapper=True)

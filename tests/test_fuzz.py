@@ -9,7 +9,7 @@ import pytest
 SPEC = importlib.util.spec_from_file_location("fuzz", pathlib.Path(__file__).parent / "fuzz.py")
 fuzz = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(fuzz)
-COUNT = 20_000 if os.environ.get("OMNISTORAGE_FULL") else 3000
+COUNT = 20_000 if os.environ.get("OMNISTORAGE_FULL") else 500
 
 
 @pytest.mark.parametrize(("kind", "name"), fuzz.decoders())

@@ -20,7 +20,7 @@ def peak_mib(verb, path):
 
 
 @pytest.mark.skipif(not pathlib.Path("/proc/self/status").exists(), reason="VmHWM is Linux's")
-@pytest.mark.parametrize("suffix", [".ndjson.zst", ".ndjson"])
+@pytest.mark.parametrize("suffix", [".ndjson.zst", pytest.param(".ndjson", marks=pytest.mark.long)])
 def test_goal_13_memory_does_not_grow_with_the_stream(suffix, tmp_path):
     path = tmp_path / f"stream{suffix}"
     assert 0 < peak_mib("write", path) <= 64

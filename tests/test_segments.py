@@ -74,7 +74,7 @@ def test_goal_45_the_folder_is_0700_and_its_files_0600_under_any_umask(tmp_path)
 
 def test_a_second_log_on_the_same_folder_is_refused(tmp_path):
     with SegmentLog(tmp_path) as log:
-        with pytest.raises(PermissionDenied, match="another process"):
+        with pytest.raises(PermissionDenied, match="end that one first"):
             SegmentLog(tmp_path)
         log.append(b"x")
     with SegmentLog(tmp_path) as log:

@@ -38,6 +38,7 @@ from .azure_places import Token, fresh, peek, plant, via
 from .test_azure_faults import BIG, CASES, answer, policy, put
 
 
+@pytest.mark.long
 class TestAzuriteObstore(BackendTests):
     def make(self):
         return fresh(client="obstore")

@@ -71,6 +71,7 @@ def by(double, **options):
     return fresh(double, **{"client": "obstore", "checksums": False, "credentials": known_to(double), **options})
 
 
+@pytest.mark.long
 class TestDoubleObstore(BackendTests):
     def make(self):
         return by(shared())

@@ -3,6 +3,8 @@ nginx."""
 
 import os
 
+import pytest
+
 from omnistorage.core import features_of
 from omnistorage.paths import sort_key
 from omnistorage.testing import BackendTests, backend_machine
@@ -105,6 +107,7 @@ class TestHttpOnNginxByPages(WithIndex, OnFiles):
         return on_disk("nginx", "www/", listing="index")
 
 
+@pytest.mark.long
 class TestHttpOnNginxByJson(TestHttpOnNginxByPages):
     def make(self):
         return on_disk("nginx", "json/", listing="index")

@@ -1,5 +1,6 @@
 """HTTP when the network and the server misbehave, through a proxy that does harm."""
 
+import os
 import random
 import threading
 import tracemalloc
@@ -27,6 +28,7 @@ from ..servers.proxy import Answer, Proxy, Reset, Stall, Truncate
 from .http_places import Ours, file_dispose, file_plant, on_disk, patient
 
 BIG = random.Random(1).randbytes(3_000_000)
+FULL = os.environ.get("OMNISTORAGE_FULL") == "1"
 
 
 @pytest.fixture
@@ -128,7 +130,7 @@ def test_goal_29_random_overwrites_between_ranges_never_mix(proxy, at):
     chance, place = random.Random(29), at("deaf")
     versions = [bytes([n]) * 200_000 for n in range(4)]
     ends = {"whole": 0, "refused": 0}
-    for _ in range(1000):
+    for _ in range(1000 if FULL else 200):
         place.put("x", chance.choice(versions))
         if chance.random() < 0.7:
             proxy.next(Truncate("GET", chance.randrange(200_000)))
@@ -144,7 +146,7 @@ def test_goal_29_random_overwrites_between_ranges_never_mix(proxy, at):
             except CorruptData:
                 assert len(set(data)) <= 1
                 ends["refused"] += 1
-    assert min(ends.values()) >= 100, ends
+    assert min(ends.values()) >= (100 if FULL else 20), ends
 
 
 def test_a_server_that_is_gone_is_unavailable_and_never_a_clean_end(proxy, at):

@@ -525,9 +525,11 @@ def azure(proxied):
     ("make", "ranges"),
     [
         pytest.param(lambda proxied: s3(proxied, "seaweedfs"), 7, id="s3"),
-        pytest.param(lambda proxied: s3(proxied, "seaweedfs", client="obstore"), 7, id="s3-obstore"),
-        pytest.param(lambda proxied: s3(proxied, "moto", checksums=True), 7, id="s3-checksums"),
-        pytest.param(lambda proxied: gcs(proxied, "fake"), 7, id="gcs"),
+        pytest.param(
+            lambda proxied: s3(proxied, "seaweedfs", client="obstore"), 7, id="s3-obstore", marks=pytest.mark.long
+        ),
+        pytest.param(lambda proxied: s3(proxied, "moto", checksums=True), 7, id="s3-checksums", marks=pytest.mark.long),
+        pytest.param(lambda proxied: gcs(proxied, "fake"), 7, id="gcs", marks=pytest.mark.long),
         pytest.param(azure, 7, id="azure"),
     ],
 )

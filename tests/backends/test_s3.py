@@ -87,6 +87,7 @@ class TestSeaweedFS(S3Tests):
     server = "seaweedfs"
 
 
+@pytest.mark.long
 class TestSeaweedFSObstore(S3Tests):
     def make(self):
         return fresh("seaweedfs", client="obstore")
@@ -94,12 +95,9 @@ class TestSeaweedFSObstore(S3Tests):
     server = "seaweedfs"
 
 
-class OnMoto(S3Tests):
+@pytest.mark.long
+class TestMoto(S3Tests):
     server = "moto"
-
-
-if os.environ.get("OMNISTORAGE_FULL"):
-    TestMoto = type("TestMoto", (OnMoto,), {})
 
 
 STEPS = 100 * int(os.environ.get("OMNISTORAGE_SCALE", "1"))

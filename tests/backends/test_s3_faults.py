@@ -375,6 +375,7 @@ def test_a_reader_closed_by_another_thread_asks_for_nothing_more(proxy, store):
     assert proxy.count("GET") == 1
 
 
+@pytest.mark.long
 def test_many_small_writes_take_no_more_memory_than_one_large_one(store):
     tracemalloc.start()
     writer = store.open_writer("x")

@@ -32,6 +32,7 @@ MIB = 5 * 1024 if int(os.environ.get("OMNISTORAGE_SCALE", "1")) >= 40 else 64
 
 
 @pytest.mark.parametrize("client", ["sdk", "obstore"])
+@pytest.mark.long
 def test_goal_12_goal_13_a_long_stream_takes_its_parts_and_no_more(client):
 
     with fresh("seaweedfs", client=client) as store:

@@ -2,7 +2,6 @@
 is seen. What ``probe`` finds out about it is in ``test_probing.py``."""
 
 import itertools
-import os
 import random
 import threading
 from contextlib import suppress
@@ -28,21 +27,21 @@ from ..servers.proxy import Flip, Proxy
 from .test_s3 import S3Tests, fresh, peek, plant, sdk
 from .test_s3_faults import put
 
+pytestmark = pytest.mark.long
+
 
 class TestSwift(S3Tests):
     server = "swift"
 
 
-class ThroughObstore(S3Tests):
+class TestSwiftObstore(S3Tests):
     server = "swift"
 
     def make(self):
         return fresh("swift", client="obstore")
 
 
-if os.environ.get("OMNISTORAGE_FULL"):
-    TestSwiftObstore = type("TestSwiftObstore", (ThroughObstore,), {})
-    TestGoal32Swift = backend_machine(lambda: fresh("swift"), steps=500, peek=peek)  # 50 ms each
+TestGoal32Swift = backend_machine(lambda: fresh("swift"), steps=500, peek=peek)  # 50 ms each
 
 
 @pytest.fixture(params=["sdk", "obstore"])

@@ -3,6 +3,8 @@
 import os
 import shutil
 
+import pytest
+
 from omnistorage.backends.sftp import SFTPBackend
 from omnistorage.testing import BackendTests, backend_machine
 
@@ -48,11 +50,11 @@ class TestSftpOnSshd(BackendTests):
         dispose(backend)
 
 
-if os.environ.get("OMNISTORAGE_FULL") or not HAS_SSHD:  # the long run, or the only server that is there
+class TestSftpOnAsyncssh(TestSftpOnSshd):
+    pytestmark = [pytest.mark.long] if HAS_SSHD else []
 
-    class TestSftpOnAsyncssh(TestSftpOnSshd):
-        def make(self):
-            return make("asyncssh")
+    def make(self):
+        return make("asyncssh")
 
 
 TestGoal32Sftp = backend_machine(

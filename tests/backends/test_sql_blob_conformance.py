@@ -2,6 +2,8 @@
 
 import os
 
+import pytest
+
 from omnistorage.testing import BackendTests, backend_machine
 
 from .sql_places import Place, peek, plant
@@ -37,6 +39,7 @@ class TestPostgres(SQLTests):
     place = Place("postgres")
 
 
+@pytest.mark.long
 class TestMariaDB(SQLTests):
     place = Place("mariadb")
 

@@ -141,7 +141,7 @@ class Unreliable(Wrapper):
 FIRED = [0]
 
 
-@settings(max_examples=3000 if FULL else 300, deadline=None)
+@settings(max_examples=3000 if FULL else 120, deadline=None)
 @given(seed=st.integers(0, 2**32), share=st.sampled_from([0.0, 0.1, 0.3]), records=st.integers(1, 9))
 def replays_deliver_each_record_once_and_in_order(seed, share, records):
     """Runs that fail at any commit, end by abort or go on, with rolls at other places each time; the next run replays

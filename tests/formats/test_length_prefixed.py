@@ -100,6 +100,7 @@ class TestVarintWithCrc(LengthPrefixedTests):
     bad = (wrong_crc(format, b""), wrong_crc(format, b"some payload"), (bytes(5), b""))
 
 
+@pytest.mark.long
 class TestLargeRecordsWithCrc(LengthPrefixedTests):
     format = LengthPrefixed("le32", crc32c=True)
     bad = (wrong_crc(format, b"r" * 70_000), (wrong_crc(format, b"s" * 65_536)))[1:]
@@ -174,6 +175,7 @@ def test_buffers_are_written_as_their_bytes() -> None:
     assert data == b"\0\0\0\1a"
 
 
+@pytest.mark.long
 def test_every_size_around_the_borders_of_varints_tables_and_batches_reads_back() -> None:
     sizes = [
         n + d for n in (0, 127, 128, 4095, 4096, 16383, 16384, 65531, 65532, 65536) for d in (-1, 0, 1) if n + d >= 0

@@ -21,6 +21,7 @@ class Multi(BackendTests):
             getattr(place.backend, "inner", place.backend).put_raw(path, data)
 
 
+@pytest.mark.long
 class TestAll(Multi):
     def make(self):
         return MultiBackend([MemoryBackend() for _ in range(3)])
@@ -36,6 +37,7 @@ class TestQuorum(Multi):
         return MultiBackend([MemoryBackend() for _ in range(3)], "quorum", journal=MemoryBackend())
 
 
+@pytest.mark.long
 class TestBestEffort(Multi):
     def make(self):
         return MultiBackend(
@@ -43,16 +45,19 @@ class TestBestEffort(Multi):
         )
 
 
+@pytest.mark.long
 class TestKeysWithoutFolders(Multi):
     def make(self):
         return MultiBackend([MemoryBackend(dirs=False), MemoryBackend(dirs=False)])
 
 
+@pytest.mark.long
 class TestOneAlone(Multi):
     def make(self):
         return MultiBackend([MemoryBackend()])
 
 
+@pytest.mark.long
 class TestReadByRace(Multi):
     def make(self):
         return MultiBackend([MemoryBackend(), MemoryBackend()], read="race")
@@ -63,6 +68,7 @@ class TestReadByQuorum(Multi):
         return MultiBackend([MemoryBackend() for _ in range(3)], read="quorum", read_quorum=2)
 
 
+@pytest.mark.long
 class TestReadWithAShadow(Multi):
     def make(self):
         return MultiBackend([MemoryBackend(), MemoryBackend()], read="shadow")
@@ -78,6 +84,7 @@ class TestWithATargetThatIsDown(Multi):
         return MultiBackend(targets, "quorum", journal=MemoryBackend())
 
 
+@pytest.mark.long
 class TestOnDisk(Multi):
     @pytest.fixture
     def backend(self, tmp_path):

@@ -56,6 +56,7 @@ def test_one_stream_to_a_disk_s3_and_gcs(places):
     assert store.read_bytes("y")[:4] == b"\x28\xb5\x2f\xfd"
 
 
+@pytest.mark.long
 def test_an_upload_of_many_parts_that_one_target_loses_is_whole_at_the_others(places):
     disk, _, gcs = places
     data = random.Random(1).randbytes(20 << 20)

@@ -27,6 +27,7 @@ class TestFallthrough(Tiered):
         return TieredBackend([Tier("a", MemoryBackend()), Tier("b", MemoryBackend()), Tier("c", MemoryBackend())])
 
 
+@pytest.mark.long
 class TestFallthroughToTheSecond(Tiered):
     def make(self):
         return TieredBackend(
@@ -34,11 +35,13 @@ class TestFallthroughToTheSecond(Tiered):
         )
 
 
+@pytest.mark.long
 class TestOverABasicTier(Tiered):
     def make(self):
         return TieredBackend([Tier("a", BasicBackend()), Tier("b", MemoryBackend(dirs=False))], write_tier="b")
 
 
+@pytest.mark.long
 class TestMatchOneOfTwo(Tiered):
     def make(self):
         tiers = [Tier("a", MemoryBackend(dirs=False), match="never/**"), Tier("b", MemoryBackend(dirs=False))]
@@ -71,6 +74,7 @@ class TestRace(TestWriteThrough):
         return TieredBackend([Tier("a", MemoryBackend()), Tier("b", MemoryBackend())], write_through=True, read="race")
 
 
+@pytest.mark.long
 class TestShadow(TestWriteThrough):
     def make(self):
         return TieredBackend(
@@ -78,6 +82,7 @@ class TestShadow(TestWriteThrough):
         )
 
 
+@pytest.mark.long
 class TestQuorum(TestWriteThrough):
     def make(self):
         tiers = [Tier(name, MemoryBackend()) for name in "abc"]
@@ -91,6 +96,7 @@ class TestPromoting(Tiered):
         return TieredBackend([Tier("a", MemoryBackend()), Tier("b", MemoryBackend())], promote_on_read=True)
 
 
+@pytest.mark.long
 class TestOnDisk(Tiered):
     planted = "hot"
 

@@ -195,6 +195,8 @@ def test_a_folder_into_which_nothing_could_be_put_is_no_further_error(tree):
     report = sync(failing(LocalBackend(source), "open_reader", None), target, raise_errors=False)
     assert sorted(failure.path for failure in report.failures) == ["a/b/c/x", "a/y", "d/z", "e/only", "top"]
     assert folders(target) == {}
+    assert report.folder_times == 0
+    assert "another time" not in str(report)
 
 
 def test_a_dry_run_sets_nothing(tree):

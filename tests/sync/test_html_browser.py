@@ -14,6 +14,8 @@ from omnistorage.sync.html import human
 
 from .html_page import HOSTILE, Parsed, page_of
 
+pytestmark = pytest.mark.long
+
 # -- in a real browser -------------------------------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import unicodedata
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -35,6 +36,7 @@ from .stores import (
 )
 
 ALL = {"delete": True, "max_delete": "100%"}
+long = partial(pytest.param, marks=pytest.mark.long)
 CHILD = pathlib.Path(__file__).parent / "listing_child.py"
 NAMES = st.text("ab.-/0 é", min_size=1, max_size=8).map(lambda text: "/".join(p for p in text.split("/") if p))
 KEYS = NAMES.filter(lambda key: key and not {".", ".."} & set(key.split("/")))
@@ -51,11 +53,11 @@ def keys_of(side, **settings):
 @pytest.mark.parametrize(
     ("case", "actions", "entries"),
     [
-        ("equal", 0, 300_000),
+        long("equal", 0, 300_000),
         ("all to be copied", 300_000, 300_000),
-        ("all to be deleted", 300_000, 300_000),
-        ("letter case folded", 0, 100_000),
-        ("no order promised", 0, 300_000),
+        long("all to be deleted", 300_000, 300_000),
+        long("letter case folded", 0, 100_000),
+        long("no order promised", 0, 300_000),
     ],
 )
 def test_go_p3_memory_does_not_grow_with_the_listings(case, actions, entries):

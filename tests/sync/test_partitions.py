@@ -67,6 +67,7 @@ def test_any_executor_carries_it_out(tree, kind):
     assert sorted(path.name for path in tree[1].iterdir()) == ["d0", "d1", "d2", "d3", "d4"]
 
 
+@pytest.mark.long
 def test_dask_carries_it_out_and_a_killed_worker_does_no_harm(tree):
     from dask.distributed import Client, LocalCluster
 

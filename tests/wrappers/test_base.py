@@ -27,21 +27,25 @@ class TestPlainWrapper(WrapperTests):
         return Plain(inner)
 
 
+@pytest.mark.long
 class TestFlakyThatNeverFires(WrapperTests):
     def wrap(self, inner):
         return Flaky(inner, at=10**9)
 
 
+@pytest.mark.long
 class TestChunky(WrapperTests):
     def wrap(self, inner):
         return Chunky(inner, size=997)
 
 
+@pytest.mark.long
 class TestFullWithRoom(WrapperTests):
     def wrap(self, inner):
         return Full(inner, capacity=1 << 40)
 
 
+@pytest.mark.long
 class TestSlowThatDoesNotWait(WrapperTests):
     def wrap(self, inner):
         return Slow(inner, wait=lambda op: None)

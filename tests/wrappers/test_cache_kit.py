@@ -2,6 +2,8 @@
 
 import tempfile
 
+import pytest
+
 from omnistorage import BackendUnavailable, Cache, Encrypt, LocalBackend, MemoryBackend
 from omnistorage.core import ReadOptions
 from omnistorage.policies import Clock
@@ -38,6 +40,7 @@ class TestCache(WarmTests):
         return Cache(inner, MemoryBackend())
 
 
+@pytest.mark.long
 class TestCacheWithTtl(WarmTests):
     """Planting goes behind the cache's back, which it need not notice within the ttl."""
 
@@ -49,6 +52,7 @@ class TestCacheWithTtl(WarmTests):
         backend.invalidate(path)
 
 
+@pytest.mark.long
 class TestCacheUnderPrefixInABasicOne(WarmTests):
     def wrap(self, inner):
         return Prefix(Cache(inner, BasicBackend(), max_entries=2), "some/folder")
@@ -57,6 +61,7 @@ class TestCacheUnderPrefixInABasicOne(WarmTests):
         return backend.inner.inner, f"some/folder/{path}"
 
 
+@pytest.mark.long
 class TestCacheInWhatAlwaysFails(WarmTests):
     def wrap(self, inner):
         return Cache(inner, Flaky(MemoryBackend(), at=1, sticky=True, error=lambda: BackendUnavailable("gone")))

@@ -276,6 +276,7 @@ KINDS = {
     "InABasicBackend": {"make_into": staticmethod(BasicBackend)},
     "InAnEncryptedBackend": {"ttl": 2, "make_into": staticmethod(lambda: Encrypt(MemoryBackend(), bytes(32)))},
 }
+SHORT = ("WithTtlAndLimited", "OfUnknownSizesInABasicBackend")  # what the default run has of them
 for _name, _values in KINDS.items():
     _machine = type(f"Machine{_name}", (CacheMachine,), {**_values, "met": Counter()})
     _case = _machine.TestCase
@@ -287,6 +288,8 @@ for _name, _values in KINDS.items():
         few = {name: _machine.met[name] for name in wanted if _machine.met[name] < 100}
         assert not few, f"a machine that meets these so rarely shows little: {few}"
 
-    globals()[f"TestCache{_name}"] = type(f"TestCache{_name}", (_case,), {"runTest": run})
+    globals()[f"TestCache{_name}"] = type(
+        f"TestCache{_name}", (_case,), {"runTest": run, "pytestmark": [] if _name in SHORT else [pytest.mark.long]}
+    )
 
 del _case, _machine  # pytest would collect them, too

@@ -1,5 +1,7 @@
 """Encrypt keeps every promise of what it wraps, over extended, flat, unsized and basic-only backends."""
 
+import pytest
+
 from omnistorage import Encrypt, MemoryBackend
 from omnistorage.testing import BasicBackend, Chunky, WrapperTests
 from omnistorage.wrappers import Prefix
@@ -42,6 +44,7 @@ class TestEncrypt(EncryptedTests):
     pass
 
 
+@pytest.mark.long
 class TestEncryptUnderPrefix(EncryptedTests):
     def wrap(self, inner):
         return Prefix(Encrypt(inner, {"a": bytes(32), "default": KEY}, key_id="default"), "some/folder")
@@ -58,6 +61,7 @@ class TestEncryptOverShortReads(EncryptedTests):
         return backend.inner.inner, path
 
 
+@pytest.mark.long
 class TestEncryptOverUnknownSizesWithoutFolders(EncryptedTests):
     def make_inner(self):
         return MemoryBackend(dirs=False) if self.inner == "extended" else BasicBackend()

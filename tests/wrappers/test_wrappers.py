@@ -15,6 +15,7 @@ class TestPrefix(WrapperTests):
         return backend.inner, f"some/folder/{path}"
 
 
+@pytest.mark.long
 class TestPrefixWithPatternCharacters(WrapperTests):
     def wrap(self, inner):
         return Prefix(inner, "a[b]*{c}")
@@ -23,6 +24,7 @@ class TestPrefixWithPatternCharacters(WrapperTests):
         return backend.inner, f"a[b]*{{c}}/{path}"
 
 
+@pytest.mark.long
 class TestPrefixInAPrefix(WrapperTests):
     def wrap(self, inner):
         return Prefix(Prefix(inner, "outer"), "inner")
@@ -43,6 +45,7 @@ class TestObserve(WrapperTests):
         return Observe(inner, [].append)
 
 
+@pytest.mark.long
 class TestObserveUnderPrefix(WrapperTests):
     def wrap(self, inner):
         return Prefix(Observe(inner, [].append), "p")
