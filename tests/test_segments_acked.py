@@ -517,3 +517,45 @@ def test_what_cannot_be_is_refused(tmp_path):
 
         with pytest.raises(ConfigError, match="at most"):
             log.append(Huge())
+
+
+class CutShort(FaultyOS):
+    """The next write takes all but the last byte, and then there is no room."""
+
+    left = None
+
+    def _call(self, name, real, args, kwargs):
+        if name == "write" and self.left is not None:
+            if not self.left:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self.left -= 1
+            args = (args[0], memoryview(args[1])[:-1])
+        return super()._call(name, real, args, kwargs)
+
+
+def test_a_number_that_is_there_was_noted(tmp_path):
+    """All slots end alike: a write that lacks the last byte has written everything."""
+    disk = CutShort(error=None)
+    with SegmentLog(tmp_path, _os=disk) as log:
+        log.append_many([b"a", b"b", b"c"])
+        log.acknowledge(0)
+        disk.left = 1
+        log.acknowledge(1)
+        assert log.acked == 1
+        disk.left = None
+    with SegmentLog(tmp_path) as log:
+        assert log.acked == 1
+
+
+@pytest.mark.parametrize("left", [None, b"", b"0000"])
+@pytest.mark.parametrize("slot", ["acked.0", "acked.1"])
+def test_a_slot_that_a_kill_prevented_is_made_when_the_log_is_opened(tmp_path, slot, left):
+    with SegmentLog(tmp_path) as log:
+        log.append_many([b"a", b"b", b"c"])
+        log.acknowledge(1)
+    (tmp_path / slot).unlink()
+    if left is not None:
+        (tmp_path / slot).write_bytes(left)
+    with SegmentLog(tmp_path) as log:
+        assert log.acked == 1
+    assert (tmp_path / "acked.0").read_bytes() == (tmp_path / "acked.1").read_bytes()

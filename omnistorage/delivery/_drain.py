@@ -15,7 +15,7 @@ from ..errors import ConfigError, RecordError, StorageError
 from ..policies import Waiter
 from ._plan import Plan
 from ._roller import Hooks, Roller
-from ._spool_entries import REFUSED, STAMP, Entries
+from ._spool_entries import STAMP, Entries
 from ._spool_folder import Folder
 
 KEPT = 100
@@ -190,10 +190,10 @@ class Drain:
         if kinds.count(kind) == len(kinds):
             self._feed_good(engine, number, entries)
         else:
-            if set(kinds) - {kind, *REFUSED}:
-                raise _Ended from ConfigError(
-                    f"the spool {self._folder.path} holds records of another format: deliver them with a writer of that"
-                )
+            try:
+                self._entries.check(kinds, self._folder.path)
+            except ConfigError as error:
+                raise _Ended from error
             for good, run in groupby(range(len(kinds)), key=lambda at: kinds[at] == kind):
                 places = list(run)
                 first, end = places[0], places[-1] + 1

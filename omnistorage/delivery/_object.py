@@ -36,7 +36,8 @@ class Progress(NamedTuple):
 
     With a spool: ``spooled`` records, which take ``spooled_bytes``, are not published yet; the store was given them
     again ``retried`` times, after ``last_error``, which is None while all is well; ``dropped`` ones had to make room
-    and ``damaged`` ones could not be read."""
+    and ``damaged`` ones could not be read. The last ``lost`` ones that were taken, none of them acknowledged, the disk
+    of the spool had not taken when the writer ended."""
 
     taken: int
     records: int
@@ -54,6 +55,7 @@ class Progress(NamedTuple):
     dead_lettered: int = 0
     dropped: int = 0
     damaged: int = 0
+    lost: int = 0
     last_error: str | None = None
 
 

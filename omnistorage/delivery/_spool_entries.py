@@ -14,11 +14,12 @@ from itertools import chain
 from struct import Struct
 from typing import Any
 
-from ..errors import CorruptData, RecordError
+from ..errors import ConfigError, CorruptData, RecordError
 from ..stages import Format, OnBad, RecordEncoder, Stage
 
 STAND_ALONE = {"ndjson": b"n", "lines": b"l", "length_prefixed": b"p"}
 REFUSED = b"b"
+_NAMES = {ord(kind): name for name, kind in STAND_ALONE.items()} | {ord("j"): "csv or another one of rows"}
 STAMP = Struct(">cd")
 _PLAIN = frozenset({str, int, float, bool, type(None)})
 
@@ -32,6 +33,14 @@ class Entries:
         self.kind = STAND_ALONE.get(form.name, b"j")
         self.form: Format[Any] = Encoded(form) if self.stand_alone else form
         self.encode: Callable[[Any], bytes] = form.encoder().encode if self.stand_alone else _row_text
+
+    def check(self, kinds: bytes, folder: str) -> None:
+        """``ConfigError`` if entries of these kinds are of another format."""
+        if others := set(kinds) - {*self.kind, *REFUSED}:
+            names = ", ".join(sorted(_NAMES.get(kind, f"unknown ({kind})") for kind in others))
+            raise ConfigError(
+                f"the spool {folder} holds records of another format, {names}: deliver them with a writer of that"
+            )
 
     def data(self, texts: list[bytes]) -> list[Any]:
         """What the encoder of an object is given."""

@@ -40,7 +40,8 @@ class Folder:
 
     ``next`` is the number of the next entry; those below ``synced`` survive a power cut, those up to ``acked`` are
     delivered. ``wake`` is called when there is something to deliver. ``trouble`` is why the disk did not take what was
-    gathered, ``broken`` what ended the delivery: it is raised by every call.
+    gathered, ``broken`` what ended the delivery: it is raised by every call. ``lost`` entries were taken, and the disk
+    had not taken them by the end.
     """
 
     def __init__(self, spool: Spool, start: int, timer: Timer, crew: Crew = CREW) -> None:
@@ -49,6 +50,7 @@ class Folder:
         self.broken: BaseException | None = None
         self.trouble: StorageError | None = None
         self.wake = threading.Event().set
+        self.lost = 0
         self.late = False  # a tick found no thread: whoever delivers makes up for it
         self._timer = timer
         self._damage: dict[int, Damage] = {}
@@ -308,7 +310,15 @@ class Folder:
     def close(self) -> None:
         """Let go of the folder. If all is delivered, nothing but an empty segment stays."""
         self.stop_taking()
-        with self._disk:
+        with self._taking, self._disk:
+            self.lost += len(self._gathered)
+            self.next -= len(self._gathered)
+            if self._gathered:
+                log.error(
+                    "spool %s: its disk did not take the last %d records, from number %d on: write them again%s",
+                    self.path, self.lost, self.next, f": {self.trouble}" if self.trouble else "",
+                )  # fmt: skip
+            self._gathered, self._held = [], 0
             try:
                 if self.broken is None and self._log.next == self.acked + 1 and self._log.end:
                     self._log.seal()

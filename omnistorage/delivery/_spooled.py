@@ -7,11 +7,11 @@ import logging
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 from .. import policies
-from ..errors import Cancelled, ConfigError, RecordError, StorageError, WriterClosed
+from ..errors import Cancelled, ConfigError, CorruptData, RecordError, StorageError, WriterClosed
 from ..stages import BATCH_RECORDS
 from ..strands import forks
 from ._drain import Drain
@@ -51,11 +51,21 @@ class Spooled:
         self._drain = Drain(plan, self._folder, self._entries, self.bad, self._bad_lock)
         self._forks = forks[0]
         try:
+            self._check_format()
             self._thread = plan.crew.deliver(self._drain.steps)
         except BaseException:
             self._folder.close()
             raise
         self._state = "open"
+
+    def _check_format(self) -> None:
+        """Of the first that wait, before anything else is put behind them."""
+        cursor = self._folder.cursor(self._folder.acked + 1)
+        try:
+            with suppress(CorruptData):  # whoever delivers tells
+                self._entries.check(bytes(entry[0] for entry in self._folder.take(cursor)[1]), self._folder.path)
+        finally:
+            cursor.close()
 
     # -- records -------------------------------------------------------------------------------------------------------
 
@@ -123,7 +133,7 @@ class Spooled:
 
     @property
     def _taken(self) -> int:
-        return self._folder.next - self._began
+        return self._folder.next + self._folder.lost - self._began
 
     # -- how it stands -------------------------------------------------------------------------------------------------
 
@@ -160,6 +170,7 @@ class Spooled:
             dead_lettered=letters(self.bad),
             dropped=drain.dropped + ahead,
             damaged=folder.damaged,
+            lost=folder.lost,
             last_error=None if error is None else f"{type(error).__name__}: {error}",
         )
 

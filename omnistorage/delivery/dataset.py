@@ -282,6 +282,8 @@ class DatasetJob:
         first: dict[str, str] = {}
         taken: dict[str, tuple[tuple[str, str, int], Part]] = {}
         for part in parts:
+            if not isinstance(part, Part):
+                raise ConfigError(f"commit takes the parts of all tasks in one list, not {part!r:.80}")
             name = self._own(part.path)
             if first.setdefault(name.task, name.tried) == name.tried:
                 taken[part.path] = (name.task, parent(part.path), name.number), part
@@ -297,6 +299,9 @@ class DatasetJob:
         """The objects of the attempt that will not be needed. Raises if the needed ones are not there."""
         found = self.place.of_attempt(self.attempt)
         if self._mark not in found:
+            current = self.place.current()
+            if current is not None and self.attempt in current[1].attempts:
+                raise AlreadyExists("this attempt is published already", path=self.place.at(current[1].name))
             raise StorageError(
                 "another run has taken this attempt for dead: make clean_after longer, and run it again",
                 path=self.place.at(self._mark),

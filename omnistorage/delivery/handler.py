@@ -302,14 +302,14 @@ class OmniHandler(logging.Handler):
             end()
         except RecordError as error:  # how a writer with a spool tells of a record that it could not place
             self._bad += 1
-            self._tell(error)
+            self._tell(error, "a record that could not be placed is left out")
 
     def _fail(self, error: BaseException) -> None:
         with self._changed:
             self._over = True
             self._queue.clear()
             self._changed.notify_all()
-        self._tell(error)
+        self._tell(error, "from here on nothing is written, and progress.lost counts what is lost")
         if self._owned:
             try:
                 self.writer.abort()

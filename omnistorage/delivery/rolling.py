@@ -144,7 +144,12 @@ class RollingRecordWriter(Publishes):
         self.format, self.codec = plan.form, plan.codec
         self.bad: BadRecords = plan.bad
         self.on_exception = plan.on_exception
-        self._front: Roller | Spooled = Roller(plan, start_sequence) if spool is None else Spooled(plan, spool)
+        try:
+            self._front: Roller | Spooled = Roller(plan, start_sequence) if spool is None else Spooled(plan, spool)
+        except BaseException:
+            if plan.owned is not None:
+                plan.owned.close()
+            raise
         if type(self).write is RollingRecordWriter.write:
             vars(self)["write"] = self._front.write  # one call less for each record
 

@@ -23,6 +23,8 @@ MAX_VALUE_BYTES = 200
 
 _UNSAFE = re.compile("[/\\\\%\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _CACHED = 4096
+_DIRECTIVE = re.compile(r"%[-_0^#]*[0-9]*:?[EO]?(.?)", re.DOTALL)
+_DIRECTIVES = frozenset("aAbBcCdDeFfgGhHIjklmMnNpPrRsStTuUVwWxXyYzZ+%")  # of C, of glibc, and of datetime
 _FINE = re.compile(r"%[fSTXcrs+]|%-S")  # directives that say more than the minute
 
 
@@ -196,6 +198,10 @@ def _check_piece(text: str, name: str | None, spec: str) -> None:
         return
     if name == "time" and "%" not in spec:
         raise ConfigError(f"the template {text!r}: {{time}} says how, as in {{time:%Y/%m/%d}}")
+    if name == "time":
+        for directive in _DIRECTIVE.finditer(spec):
+            if directive[1] not in _DIRECTIVES or not directive[1]:
+                raise ConfigError(f"the template {text!r}: {directive[0]} is no directive of strftime")
     if name in ("id", "source") and spec:
         raise ConfigError(f"the template {text!r}: {{{name}}} takes no format")
     if name not in (*OBJECT_FIELDS, "time") and spec:

@@ -7,6 +7,7 @@ import os
 import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from fcntl import LOCK_EX, LOCK_NB, LOCK_UN
 from itertools import count
 from os import PathLike, fspath
@@ -100,7 +101,9 @@ class SegmentLog(Closes):
         try:
             os_.flock(lock, LOCK_EX | LOCK_NB)
         except BlockingIOError:
-            raise PermissionDenied("another process has this log open", path=self.folder, op="open") from None
+            raise PermissionDenied(
+                "a writer has it open, of this process or another one: end that one first", path=self.folder, op="open"
+            ) from None
         self._lock = lock
         noted = noted_in(os_.pread(lock, 64, 0))
         with os_.scandir(self.folder_fd) as entries:
@@ -341,21 +344,31 @@ class SegmentLog(Closes):
             self.drop_before(self.acked + 1)
 
     def _note_acked(self, number: int) -> None:
-        text = b"%020d" % (number + 1)
         try:
-            fd = self.os.open(SLOTS[self._slot], _OWN, 0o600, dir_fd=self.folder_fd)
-            try:
-                left = memoryview(text + b" %08x\n" % zlib.crc32(text))
-                while left:
-                    left = left[self.os.write(fd, left) :]
-                self.os.fsync(fd)
-            finally:
-                self.let_go(fd)
+            self._fill(SLOTS[self._slot], number + 1)
             if self.acked is None:
+                self._fill(SLOTS[1 - self._slot], number + 1)  # so there is room for later ones, on a full disk too
                 self.os.fsync(self.folder_fd)
         except OSError as error:  # the other slot still holds the number from before
             raise self.ours(error, "acknowledge") from error
         self.acked, self._slot = number, 1 - self._slot
+
+    def _fill(self, slot: str, number: int) -> None:
+        digits = b"%020d" % number
+        text = digits + b" %08x\n" % zlib.crc32(digits)
+        fd = self.os.open(slot, _OWN, 0o600, dir_fd=self.folder_fd)
+        try:
+            left = memoryview(text)
+            try:
+                while left:
+                    left = left[self.os.write(fd, left) :]
+            except OSError:
+                if slot_number(self.os.pread(fd, 64, 0)) != number:
+                    raise
+                # Else it was cut short where what was there before ends alike: the number is there.
+            self.os.fsync(fd)
+        finally:
+            self.let_go(fd)
 
     def _recall(self, names: set[str]) -> None:
         found: dict[str, int] = {}
@@ -371,6 +384,9 @@ class SegmentLog(Closes):
         if found:
             newest = max(found, key=lambda slot: found[slot])
             self.acked, self._slot = found[newest] - 1, 1 - SLOTS.index(newest)
+            if len(found) < len(SLOTS):  # a kill prevented it, or cut it short: later there may be no room for it
+                with suppress(OSError):
+                    self._fill(SLOTS[self._slot], found[newest])
 
     def _check_acked(self, names: set[str]) -> None:
         """Hold what was acknowledged against what is there."""

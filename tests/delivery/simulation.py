@@ -295,12 +295,12 @@ class Out(Publishes):
     def close(self):
         place, process = self.place, self.place.process
         place.before("close", self.path)
-        if process.fails("short", process.share / 2):
+        if process.fails("short", process.share * 0.7):
             del self.data[-1:]
         self.result = ops.write_bytes(process.world.store, self.path, bytes(self.data), self.options)
         process.world.log.append(f"holds {self.path} {bytes(self.data)!r}")
         process.may_die("killed at the store", 4)
-        if len(self.data) == self.result.size and process.fails("answer", process.share / 2):
+        if len(self.data) == self.result.size and process.fails("answer", process.share * 0.8):
             raise BackendUnavailable("injected: the answer is lost", path=self.path)
         return self.result
 

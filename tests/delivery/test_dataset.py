@@ -441,6 +441,18 @@ def test_a_writing_that_nobody_answered_for_is_removed():
     assert is_clean(store)
 
 
+def test_a_second_commit_says_that_the_first_one_was_done():
+    store = MemoryBackend()
+    job = DatasetWriter(store, "d").begin()
+    parts = job.write_part(0, [{"n": 0}])
+    with pytest.raises(ConfigError, match="in one list"):
+        DatasetWriter(store, "e").begin().commit([parts])
+    job.commit(parts)
+    with pytest.raises(AlreadyExists, match="published already"):
+        job.commit(parts)
+    assert list(DatasetReader(store, "d")) == [{"n": 0}]
+
+
 def test_what_a_slow_worker_writes_behind_the_commit_is_removed_by_the_next_run():
     store = MemoryBackend()
     job = writer(store).begin()

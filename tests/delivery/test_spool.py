@@ -19,8 +19,9 @@ from omnistorage import (
     open_records,
 )
 from omnistorage.delivery import RollingRecordWriter, Spool, read_manifest
+from omnistorage.delivery._spool_entries import REFUSED, STAMP
 from omnistorage.formats import record_format
-from omnistorage.segments import examine
+from omnistorage.segments import SegmentLog, examine
 
 from .conftest import Down, contents, numbers, until
 from .spooling import spooled
@@ -173,14 +174,33 @@ def test_records_of_another_format_are_not_taken_for_ours(tmp_path, first, then)
     writer = spooled(Down(MemoryBackend(), down=True), tmp_path, first)
     writer.write({"n": 1})
     writer.abort()
-    store = MemoryBackend()
-    writer = spooled(store, tmp_path, then)
-    with pytest.raises(ConfigError, match="another format"):
-        writer.roll()
-    writer.abort()
+    store, name = MemoryBackend(), {"{seq}.csv": "csv"}.get(first, "ndjson")
+    with pytest.raises(ConfigError, match=f"another format, {name}"):
+        spooled(store, tmp_path, then)
     with spooled(store, tmp_path, first):
         pass
     assert len(contents(store)) == 1
+
+
+def test_a_writer_that_is_refused_leaves_nothing_open(tmp_path, monkeypatch):
+    closed = []
+    monkeypatch.setattr(LocalBackend, "close", lambda store: closed.append(store))
+    spooled(Down(MemoryBackend(), down=True), tmp_path / "s", "{seq}.ndjson").abort()
+    with SegmentLog(tmp_path / "s") as spool:
+        spool.append(STAMP.pack(b"n", 0.0) + b'{"n":1}\n')
+    with pytest.raises(ConfigError, match="another format"):
+        spooled(str(tmp_path / "out"), tmp_path / "s", "{seq}.log")
+    assert len(closed) == 1
+
+
+def test_records_of_another_format_are_found_behind_refused_ones_too(tmp_path):
+    with SegmentLog(tmp_path) as spool:
+        spool.append_many([STAMP.pack(REFUSED, 0.0)] * 13_000)  # more than is read at once
+        spool.append(STAMP.pack(b"n", 0.0) + b'{"n":1}\n')
+    writer = spooled(MemoryBackend(), tmp_path, "{seq}.lp")
+    with pytest.raises(ConfigError, match="another format, ndjson"):
+        writer.roll()
+    writer.abort()
 
 
 # -- acknowledged ------------------------------------------------------------------------------------------------------

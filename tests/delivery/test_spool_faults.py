@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import threading
 
@@ -104,6 +105,57 @@ def test_a_fault_at_any_call_loses_nothing_acknowledged_and_delivers_nothing_twi
         if not faulty.failed or at > (2000 if FULL else 90):
             break
     assert fired > (25 if sticky else 50)
+
+
+class NoGrowth(FaultyOS):
+    """A disk that is full once ``full`` is set: what would make a file longer fails."""
+
+    full = False
+
+    def _call(self, name, real, args, kwargs):
+        if self.full and name == "write":
+            size, appends = os.fstat(args[0]).st_size, fcntl.fcntl(args[0], fcntl.F_GETFL) & os.O_APPEND
+            if (size if appends else os.lseek(args[0], 0, os.SEEK_CUR)) + len(args[1]) > size:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super()._call(name, real, args, kwargs)
+
+
+@pytest.mark.parametrize("end", ["close", "abort", "drop"])
+def test_what_a_full_disk_did_not_take_is_lost_and_does_not_wait(tmp_path, caplog, end):
+    disk = NoGrowth(error=None)
+    writer = spooled(Down(MemoryBackend(), down=True), tmp_path, spool={"_os": disk, "fsync": "roll"})
+    writer.write_many({"n": n} for n in range(3))
+    assert writer.flush() == 2
+    disk.full = True
+    writer.write_many({"n": n} for n in range(4))
+    if end == "close":
+        with pytest.raises(StorageError, match="No space"):
+            writer.close()
+    if end == "drop":
+        thread = writer._front._thread
+        with pytest.warns(ResourceWarning):
+            writer._front.__del__()
+        thread.join()
+    writer.abort()
+    assert (writer.progress.spooled, writer.progress.lost, writer.progress.taken) == (3, 4, 7)
+    assert "the last 4 records, from number 3 on" in caplog.text
+    assert examine(tmp_path).entries == 3
+    store = MemoryBackend()
+    with spooled(store, tmp_path) as writer:
+        assert writer.write({"n": 3}) == 3
+    assert numbers(store) == [0, 1, 2, 3]
+
+
+def test_what_is_delivered_is_noted_on_a_full_disk_too(tmp_path):
+    disk, down, store = NoGrowth(error=None), Down(MemoryBackend(), down=True), MemoryBackend()
+    with spooled(down, tmp_path, spool={"close_timeout": 0.01}) as writer:
+        writer.write({"n": 0})
+    disk.full = True
+    for _ in range(3):
+        with spooled(store, tmp_path, spool={"_os": disk}) as writer:
+            pass
+        assert writer.progress.spooled == 0
+    assert numbers(store) == [0]
 
 
 def test_a_full_disk_is_told_at_once_and_taken_up_again_when_there_is_room(tmp_path):
