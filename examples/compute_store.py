@@ -1,4 +1,5 @@
-"""Objects that are made when they are read: by a function, by asking a REST endpoint, by DuckDB over files."""
+"""Objects that are made when they are read: by a function, by asking a REST endpoint, by DuckDB over files
+(``pip install duckdb pyarrow``)."""
 
 import json
 import tempfile

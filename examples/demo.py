@@ -269,8 +269,8 @@ def run(names, folder, target):
 def main(names):
     target = ""
     if names[:1] == ["--to"]:
-        if len(names) < 2:
-            return complain("--to takes a URL: --to s3://bucket/prefix") + 1
+        if len(names) < 2 or "://" not in names[1]:
+            return complain("--to takes a URL: --to s3://bucket/prefix, or --to file:///folder") + 1
         target, names = names[1], names[2:]
     try:
         with tempfile.TemporaryDirectory() as folder:

@@ -17,6 +17,7 @@ from ..sync.sums import SumFile, algorithm_named
 from .app import App, Location, naming
 from .filtering import filter_options
 from .run import Verb
+from .spelling import spelled
 from .stdio import Stdin
 from .syncing import comparing, folder_of, html_report, reporting, settings_of
 
@@ -88,7 +89,7 @@ def check(app: App, /, src: str, dst: str, **options: Any) -> None:
         elif page is not None and download:
             page.command.append("--checksum=strict")
         app.draw(f"check {to.text}")
-        with naming(f"{from_} -> {to.text}"):
+        with naming(f"{from_} -> {to.text}"), spelled():
             report = against(
                 target, one_way=one_way, download=download, listeners=[lists.tell], report=page, **settings
             )

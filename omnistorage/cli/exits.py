@@ -72,6 +72,7 @@ _ADVICE = {
     "; missing='null' writes null": "; csv:missing=null writes it empty",
     "; extra='drop' drops it": "; csv:extra=drop drops it",
     "; allow_partial_tail=True drops it": "; if it is whole, end it with a newline",
+    "; Spool(on_damage='skip') goes on without": "; 'omnistorage spool drain DIR --on-damage skip' goes on without",
     "; use open_backend(name, options)": "; name it in the configuration file and write NAME:PATH",
 }
 
@@ -98,7 +99,7 @@ def _hint(error: StorageError) -> str:
         return "leave out --no-clobber to replace it"
     if isinstance(error, InvalidPath) and "a folder has this name" in str(error.args[0]):
         return "end it with / to put things into that folder"
-    if isinstance(error, PermissionDenied):
+    if isinstance(error, PermissionDenied) and "end that one first" not in str(error.args[0]):
         return "check credentials, owner and modes"
     if isinstance(error, RecordError):
         return "--on-error skip goes on without it"

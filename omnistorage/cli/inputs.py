@@ -1,4 +1,4 @@
-"""Which objects the arguments of ``read`` stand for: one, those of a folder, of a pattern, of a manifest.
+"""Which objects the arguments of ``read`` stand for: one, those of a folder or data set, of a pattern, of a manifest.
 
 Imports core, errors, globs, ops, delivery and the lookup tables. Objects come as the listing gives them, in the order
 of their keys; only where a store lists in another order are the names held to be sorted.
@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from .. import ops
 from ..core import ObjectInfo
-from ..errors import NotFound, StorageError
+from ..errors import CapabilityNotSupported, ConfigError, InvalidPath, NotFound, PermissionDenied, StorageError
 from ..formats import record_format
 from ..globs import has_magic
 from ..paths import is_under, join
@@ -21,9 +22,13 @@ from .listing import is_folder
 from .recordio import Input, input_at
 from .specs import FormatChoice
 
+if TYPE_CHECKING:
+    from ..delivery import Committed
+
 _MAGIC = re.compile(r"[*?\[\]{}\\]")
 _WHOLE = re.compile(r".*/|(.*/)?\.\.?|[A-Za-z0-9_][A-Za-z0-9_.-]*:|[a-z0-9+.-]+://[^/?]*(\?.*)?", re.DOTALL)
 """What can only be a folder: ``a/``, ``..``, ``name:``, ``s3://bucket``."""
+_ATTEMPT = re.compile(r"_attempt-[0-9a-f]{16}", re.ASCII)
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
@@ -34,8 +39,18 @@ def find_inputs(app: App, arguments: Iterable[str], wanted: FormatChoice) -> Ite
         if argument == "-":
             yield input_at(app, None, wanted, record_format("ndjson"))
             continue
-        for at in _places(app, argument):
-            yield input_at(app, at, wanted, None)
+        for at, entry in _places(app, argument):
+            yield _known(app, at, wanted, entry)
+
+
+def _known(app: App, at: Location, wanted: FormatChoice, entry: Committed | None) -> Input:
+    try:
+        return input_at(app, at, wanted, None, entry)
+    except ConfigError:
+        with naming(at.text):
+            if not at.backend.exists(at.path):  # which is worth knowing first
+                raise NotFound("no such object", path=at.path, op="read") from None
+        raise
 
 
 def listed_inputs(app: App, target: str, manifest: str, wanted: FormatChoice) -> Iterator[Input]:
@@ -52,13 +67,13 @@ def listed_inputs(app: App, target: str, manifest: str, wanted: FormatChoice) ->
             yield input_at(app, place, wanted, None, entry)
 
 
-def _places(app: App, argument: str) -> Iterator[Location]:
+def _places(app: App, argument: str) -> Iterator[tuple[Location, Committed | None]]:
     if _WHOLE.fullmatch(argument):
         yield from _of_folder(app, app.locate(argument, is_object=False))
         return
     pattern = _split(argument)
     if pattern is not None and not _is_object(app, argument):
-        yield from _of_pattern(app, *pattern, argument)
+        yield from ((at, None) for at in _of_pattern(app, *pattern, argument))
         return
     at = app.locate(argument)
     with naming(at.text):
@@ -66,7 +81,7 @@ def _places(app: App, argument: str) -> Iterator[Location]:
     if folder:
         yield from _of_folder(app, at)
     else:
-        yield at
+        yield at, None
 
 
 def _is_object(app: App, argument: str) -> bool:
@@ -78,19 +93,47 @@ def _is_object(app: App, argument: str) -> bool:
         return False
 
 
-def _of_folder(app: App, folder: Location) -> Iterator[Location]:
+def _of_folder(app: App, folder: Location) -> Iterator[tuple[Location, Committed | None]]:
     found = False
     with naming(folder.text):
+        if _is_data_set(folder):
+            yield from _of_data_set(folder)
+            return
         for info in _ordered(folder, folder.backend.list(folder.path)):
             found = True
             path = info.path[len(folder.path) :].lstrip("/")
             at = folder.child(path)
             if path.startswith(("_", ".")) or "/_" in path or "/." in path:
                 app.detail(f"{at.text}: left out, a name in it starts with _ or .")
+                if _ATTEMPT.fullmatch(path):
+                    app.warn(
+                        f"{folder.text}: a data set without _SUCCESS: the run that writes it has not ended, or failed"
+                    )
             elif info.kind == "file":
-                yield at
+                yield at, None
         if not found and not is_folder(folder):
             raise NotFound("no such folder", path=folder.path, op="list")
+
+
+def _is_data_set(folder: Location) -> bool:
+    """Whether there is a ``_SUCCESS`` of ours. That of others is empty, or says something else."""
+    try:
+        with folder.backend.open_reader(join(folder.path, "_SUCCESS")) as reader:
+            return b'"_manifest-' in reader.read(1 << 16)
+    except (NotFound, PermissionDenied, InvalidPath, CapabilityNotSupported):  # some stores refuse what is not there
+        return False
+
+
+def _of_data_set(folder: Location) -> Iterator[tuple[Location, Committed]]:
+    """The parts that count, each to be verified: those of runs that failed lie beside them."""
+    from ..delivery import Committed, DatasetReader
+
+    with DatasetReader(folder.backend, folder.path) as found:
+        parts = found.parts
+    for part in parts:
+        path = join(folder.path, part.path)
+        entry = Committed(path, part.records, part.bytes, part.raw_bytes, part.sha256, 0, 0)
+        yield replace(folder.child(part.path), path=path), entry
 
 
 def _of_pattern(app: App, head: str, pattern: str, query: str, argument: str) -> Iterator[Location]:

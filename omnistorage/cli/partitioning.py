@@ -14,6 +14,7 @@ from ..sync.partitions import execute, prepare
 from .app import App, naming
 from .exits import OTHER
 from .meter import human
+from .spelling import reworded, spelled, worded
 
 LIMIT = 8
 
@@ -28,10 +29,10 @@ def carry_out(
     options = SyncOptions(**settings)
     where = journal or str(resume)
     if journal is not None:
-        with naming(f"{src} -> {dst}, planned in {journal}"):
+        with naming(f"{src} -> {dst}, planned in {journal}"), spelled():
             found = prepare(src, dst, journal, options, defaults=app.defaults)
         app.say(f"planned {sum(part['actions'] for part in found['parts']):,} actions in {len(found['parts']):,} parts")
-    with naming(where):
+    with naming(where), spelled():
         report = execute(
             where,
             src=src,
@@ -55,10 +56,11 @@ def _part(app: App, name: str, result: dict[str, Any]) -> None:
 def _summary(app: App, report: Report) -> None:
     app.done = report.transferred + report.renamed + report.deleted + report.removed
     app.meter.bytes = report.bytes
+    reworded(report)
     for text in report.warnings:
         app.warn(text)
     for failure in report.failures:
-        app.failed(failure.error)
+        app.failed(worded(failure.error))
     if report.failed > len(report.failures):
         app.error(f"{report.failed - len(report.failures):,} more entries failed", OTHER)
     app.say(f"{report}{f', {human(report.bytes)}' if report.bytes else ''}")

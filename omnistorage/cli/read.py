@@ -27,9 +27,10 @@ from .transcode import RULE, writing
     help=f"""Print the records of objects, checked and decompressed.
 
     URL is an object, - for standard input, a folder (all objects in it, in the order of their keys; names that start
-    with _ or . are left out), or a pattern with * (within a folder), ** (across folders), ? and [a-z]; quote it for the
-    shell. In a URL with options a ? counts as a wildcard unless OPTION=VALUE follows. With --manifest, URL is the
-    folder that write published into, and the size and SHA-256 of every object listed are verified.
+    with _ or . are left out; of a data set the parts that its manifest lists, verified), or a pattern with * (within a
+    folder), ** (across folders), ? and [a-z]; quote it for the shell. In a URL with options a ? counts as a wildcard
+    unless OPTION=VALUE follows. With --manifest, URL is the folder that write published into, and the size and SHA-256
+    of every object listed are verified.
 
     {RULE}
 

@@ -37,7 +37,7 @@ def bad_record_options(command: F) -> F:
     for option in (
         click.option("--max-bad-ratio", type=click.FloatRange(0, 1), help="Fail above this share of an input."),
         click.option("--max-bad", type=click.IntRange(0), metavar="N", help="Fail above N bad records of an input."),
-        click.option("--dead-letter", metavar="URL", help="Put bad records here and go on."),
+        click.option("--dead-letter", metavar="URL", help="Put bad records into this .ndjson and go on."),
         click.option(
             "--on-error",
             type=click.Choice(["raise", "skip", "collect"]),
@@ -105,6 +105,9 @@ class BadRecordPolicy:
             if self.on_error is not None:
                 raise click.UsageError("--dead-letter says what to do with bad records: leave out --on-error")
             self._letters = _Letters(self.app.locate(self.dead_letter))
+        elif self.on_error in (None, "raise") and (self.max_bad, self.max_bad_ratio) != (None, None):
+            name = "--max-bad" if self.max_bad is not None else "--max-bad-ratio"
+            raise click.UsageError(f"{name} limits what --on-error skip or collect, or --dead-letter, leaves out")
         return self
 
     def __exit__(self, *exc: object) -> None:

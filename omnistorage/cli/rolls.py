@@ -59,6 +59,8 @@ class Rolling:
         if "late" in self.rolls and "late_after" not in self.rolls:
             raise click.UsageError("--late says where late records go: --late-after TIME says which are late")
         self._spooled()
+        if self.spool is not None:
+            self.spool.must_lie_apart(self.to)
         template = partitioned(self.template, self.rolls.pop("partition", ()))
         to = target_format(self.text, f"x{template.rpartition('}')[2]}", self.form)
         parsed = self._needs_fields(template)
@@ -127,10 +129,11 @@ class Rolling:
         return writer
 
     def _fill(self, writer: RollingRecordWriter, how: How) -> None:
-        taken, policy = 0, self.filling.policy
+        taken, given, policy = 0, 0, self.filling.policy
 
         def put(batch: list[Any]) -> int:
-            nonlocal taken
+            nonlocal taken, given
+            given += len(batch)
             taken += writer.write_many(batch if self.spool is None else self.spool.plain(batch))
             return taken
 
@@ -138,6 +141,7 @@ class Rolling:
             with writer:
                 self.filling.fill(how, put)
                 if self.spool is not None:  # what only the template finds comes up until the end
+                    self.spool.ends(writer)
                     writer.close()
                 policy.take(writer, self.text)
                 policy.publish()  # first: a record is in one place or in the other
@@ -145,16 +149,18 @@ class Rolling:
         except BaseException as error:
             done = writer.progress.objects
             if self.spool is not None:
-                self.filling.app.interrupted = self.spool.left(writer)
+                self.filling.app.interrupted = self.spool.left(writer, given)
                 if isinstance(error, StorageError):
                     policy.publish()
                     self.filling.app.warn(self.filling.app.interrupted)
+            elif not isinstance(error, StorageError):
+                stay = f"{counted(done, 'object')} published before stay, " if done else ""
+                now = writer.progress
+                gone = counted(max(0, given - now.records - now.bad), "record")
+                self.filling.app.interrupted = f"{stay}not published by this run: {gone} that had been read"
             elif done:
-                if isinstance(error, StorageError):
-                    policy.publish()  # what is left out of the objects that stay
-                    self.filling.app.warn(f"{_count(done, 'object')} published before the error stay")
-                else:
-                    self.filling.app.interrupted = f"{_count(done, 'object')} published before stay, the rest is gone"
+                policy.publish()  # what is left out of the objects that stay
+                self.filling.app.warn(f"{counted(done, 'object')} published before the error stay")
             if isinstance(error, StorageError):
                 self._name(error)
             raise
@@ -162,7 +168,12 @@ class Rolling:
     def _name(self, error: StorageError) -> None:
         if not hasattr(error, "shown"):
             inside = not isinstance(error, RecordError) and error.path
-            error.shown = self._shown(error.path or "") if inside else self.text  # type: ignore[attr-defined]
+            error.shown = self._place(error.path or "") if inside else self.text  # type: ignore[attr-defined]
+
+    def _place(self, path: str) -> str:
+        if self.spool is not None and f"{path}/".startswith(f"{self.spool.value.folder}/"):
+            return path
+        return self._shown(path)
 
     def _shown(self, path: str) -> str:
         return path if self.to == (".",) and not self.mirror else self.folder.child(path).text
@@ -171,7 +182,7 @@ class Rolling:
         """Called from other threads, one at a time."""
         app = self.filling.app
         app.done += 1
-        app.detail(f"published {self._shown(entry.path)}: {_count(entry.records, 'record')}, {human(entry.bytes)}")
+        app.detail(f"published {self._shown(entry.path)}: {counted(entry.records, 'record')}, {human(entry.bytes)}")
         app.event("commit", **entry._asdict())
 
     def _report(self, writer: RollingRecordWriter) -> None:
@@ -183,7 +194,7 @@ class Rolling:
         app.event("write", path=self.text, **fields, raw_bytes=done.raw_bytes, size=done.bytes, ratio=ratio)
         skipped = done.taken - done.records - done.bad if self.spool is None else 0
         notes = [
-            f"{_count(done.objects, 'object')}, {_count(done.records, 'record')}",
+            f"{counted(done.objects, 'object')}, {counted(done.records, 'record')}",
             f"{human(done.raw_bytes)} -> {human(done.bytes)}" + (f" (ratio {ratio:.1f})" if ratio else ""),
             *([f"{done.late:,} late"] if done.late else []),
             *([f"{skipped:,} published by an earlier run"] if skipped > 0 else []),
@@ -195,5 +206,5 @@ class Rolling:
         self.filling.drained()
 
 
-def _count(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'s' * (number != 1)}"

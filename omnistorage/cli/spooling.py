@@ -11,10 +11,12 @@ import dataclasses
 import json
 import os
 import re
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 import click
 
@@ -29,7 +31,7 @@ from .exits import NO_RETRY
 from .meter import Meter, human
 from .mirroring import Mirror
 from .recordio import BadRecordPolicy
-from .rolls import Rolling
+from .rolls import Rolling, counted
 from .run import Verb
 from .specs import zone
 from .transcode import Unparsed, parsing, takes_bytes
@@ -74,6 +76,7 @@ class Spooling:
             "max_bytes": rolls.pop("spool_max_bytes", None),
             "fsync": rolls.pop("spool_fsync", None),
             "when_full": rolls.pop("when_full", None),
+            "on_damage": rolls.pop("on_damage", None),
         }
         value = Spool(rolls.pop("spool"), **{name: given for name, given in settings.items() if given is not None})
         return cls(job.filling.app, value, _delivery(job, {k: v for k, v in settings.items() if v is not None}))
@@ -98,22 +101,41 @@ class Spooling:
         self.app.meter = meter
         waiting = writer.progress.spooled
         if waiting and self.delivery is not None:
-            self.app.say(f"{self.value.folder}: {waiting:,} records of an earlier run are delivered first")
+            self.app.say(f"{self.value.folder}: {counted(waiting, 'record')} of an earlier run to be delivered first")
 
-    def left(self, writer: RollingRecordWriter) -> str:
-        waits = writer.progress.spooled
-        return f"{waits:,} records wait in the spool {self.value.folder}: the next run delivers them"
+    def ends(self, writer: RollingRecordWriter) -> None:
+        """Say why the end may take its time."""
+        now = writer.progress
+        if now.spooled and now.last_error is not None:
+            limit = f"for {self.value.close_timeout:g} s at most ({now.last_error})"
+            self.app.say(f"{self.value.folder}: {counted(now.spooled, 'record')} to be delivered, {limit}")
+
+    def must_lie_apart(self, places: Iterable[str]) -> None:
+        own = os.path.realpath(self.value.folder)
+        if any(folder is not None and os.path.realpath(folder) == own for folder in map(_folder, places)):
+            raise ConfigError(f"{self.value.folder}: a spool lies in a folder of its own, not where it is delivered to")
+
+    def left(self, writer: RollingRecordWriter, given: int) -> str:
+        """What is to be known of the end that was too early, of ``given`` records that were read."""
+        done, folder = writer.progress, self.value.folder
+        missing = given - (done.taken - done.lost)
+        waits = f"{counted(done.spooled, 'record')} in the spool {folder}, which the next run delivers"
+        waits = waits if done.spooled else f"nothing waits in the spool {folder}"
+        if missing <= 0:
+            return waits
+        why = ": its disk took no more" if done.lost else ""
+        return f"{waits}; the last {counted(missing, 'record')} read, from {given - missing + 1:,} on, not in it{why}"
 
     def fields(self, done: Progress) -> dict[str, Any]:
         return {
             "spooled": done.spooled, "spooled_bytes": done.spooled_bytes, "retried": done.retried,
-            "dead_lettered": done.dead_lettered, "dropped": done.dropped, "damaged": done.damaged,
+            "dead_lettered": done.dead_lettered, "dropped": done.dropped, "damaged": done.damaged, "lost": done.lost,
         }  # fmt: skip
 
     def notes(self, done: Progress) -> list[str]:
         if done.spooled:
             self.app.warn(
-                f"{self.value.folder}: {done.spooled:,} records wait for the store"
+                f"{self.value.folder}: {counted(done.spooled, 'record')} not delivered yet"
                 f"{'' if done.last_error is None else f' ({done.last_error})'}; "
                 f"'omnistorage spool drain {self.value.folder}' delivers them"
             )
@@ -178,6 +200,13 @@ def _lasting(place: str) -> str:
     return place if "://" in place or _NAMED.match(place) else os.path.abspath(place)
 
 
+def _folder(place: str) -> str | None:
+    """Where a place lies on this disk, None for one elsewhere."""
+    if place.startswith("file://"):
+        return unquote(urlsplit(place).path)
+    return None if "://" in place or _NAMED.match(place) else place
+
+
 def _named(value: Any) -> Any:
     """A format or codec as its name and settings."""
     if value is None or isinstance(value, str):
@@ -236,8 +265,9 @@ def _read(folder: str) -> dict[str, Any]:
 @click.argument("action", type=click.Choice(["status", "drain"]))
 @click.argument("folder", metavar="DIR")
 @click.option("--to", multiple=True, metavar="URL", help="drain: deliver there instead of where 'write' was told to.")
+@click.option("--on-damage", type=click.Choice(["raise", "skip"]), help="drain: if some cannot be read [raise].")
 @click.pass_obj
-def spool(app: App, /, action: str, folder: str, to: tuple[str, ...]) -> None:
+def spool(app: App, /, action: str, folder: str, to: tuple[str, ...], on_damage: str | None) -> None:
     """Look at the spool in DIR that 'omnistorage write --spool DIR' filled (status), or deliver it (drain).
 
     status changes nothing and may run beside a writer. It tells records and bytes that wait, since when, where they
@@ -246,12 +276,15 @@ def spool(app: App, /, action: str, folder: str, to: tuple[str, ...]) -> None:
     drain delivers what waits, as 'write' was told to, and ends when the store has it all, or with the error that keeps
     the store from taking it; then the rest stays.
     """
+    if action == "status" and (to or on_damage):
+        raise click.UsageError(f"--{'to' if to else 'on-damage'} is for drain")
+    if not os.path.isdir(folder):
+        what = "a spool is a folder, this is none" if os.path.lexists(folder) else "there is no such folder"
+        raise NotFound(f"{what}: 'omnistorage write --spool DIR' makes it", path=folder, op="list")
     if action == "status":
-        if to:
-            raise click.UsageError("--to is for drain")
         _status(app, folder)
     else:
-        _drain(app, folder, to)
+        _drain(app, folder, to, on_damage)
 
 
 def _status(app: App, folder: str) -> None:
@@ -281,7 +314,7 @@ def _status(app: App, folder: str) -> None:
         app.error(f"{folder}: {one}", NO_RETRY)
 
 
-def _drain(app: App, folder: str, to: tuple[str, ...]) -> None:
+def _drain(app: App, folder: str, to: tuple[str, ...], on_damage: str | None) -> None:
     known = _read(folder)
     noted = known.get("to")
     places = to or (tuple(noted) if isinstance(noted, list) else () if noted is None else (noted,))
@@ -295,6 +328,7 @@ def _drain(app: App, folder: str, to: tuple[str, ...]) -> None:
         context = click.get_current_context()
         rolls["zone"] = zone(context, context.command.params[0], known["zone"])
     rolls |= {"spool": folder, **{_OPTION[name]: value for name, value in known.get("spool", {}).items()}}
+    rolls |= {} if on_damage is None else {"on_damage": on_damage}
     mirror = known.get("mirror", {})
     several = Mirror(app, places, mirror) if len(places) > 1 or mirror else None
     at = app.locate(places[0], is_object=False) if several is None else several.location

@@ -18,6 +18,7 @@ from ..errors import ConfigError, StorageError
 from ..paths import name, parent
 from ..sync import Action, Event, Filter, Report, SyncOptions, run
 from ..sync._api import OneFile
+from ..sync._blame import side_of
 from ..sync.html import PAGE, HtmlReport, ReportKind, finish, listener
 from ..sync.plan import Plan
 from ..wrappers import Prefix
@@ -28,6 +29,7 @@ from .live import SyncMeter
 from .meter import human
 from .run import Verb
 from .specs import DURATION, SIZE
+from .spelling import reworded, spelled, worded
 
 C = TypeVar("C", bound=Callable[..., Any])
 LIMIT, NOTHING = 8, 9
@@ -290,17 +292,18 @@ class Job:
     def made(self, src: str, dst: str) -> Plan:
         """The plan for two arguments, of which the first may name an object."""
         app = self.app
-        if self.settings.get("backup_dir"):
-            self.settings["backup_dir"], _ = folder_of(app, self.settings["backup_dir"])
         target, self.to = folder_of(app, dst)
-        single = None if app.verb == "sync" else one_object(app, src)
+        self.kept = self.to
+        if self.settings.get("backup_dir"):
+            self.settings["backup_dir"], self.kept = folder_of(app, self.settings["backup_dir"])
+        single = self.single = None if app.verb == "sync" else one_object(app, src)
         if single is not None:
             leaf = name(single.path)
             self.from_ = Location(single.backend, parent(single.path), single.text)
             folder: Backend = Prefix(single.backend, parent(single.path)) if parent(single.path) else single.backend
             return OneFile(folder, leaf, target, leaf, **self.settings)
         source, self.from_ = folder_of(app, src)
-        with naming(f"{self.from_.text} -> {self.to.text}"):
+        with naming(f"{self.from_.text} -> {self.to.text}"), spelled():
             return Plan(source, target, SyncOptions(**self.settings))
 
     def run(self, plan: Plan) -> Report:
@@ -309,7 +312,7 @@ class Job:
         kind: ReportKind = "plan" if self.dry_run else "run"
         with ExitStack() as stack:
             page = html_report(app, stack, self.file, kind=kind, verb=app.verb, leave_out=("dry_run", "interactive"))
-            with naming(self.from_.text):
+            try:
                 report = run(
                     plan,
                     listeners=(self.meter.see, self._tell, *([] if page is None else [listener(page)])),
@@ -317,7 +320,12 @@ class Job:
                     dry_run=self.dry_run,
                     raise_errors=False,
                 )
+            except StorageError as error:
+                with naming(self._side(error).text):
+                    raise worded(error) from error.__cause__
             self.meter.stop()
+            reworded(report)
+            self._unlisted(plan, report)
             if page is not None:
                 finish(page, report)
         self._summary(report)
@@ -345,8 +353,8 @@ class Job:
         action, app = event.action, self.app
         told = "planned" if self.dry_run else {"deleted": "deleted"}.get(event.kind, "done")
         if event.kind == "error" and event.error is not None:
-            with_path = event.error
-            with_path.shown = self._shown(event.path)  # type: ignore[attr-defined]
+            with_path = worded(event.error)
+            with_path.shown = self._shown(event.path, with_path)  # type: ignore[attr-defined]
             app.failed(with_path)
         elif event.kind == "retried" and event.error is not None:
             app.detail(f"trying {event.path} again: {event.error}")
@@ -373,8 +381,23 @@ class Job:
         where = " from the source" if action.kind == "remove" else ""
         app.say(f"{did} {action.path}{folder}{where}{size}: {action.why}")
 
-    def _shown(self, path: str) -> str:
-        return self.from_.child(path).text if path else f"{self.from_.text} -> {self.to.text}"
+    def _unlisted(self, plan: Plan, report: Report) -> None:
+        """Say which folders could not be listed."""
+        for failure in report.failures:
+            if failure.action == "list":
+                side = plan.src if side_of(failure.error) == "source" else plan.dst
+                failure.error.shown = self._shown(side.relative(failure.path), failure.error)  # type: ignore[attr-defined]
+                self.app.failed(failure.error)
+
+    def _side(self, error: StorageError) -> Location:
+        """Where it went wrong: at the source, where nobody says anything else."""
+        return {"destination": self.to, "backup": self.kept}.get(str(side_of(error)), self.from_)
+
+    def _shown(self, path: str, error: StorageError | None = None) -> str:
+        if not path and (error is None or side_of(error) is None):
+            return f"{self.from_.text} -> {self.to.text}"
+        side = self.from_ if error is None else self._side(error)
+        return side.text if not path or (self.single is not None and side is self.from_) else side.child(path).text
 
     def _ask(self, action: Action) -> bool:
         if self.asked_all:

@@ -12,10 +12,11 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from ..core import ExtendedBackend, WriteOptions
-from ..errors import CorruptData, NotFound, StorageError
+from ..errors import Cancelled, CorruptData, NotFound, StorageError
 from ..ops import read_bytes, write_bytes
 from ..paths import join
 from ..strands import forks
@@ -48,7 +49,8 @@ class Missed(NamedTuple):
 
 class Journal:
     """The entries under ``folder`` of ``backend``. ``entries`` are those that this process knows of. Safe for several
-    threads. ``make`` is called before the first entry is written."""
+    threads. ``make`` is called before the first entry is written. What its backend raises says that it is the
+    journal's, with the path of the change."""
 
     def __init__(
         self,
@@ -87,14 +89,15 @@ class Journal:
             if self._read_at is not None and abs(self._now() - self._read_at) < max_age:
                 return tuple(self.entries.values())
             before, start = set(self.entries), self._now()
-        names = set(self._names())
         found: list[tuple[Missed, int]] = []
-        for id in sorted(names - before):
-            try:
-                text = read_bytes(self._backend, self._place(id))
-            except NotFound:
-                continue  # removed meanwhile
-            found.append((_entry(text, self._place(id)), len(text)))
+        with self._ours(None):
+            names = set(self._names())
+            for id in sorted(names - before):
+                try:
+                    text = read_bytes(self._backend, self._place(id))
+                except NotFound:
+                    continue  # removed meanwhile
+                found.append((_entry(text, self._place(id)), len(text)))
         with self._lock:
             for id in before - names:
                 if "-" not in id:
@@ -158,7 +161,8 @@ class Journal:
                 "repair() the targets, or raise journal_bytes", path=self._folder, op="write",
             )  # fmt: skip
         options = WriteOptions(durable=getattr(self._backend, "durable", False), content_type=_CONTENT)
-        write_bytes(self._backend, self._place(entry.id), text, options)
+        with self._ours(entry.path):
+            write_bytes(self._backend, self._place(entry.id), text, options)
         with self._lock:
             self._take(entry, len(text))
             self.mine.add(entry.id)
@@ -180,9 +184,26 @@ class Journal:
         """Forget entries: they are settled."""
         for id in list(ids):
             if "-" not in id:  # else only remembered
-                self._backend.delete(self._place(id))
+                known = self.entries.get(id)
+                with self._ours(None if known is None else known.path):
+                    self._backend.delete(self._place(id))
             with self._lock:
                 self._forget(id)
+
+    @contextmanager
+    def _ours(self, path: str | None) -> Iterator[None]:
+        """What fails in the block is no fault of a target: the error says so, and ``path``, which is being changed."""
+        try:
+            yield
+        except (Cancelled, CorruptData):
+            raise
+        except StorageError as error:
+            where = self._backend.url or f"<{self._backend.name}>"
+            head = f"the repair journal {where} cannot be used: "
+            if error.args and not str(error.args[0]).startswith(head):  # a store may raise one error twice
+                error.args = (head + str(error.args[0]), *error.args[1:])
+            error.path = path
+            raise
 
     def _place(self, id: str) -> str:
         return join(self._folder, f"{id}.json")

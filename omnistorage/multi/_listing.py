@@ -85,7 +85,7 @@ def _entries(place: Place, prefix: str, options: ListOptions, spared: _Spared) -
         for info in ops.sorted_list(place.backend, prefix, start_after=options.start_after, on_error=options.on_error):
             yield sort_key(info.path), place.index, info
     except NotFound as error:
-        raise _rootless(place, prefix, "list", error) from error
+        raise rootless(place, prefix, "list", error) from error
     except BackendUnavailable as error:
         told(error, place)
         if spared.take(place, error):
@@ -97,9 +97,13 @@ def _entries(place: Place, prefix: str, options: ListOptions, spared: _Spared) -
         raise told(error, place) from error.__cause__
 
 
-def _rootless(place: Place, path: str, op: str, error: NotFound) -> NotFound:
+def rootless(place: Place, path: str, op: str, error: NotFound) -> NotFound:
     """A prefix with nothing under it is no error: this is a bucket, folder or table that is not there."""
-    return NotFound(f"the root of {place.word} {place.name!r} does not exist", path=path, backend=error.backend, op=op)
+    where = "" if place.backend.url is None else f" ({place.backend.url})"
+    return NotFound(
+        f"the root of {place.word} {place.name!r}{where} does not exist: mount it, or make it if the disk or bucket "
+        "really is new", path=path, backend=error.backend, op=op,
+    )  # fmt: skip
 
 
 def union_dir(
@@ -147,7 +151,7 @@ def _children(place: Place, folder: str, misses: dict[int, StorageError], spared
             yield _dir_key(info), place.index, info
     except (NotFound, InvalidPath) as error:
         if not folder:
-            raise _rootless(place, folder, "list_dir", error) if isinstance(error, NotFound) else error from error
+            raise rootless(place, folder, "list_dir", error) if isinstance(error, NotFound) else error from error
         misses[place.index] = error
     except BackendUnavailable as error:
         told(error, place)

@@ -6,7 +6,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
@@ -83,6 +84,8 @@ class Mirroring(Reading):
     stuck: Stuck
     needed: int
     laggard: float | None
+    causes: dict[str, str]
+    """By target, why it missed what this process knows it to have missed last."""
 
     def _arrange_journal(self, place: Any, max_bytes: int, defaults: Mapping[str, Any] | None) -> Any:
         """Returns what to open it from again."""
@@ -95,7 +98,7 @@ class Mirroring(Reading):
         if isinstance(place, str | PathLike):
             if isinstance(place, PathLike) or "://" not in place:
                 folder = Path(place)
-                make = lambda: folder.mkdir(0o700, parents=True, exist_ok=True)  # noqa: E731
+                make = partial(_make_private, folder)
                 place = f"{folder.absolute()}/"
             place = opened("the journal", place, defaults)
             self._owned_journal = place
@@ -250,6 +253,11 @@ class Mirroring(Reading):
         return error
 
 
+def _make_private(folder: Path) -> None:
+    with suppress(OSError):  # what prevents it shows when an entry is written
+        folder.mkdir(0o700, parents=True, exist_ok=True)
+
+
 def _tells(entry: Missed) -> bool:
     """Whether its targets show something else than the others."""
     return not entry.intent and entry.kind != "meta"
@@ -313,6 +321,9 @@ class Noting:
             refused = {outcome.target for outcome in outcomes if _refused(outcome)}
             wrong = [place for place in self._mirror.places if place.name not in refused]
             settled, sha256, doubt = [self._entry.id], None, True
+        for outcome in outcomes:
+            if done and outcome.error is not None:
+                self._mirror.causes[outcome.target] = why(outcome.error)
         unsure = any(outcome.state == "unknown" for outcome in outcomes)
         entry = self._mirror.entry(self.path, wrong, kind=self._kind, sha256=sha256, doubt=doubt)
         try:
@@ -335,6 +346,11 @@ class Noting:
         """Raise what kept the journal from learning who missed a change that nobody could tell otherwise."""
         if self._error is not None:
             raise self._error
+
+
+def why(error: BaseException) -> str:
+    """What an error says, without where."""
+    return str(error.args[0]) if error.args else type(error).__name__
 
 
 def _refused(outcome: Outcome) -> bool:

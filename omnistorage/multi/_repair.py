@@ -25,6 +25,7 @@ from ..paths import sort_key
 from ..wrappers._base import Wrapper
 from ._asking import MISSES, ask_all, digest_of
 from ._journal import FRESH, Journal, Missed
+from ._listing import rootless
 from ._mirroring import Mirroring
 from ._rulers import Rulers, alike, condition_of, has_folder, is_same, is_still, look, seen
 from .targets import Target, with_own
@@ -402,6 +403,8 @@ def _side_by_side(places: Sequence[Place], prefix: str) -> Iterator[tuple[str, d
         try:
             for info in ops.sorted_list(place.backend, prefix):
                 yield sort_key(info.path), place.index, info
+        except NotFound as error:
+            raise rootless(place, prefix, "verify", error) from error
         except StorageError as error:
             raise told(error, place) from error.__cause__
 

@@ -117,7 +117,7 @@ class MultiBackend(Mirroring):
         self._promotes, self._skips = False, True
         self._plain = read != "shadow"
         self._shadow = Shadow(self.places, on_difference) if read == "shadow" else None
-        self.locks, self.stuck = PathLocks(), Stuck()
+        self.locks, self.stuck, self.causes = PathLocks(), Stuck(), {}
 
     def _check_reads(self, count: int, on_difference: Any) -> None:
         if self.read not in READS:
@@ -321,7 +321,8 @@ class MultiBackend(Mirroring):
 
     def verify(self, prefix: str = "", *, rebuild: bool = False) -> Verified:
         """Compare what the targets hold under ``prefix``, by the digests they state or else of what is read. With
-        ``rebuild`` a minority that differs from more than half of all targets is made like them."""
+        ``rebuild`` a minority that differs from more than half of all targets is made like them. ``NotFound`` where the
+        root of a target is not there, which may be a disk that is not mounted."""
         return verify(self, prefix, rebuild=rebuild)
 
     def settle(self, path: str) -> bool:

@@ -12,6 +12,7 @@ from .. import ops
 from ..core import ObjectInfo
 from ..errors import ConfigError, NotFound
 from ..registry import locate, mask_url
+from ._blame import met_at
 from .actions import Action
 from .checking import Checker, CheckReport, SumChecker, SumPlan
 from .compare import LEFT, SAME, TOUCH, Comparison
@@ -286,7 +287,8 @@ class OneFile(Plan):
             return iter(())
         if self._is_one(src_path, dst_path):
             return iter(())
-        target = self.dst.look(self.dst.key(dst_path))
+        with met_at(self.dst):
+            target = self.dst.look(self.dst.key(dst_path))
         other = None if src_path == dst_path else dst_path
         return iter(self._decide(source, target, src_path, other))
 

@@ -8,7 +8,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .. import ops
-from ..errors import NotFound, StorageError
+from ..errors import InvalidPath, NotFound, StorageError
+from ._blame import blamed
 from ._times import Times
 from ._unlisted import Unlisted
 from .filters import Filter
@@ -81,9 +82,15 @@ class Listed:
                 on_double=partial(_double, self.twins),
                 on_marked=self.unlisted.keep,
             )
-        except NotFound:
+        except NotFound as error:
             if self.seen.destination_objects:
-                raise  # else there is nothing yet, and what is written first makes it
+                raise blamed(error, self.dst) from error.__cause__
+            # Else there is nothing yet, and what is written first makes it.
+        except StorageError as error:
+            raise blamed(error, self.dst) from error.__cause__
+        if not self.seen.destination_objects and (file := self.dst.file_in_the_way()) is not None:
+            why = f"the destination is to be a folder, and {file} is a file"
+            raise blamed(InvalidPath(why, op="list"), self.dst)
 
     def _source_failed(self, error: StorageError) -> None:
         self._failed(error, self.src, self.unlisted.failed)
@@ -92,7 +99,8 @@ class Listed:
         self._failed(error, self.dst, self.unlisted.unknown)
         self.unlisted.hold(self.dst.relative(error.path or ""))
 
-    def _failed(self, error: StorageError, side: Any, folders: set[str]) -> None:
+    def _failed(self, error: StorageError, side: Side, folders: set[str]) -> None:
+        blamed(error, side)
         folder = self.fold(side.relative(error.path or ""))
         if not folder:
             raise error  # all of it

@@ -17,6 +17,7 @@ from ..core import (
 from ..errors import AlreadyExists, CapabilityNotSupported, NotFound, PreconditionFailed, StorageError
 from ..paths import parent
 from ..policies import check
+from ._blame import WRITES, blamed
 from .actions import Action
 from .compare import same_digest
 from .limits import BLOCK
@@ -90,25 +91,33 @@ class Steps:
     def _keep_old(self, action: Action, seen: ObjectInfo) -> None:
         """Copy what is about to go to the backup, and nothing else that may have its name by now."""
         assert self.backup is not None
+        try:
+            self._put_aside(action, seen, self.backup)
+        except StorageError as error:
+            if error.op in WRITES or (error.op == "copy" and not isinstance(error, PreconditionFailed)):
+                blamed(error, self.backup)
+            raise
+
+    def _put_aside(self, action: Action, seen: ObjectInfo, backup: Side) -> None:
         path = action.target if action.kind != "delete" else action.path
-        key = self.backup.key(path + self.o.suffix) if self.backup is not self.dst else seen.path + self.o.suffix
-        if self.backup is self.dst and self.src.look(self.src.key(path + self.o.suffix)) is not None:
+        key = backup.key(path + self.o.suffix) if backup is not self.dst else seen.path + self.o.suffix
+        if backup is self.dst and self.src.look(self.src.key(path + self.o.suffix)) is not None:
             raise AlreadyExists("the source has an object of the name of its backup: take another suffix", path=path)
         try:
             condition = seen.etag if self.dst.features.if_match else None
             if condition is None:
                 raise CapabilityNotSupported(capability="if_match")
-            ops.copy(self.dst.backend, seen.path, self.backup.backend, key, CopyOptions(source_if_match=condition))
+            ops.copy(self.dst.backend, seen.path, backup.backend, key, CopyOptions(source_if_match=condition))
         except CapabilityNotSupported:
             with self.dst.backend.open_reader(seen.path) as reader:
                 must_be(seen, reader.info, self.dst)
                 options = WriteOptions(content_type=reader.info.content_type, size=reader.info.size)
-                with self.backup.backend.open_writer(key, options) as writer:
+                with backup.backend.open_writer(key, options) as writer:
                     while block := reader.read(BLOCK):
                         check("transfer", path)
                         writer.write(block)
-        if self.backup.features.set_modified and seen.modified_at is not None:
-            setter = power(self.backup.backend, SetMetadata)
+        if backup.features.set_modified and seen.modified_at is not None:
+            setter = power(backup.backend, SetMetadata)
             if setter is not None:
                 setter.set_metadata(key, modified_at=seen.modified_at)
 

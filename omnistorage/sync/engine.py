@@ -14,7 +14,7 @@ from functools import partial
 from itertools import islice
 
 from ..core import ObjectInfo
-from ..errors import Cancelled, DirectoryNotEmpty, PermissionDenied, StorageError, SyncError
+from ..errors import Cancelled, DirectoryNotEmpty, NotFound, PermissionDenied, StorageError, SyncError
 from ..policies import CLOCK, Backoff, CancelScope, Clock, TokenBucket
 from ._pace import Pace
 from .actions import TRANSFERS, Action, Spool
@@ -194,7 +194,7 @@ class _Job:
                     self.events.send(Event("started", action.path, action.size, action))
                 found.append(self.hands.do(action))
             except StorageError as error:
-                found.append(error)
+                found.append(self.hands.blamed(action, error))
         return found
 
     def _begin(self, pool: Executor, action: Action) -> None:
@@ -237,6 +237,8 @@ class _Job:
                 self._stop(str(result.args[0]))
             elif isinstance(result, PermissionDenied) and action.kind == "dirtime":
                 self.report.warn("not every folder's time could be set, some belong to others; see no_folder_times")
+            elif isinstance(result, NotFound) and action.kind == "dirtime":
+                pass  # what was to be put into it failed, and is reported
             elif isinstance(result, DirectoryNotEmpty) and action.kind == "rmdir":
                 pass  # what is kept in it keeps it
             elif not (isinstance(result, Cancelled) and self.scope.cancelled and self.report.stopped):
@@ -266,6 +268,8 @@ class _Job:
             error = StorageError(action.why, path=action.path or None, op="plan")
             if not action.path and broken is not None:
                 error.transient, error.__cause__ = broken.transient, broken
+                for note in getattr(broken, "__notes__", ()):
+                    error.add_note(note)
             self._fail(action, error)
         elif action.kind in ("skip", "equal"):
             if action.kind == "skip":

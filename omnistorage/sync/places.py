@@ -122,6 +122,19 @@ class Side:
             return None
         return Path(unquote(urlsplit(url).path, errors="surrogateescape"))
 
+    def file_in_the_way(self) -> str | None:
+        """The file that has the folder's name (of a local one also: that of a folder above it), where a name cannot be
+        both. None as well where nobody can tell."""
+        path = self.local
+        if path is None:
+            with suppress(StorageError):
+                there = bool(self.prefix) and self.features.dirs and self.backend.exists(self.prefix)
+                return self.shown.rstrip("/") if there else None
+            return None
+        while not os.path.exists(path) and path != path.parent:
+            path = path.parent
+        return None if os.path.isdir(path) else str(path)
+
     def make_private(self) -> None:
         """Make the folder, for its owner alone, where it is a local one that is not there yet. What prevents that shows
         when something is written."""

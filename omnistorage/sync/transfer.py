@@ -30,6 +30,7 @@ from ..core import (
 )
 from ..errors import (
     AlreadyExists,
+    Cancelled,
     CapabilityNotSupported,
     ConfigError,
     CorruptData,
@@ -39,6 +40,7 @@ from ..errors import (
 )
 from ..policies import CLOCK, Backoff, Clock, TokenBucket, check, pause
 from . import _lanes
+from ._blame import WRITES, blamed, met_at
 from ._steps import Steps
 from .actions import TRANSFERS, Action
 from .compare import EQUAL, same_digest, time_to_keep
@@ -119,6 +121,16 @@ class Hands(Steps):
                     raise
                 self.events.send(Event("retried", action.path, action.size, action, error))
                 pause(self.backoff.delay(attempt, error.retry_after), self.clock, action.kind, action.path)
+
+    def blamed(self, action: Action, error: StorageError) -> StorageError:
+        """The error of an action that was carried out here, with a note of the side it is of where that is known."""
+        if isinstance(error, LimitReached | Cancelled):
+            return error
+        if action.kind not in TRANSFERS and action.kind != "remove":
+            return blamed(error, self.dst)
+        if error.op == "delete":  # of a move
+            return blamed(error, self.src)
+        return blamed(error, self.dst) if error.op in WRITES else error
 
     def _ended_before(self, action: Action) -> int:
         """An earlier run brought the object to the destination; of a move the source may still be there."""
@@ -203,10 +215,7 @@ class Hands(Steps):
         assert action.expect_src is not None
         setter = power(self.dst.backend, FolderTimes)
         if setter is not None and action.expect_src.modified_at is not None:
-            try:
-                setter.set_folder_time(self.dst.key(action.target), action.expect_src.modified_at)
-            except NotFound:
-                pass  # what was to be put into it failed, and is reported
+            setter.set_folder_time(self.dst.key(action.target), action.expect_src.modified_at)
         return 0
 
     # -- transfers -----------------------------------------------------------------------------------------------------
@@ -358,6 +367,10 @@ class Hands(Steps):
             must_be(reader.info, self._now(self.src, key), self.src, "while it was read")
 
     def _opened(self, source: ObjectInfo, options: ReadOptions) -> Reader:
+        with met_at(self.src):
+            return self._open(source, options)
+
+    def _open(self, source: ObjectInfo, options: ReadOptions) -> Reader:
         backend, o = self.src.backend, self.o
         try:
             whole = not options.offset and self.bandwidth is None  # ranges would be read ahead of their time
@@ -416,7 +429,10 @@ class Hands(Steps):
         check("transfer", action.path)
         if self.ends is not None and self.clock.now() >= self.ends:
             raise LimitReached("max_duration is over", path=action.path, op="transfer")
-        return reader.read(BLOCK if self.bandwidth is None else self.bandwidth.block)
+        try:
+            return reader.read(BLOCK if self.bandwidth is None else self.bandwidth.block)
+        except StorageError as error:
+            raise blamed(error, self.src) from error.__cause__
 
     def _write_options(
         self, info: ObjectInfo, source: ObjectInfo, create_only: bool, condition: str | None

@@ -7,14 +7,18 @@ import gzip
 import json
 import struct
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from omnistorage import LocalBackend
 from omnistorage.cli.inputs import _split
 from omnistorage.cli.transcode import parsing, reading, unparsing, writing
-from omnistorage.errors import RecordError
+from omnistorage.core import READ
+from omnistorage.delivery import DatasetWriter
+from omnistorage.errors import CapabilityNotSupported, PermissionDenied, RecordError
 from omnistorage.formats import record_format
 
 Cli = Callable[..., Any]
@@ -49,6 +53,53 @@ def framed(*records: bytes) -> bytes:
 def test_a_folder_is_read_in_the_order_of_its_keys(cli: Cli, logs: Path, argument: str) -> None:
     answer = cli("read", argument.replace("{uri}", logs.as_uri()))
     assert (answer.code, answer.out) == (0, b"0\n3\n4\n1\n2\n")  # "a-b" before "a/", and no _SUCCESS, no .hidden
+
+
+def test_a_success_of_others_makes_no_data_set_of_ours(cli: Cli, box: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (box / "theirs").mkdir()
+    (box / "theirs" / "part-0.ndjson").write_bytes(b"1\n")
+    for said in (b"", b'{"name": "org.apache.hadoop.fs.s3a.commit.files.SuccessData/1"}', b"{"):
+        (box / "theirs" / "_SUCCESS").write_bytes(said)
+        answer = cli("read", "theirs")
+        assert (answer.code, answer.out, answer.err) == (0, b"1\n", "")
+    plain = LocalBackend.open_reader
+
+    def picky(store: LocalBackend, path: str, options: Any = READ) -> Any:
+        if path.endswith("_SUCCESS"):
+            raise CapabilityNotSupported(capability="range_read") if options != READ else PermissionDenied("no")
+        return plain(store, path, options)
+
+    monkeypatch.setattr(LocalBackend, "open_reader", picky)
+    answer = cli("read", "theirs")
+    assert (answer.code, answer.out, answer.err) == (0, b"1\n", "")
+
+
+def test_what_is_not_there_is_that_first(cli: Cli, box: Path) -> None:
+    answer = cli("read", "missing")
+    assert (answer.code, "missing: no such object" in answer.err) == (4, True)
+    (box / "there").write_bytes(b"")
+    answer = cli("read", "there")
+    assert (answer.code, "give --format" in answer.err) == (7, True)
+
+
+def test_of_a_data_set_what_counts_is_read_and_verified(cli: Cli, box: Path) -> None:
+    def part(name: str) -> Any:
+        return lambda n: [{"p": name, "n": n}]
+
+    path = box / "set"
+    writer = DatasetWriter(path, partition_by="p", if_exists="replace")
+    begun = DatasetWriter(path, partition_by="p", if_exists="replace").begin()
+    begun.write_part(0, part("b")(7))  # a run that has died
+    answer = cli("read", "set")
+    assert (answer.code, answer.out) == (0, b'{"p":"b","n":7}\n')
+    assert "without _SUCCESS" in answer.err
+    writer.run(ThreadPoolExecutor(1), part("a"), [1, 2])
+    answer = cli("read", "set/")
+    assert (answer.code, answer.out, answer.err) == (0, b'{"p":"a","n":1}\n{"p":"a","n":2}\n', "")
+    one = next(path.glob("p=a/part-*"))
+    one.write_bytes(one.read_bytes()[:-1])
+    answer = cli("read", "set")
+    assert (answer.code, "where the manifest says" in answer.err) == (6, True)
 
 
 @pytest.mark.parametrize(

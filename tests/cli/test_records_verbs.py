@@ -99,6 +99,8 @@ def test_too_many_bad_records_publish_neither_object_nor_letters(cli: Cli, box: 
     for limit in (["--max-bad", "0"], ["--max-bad-ratio", "0.1"]):
         assert cli("write", "a.ndjson", "--dead-letter", "bad.log", *limit, stdin=MIXED).code == 6
         assert not list(box.iterdir())
+        answer = cli("write", "a.ndjson", *limit, stdin=MIXED)
+        assert (answer.code, f"{limit[0]} limits what" in answer.err) == (2, True), "nothing is ignored"
     assert cli("write", "a.ndjson", "--dead-letter", "bad.log", stdin=b"1\n[2]\n").code == 0
     assert not (box / "bad.log").exists()  # no bad record, no object
 

@@ -5,14 +5,20 @@ from __future__ import annotations
 import json
 import os
 import stat
+import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from omnistorage import MemoryBackend
+from omnistorage import LocalBackend, MemoryBackend
+from omnistorage.cli.spooling import Spooling
 from omnistorage.delivery import RollingRecordWriter, Spool
+
+from ..delivery.conftest import until
+from ..delivery.test_spool_faults import NoGrowth
 
 Cli = Callable[..., Any]
 LINE = b'{"svc":"a","n": 12345678901234567890123}\n'
@@ -96,8 +102,13 @@ def test_a_place_with_a_secret_in_it_is_not_noted(cli: Cli, box: Path) -> None:
     assert cli("spool", "drain", "s", "--to", "out").code == 0
 
 
-def test_what_an_earlier_run_left_is_delivered_by_the_next_or_by_drain(cli: Cli, box: Path) -> None:
+def test_what_an_earlier_run_left_is_delivered_by_the_next_or_by_drain(
+    cli: Cli, box: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fill(box / "s")
+    told, opened, write = threading.Event(), Spooling.opened, LocalBackend.open_writer
+    monkeypatch.setattr(Spooling, "opened", lambda *given: (opened(*given), told.set()))
+    monkeypatch.setattr(LocalBackend, "open_writer", lambda *given: (told.wait(60), write(*given))[1])
     answer = cli("write", "{seq}.ndjson", "--to", "out", "--spool", "s", *ROLL, stdin=LINE)
     assert "5 records of an earlier run" in answer.err
     assert [len(body.splitlines()) for body in files(box / "out").values()] == [2, 2, 2]
@@ -158,10 +169,87 @@ def test_status_tells_damage_by_its_exit_code(cli: Cli, box: Path) -> None:
     assert answer.lines[0] == "records: 299"
 
 
+def test_drain_goes_on_without_what_is_damaged_if_told_to(cli: Cli, box: Path) -> None:
+    assert cli("write", "{seq}.ndjson", "--to", "out", "--spool", "s", stdin=b"").code == 0
+    fill(box / "s", 300)
+    (segment,) = (box / "s").glob("*.seg")
+    data = bytearray(segment.read_bytes())
+    data[30] ^= 1
+    segment.write_bytes(data)
+    answer = cli("spool", "drain", "s")
+    assert (answer.code, "'omnistorage spool drain DIR --on-damage skip'" in answer.err) == (6, True)
+    assert files(box / "out") == {}
+    answer = cli("spool", "drain", "s", "--on-damage", "skip")
+    assert (answer.code, "1 damaged" in answer.err) == (0, True)
+    assert [len(body.splitlines()) for body in files(box / "out").values()] == [299]
+    assert cli("spool", "status", "s", "--on-damage", "skip").code == 2
+
+
+def test_a_run_of_another_format_is_refused_and_changes_nothing(cli: Cli, box: Path) -> None:
+    assert cli("write", "{seq}.ndjson", "--to", "out", "--spool", "s", stdin=b"").code == 0
+    fill(box / "s", 2)
+    before = files(box / "s")
+    answer = cli("write", "o{seq}.log", "--to", "other", "--spool", "s", stdin=b"x\n")
+    assert (answer.code, "another format, ndjson" in answer.err, "delivered first" in answer.err) == (7, True, False)
+    assert {name: body for name, body in files(box / "s").items() if name != "lock"} == {
+        name: body for name, body in before.items() if name != "lock"
+    }
+    assert cli("spool", "drain", "s").code == 0
+    assert files(box / "out") == {"0.ndjson": b'{"svc":"a","n":0}\n{"svc":"a","n":1}\n'}
+
+
+@pytest.mark.parametrize("fsync", ["interval", "record"])
+def test_what_a_full_disk_did_not_take_is_told(
+    cli: Cli, box: Path, monkeypatch: pytest.MonkeyPatch, fsync: Any
+) -> None:
+    disk = NoGrowth(error=None)
+    monkeypatch.setattr("omnistorage.cli.spooling.Spool", partial(Spool, _os=disk, close_timeout=0.01, fsync=fsync))
+    away(box / "out")
+    fill(box / "s", 1)
+    disk.full = True
+    answer = cli("write", "{seq}.ndjson", "--to", "out/x", "--spool", "s", stdin=LINE * 3)
+    assert answer.code == 1
+    assert "1 record in the spool s, which the next run delivers" in answer.err
+    assert "the last 3 records read, from 1 on, not in it" in answer.err
+    assert ("its disk took no more" in answer.err) is (fsync == "interval")
+    assert "error: s: No space left on device" in answer.err, "and not out/x/s"
+    assert cli("spool", "status", "s").lines[0] == "records: 1"
+
+
+def test_where_the_store_is_away_the_wait_at_the_end_is_told(
+    cli: Cli, box: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("omnistorage.cli.spooling.Spool", partial(Spool, close_timeout=0.5))
+    away(box / "out")
+    fill(box / "s")
+    ends = RollingRecordWriter.write_many
+
+    def failing(writer: RollingRecordWriter, records: Any) -> int:
+        until(lambda: writer.progress.last_error is not None)
+        return ends(writer, records)
+
+    monkeypatch.setattr(RollingRecordWriter, "write_many", failing)
+    answer = cli("write", "{seq}.ndjson", "--to", "out/x", "--spool", "s", "--roll-records", "1", stdin=LINE)
+    assert "s: 6 records to be delivered, for 0.5 s at most (" in answer.err
+    assert answer.code == 6
+
+
+def test_a_spool_does_not_lie_where_it_is_delivered_to(cli: Cli, box: Path) -> None:
+    (box / "link").symlink_to("s")
+    for to in ("s", f"file://{box}/s/", "link"):
+        answer = cli("write", "{seq}.ndjson", "--to", to, "--spool", "s", stdin=LINE)
+        assert (answer.code, "a folder of its own" in answer.err) == (7, True)
+    assert [path.name for path in box.iterdir()] == ["link"]
+
+
 def test_where_no_spool_is_there_is_nothing_to_say(cli: Cli, box: Path) -> None:
     (box / "other").mkdir()
     (box / "other" / "delivery.json").write_text("{}")
-    assert [cli("spool", action, "none").code for action in ("status", "drain")] == [4, 3]
+    for action in ("status", "drain"):
+        answer = cli("spool", action, "none")
+        assert (answer.code, "none: there is no such folder" in answer.err) == (3, True)
+        answer = cli("spool", action, "other/delivery.json")
+        assert (answer.code, "a spool is a folder" in answer.err) == (3, True)
     assert [cli("spool", action, "other").code for action in ("status", "drain")] == [4, 6]
     assert cli("spool", "status", "s", "--to", "x").code == 2
     assert cli("spool", "look", "s").code == 2
@@ -177,7 +265,7 @@ def test_options_about_a_spool_need_one(cli: Cli, box: Path) -> None:
 def test_two_commands_do_not_share_a_spool(cli: Cli, box: Path) -> None:
     with RollingRecordWriter(MemoryBackend(), "{seq}.ndjson", spool=Spool(box / "s")):
         answer = cli("write", "{seq}.ndjson", "--to", "out", "--spool", "s", stdin=LINE)
-    assert (answer.code, "another process" in answer.err) == (7, True)
+    assert (answer.code, "end that one first" in answer.err and "credentials" not in answer.err) == (7, True)
 
 
 def test_bad_records_of_the_template_are_told_at_the_end(cli: Cli, box: Path) -> None:

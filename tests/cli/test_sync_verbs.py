@@ -13,6 +13,9 @@ from typing import Any
 
 import pytest
 
+from omnistorage import LocalBackend, PermissionDenied
+from omnistorage.cli.spelling import in_options
+
 Cli = Callable[..., Any]
 
 
@@ -48,6 +51,80 @@ def test_a_dry_run_says_what_would_happen_and_why_and_does_nothing(cli: Cli, tre
     assert files(tree / "dst") == files(tree / "src")
     for line in ("copied sub/deep/d.ndjson", "deleted old"):
         assert line in done.err
+
+
+def test_errors_name_the_side_at_fault(cli: Cli, tree: Path) -> None:
+    (tree / "dst/a.csv").mkdir(parents=True)
+    (tree / "file").write_text("x")
+    (tree / "sub").write_text("x")
+    for verb in ("sync", "copy", "move"):
+        done = cli(verb, "src", "file/x")
+        assert done.code == 6
+        assert f"error: file/x: the destination is to be a folder, and {tree}/file is a file\n" in done.err
+        assert "nothing to do" not in done.err
+    done = cli("copy", "src/a.csv", "file")
+    assert "error: file/a.csv: a file stands where a folder is needed\n" in done.err
+    done = cli("copy", "src/a.csv", "failing://odd/x")
+    assert "error: failing://odd/x: something else\n" in done.err
+    done = cli("sync", "src", "failing://denied/x")
+    assert "error: failing://denied/x: no key, no entry;" in done.err
+    done = cli("sync", "failing://denied/x", "dst")
+    assert "error: failing://denied/x: no key, no entry;" in done.err
+    assert cli("sync", "src", "new").code == 0
+    (tree / "src/a.csv").write_text("another")
+    done = cli("sync", "src", "new", "--backup-dir", "file/kept")
+    assert "error: file/kept/a.csv: a file stands where a folder is needed\n" in done.err
+
+
+def test_a_folder_that_cannot_be_listed_is_named_and_an_error(
+    cli: Cli, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def listed(self: LocalBackend, path: str, plain: Any = LocalBackend._list_dir) -> Any:
+        if path == "sub/deep" and self.root == str(tree / at):
+            raise PermissionDenied("not yours", path=path, op="list_dir")
+        return plain(self, path)
+
+    assert cli("sync", "src", "dst").code == 0
+    monkeypatch.setattr(LocalBackend, "_list_dir", listed)
+    for at in ("src", "dst"):
+        done = cli("sync", "src", "dst")
+        assert done.code == 7, at
+        assert f"error: {at}/sub/deep: not yours;" in done.err
+
+
+def test_folders_that_could_not_be_made_get_no_time(cli: Cli, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(self: LocalBackend, path: str, options: Any) -> Any:
+        raise PermissionDenied("not yours", path=path, op="open_writer")
+
+    monkeypatch.setattr(LocalBackend, "_open_writer", refused)
+    done = cli("sync", "src", "dst")
+    assert done.code == 7
+    assert "error: dst/sub/c.csv: not yours;" in done.err
+    assert "time" not in done.err
+    assert "4 failed" in done.err
+
+
+def test_what_a_run_says_has_options_for_settings(cli: Cli, tree: Path) -> None:
+    (tree / "none").mkdir()
+    assert cli("sync", "src", "dst").code == 0
+    done = cli("sync", "none", "dst", "--delete")
+    assert "; --allow-empty-source means it\n" in done.err
+    done = cli("sync", "src/sub", "dst", "--delete", "--max-delete", "1")
+    assert "--max-delete allows 1: nothing" in done.err
+    done = cli("sync", "src/sub", "dst", "--delete", "--max-delete", "90%", "--max-delete-size", "1b")
+    assert "--max-delete-size allows 1: nothing" in done.err
+    (tree / "src/aux.txt").write_text("x")
+    (tree / "src/b.tmp").unlink()
+    done = cli("sync", "src", "dst", "--delete", "--portable-names")
+    assert "warning: there were errors, so nothing is deleted; --ignore-errors deletes all the same\n" in done.err
+    done = cli("sync", "src", "dst", "--journal", "plan", "--delete", "--portable-names")
+    assert "; --ignore-errors deletes all the same" in done.err
+
+
+def test_names_of_files_are_no_settings() -> None:
+    kept = "a/max_delete max_delete.txt 'max_delete' max_delete/b no_max_delete max_delete-1"
+    assert in_options(kept) == kept
+    assert in_options("set max_delete, or max_delete_size.") == "set --max-delete, or --max-delete-size."
 
 
 def test_running_it_again_transfers_nothing(cli: Cli, tree: Path) -> None:
@@ -223,6 +300,7 @@ def test_a_terminal_shows_totals_rate_time_left_and_bars(popen: Cli, tree: Path)
         assert text in shown, text
 
 
+@pytest.mark.long
 def test_a_journal_goes_on_after_a_kill(popen: Cli, cli: Cli, tree: Path) -> None:
     for number in range(300):
         (tree / "src" / f"n{number:03}").write_text(str(number) * 200)

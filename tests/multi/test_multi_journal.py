@@ -9,6 +9,7 @@ from omnistorage import (
     BackendUnavailable,
     ConfigError,
     CorruptData,
+    InvalidPath,
     LocalBackend,
     MemoryBackend,
     MultiBackend,
@@ -137,6 +138,57 @@ def test_reaching_the_cap_of_the_journal_is_an_error_and_publishes_nothing():
     places[0].down = False
     multi.repair()
     write_bytes(multi, "x", b"1")
+
+
+@pytest.mark.parametrize("folder", ["file", "file/journal"])
+def test_an_error_of_the_journal_says_that_it_is_the_journals(tmp_path, folder):
+    (tmp_path / "file").write_bytes(b"in the way")
+    places = switches(2)
+    multi = mirror(places, "best_effort", journal=tmp_path / folder)
+    for change in (lambda: write_bytes(multi, "x", b"1"), lambda: multi.delete("x")):
+        with pytest.raises(InvalidPath, match=f"the repair journal file://.*/{folder}/ cannot be used: a file") as told:
+            change()
+        assert told.value.path == "x"
+    assert peeks(places, "x") == [None] * 2
+
+
+def test_an_error_that_a_journal_raises_twice_says_it_once():
+    class Away(MemoryBackend):
+        error = BackendUnavailable("away")
+
+        def _list(self, prefix, options):
+            raise self.error
+
+    multi = mirror(switches(2), "best_effort", journal=Away())
+    for _ in range(2):
+        with pytest.raises(BackendUnavailable, match=r"^the repair journal memory://\S* cannot be used: away$"):
+            multi.repair()
+
+
+def test_why_a_target_missed_something_is_known():
+    places = switches(3)
+    multi = mirror(places, "quorum")
+    places[1].down = True
+    write_bytes(multi, "x", b"1")
+    assert list(multi.causes) == ["t1"]
+    with pytest.raises(BackendUnavailable) as told:
+        places[1].stat("x")
+    assert multi.causes["t1"] == told.value.args[0]
+
+
+@pytest.mark.parametrize("rebuild", [False, True])
+def test_verify_says_which_root_is_gone_and_what_to_do(tmp_path, rebuild):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    multi = MultiBackend([LocalBackend(tmp_path / "a"), LocalBackend(tmp_path / "b")])
+    write_bytes(multi, "x", b"1")
+    (tmp_path / "b/x").unlink()
+    (tmp_path / "b").rmdir()
+    with pytest.raises(
+        NotFound, match=r"root of target 'local-2' \(file://.*/b/\) does not exist: mount it, or make it"
+    ):
+        multi.verify(rebuild=rebuild)
+    assert not (tmp_path / "b").exists()
 
 
 def test_no_entry_grows_old():
