@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import pytest
@@ -413,7 +414,8 @@ def test_records_that_have_no_say_in_the_names_are_never_left_out_for_them(tmp_p
     (tmp_path / "out").write_bytes(b"a file stands where the folder should be")
     writer = RollingRecordWriter(f"{tmp_path}/out/", "{id}.ndjson", spool=Spool(tmp_path / "spool"), on_error="skip")
     writer.write({"n": 1})
-    writer.flush()
+    with suppress(InvalidPath):  # it may be known by then
+        writer.flush()
     writer.abort()
     with pytest.raises(InvalidPath), RollingRecordWriter(f"{tmp_path}/out/", "{id}.ndjson", on_error="skip") as plain:
         plain.write({"n": 1})
