@@ -4,6 +4,8 @@ import atexit
 import itertools
 import os
 
+import requests  # noqa: F401  here: it changes the filters of warnings, which threads that open stores side by side share
+
 from omnistorage.backends.gcs import GCSBackend
 
 from ..servers import server

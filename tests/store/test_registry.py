@@ -248,7 +248,8 @@ def test_yaml_without_its_library_names_the_command(monkeypatch, tmp_path):
 
 def test_variables_are_replaced_only_on_request_and_a_missing_one_names_its_place(monkeypatch):
     monkeypatch.setenv("PORT", "8080")
-    monkeypatch.delenv("NOPE", raising=False)
+    for unset in ("NOPE", "SECURE", "N", "B", "RO"):
+        monkeypatch.delenv(unset, raising=False)
     table = {"type": "networked-for-tests", "options": {"port": "${PORT}", "secure": "${SECURE:-true}"}}
     config = RegistryConfig.from_dict({"backends": {"a": table}}, env=True)
     assert dict(config.backends["a"].options) == {"port": 8080, "secure": True}
