@@ -142,7 +142,7 @@ class Drain:
                     self._missed(engine, number)
                 if entries:
                     self._feed(engine, number, entries)
-                elif asked > self._rolled:
+                elif asked > self._rolled or (self._folder.starved and self._since_roll):
                     self._roll(engine)
                     self._rolled = asked
                     self.tell()

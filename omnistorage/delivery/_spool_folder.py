@@ -6,10 +6,11 @@ Two locks: ``_taking`` guards the buffer and the numbers, ``_disk`` the log; who
 from __future__ import annotations
 
 import copy
+import errno
 import logging
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .. import policies
@@ -35,13 +36,19 @@ def fresh(error: BaseException) -> BaseException:
     return made if type(made) is type(error) else error.with_traceback(None)
 
 
+def is_full(error: BaseException) -> bool:
+    """Whether the disk itself had no room."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 class Folder:
     """Takes entries (any thread), gives them to the one that delivers, and lets go of them once they are delivered.
 
     ``next`` is the number of the next entry; those below ``synced`` survive a power cut, those up to ``acked`` are
     delivered. ``wake`` is called when there is something to deliver. ``trouble`` is why the disk did not take what was
-    gathered, ``broken`` what ended the delivery: it is raised by every call. ``lost`` entries were taken, and the disk
-    had not taken them by the end.
+    gathered, ``broken`` what ended the delivery: it is raised by every call. ``starved``: the disk is full, so what is
+    published now makes room. ``lost`` entries were taken, and the disk had not taken them by the end.
     """
 
     def __init__(self, spool: Spool, start: int, timer: Timer, crew: Crew = CREW) -> None:
@@ -51,6 +58,7 @@ class Folder:
         self.trouble: StorageError | None = None
         self.wake = threading.Event().set
         self.lost = 0
+        self.starved = False
         self.late = False  # a tick found no thread: whoever delivers makes up for it
         self._timer = timer
         self._damage: dict[int, Damage] = {}
@@ -58,7 +66,7 @@ class Folder:
         self._taking, self._disk = threading.RLock(), threading.RLock()
         self._gathered: list[bytes] = []
         self._held = 0
-        self._ticking = self._closed = self._shut = False
+        self._ticking = self._closed = self._shut = self._told = False
         self._rooms: set[policies.Waiter] = set()
         settings: dict[str, Any] = {} if spool._os is None else {"_os": spool._os}
         assert spool.segment_bytes is not None
@@ -91,36 +99,54 @@ class Folder:
         """Add an entry and return its number. What raises has not taken it."""
         size = len(entry) + _HEAD
         with self._taking:
-            held = self._held + size
-            if held + self._size > self._most or held > GATHERED or self._shut:
-                self._make_room(size)
-            number = self.next
-            if wanted is not None and wanted != number:
-                raise ConfigError(f"a spool numbers records without gaps: {number} comes next, not {wanted}")
-            self._gathered.append(entry)
-            self._held += size
-            self.next = number + 1
-            if self._each:
-                self._sync_each(1)
-            elif not self._ticking:
-                self._tick_later()
-        return number
+            while True:
+                held = self._held + size
+                if held + self._size > self._most or held > GATHERED or self._shut:
+                    self._make_room(size)
+                number = self.next
+                if wanted is not None and wanted != number:
+                    raise ConfigError(f"a spool numbers records without gaps: {number} comes next, not {wanted}")
+                self._gathered.append(entry)
+                self._held += size
+                self.next = number + 1
+                if not self._each:
+                    if not self._ticking:
+                        self._tick_later()
+                    return number
+                try:
+                    self._sync_each(1)
+                    return number
+                except StorageError as error:
+                    if not self._bears(error):
+                        raise
 
     def put_many(self, entries: Sequence[bytes]) -> None:
         """Add entries, with one sync. Those before one that raises are taken."""
         size = sum(map(len, entries)) + _HEAD * len(entries)
         with self._taking:
-            if self._held + self._size + size <= self.spool.max_bytes and size <= GATHERED and not self._shut:
-                if self._held + size > GATHERED:
-                    self._write_out()
+            if size <= GATHERED < self._held + size and not self._shut:
+                self._write_waiting()
+            held = self._held + size
+            if held + self._size <= self._most and held <= GATHERED and not self._shut:
+                before = self.next
                 self._gathered += entries
                 self._held += size
                 self.next += len(entries)
-                if self._each:
+                if not self._each:
+                    if not self._ticking:
+                        self._tick_later()
+                    return
+                try:
                     self._sync_each(len(entries))
-                elif not self._ticking:
-                    self._tick_later()
-                return
+                    return
+                except StorageError as error:
+                    taken = self.next > before
+                    if not self._bears(error):
+                        raise
+                    if taken:  # some went in
+                        self._write_waiting()
+                        self.sync()
+                        return
         for entry in entries:
             self.put(entry)
 
@@ -137,19 +163,74 @@ class Folder:
         if not self._ticking:
             self._tick_later()
 
+    def _write_waiting(self) -> None:
+        """Everything gathered into the log, once the disk has room if ``block`` waits for that."""
+        while True:
+            try:
+                return self._write_out()
+            except StorageError as error:
+                if not self._bears(error):
+                    raise
+
+    def _bears(self, error: StorageError) -> bool:
+        """Wait until the disk may have room, where it had none and ``block`` waits for that. False: it is another error
+        (which is not raised here, because what holds on to its own frame keeps the writer alive)."""
+        if self.spool.when_full != "block" or self.broken is not None or not is_full(error):
+            return False
+        self._tell(error, "; writes wait until there is room")
+        if not self._ticking:
+            self._tick_later()
+        self._wait_for_room()
+        self.check()
+        return True
+
+    def _tell(self, error: StorageError, more: str = "") -> None:
+        self.trouble = copy.copy(error)  # which holds on to no frame, whoever keeps the message
+        if not self._told:
+            log.warning("spool %s: %s%s", self.path, self.trouble, more)
+        self._told = True
+
     def _write_out(self) -> None:
         """Everything gathered into the log. What does not go in stays gathered."""
         with self._disk:
-            before = self._log.next
             try:
-                if self._gathered:
-                    self._log.append_many(self._gathered)
+                self._append()
+            except StorageError as error:
+                if not is_full(error):
+                    raise
+                self.starved = True
+                self.wake()
+                if not self._let_go_of_delivered():
+                    raise
+                self._append()
+            self.trouble = None
+
+    def _append(self) -> None:
+        """Everything gathered, in one write; on a disk that has no room for that in parts, as far as it goes."""
+        many = len(self._gathered)
+        while self._gathered:
+            before, part = self._log.next, self._gathered[:many]
+            try:
+                self._log.append_many(part)
+                self._told = self.starved = False
+            except StorageError as error:
+                if len(part) == 1 or not is_full(error):
+                    raise
+                many = len(part) // 2
             finally:
                 del self._gathered[: self._log.next - before]
                 self._held = sum(map(len, self._gathered)) + _HEAD * len(self._gathered)
                 self._size = self._log.size
                 self.synced = max(self.synced, self._log.firsts[-1])
-            self.trouble = None
+
+    def _let_go_of_delivered(self) -> bool:
+        """Give back the room of the newest segment, if there is any and all is delivered."""
+        if self.broken is not None or self._log.next != self.acked + 1 or not self._log.end:
+            return False
+        self._log.seal()
+        self._log.drop_before(self._log.next)
+        self._size = self._log.size
+        return True
 
     def sync(self, upto: int | None = None) -> None:
         """What is in the log survives a power cut: all of it, or at least up to number ``upto``."""
@@ -197,12 +278,12 @@ class Folder:
             if self.spool.fsync == "interval":
                 self.sync()
         except StorageError as error:  # told by whoever writes or flushes next; the records stay gathered
-            self.trouble = copy.copy(error)
-            log.warning("spool %s: %s", self.path, error)
+            self._tell(error)
             with self._taking:
                 if not self._ticking and not self._closed and self.broken is None:
                     self._tick_later()
         self.wake()
+        self._free()  # the disk may have room again
 
     # -- room ----------------------------------------------------------------------------------------------------------
 
@@ -219,7 +300,7 @@ class Folder:
     def _make_room(self, size: int) -> None:
         """Called with ``_taking`` held, which is free while somebody waits."""
         self.check()
-        self._write_out()
+        self._write_waiting()
         self.wake()
         while self._size + size > self.spool.max_bytes:
             if self.spool.when_full == "raise":
@@ -229,16 +310,16 @@ class Folder:
                     path=self.path, op="write", transient=True,
                 )  # fmt: skip
             if self.spool.when_full == "block":
-                self._wait_for_room(size)
+                self._wait_for_room(lambda: self._size + size > self.spool.max_bytes)
             else:
                 self._drop(size)
             self.check()
 
-    def _wait_for_room(self, size: int) -> None:
+    def _wait_for_room(self, lacks: Callable[[], bool] = lambda: True) -> None:
         room = policies.Waiter()
         self._rooms.add(room)
         try:
-            if self._size + size > self.spool.max_bytes:
+            if not self._shut and lacks():
                 self._taking.release()
                 try:
                     self.crew.wait(room, "write", self.path)
@@ -320,10 +401,7 @@ class Folder:
                 )  # fmt: skip
             self._gathered, self._held = [], 0
             try:
-                if self.broken is None and self._log.next == self.acked + 1 and self._log.end:
-                    self._log.seal()
-                    self._log.drop_before(self._log.next)
-                    self._size = self._log.size
+                self._let_go_of_delivered()
             except StorageError as error:  # it stays, and is passed over next time
                 log.warning("spool %s: %s", self.path, error)
             self._log.close()

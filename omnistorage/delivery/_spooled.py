@@ -8,7 +8,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from .. import policies
 from ..errors import Cancelled, ConfigError, CorruptData, RecordError, StorageError, WriterClosed
@@ -20,7 +20,7 @@ from ._plan import Plan
 from ._roller import PATIENCE
 from ._settings import stamps
 from ._spool_entries import REFUSED, STAMP, Entries
-from ._spool_folder import Folder, fresh
+from ._spool_folder import Folder, fresh, is_full
 from .spool import Spool
 
 log = logging.getLogger(__name__)
@@ -223,8 +223,8 @@ class Spooled:
             if self._state != "open":
                 self._refuse(op)
             error = self._try_sync()
-            if error is None:
-                error = self._wait_for_the_store()
+            if error is None or is_full(error):
+                error = self._wait_for_the_store(error)
             self._end("closed", patience)
             self._report(error)
             assert self._final is not None
@@ -238,21 +238,30 @@ class Spooled:
             return error
         return None
 
-    def _wait_for_the_store(self) -> BaseException | None:
-        """Until all is published, but no longer than was said."""
-        timer = self._plan.timer
+    def _wait_for_the_store(self, full: BaseException | None) -> BaseException | None:
+        """Until all is published, but no longer than was said. ``full`` is why the disk has not taken the last records:
+        what is published makes room for them."""
+        timer, again, pause = self._plan.timer, 0.0, cast(float, self._spool.fsync_interval)
         try:
             with self._watching(self._until) as changed:
                 self._drain.ask()
                 while self._folder.acked < self._folder.next - 1 and timer.now() < self._until:
                     if self._cut or self._folder.broken is not None:
                         break
+                    if full is not None and timer.now() >= again:
+                        again = timer.now() + pause
+                        timer.at(again, self._drain.tell)
                     changed()
+                    if full is not None:
+                        full = self._try_sync()
+                        self._drain.ask()
+                        if full is not None and not is_full(full):
+                            break
         except Cancelled:
-            pass  # what is left is safe
+            pass  # what is in the log is safe
         except BaseException as error:
             return error
-        return self._folder.broken
+        return self._folder.broken or full
 
     def _report(self, error: BaseException | None) -> None:
         """Raise what the caller must know of, and warn of what is left."""

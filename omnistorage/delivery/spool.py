@@ -56,9 +56,9 @@ class Spool:
     ``write`` wait (a ``deadline`` or ``CancelScope`` ends that), ``"raise"`` raises, ``"drop_oldest"`` drops whole
     segments of the oldest records that are not published and counts them in ``progress.dropped``; not with
     deterministic names. Objects that wait to be full are published early where the spool would fill up with them. Where
-    the disk itself is full, what is gathered stays in memory and is tried again, and ``write`` and ``flush`` raise.
-    What the disk has not taken by the end was never acknowledged, is counted in ``progress.lost``, and is logged with
-    the number from which on it is to be written again.
+    the disk itself is full, what is gathered stays in memory and is tried again; ``write`` waits too with ``"block"``,
+    and raises otherwise, as ``flush`` does. What the disk has not taken by the end was never acknowledged, is counted
+    in ``progress.lost``, and is logged with the number from which on it is to be written again.
 
     *The end.* ``close`` waits at most ``close_timeout`` seconds for the store. What is left then stays in the spool:
     ``progress.spooled`` counts it, a warning is logged, and the next writer delivers it.

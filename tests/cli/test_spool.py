@@ -207,7 +207,7 @@ def test_what_a_full_disk_did_not_take_is_told(
     away(box / "out")
     fill(box / "s", 1)
     disk.full = True
-    answer = cli("write", "{seq}.ndjson", "--to", "out/x", "--spool", "s", stdin=LINE * 3)
+    answer = cli("write", "{seq}.ndjson", "--to", "out/x", "--spool", "s", "--when-full", "raise", stdin=LINE * 3)
     assert answer.code == 1
     assert "1 record in the spool s, which the next run delivers" in answer.err
     assert "the last 3 records read, from 1 on, not in it" in answer.err

@@ -48,7 +48,7 @@ def unlink(path, place):
 # -- failing at any call -----------------------------------------------------------------------------------------------
 
 
-def once(folder, faulty, fsync):
+def once(folder, faulty, fsync, full):
     """A life of a writer on a failing disk; what it acknowledged and what it took."""
     store, taken, acknowledged = MemoryBackend(), [], -1
     settings = {"segment_bytes": 200, "max_bytes": 4096, "fsync": fsync, "_os": faulty, "fsync_interval": 0.001}
@@ -59,7 +59,7 @@ def once(folder, faulty, fsync):
             "{start:03d}.ndjson",
             names="deterministic",
             roll_records=7,
-            spool=Spool(folder, backoff=SOON, close_timeout=0.2, **settings),
+            spool=Spool(folder, backoff=SOON, close_timeout=0.2, when_full=full, **settings),
         )
         for n in range(40):
             try:
@@ -91,7 +91,7 @@ def test_a_fault_at_any_call_loses_nothing_acknowledged_and_delivers_nothing_twi
         at += step
         folder = tmp_path / str(at)
         faulty = Unsynced(at=at, error=error, sticky=sticky)
-        store, taken, acknowledged = once(folder, faulty, fsync)
+        store, taken, acknowledged = once(folder, faulty, fsync, "raise" if sticky else "block")
         fired += bool(faulty.failed)
         faulty.heal()
         spool = Spool(folder, max_bytes=4096, _os=Unsynced())
@@ -123,7 +123,8 @@ class NoGrowth(FaultyOS):
 @pytest.mark.parametrize("end", ["close", "abort", "drop"])
 def test_what_a_full_disk_did_not_take_is_lost_and_does_not_wait(tmp_path, caplog, end):
     disk = NoGrowth(error=None)
-    writer = spooled(Down(MemoryBackend(), down=True), tmp_path, spool={"_os": disk, "fsync": "roll"})
+    down = Down(MemoryBackend(), down=True)
+    writer = spooled(down, tmp_path, spool={"_os": disk, "fsync": "roll", "close_timeout": 0.05})
     writer.write_many({"n": n} for n in range(3))
     assert writer.flush() == 2
     disk.full = True
@@ -161,7 +162,7 @@ def test_what_is_delivered_is_noted_on_a_full_disk_too(tmp_path):
 def test_a_full_disk_is_told_at_once_and_taken_up_again_when_there_is_room(tmp_path):
     faulty = FaultyOS(error=errno.ENOSPC, only=("write",))
     store = MemoryBackend()
-    writer = spooled(store, tmp_path, spool={"fsync": "record", "_os": faulty})
+    writer = spooled(store, tmp_path, spool={"fsync": "record", "when_full": "raise", "_os": faulty})
     writer.write({"n": 0})
     faulty.at, faulty.sticky = faulty.count + 1, True
     for _ in range(3):
@@ -345,7 +346,7 @@ def test_acknowledgements_that_cannot_be_written_are_made_up_for(tmp_path):
 
 def test_threads_that_write_while_the_disk_fails_lose_nothing_that_was_taken(tmp_path):
     faulty, store, taken = FaultyOS(error=errno.ENOSPC, only=("write",)), MemoryBackend(), []
-    writer = spooled(store, tmp_path, spool={"fsync": "record", "_os": faulty})
+    writer = spooled(store, tmp_path, spool={"fsync": "record", "when_full": "raise", "_os": faulty})
 
     def work(thread):
         for n in range(60):
