@@ -254,8 +254,9 @@ class Spooled:
                     changed()
                     if full is not None:
                         full = self._try_sync()
-                        self._drain.ask()
-                        if full is not None and not is_full(full):
+                        if full is None:
+                            self._drain.ask()
+                        elif not is_full(full):
                             break
         except Cancelled:
             pass  # what is in the log is safe

@@ -96,6 +96,20 @@ def test_what_the_full_disk_did_not_take_is_taken_at_the_end_once_what_was_befor
     assert numbers(store) == list(range(200))
 
 
+def test_a_disk_that_stays_full_is_tried_again_at_the_end_from_time_to_time(tmp_path):
+    disk, store = Small(1 << 30), MemoryBackend()
+    settings = {"_os": disk, "fsync_interval": 0.05, "fsync": "roll", "when_full": "raise", "close_timeout": 0.5}
+    writer = spooled(store, tmp_path, spool=settings)
+    writer.write({"n": 0})
+    writer.roll()
+    disk.room = 0
+    writer.write({"n": 1})
+    with pytest.raises(StorageError, match="No space"):
+        writer.close()
+    assert 2 <= disk.refused <= 40
+    assert (writer.progress.lost, numbers(store)) == (1, [0])
+
+
 @pytest.mark.parametrize("end", ["deadline", "close", "abort"])
 @pytest.mark.parametrize("fsync", ["record", "interval"])
 def test_who_waits_for_room_on_the_disk_can_be_freed(tmp_path, end, fsync):
