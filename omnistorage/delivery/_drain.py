@@ -16,7 +16,7 @@ from ..policies import Waiter
 from ._plan import Plan
 from ._roller import Hooks, Roller
 from ._spool_entries import STAMP, Entries
-from ._spool_folder import Folder
+from ._spool_folder import RETRY, Folder
 
 KEPT = 100
 """How many errors of bad records wait for somebody to be told of."""
@@ -52,6 +52,7 @@ class Drain:
         self._asks = itertools.count(1)
         self._asked = self._rolled = 0
         self._tries = 0  # without success
+        self._again = 0.0  # when what was delivered is noted once more
         self._since_roll = 0  # bytes
         self._passed: list[tuple[int, int]] = []  # dropped before the engine got them, and counted
         template, late = plan.template, plan.late_after is not None
@@ -149,7 +150,7 @@ class Drain:
                 else:
                     yield self._wake
         finally:
-            cursor.close()
+            folder.let_go(cursor)
 
     def _roll(self, engine: Roller) -> None:
         engine.roll()
@@ -175,7 +176,10 @@ class Drain:
         self.error = copy.copy(error)
         self.failures += 1
         interval: Any = self._folder.spool.fsync_interval
-        self._plan.timer.at(self._plan.timer.now() + interval, self._wake.set)
+        now = self._plan.timer.now()
+        if now >= self._again:
+            self._again = now + min(interval, RETRY)
+            self._plan.timer.at(self._again, self._wake.set)
 
     def _missed(self, engine: Roller, number: int) -> None:
         """What comes next is ``number``: those before it were dropped, or cannot be read."""

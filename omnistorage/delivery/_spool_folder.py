@@ -22,6 +22,8 @@ from .spool import Spool
 
 GATHERED = 1 << 20
 """How many bytes of entries wait in memory, at most."""
+RETRY = 1.0
+"""After how many seconds a full disk is tried again, at most."""
 _HEAD = 12  # what an entry takes in the log beyond its content
 log = logging.getLogger(__name__)
 
@@ -37,9 +39,10 @@ def fresh(error: BaseException) -> BaseException:
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether the disk itself had no room."""
+    """Whether the disk itself had no room. After a sync that failed nothing can be told of the log any more."""
     cause = error.__cause__
-    return isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
+    full = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
+    return full and getattr(error, "op", None) != "sync"
 
 
 class Folder:
@@ -66,7 +69,8 @@ class Folder:
         self._taking, self._disk = threading.RLock(), threading.RLock()
         self._gathered: list[bytes] = []
         self._held = 0
-        self._ticking = self._closed = self._shut = self._told = False
+        self._ticking = self._closed = self._shut = False
+        self._told: str | None = None  # what the log was last told of
         self._rooms: set[policies.Waiter] = set()
         settings: dict[str, Any] = {} if spool._os is None else {"_os": spool._os}
         assert spool.segment_bytes is not None
@@ -122,15 +126,16 @@ class Folder:
 
     def put_many(self, entries: Sequence[bytes]) -> None:
         """Add entries, with one sync. Those before one that raises are taken."""
-        size = sum(map(len, entries)) + _HEAD * len(entries)
         with self._taking:
-            if size <= GATHERED < self._held + size and not self._shut:
-                self._write_waiting()
-            held = self._held + size
-            if held + self._size <= self._most and held <= GATHERED and not self._shut:
-                before = self.next
+            while entries:
+                size = sum(map(len, entries)) + _HEAD * len(entries)
+                if size <= GATHERED < self._held + size and not self._shut:
+                    self._write_waiting()
+                held, before = self._held + size, self.next
+                if held + self._size > self._most or held > GATHERED or self._shut:
+                    break
                 self._gathered += entries
-                self._held += size
+                self._held = held
                 self.next += len(entries)
                 if not self._each:
                     if not self._ticking:
@@ -140,28 +145,28 @@ class Folder:
                     self._sync_each(len(entries))
                     return
                 except StorageError as error:
-                    taken = self.next > before
+                    entries = entries[self.next - before :]
                     if not self._bears(error):
                         raise
-                    if taken:  # some went in
-                        self._write_waiting()
-                        self.sync()
-                        return
         for entry in entries:
             self.put(entry)
 
     def _sync_each(self, many: int) -> None:
+        """``many`` entries, just gathered, into the log and onto the disk; what does not get there is not taken."""
         try:
             self._write_out()
             self.sync()
         except BaseException:
-            if len(self._gathered) >= many:  # else they are in the log, if not safely, and the log is done for
-                del self._gathered[-many:]
-                self.next -= many
-                self._held = sum(map(len, self._gathered)) + _HEAD * len(self._gathered)
+            left = min(many, len(self._gathered))
+            del self._gathered[len(self._gathered) - left :]
+            self.next -= left
+            self._count_held()
             raise
         if not self._ticking:
             self._tick_later()
+
+    def _count_held(self) -> None:
+        self._held = sum(map(len, self._gathered)) + _HEAD * len(self._gathered)
 
     def _write_waiting(self) -> None:
         """Everything gathered into the log, once the disk has room if ``block`` waits for that."""
@@ -177,18 +182,21 @@ class Folder:
         (which is not raised here, because what holds on to its own frame keeps the writer alive)."""
         if self.spool.when_full != "block" or self.broken is not None or not is_full(error):
             return False
-        self._tell(error, "; writes wait until there is room")
-        if not self._ticking:
+        self.trouble = copy.copy(error)
+        interval: Any = self.spool.fsync_interval
+        if not self._ticking or interval > RETRY:
             self._tick_later()
         self._wait_for_room()
         self.check()
         return True
 
-    def _tell(self, error: StorageError, more: str = "") -> None:
-        self.trouble = copy.copy(error)  # which holds on to no frame, whoever keeps the message
-        if not self._told:
-            log.warning("spool %s: %s%s", self.path, self.trouble, more)
-        self._told = True
+    def _tell(self) -> None:
+        """Log what the trouble is. Called without a lock, as a handler may write here."""
+        trouble = self.trouble  # a copy, which holds on to no frame, whoever keeps the message
+        if trouble is not None and str(trouble) != self._told:
+            self._told = str(trouble)
+            waits = "; writes wait until there is room" if self.starved and self.spool.when_full == "block" else ""
+            log.warning("spool %s: %s%s", self.path, trouble, waits)
 
     def _write_out(self) -> None:
         """Everything gathered into the log. What does not go in stays gathered."""
@@ -203,7 +211,8 @@ class Folder:
                 if not self._let_go_of_delivered():
                     raise
                 self._append()
-            self.trouble = None
+            if not self.starved:
+                self.trouble = None
 
     def _append(self) -> None:
         """Everything gathered, in one write; on a disk that has no room for that in parts, as far as it goes."""
@@ -212,14 +221,14 @@ class Folder:
             before, part = self._log.next, self._gathered[:many]
             try:
                 self._log.append_many(part)
-                self._told = self.starved = False
+                self.starved = False
             except StorageError as error:
                 if len(part) == 1 or not is_full(error):
                     raise
                 many = len(part) // 2
             finally:
                 del self._gathered[: self._log.next - before]
-                self._held = sum(map(len, self._gathered)) + _HEAD * len(self._gathered)
+                self._count_held()
                 self._size = self._log.size
                 self.synced = max(self.synced, self._log.firsts[-1])
 
@@ -263,6 +272,8 @@ class Folder:
     def _tick_later(self) -> None:
         self._ticking = True
         interval: Any = self.spool.fsync_interval
+        if self.starved:
+            interval = min(interval, RETRY)
         ref = weakref.ref(self)
         self._timer.at(self._timer.now() + interval, lambda: _tick(ref))
 
@@ -275,15 +286,20 @@ class Folder:
                 if self._closed:
                     return
                 self._write_out()
-            if self.spool.fsync == "interval":
+            if self.spool.fsync != "roll":
                 self.sync()
+            if not self.starved:
+                self._told = None
+            self._free()  # the disk may have room again
         except StorageError as error:  # told by whoever writes or flushes next; the records stay gathered
-            self._tell(error)
+            self.trouble = copy.copy(error)
+            self._tell()
             with self._taking:
                 if not self._ticking and not self._closed and self.broken is None:
                     self._tick_later()
+            if not is_full(error):
+                self._free()
         self.wake()
-        self._free()  # the disk may have room again
 
     # -- room ----------------------------------------------------------------------------------------------------------
 
@@ -311,9 +327,11 @@ class Folder:
                 )  # fmt: skip
             if self.spool.when_full == "block":
                 self._wait_for_room(lambda: self._size + size > self.spool.max_bytes)
+                self.check()
+                self._write_waiting()  # what others gathered meanwhile
             else:
                 self._drop(size)
-            self.check()
+                self.check()
 
     def _wait_for_room(self, lacks: Callable[[], bool] = lambda: True) -> None:
         room = policies.Waiter()
@@ -322,6 +340,7 @@ class Folder:
             if not self._shut and lacks():
                 self._taking.release()
                 try:
+                    self._tell()
                     self.crew.wait(room, "write", self.path)
                 finally:
                     self._taking.acquire()
@@ -343,6 +362,10 @@ class Folder:
 
     def cursor(self, number: int) -> Cursor:
         return self._log.cursor(number)
+
+    def let_go(self, cursor: Cursor) -> None:
+        with self._disk:
+            cursor.close()
 
     def take(self, cursor: Cursor) -> tuple[int, list[bytes]]:
         """The number of the next entries, and these; see ``Cursor.take``."""
@@ -412,3 +435,4 @@ def _tick(ref: weakref.ref[Folder]) -> None:
     if folder is not None and not folder.crew.spawn(folder.tick):
         folder.late = True
         folder.wake()
+        folder._free()  # who delivers may be held up

@@ -20,7 +20,7 @@ from ._plan import Plan
 from ._roller import PATIENCE
 from ._settings import stamps
 from ._spool_entries import REFUSED, STAMP, Entries
-from ._spool_folder import Folder, fresh, is_full
+from ._spool_folder import RETRY, Folder, fresh, is_full
 from .spool import Spool
 
 log = logging.getLogger(__name__)
@@ -241,23 +241,23 @@ class Spooled:
     def _wait_for_the_store(self, full: BaseException | None) -> BaseException | None:
         """Until all is published, but no longer than was said. ``full`` is why the disk has not taken the last records:
         what is published makes room for them."""
-        timer, again, pause = self._plan.timer, 0.0, cast(float, self._spool.fsync_interval)
+        timer, again, acked = self._plan.timer, float("-inf"), self._folder.acked
+        pause = min(cast(float, self._spool.fsync_interval), RETRY)
         try:
             with self._watching(self._until) as changed:
                 self._drain.ask()
                 while self._folder.acked < self._folder.next - 1 and timer.now() < self._until:
                     if self._cut or self._folder.broken is not None:
                         break
-                    if full is not None and timer.now() >= again:
-                        again = timer.now() + pause
+                    if full is not None and (timer.now() >= again or self._folder.acked > acked):
+                        again, acked = timer.now() + pause, self._folder.acked
                         timer.at(again, self._drain.tell)
-                    changed()
-                    if full is not None:
                         full = self._try_sync()
                         if full is None:
                             self._drain.ask()
                         elif not is_full(full):
                             break
+                    changed()
         except Cancelled:
             pass  # what is in the log is safe
         except BaseException as error:

@@ -98,9 +98,9 @@ class Cursor:
     def _locate(self) -> bool:
         """Have the segment open that holds the next entry. False if there is no such entry yet."""
         log = self._log
-        if self._first >= 0 and self._first >= log.firsts[0]:
+        self.let_go_of_dropped()
+        if self._first >= 0:
             return self.number < log.next
-        self._let_go()
         self.number = max(self.number, log.firsts[0])
         if self.number >= log.next:
             return False
@@ -133,6 +133,10 @@ class Cursor:
     def _let_go(self) -> None:
         self._log.let_go(self._fd)
         self._fd = self._first = -1
+
+    def let_go_of_dropped(self) -> None:
+        if self._first < self._log.firsts[0]:
+            self._let_go()
 
     def close(self) -> None:
         self._let_go()

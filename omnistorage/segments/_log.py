@@ -12,6 +12,7 @@ from fcntl import LOCK_EX, LOCK_NB, LOCK_UN
 from itertools import count
 from os import PathLike, fspath
 from typing import Literal
+from weakref import WeakSet
 
 from .._context import Closes
 from .._os import OS, READ_FILE, READ_FOLDER, REAL
@@ -77,6 +78,7 @@ class SegmentLog(Closes):
         self._error: BaseException | None = None
         self._forks = forks[0]
         self._fds: list[int] = []
+        self._cursors: WeakSet[Cursor] = WeakSet()
         self._tail = self._lock = -1
         self._slot = 0
         try:
@@ -305,7 +307,9 @@ class SegmentLog(Closes):
 
     def cursor(self, start: int = 0) -> Cursor:
         """What reads the entries from number ``start`` on, also those that are appended later."""
-        return Cursor(self, start)
+        cursor = Cursor(self, start)
+        self._cursors.add(cursor)
+        return cursor
 
     def read(self, start: int = 0) -> Iterator[tuple[int, bytes]]:
         """The entries from number ``start`` on that are there now, with their numbers. Raises ``CorruptData``."""
@@ -329,6 +333,8 @@ class SegmentLog(Closes):
             while len(self.firsts) > 1 and self.firsts[1] <= number:
                 self.os.unlink(self.name(self.firsts[0]), dir_fd=self.folder_fd)
                 del self.sizes[self.firsts.pop(0)]
+                for cursor in list(self._cursors):  # while it is open anywhere it takes up its room
+                    cursor.let_go_of_dropped()
         except OSError as error:
             raise self.ours(error, "drop_before") from error
         self._sync(self.folder_fd)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
+import pathlib
 import sys
 import threading
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 
 import pytest
 
@@ -16,7 +18,7 @@ from omnistorage.policies import DeadlineExceeded, deadline
 from omnistorage.segments import examine
 from omnistorage.testing.os_faults import FaultyOS
 
-from .conftest import Down, contents, numbers, until
+from .conftest import Down, ManualTimer, contents, numbers, until
 from .spooling import spooled
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc/self/fd is Linux's")
@@ -24,20 +26,27 @@ RECORDS = [{"n": n, "pad": "x" * 1000} for n in range(1500)]
 
 
 class Small(FaultyOS):
-    """A disk that has room for so many bytes of segments, or none left once ``room`` is 0."""
+    """A disk that has room for so many bytes of segments, also those that are deleted and open. ``slots``: what is
+    acknowledged needs room too."""
 
-    def __init__(self, room):
+    def __init__(self, room, *, slots=False):
         super().__init__(error=None)
-        self.room, self.refused = room, 0
+        self.room, self.slots, self.refused = room, slots, 0
 
     def _call(self, name, real, args, kwargs):
-        if name == "write" and fcntl.fcntl(args[0], fcntl.F_GETFL) & os.O_APPEND:
-            folder = os.path.dirname(os.readlink(f"/proc/self/fd/{args[0]}"))
-            taken = sum(os.stat(f"{folder}/{path}").st_size for path in os.listdir(folder) if path.endswith(".seg"))
-            if taken + len(args[1]) > self.room:
-                self.refused += 1
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        counts = name == "write" and (self.slots or fcntl.fcntl(args[0], fcntl.F_GETFL) & os.O_APPEND)
+        if counts and self._taken(args[0]) + len(args[1]) > self.room:
+            self.refused += 1
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return super()._call(name, real, args, kwargs)
+
+    def _taken(self, fd):
+        folder, sizes = os.path.dirname(os.readlink(f"/proc/self/fd/{fd}")), {}
+        for place in [*pathlib.Path(folder).glob("*.seg"), *pathlib.Path("/proc/self/fd").iterdir()]:
+            with suppress(FileNotFoundError):
+                if place.suffix == ".seg" or (os.readlink(place).startswith(folder) and ".seg" in os.readlink(place)):
+                    sizes[place.stat().st_ino] = place.stat().st_size
+        return sum(sizes.values())
 
 
 def write_all(writer, records, many):
@@ -141,3 +150,103 @@ def test_who_waits_for_room_on_the_disk_can_be_freed(tmp_path, end, fsync):
     writer.abort()
     assert writer.progress.taken == len(written), "what raised was not taken"
     assert writer.progress.spooled == examine(tmp_path).entries == len(written) - writer.progress.lost
+
+
+@pytest.mark.parametrize("when_full", ["block", "raise"])
+def test_a_batch_of_which_the_disk_takes_some_is_taken_as_far_as_it_goes(tmp_path, when_full):
+    disk = Small(20_000)
+    settings = {"_os": disk, "fsync": "record", "when_full": when_full, "close_timeout": 0.01}
+    writer = spooled(Down(MemoryBackend(), down=True), tmp_path, spool=settings)
+    with pytest.raises(StorageError), deadline(0.3):
+        writer.write_many(RECORDS[:100])
+    taken = writer.progress.taken
+    assert 5 < taken < 25
+    assert examine(tmp_path).entries == taken
+    writer.abort()
+    assert (writer.progress.lost, writer.progress.spooled) == (0, taken)
+
+
+def test_a_sync_that_fails_for_want_of_room_is_waited_for_by_nobody(tmp_path):
+    disk = FaultyOS(error=errno.ENOSPC, only=("fsync",))
+    settings = {"_os": disk, "segment_bytes": 1000, "fsync": "roll", "close_timeout": 600}
+    writer = spooled(Down(MemoryBackend(), down=True), tmp_path, timer=ManualTimer(), spool=settings)
+    disk.at, disk.sticky = disk.count + 1, True
+    with pytest.raises(StorageError, match="No space"), deadline(60):
+        while True:
+            writer.write({"n": 0, "pad": "x" * 1000})
+    with pytest.raises(StorageError, match="No space"), deadline(60):
+        writer.close()
+
+
+def test_a_full_disk_is_tried_again_soon_however_seldom_it_is_synced(tmp_path, timer):
+    disk, store = Small(1 << 30), MemoryBackend()
+    writer = spooled(store, tmp_path, timer=timer, spool={"_os": disk, "fsync": "roll", "fsync_interval": 3600})
+    writer.write({"n": 0})
+    disk.room = 0
+    thread = threading.Thread(target=write_all, args=(writer, RECORDS, False), daemon=True)
+    thread.start()
+    until(lambda: writer._front._folder._rooms)
+    disk.room = 1 << 30
+
+    def goes_on():
+        timer.advance(0.5)
+        return not thread.is_alive()
+
+    until(goes_on)
+    assert timer.now() < 3600 or timer.waiting
+    assert writer.progress.taken == 1501
+    writer.close()
+
+
+def test_who_hears_of_a_full_disk_may_write_of_it(tmp_path):
+    disk, store = Small(0), MemoryBackend()
+
+    class Emits(logging.Handler):
+        def emit(self, record):
+            writer.write({"n": record.getMessage()[:5]})
+
+    writer, told = spooled(store, tmp_path, spool={"_os": disk, "fsync": "record"}), logging.getLogger("omnistorage")
+    handler = Emits()
+    told.addHandler(handler)
+    try:
+        threads = [threading.Thread(target=writer.write, args=({"n": n},), daemon=True) for n in range(3)]
+        for thread in threads:
+            thread.start()
+        until(lambda: len(writer._front._folder._rooms) == 3)
+        disk.room = 1 << 30
+        for thread in threads:
+            thread.join(20)
+    finally:
+        told.removeHandler(handler)
+    assert writer.close().taken == 4
+    assert sorted(map(str, numbers(store))) == ["0", "1", "2", "spool"]
+
+
+@pytest.mark.parametrize("fsync", ["interval", "roll"])
+def test_however_many_wait_for_room_no_more_is_spooled_than_there_is(tmp_path, fsync):
+    store, settings = Down(MemoryBackend(), down=True), {"max_bytes": 8192, "fsync": fsync}
+    writer, most = spooled(store, tmp_path, spool=settings, roll_records=1), []
+    threads = [threading.Thread(target=write_all, args=(writer, RECORDS[n : n + 2], False)) for n in range(0, 60, 2)]
+    for thread in threads:
+        thread.daemon = True
+        thread.start()
+    until(lambda: len(writer._front._folder._rooms) > 20)
+    store.down = False
+    until(lambda: most.append(writer.progress.spooled_bytes) or not any(thread.is_alive() for thread in threads))
+    assert max(most) <= 8192
+    writer.close()
+    assert sorted(numbers(store)) == list(range(60))
+
+
+def test_where_nothing_can_be_noted_either_the_end_does_not_spin(tmp_path):
+    disk, store = Small(1 << 30, slots=True), MemoryBackend()
+    settings = {"_os": disk, "fsync_interval": 0.05, "when_full": "raise", "close_timeout": 0.5}
+    writer = spooled(store, tmp_path, spool=settings)
+    writer.write({"n": 0})
+    writer.flush()
+    disk.room = 0
+    writer.write({"n": 1})
+    with pytest.raises(StorageError, match="No space"):
+        writer.close()
+    assert 2 <= disk.refused <= 60
+    assert numbers(store) == [0]
