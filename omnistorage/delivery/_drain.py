@@ -254,7 +254,7 @@ class Drain:
     def _note(self, error: RecordError) -> None:
         if len(self.bad_errors) < KEPT:
             self.bad_errors.append(error)
-        log.warning("spool %s: left out: %s", self._folder.path, error)
+        log.warning("spool %s: left out: %s", self._folder.path, str(error))  # who keeps the message keeps no frames
         self.tell()
 
     # -- when something fails ------------------------------------------------------------------------------------------
@@ -268,7 +268,7 @@ class Drain:
         if self._folder.broken is not None or self._bad.over or (untold and not error.transient):
             raise _Ended from error  # what is published, but cannot be told, would be published again, for ever
         if self.error is None:
-            log.warning("spool %s: the store fails, records wait: %s", self._folder.path, error)
+            log.warning("spool %s: the store fails, records wait: %s", self._folder.path, str(error))
         self.error = copy.copy(error)
         self.failures += 1
         self._tries += 1
@@ -312,7 +312,7 @@ class Drain:
         try:
             self._folder.sync_all()
         except StorageError as error:
-            log.warning("spool %s: %s", self._folder.path, error)
+            log.warning("spool %s: %s", self._folder.path, str(error))
         self._folder.close()
         if self._plan.owned is not None:
             self._plan.owned.close()

@@ -201,21 +201,13 @@ class Folder:
     def _write_out(self) -> None:
         """Everything gathered into the log. What does not go in stays gathered."""
         with self._disk:
-            try:
-                self._append()
-            except StorageError as error:
-                if not is_full(error):
-                    raise
-                self.starved = True
-                self.wake()
-                if not self._let_go_of_delivered():
-                    raise
-                self._append()
+            self._append()
             if not self.starved:
                 self.trouble = None
 
     def _append(self) -> None:
-        """Everything gathered, in one write; on a disk that has no room for that in parts, as far as it goes."""
+        """Everything gathered, in one write. On a disk that has no room for that what is delivered makes some; if that
+        is not enough in parts, as far as it goes."""
         many = len(self._gathered)
         while self._gathered:
             before, part = self._log.next, self._gathered[:many]
@@ -223,9 +215,14 @@ class Folder:
                 self._log.append_many(part)
                 self.starved = False
             except StorageError as error:
-                if len(part) == 1 or not is_full(error):
+                if not is_full(error):
                     raise
-                many = len(part) // 2
+                self.starved = True
+                self.wake()
+                if not self._let_go_of_delivered():
+                    if len(part) == 1:
+                        raise
+                    many = len(part) // 2
             finally:
                 del self._gathered[: self._log.next - before]
                 self._count_held()
@@ -426,7 +423,7 @@ class Folder:
             try:
                 self._let_go_of_delivered()
             except StorageError as error:  # it stays, and is passed over next time
-                log.warning("spool %s: %s", self.path, error)
+                log.warning("spool %s: %s", self.path, str(error))
             self._log.close()
 
 

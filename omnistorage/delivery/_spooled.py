@@ -288,7 +288,7 @@ class Spooled:
             if self._state == "open":
                 error = self._try_sync()
                 if error is not None:
-                    log.warning("spool %s: %s", self._folder.path, error)
+                    log.warning("spool %s: %s", self._folder.path, str(error))
                 self._end("aborted", self._spool._patience)
 
     def end_of_exception(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import os
 import re
@@ -75,7 +76,7 @@ class SegmentLog(Closes):
         self._segment_bytes = segment_bytes
         self._each = fsync == "record"
         self._on_damage = on_damage
-        self._error: BaseException | None = None
+        self._error: StorageError | None = None  # never itself raised: it would hold on to all it went through
         self._forks = forks[0]
         self._fds: list[int] = []
         self._cursors: WeakSet[Cursor] = WeakSet()
@@ -290,7 +291,7 @@ class SegmentLog(Closes):
             self.os.fsync(fd)
         except OSError as error:
             self._error = self.ours(error, "sync")
-            raise self._error from error
+            raise copy.copy(self._error) from error
 
     def seal(self) -> None:
         """End the tail, unless it is empty, and begin another one."""
@@ -440,7 +441,7 @@ class SegmentLog(Closes):
         if self._forks != forks[0]:
             raise WriterClosed("this log belongs to the process that opened it", path=self.folder, op=op)
         if self._error is not None:
-            raise self._error
+            raise copy.copy(self._error)
 
     def ours(self, error: OSError, op: str) -> StorageError:
         kind = KINDS.get(error.errno, StorageError)

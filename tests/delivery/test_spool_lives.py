@@ -5,11 +5,13 @@ wrote. First as a simulation, whose every seed replays; then with real threads."
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import os
 import random
 import tempfile
 import warnings
+import weakref
 from collections import Counter
 
 import pytest
@@ -165,10 +167,11 @@ def live(rng, store, folder, names, taken, last):
             case "abort":
                 writer.abort()
             case _:
-                thread = writer._front._thread
+                thread, front = writer._front._thread, weakref.ref(writer._front)
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
                     del writer
+                assert front() is None, gc.get_referrers(front())
                 thread.join(20)
     except StorageError:
         pass
@@ -179,6 +182,7 @@ def record(number):
     return {"k": "ab"[number * number % 3 % 2], "n": number, "pad": "x" * (number * 31 % 50)}
 
 
+@pytest.mark.usefixtures("quiet")
 @pytest.mark.parametrize("names", ["deterministic", "unique"])
 def test_goal_10_whatever_fails_and_however_it_ends_a_spool_delivers_what_it_took_in_order(names):
     FIRED.clear()
