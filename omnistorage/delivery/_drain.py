@@ -16,7 +16,7 @@ from ..policies import Waiter
 from ._plan import Plan
 from ._roller import Hooks, Roller
 from ._spool_entries import STAMP, Entries
-from ._spool_folder import RETRY, Folder
+from ._spool_folder import Folder
 
 KEPT = 100
 """How many errors of bad records wait for somebody to be told of."""
@@ -175,10 +175,9 @@ class Drain:
     def _again_later(self, error: StorageError) -> None:
         self.error = copy.copy(error)
         self.failures += 1
-        interval: Any = self._folder.spool.fsync_interval
         now = self._plan.timer.now()
         if now >= self._again:
-            self._again = now + min(interval, RETRY)
+            self._again = now + self._folder.pause
             self._plan.timer.at(self._again, self._wake.set)
 
     def _missed(self, engine: Roller, number: int) -> None:

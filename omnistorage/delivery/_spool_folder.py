@@ -23,7 +23,8 @@ from .spool import Spool
 GATHERED = 1 << 20
 """How many bytes of entries wait in memory, at most."""
 RETRY = 1.0
-"""After how many seconds a full disk is tried again, at most."""
+"""After how many seconds a full disk is tried again, at most; the first time sooner."""
+_NEVER = float("inf")
 _HEAD = 12  # what an entry takes in the log beyond its content
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,8 @@ class Folder:
     ``next`` is the number of the next entry; those below ``synced`` survive a power cut, those up to ``acked`` are
     delivered. ``wake`` is called when there is something to deliver. ``trouble`` is why the disk did not take what was
     gathered, ``broken`` what ended the delivery: it is raised by every call. ``starved``: the disk is full, so what is
-    published now makes room. ``lost`` entries were taken, and the disk had not taken them by the end.
+    published now makes room, and the disk is tried again after ``pause`` seconds. ``lost`` entries were taken, and the
+    disk had not taken them by the end.
     """
 
     def __init__(self, spool: Spool, start: int, timer: Timer, crew: Crew = CREW) -> None:
@@ -61,7 +63,7 @@ class Folder:
         self.trouble: StorageError | None = None
         self.wake = threading.Event().set
         self.lost = 0
-        self.starved = False
+        self.starved, self.pause = False, 0.0
         self.late = False  # a tick found no thread: whoever delivers makes up for it
         self._timer = timer
         self._damage: dict[int, Damage] = {}
@@ -69,7 +71,9 @@ class Folder:
         self._taking, self._disk = threading.RLock(), threading.RLock()
         self._gathered: list[bytes] = []
         self._held = 0
-        self._ticking = self._closed = self._shut = False
+        self._closed = self._shut = False
+        self._due = _NEVER  # when the next tick comes
+        self._settle_down()
         self._told: str | None = None  # what the log was last told of
         self._rooms: set[policies.Waiter] = set()
         settings: dict[str, Any] = {} if spool._os is None else {"_os": spool._os}
@@ -114,7 +118,7 @@ class Folder:
                 self._held += size
                 self.next = number + 1
                 if not self._each:
-                    if not self._ticking:
+                    if self._due == _NEVER:
                         self._tick_later()
                     return number
                 try:
@@ -138,7 +142,7 @@ class Folder:
                 self._held = held
                 self.next += len(entries)
                 if not self._each:
-                    if not self._ticking:
+                    if self._due == _NEVER:
                         self._tick_later()
                     return
                 try:
@@ -156,13 +160,15 @@ class Folder:
         try:
             self._write_out()
             self.sync()
-        except BaseException:
+        except BaseException as error:
             left = min(many, len(self._gathered))
             del self._gathered[len(self._gathered) - left :]
             self.next -= left
             self._count_held()
+            if is_full(error):
+                self.sync()  # those before it
             raise
-        if not self._ticking:
+        if self._due == _NEVER:
             self._tick_later()
 
     def _count_held(self) -> None:
@@ -183,9 +189,6 @@ class Folder:
         if self.spool.when_full != "block" or self.broken is not None or not is_full(error):
             return False
         self.trouble = copy.copy(error)
-        interval: Any = self.spool.fsync_interval
-        if not self._ticking or interval > RETRY:
-            self._tick_later()
         self._wait_for_room()
         self.check()
         return True
@@ -213,7 +216,8 @@ class Folder:
             before, part = self._log.next, self._gathered[:many]
             try:
                 self._log.append_many(part)
-                self.starved = False
+                self._settle_down()
+                many *= 2
             except StorageError as error:
                 if not is_full(error):
                     raise
@@ -221,6 +225,8 @@ class Folder:
                 self.wake()
                 if not self._let_go_of_delivered():
                     if len(part) == 1:
+                        self.pause = min(2 * self.pause, RETRY)
+                        self._tick_later()
                         raise
                     many = len(part) // 2
             finally:
@@ -229,9 +235,16 @@ class Folder:
                 self._size = self._log.size
                 self.synced = max(self.synced, self._log.firsts[-1])
 
+    def _settle_down(self) -> None:
+        """The disk has room."""
+        interval: Any = self.spool.fsync_interval
+        self.starved, self.pause = False, min(interval, RETRY)
+
     def _let_go_of_delivered(self) -> bool:
-        """Give back the room of the newest segment, if there is any and all is delivered."""
-        if self.broken is not None or self._log.next != self.acked + 1 or not self._log.end:
+        """Give back the room of all segments, if they have any and all is delivered."""
+        if self.broken is not None or self._log.next != self.acked + 1:
+            return False
+        if not self._log.end and len(self._log.firsts) == 1:
             return False
         self._log.seal()
         self._log.drop_before(self._log.next)
@@ -253,11 +266,13 @@ class Folder:
                 self.synced = end
 
     def sync_all(self) -> None:
-        """Every entry taken so far survives a power cut."""
-        with self._taking:
-            self._write_out()
-        self.sync()
-        self.wake()
+        """Every entry taken so far survives a power cut; on a full disk those that it has taken."""
+        try:
+            with self._taking:
+                self._write_out()
+        finally:
+            self.sync()
+            self.wake()
 
     def end(self, error: BaseException) -> None:
         """The delivery has ended with ``error``: whoever calls from now on gets it."""
@@ -267,36 +282,38 @@ class Folder:
     # -- from time to time ---------------------------------------------------------------------------------------------
 
     def _tick_later(self) -> None:
-        self._ticking = True
         interval: Any = self.spool.fsync_interval
-        if self.starved:
-            interval = min(interval, RETRY)
-        ref = weakref.ref(self)
-        self._timer.at(self._timer.now() + interval, lambda: _tick(ref))
+        due = self._timer.now() + (self.pause if self.starved else interval)
+        if due < self._due and not self._closed:
+            self._due, ref = due, weakref.ref(self)
+            self._timer.at(due, lambda: _tick(ref, due))
 
     def tick(self) -> None:
         """What was gathered goes into the log, and is synced if the time for that has come."""
         self.late = False
+        with self._taking:
+            self._due = _NEVER
+            if self._closed:
+                return
         try:
-            with self._taking:
-                self._ticking = False
-                if self._closed:
-                    return
-                self._write_out()
-            if self.spool.fsync != "roll":
-                self.sync()
+            try:
+                with self._taking:
+                    self._write_out()
+            finally:
+                if self.spool.fsync != "roll":
+                    self.sync()
             if not self.starved:
                 self._told = None
             self._free()  # the disk may have room again
         except StorageError as error:  # told by whoever writes or flushes next; the records stay gathered
             self.trouble = copy.copy(error)
-            self._tell()
             with self._taking:
-                if not self._ticking and not self._closed and self.broken is None:
+                if self.broken is None:
                     self._tick_later()
             if not is_full(error):
                 self._free()
         self.wake()
+        self._tell()
 
     # -- room ----------------------------------------------------------------------------------------------------------
 
@@ -358,7 +375,8 @@ class Folder:
     # -- delivering ----------------------------------------------------------------------------------------------------
 
     def cursor(self, number: int) -> Cursor:
-        return self._log.cursor(number)
+        with self._disk:
+            return self._log.cursor(number)
 
     def let_go(self, cursor: Cursor) -> None:
         with self._disk:
@@ -411,25 +429,31 @@ class Folder:
     def close(self) -> None:
         """Let go of the folder. If all is delivered, nothing but an empty segment stays."""
         self.stop_taking()
+        trouble = ""
         with self._taking, self._disk:
-            self.lost += len(self._gathered)
-            self.next -= len(self._gathered)
-            if self._gathered:
-                log.error(
-                    "spool %s: its disk did not take the last %d records, from number %d on: write them again%s",
-                    self.path, self.lost, self.next, f": {self.trouble}" if self.trouble else "",
-                )  # fmt: skip
+            gathered = len(self._gathered)
+            self.lost += gathered
+            self.next -= gathered
             self._gathered, self._held = [], 0
             try:
                 self._let_go_of_delivered()
             except StorageError as error:  # it stays, and is passed over next time
-                log.warning("spool %s: %s", self.path, str(error))
+                trouble = str(error)
             self._log.close()
+        if gathered:
+            log.error(
+                "spool %s: its disk did not take the last %d records, from number %d on: write them again%s",
+                self.path, self.lost, self.next, f": {self.trouble}" if self.trouble else "",
+            )  # fmt: skip
+        if trouble:
+            log.warning("spool %s: %s", self.path, trouble)
 
 
-def _tick(ref: weakref.ref[Folder]) -> None:
+def _tick(ref: weakref.ref[Folder], due: float) -> None:
     folder = ref()
-    if folder is not None and not folder.crew.spawn(folder.tick):
-        folder.late = True
+    if folder is None or folder._due != due:  # another one came first
+        return
+    if not folder.crew.spawn(folder.tick):
+        folder.late, folder._due = True, _NEVER
         folder.wake()
         folder._free()  # who delivers may be held up

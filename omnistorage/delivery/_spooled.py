@@ -8,7 +8,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
 from .. import policies
 from ..errors import Cancelled, ConfigError, CorruptData, RecordError, StorageError, WriterClosed
@@ -20,7 +20,7 @@ from ._plan import Plan
 from ._roller import PATIENCE
 from ._settings import stamps
 from ._spool_entries import REFUSED, STAMP, Entries
-from ._spool_folder import RETRY, Folder, fresh, is_full
+from ._spool_folder import Folder, fresh, is_full
 from .spool import Spool
 
 log = logging.getLogger(__name__)
@@ -242,7 +242,6 @@ class Spooled:
         """Until all is published, but no longer than was said. ``full`` is why the disk has not taken the last records:
         what is published makes room for them."""
         timer, again, acked = self._plan.timer, float("-inf"), self._folder.acked
-        pause = min(cast(float, self._spool.fsync_interval), RETRY)
         try:
             with self._watching(self._until) as changed:
                 self._drain.ask()
@@ -250,7 +249,7 @@ class Spooled:
                     if self._cut or self._folder.broken is not None:
                         break
                     if full is not None and (timer.now() >= again or self._folder.acked > acked):
-                        again, acked = timer.now() + pause, self._folder.acked
+                        again, acked = timer.now() + self._folder.pause, self._folder.acked
                         timer.at(again, self._drain.tell)
                         full = self._try_sync()
                         if full is None:
@@ -287,9 +286,9 @@ class Spooled:
         with self._ending:
             if self._state == "open":
                 error = self._try_sync()
+                self._end("aborted", self._spool._patience)
                 if error is not None:
                     log.warning("spool %s: %s", self._folder.path, str(error))
-                self._end("aborted", self._spool._patience)
 
     def end_of_exception(self) -> None:
         if self._drained:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -29,11 +30,15 @@ def cut_everywhere(decode: Callable[[bytes, int], Any], blobs: Iterable[bytes], 
                         decode(before + blob[:end], size)
 
 
+STRIDE = 1 if os.environ.get("OMNISTORAGE_FULL") == "1" else 7
+"""Every bit, or every seventh, so that each place in a byte has its turn."""
+
+
 def flip_every_bit(encode: Callable[[bytes], bytes], decode: Callable[[bytes], bytes]) -> None:
     """A flipped bit is an error, or it changes nothing."""
     for data in (b"", SAMPLE, bytes(2000), noise(400), b"short"):
         blob = encode(data)
-        for bit in range(len(blob) * 8):
+        for bit in range(0, len(blob) * 8, STRIDE):
             damaged = bytearray(blob)
             damaged[bit // 8] ^= 1 << bit % 8
             try:

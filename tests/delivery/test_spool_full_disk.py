@@ -14,9 +14,12 @@ from contextlib import nullcontext, suppress
 import pytest
 
 from omnistorage import MemoryBackend, StorageError, WriterClosed
+from omnistorage.core import WRITE
+from omnistorage.delivery._crew import Crew
 from omnistorage.policies import DeadlineExceeded, deadline
 from omnistorage.segments import examine
 from omnistorage.testing.os_faults import FaultyOS
+from omnistorage.wrappers._base import Wrapper
 
 from .conftest import Down, ManualTimer, contents, numbers, until
 from .spooling import spooled
@@ -32,12 +35,17 @@ class Small(FaultyOS):
     def __init__(self, room, *, slots=False):
         super().__init__(error=None)
         self.room, self.slots, self.refused = room, slots, 0
+        self.written = self.unlinks = 0
+        self.patience = float("inf")  # after so many refusals it has room
 
     def _call(self, name, real, args, kwargs):
         counts = name == "write" and (self.slots or fcntl.fcntl(args[0], fcntl.F_GETFL) & os.O_APPEND)
-        if counts and self._taken(args[0]) + len(args[1]) > self.room:
-            self.refused += 1
+        full = counts and self.refused < self.patience and self._taken(args[0]) + len(args[1]) > self.room
+        if full or (name == "unlink" and self.unlinks):
+            self.refused += full
+            self.unlinks -= name == "unlink"
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.written += name == "write"
         return super()._call(name, real, args, kwargs)
 
     def _taken(self, fd):
@@ -47,6 +55,17 @@ class Small(FaultyOS):
                 if place.suffix == ".seg" or (os.readlink(place).startswith(folder) and ".seg" in os.readlink(place)):
                     sizes[place.stat().st_ino] = place.stat().st_size
         return sum(sizes.values())
+
+
+class Inline(Crew):
+    """What is short is done at once, by whoever asks for it; ``busy``: nobody has time for it."""
+
+    busy = False
+
+    def spawn(self, task):
+        if not self.busy:
+            task()
+        return not self.busy
 
 
 def write_all(writer, records, many):
@@ -263,3 +282,152 @@ def test_where_nothing_can_be_noted_either_the_end_does_not_spin(tmp_path):
         writer.close()
     assert 2 <= disk.refused <= 60
     assert numbers(store) == [0]
+
+
+@pytest.mark.parametrize("fsync", ["record", "interval"])
+def test_however_many_wait_for_room_one_timer_tries_again(tmp_path, timer, fsync):
+    disk, crew = Small(0), Inline()
+    settings = {"_os": disk, "fsync": fsync, "fsync_interval": 5, "close_timeout": 0.01}
+    writer = spooled(Down(MemoryBackend(), down=True), tmp_path, timer=timer, spool=settings, _crew=crew)
+    folder, raised = writer._front._folder, []
+
+    def work():
+        try:
+            write_all(writer, RECORDS, False)
+        except WriterClosed as error:
+            raised.append(error)
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for _ in range(20):
+        until(lambda: len(folder._rooms) == 4 and timer.now() < folder._due < 1000)
+        timer.advance(1)
+    assert len(timer.waiting) <= 6
+    writer.abort()
+    for thread in threads:
+        thread.join(20)
+    assert len(raised) == 4
+
+
+def test_a_disk_that_stays_full_is_tried_less_and_less_often(tmp_path, timer):
+    disk = Small(0)
+    settings = {"_os": disk, "fsync_interval": 0.01, "when_full": "raise"}
+    writer = spooled(MemoryBackend(), tmp_path, timer=timer, spool=settings, _crew=Inline())
+    writer.write({"n": 0})
+    for _ in range(1000):
+        timer.advance(0.01)
+    assert 12 <= disk.refused <= 25
+    disk.room = 1 << 30
+    timer.advance(1.1)
+    assert writer.durable == 0
+    writer.close()
+
+
+@pytest.mark.parametrize("fsync", ["record", "interval", "roll"])
+@pytest.mark.parametrize("by", ["call", "tick"])
+def test_what_a_full_disk_took_in_parts_is_synced(tmp_path, timer, fsync, by):
+    settings = {"_os": Small(20_000), "fsync": fsync, "when_full": "raise", "close_timeout": 0.01}
+    store = Down(MemoryBackend(), down=True)
+    writer = spooled(store, tmp_path, timer=timer, spool=settings, _crew=Inline())
+    with pytest.raises(StorageError, match="No space") if fsync == "record" else nullcontext():
+        writer.write_many(RECORDS[:100])
+    if by == "tick":
+        timer.advance(0.01)
+    elif fsync != "record":
+        with pytest.raises(StorageError, match="No space"):
+            writer.flush()
+    kept = examine(tmp_path).entries
+    assert 5 < kept < 25
+    assert writer.durable == (-1 if (fsync, by) == ("roll", "tick") else kept - 1)
+    writer.abort()
+    assert writer.progress.durable == kept - 1
+
+
+def test_what_was_delivered_and_could_not_be_deleted_makes_room_later(tmp_path):
+    store, disk = MemoryBackend(), Small(150_000)
+    settings = {"_os": disk, "fsync": "roll", "segment_bytes": 1 << 20, "when_full": "raise"}
+    writer = spooled(store, tmp_path, timer=ManualTimer(), spool=settings)
+    writer.write_many(RECORDS[:100])
+    writer.roll()
+    disk.unlinks = 1
+    writer.write_many(RECORDS[100:200])
+    with pytest.raises(StorageError, match="No space"):
+        writer.flush()
+    writer.flush()
+    writer.close()
+    assert numbers(store) == list(range(200))
+
+
+def test_a_full_disk_is_tried_again_though_once_nobody_had_time_and_the_store_hangs(tmp_path, timer):
+    opened, goes_on = threading.Event(), threading.Event()
+
+    class Hangs(Wrapper):
+        def open_writer(self, path, options=WRITE):
+            opened.set()
+            goes_on.wait(60)
+            return self.inner.open_writer(path, options)
+
+    disk, crew, store = Small(1 << 30), Inline(), MemoryBackend()
+    writer = spooled(Hangs(store), tmp_path, timer=timer, spool={"_os": disk, "fsync": "record"}, _crew=crew)
+    writer.write({"n": 0})
+    timer.advance(1)
+    assert opened.wait(60)
+    disk.room, folder = 0, writer._front._folder
+    thread = threading.Thread(target=writer.write, args=({"n": 1},), daemon=True)
+    thread.start()
+    until(lambda: folder._rooms and folder._due < 1000)
+    crew.busy = True
+    timer.advance(2)
+    until(lambda: folder._rooms and timer.now() < folder._due < 1000)
+    crew.busy, disk.room = False, 1 << 30
+    timer.advance(2)
+    thread.join(20)
+    assert not thread.is_alive()
+    goes_on.set()
+    writer.close()
+    assert numbers(store) == [0, 1]
+
+
+@pytest.mark.parametrize("end", ["close", "abort"])
+def test_a_handler_that_fails_leaves_no_folder_locked(tmp_path, end):
+    class Fails(logging.Handler):
+        def emit(self, record):
+            writer.write({"n": 1})
+
+    settings, told = {"_os": Small(0), "when_full": "raise", "close_timeout": 0.01}, logging.getLogger("omnistorage")
+    writer = spooled(Down(MemoryBackend(), down=True), tmp_path, spool=settings)
+    writer.write({"n": 0})
+    handler = Fails()
+    told.addHandler(handler)
+    try:
+        with pytest.raises(WriterClosed):
+            getattr(writer, end)()
+    finally:
+        told.removeHandler(handler)
+    spooled(MemoryBackend(), tmp_path).close()
+
+
+def test_a_disk_that_has_room_again_gets_more_at_once_again(tmp_path):
+    disk = Small(0)
+    disk.patience = 9  # until single records are tried
+    writer = spooled(MemoryBackend(), tmp_path, timer=ManualTimer(), spool={"_os": disk, "when_full": "raise"})
+    writer.write_many(RECORDS[:1000])
+    before = disk.written
+    writer.flush()
+    assert disk.refused == 9
+    assert disk.written - before < 40
+    assert writer.close().records == 1000
+
+
+def test_what_flush_could_not_put_down_is_tried_again_soon(tmp_path, timer):
+    disk = Small(0)
+    settings = {"_os": disk, "fsync_interval": 3600, "when_full": "raise"}
+    writer = spooled(MemoryBackend(), tmp_path, timer=timer, spool=settings, _crew=Inline())
+    writer.write({"n": 0})
+    with pytest.raises(StorageError, match="No space"):
+        writer.flush()
+    disk.room = 1 << 30
+    timer.advance(2)
+    assert writer.durable == 0
+    writer.close()
