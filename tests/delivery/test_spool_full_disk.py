@@ -312,7 +312,7 @@ def test_however_many_wait_for_room_one_timer_tries_again(tmp_path, timer, fsync
     for _ in range(20):
         until(lambda: len(folder._rooms) == 4 and timer.now() < folder._due < 1000)
         timer.advance(1)
-    assert len(timer.waiting) <= 6
+        assert len(timer.waiting) <= 6
     writer.abort()
     for thread in threads:
         thread.join(20)
