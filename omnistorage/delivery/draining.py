@@ -36,8 +36,9 @@ def draining(
 ) -> AbstractContextManager[None]:
     """``with RollingRecordWriter(...) as writer, draining(writer):`` makes the first of ``signals`` end the block as
     ``SystemExit(128 + number)`` does, and every writer is drained (``RollingRecordWriter.drain``) by the one deadline
-    that began with it, all side by side. A second signal of the same block gives up at once. Without one nothing is
-    done.
+    that began with it, all side by side. A second signal of the same block gives up at once;
+    one that comes while Python hands over the first, and finds the main thread waiting after that, is heard when it
+    next wakes up, or with a third. Without a signal nothing is done.
 
     The exception is raised at once, also out of a read or a ``time.sleep``, but where the main thread is inside a call
     of one of the writers at the end of that; an iterator given to ``write_many`` is outside. A record that
