@@ -80,13 +80,13 @@ def write_all(writer, records, many):
 @pytest.mark.parametrize("many", [False, True])
 def test_where_the_disk_is_full_who_writes_waits_until_there_is_room(tmp_path, caplog, fsync, many):
     disk, store = Small(1 << 30), MemoryBackend()
-    writer = spooled(store, tmp_path, spool={"_os": disk, "fsync": fsync, "fsync_interval": 0.01})
+    writer = spooled(store, tmp_path, spool={"_os": disk, "fsync": fsync})
     writer.write({"n": -1})
     writer.roll()
     disk.room = 0
     thread = threading.Thread(target=write_all, args=(writer, RECORDS, many), daemon=True)
     thread.start()
-    until(lambda: writer._front._folder._rooms and disk.refused > 5)
+    until(lambda: writer._front._folder._rooms and disk.refused > 8 and "No space left" in caplog.text)
     assert writer.progress.taken < 1100, "no more than is gathered"
     assert caplog.text.count("No space left on device") == 1
     disk.room = 1 << 30  # somebody else made some
