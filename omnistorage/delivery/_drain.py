@@ -293,8 +293,9 @@ class Drain:
         progress = engine.progress
         added = (progress.objects, progress.records, progress.bytes, progress.raw_bytes, progress.late)
         done = tuple(before + more for before, more in zip(self.counted[0], added, strict=True))
-        self._count_dropped(progress.durable + 1, self._folder.acked + 1)
-        self._from = max(self._folder.acked, progress.durable) + 1
+        acked = self._folder.acked  # once: more may be dropped meanwhile
+        self._count_dropped(progress.durable + 1, acked + 1)
+        self._from = max(acked, progress.durable) + 1
         self.counted, self._passed = (done, None), []
         if self._folder.broken is None:
             try:

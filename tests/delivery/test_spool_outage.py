@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from contextlib import suppress
 
 import pytest
 
@@ -282,6 +283,28 @@ def test_goal_12_the_oldest_are_dropped_only_if_asked_for_counted_and_never_afte
     assert got == list(range(3000 - len(got), 3000)), "the newest, in order"
     assert (final.dropped, final.durable, final.spooled) == (3000 - len(got), 2999, 0)
     assert final.dropped > 2000
+
+
+def test_goal_12_what_is_dropped_while_a_try_ends_is_counted_too(tmp_path, monkeypatch):
+    store = Down(MemoryBackend(), down=True)
+    writer = spooled(store, tmp_path, spool={**FULL_AT, "when_full": "drop_oldest"})
+    drain, meanwhile = writer._front._drain, []
+    real = drain._count_dropped
+
+    def count(first, end):
+        real(first, end)
+        if not meanwhile:
+            meanwhile.append(writer.write_many({"n": n} for n in range(1, 3000)))
+
+    monkeypatch.setattr(drain, "_count_dropped", count)
+    writer.write({"n": 0})
+    with suppress(StorageError):
+        writer.roll()
+    until(lambda: meanwhile == [2999])
+    store.down = False
+    final, got = writer.close(), numbers(store)
+    assert got == list(range(3000 - len(got), 3000))
+    assert (final.taken, final.dropped, final.durable) == (3000, 3000 - len(got), 2999)
 
 
 def test_dropping_goes_on_where_the_disk_did_not_let_a_segment_go(tmp_path):
