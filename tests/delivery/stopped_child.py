@@ -14,6 +14,7 @@ import time
 from omnistorage import LocalBackend
 from omnistorage.core import WRITE
 from omnistorage.delivery import RollingRecordWriter, Spool, draining
+from omnistorage.delivery.draining import _Draining
 from omnistorage.wrappers._base import Wrapper
 
 
@@ -91,6 +92,14 @@ PROGRAMS = {
 WHERE = {"hangs": "close", "stuck": "flush", "spool": "close"}
 
 
+def is_handling():
+    """Whether the main thread is inside of the handler of a signal."""
+    frame = sys._current_frames().get(threading.main_thread().ident)
+    while frame is not None and frame.f_code is not _Draining._handle.__code__:
+        frame = frame.f_back
+    return frame is not None
+
+
 def main(folder, kind, within):
     store, spool = LocalBackend(f"{folder}/store"), None
     if kind in WHERE:
@@ -101,6 +110,8 @@ def main(folder, kind, within):
     drain = writer.drain
 
     def told(seconds):
+        while is_handling():  # a second signal that comes now may not be heard
+            time.sleep(0.001)
         print("drains", flush=True)
         return drain(seconds)
 

@@ -412,7 +412,7 @@ def stopped(folder, kind, within, seed, *, signals=1):
             child.send_signal(signal.SIGTERM)
         try:
             try:
-                _, complaint = child.communicate(timeout=5 if signals == 2 else 60)
+                _, complaint = child.communicate(timeout=5 if signals == 2 and kind == "stuck" else 60)
             except subprocess.TimeoutExpired:
                 # It came while Python handled the other one, which looks again only when its main thread wakes up.
                 child.send_signal(signal.SIGTERM)

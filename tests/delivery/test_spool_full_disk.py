@@ -323,7 +323,7 @@ def test_however_many_wait_for_room_one_timer_tries_again(tmp_path, timer, fsync
     assert len(raised) == 4
 
 
-def test_a_disk_that_stays_full_is_tried_less_and_less_often(tmp_path, timer):
+def test_a_disk_that_stays_full_is_tried_less_and_less_often(tmp_path, timer, caplog):
     disk = Small(0)
     settings = {"_os": disk, "fsync_interval": 0.01, "when_full": "raise"}
     writer = spooled(MemoryBackend(), tmp_path, timer=timer, spool=settings, _crew=Inline())
@@ -331,6 +331,9 @@ def test_a_disk_that_stays_full_is_tried_less_and_less_often(tmp_path, timer):
     for _ in range(1000):
         timer.advance(0.01)
     assert 12 <= disk.refused <= 25
+    timer.advance(60)
+    assert disk.refused > 50
+    assert caplog.text.count("No space left on device") == 1
     disk.room = 1 << 30
     timer.advance(1.1)
     assert writer.durable == 0
