@@ -1,15 +1,16 @@
 """Goal 23: the short form of tests/fuzz.py, with fixed seeds."""
 
 import importlib.util
-import os
 import pathlib
 
 import pytest
 
+from .budget import pick
+
 SPEC = importlib.util.spec_from_file_location("fuzz", pathlib.Path(__file__).parent / "fuzz.py")
 fuzz = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(fuzz)
-COUNT = 20_000 if os.environ.get("OMNISTORAGE_FULL") else 500
+COUNT = pick(default=300, ci=5_000, soak=20_000)
 
 
 @pytest.mark.parametrize(("kind", "name"), fuzz.decoders())

@@ -1,14 +1,15 @@
 """Goal 13 for records over local files: the peak memory of a stream does not depend on its length."""
 
-import os
 import pathlib
 import subprocess
 import sys
 
 import pytest
 
+from .budget import pick
+
 CHILD = pathlib.Path(__file__).parent.parent / "benchmarks" / "memory_child.py"
-SIZE = (2 << 30) if os.environ.get("OMNISTORAGE_FULL") == "1" else (256 << 20)
+SIZE = pick(default=128 << 20, ci=2 << 30, soak=10 << 30)
 
 
 def peak_mib(verb, path):
@@ -20,7 +21,7 @@ def peak_mib(verb, path):
 
 
 @pytest.mark.skipif(not pathlib.Path("/proc/self/status").exists(), reason="VmHWM is Linux's")
-@pytest.mark.parametrize("suffix", [".ndjson.zst", pytest.param(".ndjson", marks=pytest.mark.long)])
+@pytest.mark.parametrize("suffix", [".ndjson.zst", pytest.param(".ndjson", marks=pytest.mark.ci_only)])
 def test_goal_13_memory_does_not_grow_with_the_stream(suffix, tmp_path):
     path = tmp_path / f"stream{suffix}"
     assert 0 < peak_mib("write", path) <= 64

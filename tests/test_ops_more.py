@@ -210,7 +210,7 @@ def test_however_small_the_runs_everything_comes_out_once_whole_and_in_order(inf
     )
 
 
-@pytest.mark.long
+@pytest.mark.ci_only
 def test_a_long_listing_takes_bounded_memory_and_leaves_no_file_open():
     import os
 

@@ -25,7 +25,7 @@ FOUND = {
 }
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.long) if n == "seaweedfs" else n for n in FOUND])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.ci_only) if n == "seaweedfs" else n for n in FOUND])
 def test_pain_14_an_s3_server_is_found_out_by_trying(name):
     """Conditions at the end of uploads are lost now and then on the first two: no test can say when."""
     options = {**fresh_s3(name if name != "rclone_s3" else "seaweedfs")._options, "vendor": None}

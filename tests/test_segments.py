@@ -19,6 +19,8 @@ from omnistorage import ConfigError, CorruptData, PermissionDenied, StorageError
 from omnistorage.segments import SegmentLog
 from omnistorage.testing.os_faults import FaultyOS
 
+from .budget import FULL, pick
+
 
 def entries(log, start=0):
     return list(log.read(start))
@@ -147,9 +149,6 @@ def test_damage_is_never_silent(tmp_path):
         entries(log)
 
 
-FULL = os.environ.get("OMNISTORAGE_FULL") == "1"
-
-
 @pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC, errno.EACCES] if FULL else [errno.EIO])
 @pytest.mark.parametrize("sticky", [False, True])
 def test_a_fault_at_any_call_loses_nothing_acknowledged(tmp_path, error, sticky):
@@ -239,7 +238,7 @@ while True:
 
 
 def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path):
-    rng, kills = random.Random(3), int(os.environ.get("OMNISTORAGE_KILLS", "50")) // 5
+    rng, kills = random.Random(3), pick(default=5, ci=40, soak=400)
     for _ in range(kills):
         with subprocess.Popen(
             [sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE, text=True

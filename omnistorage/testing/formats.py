@@ -28,10 +28,10 @@ from hypothesis import strategies as st
 
 from ..errors import CorruptData, RecordError, StorageError
 from ..stages import BATCH_RECORDS, Format, Headed, OnBad, Stage
-from .codecs import FULL, pieces
+from .codecs import EXAMPLES, pieces
 
 _SETTINGS = settings(
-    max_examples=1000 if FULL else 40,
+    max_examples=EXAMPLES,
     deadline=None,
     database=None,
     suppress_health_check=[HealthCheck.differing_executors],

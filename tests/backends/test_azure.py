@@ -39,6 +39,7 @@ from omnistorage.registry import locate
 from omnistorage.secret import Secret
 from omnistorage.testing import BackendTests, backend_machine
 
+from ..budget import pick
 from ..servers import server
 from ..servers.azure import bare
 from .azure_places import fresh, peek, plant, sdk
@@ -69,7 +70,7 @@ def without_create():
     return backend
 
 
-STEPS = 200 * int(os.environ.get("OMNISTORAGE_SCALE", "1"))
+STEPS = pick(default=100, ci=2_000, soak=50_000)
 TestGoal32Azurite = backend_machine(without_create, steps=STEPS, peek=peek)
 
 

@@ -1,7 +1,6 @@
 """Azure when the network and the server misbehave: goals 24 to 29, through a proxy in front of Azurite."""
 
 import gc
-import os
 import random
 import threading
 import tracemalloc
@@ -26,11 +25,10 @@ from omnistorage.errors import (
 )
 from omnistorage.policies import Clock, RequestPolicy, RetryBudget
 
+from ..budget import pick
 from ..servers import server
 from ..servers.proxy import Answer, Fault, Flip, Lost, Proxy, Reset, Stall, Truncate, Unsent
 from .azure_places import fresh, peek, via
-
-SCALE = int(os.environ.get("OMNISTORAGE_SCALE", "1"))
 
 
 class NoWait(Clock):
@@ -394,7 +392,7 @@ def test_goal_26_random_faults_on_racing_creators_leave_one_winner_and_no_false_
     chance, stores = random.Random(26), [make(policy=endless) for _ in range(3)]
     for store in stores:
         store._prefix = stores[0]._prefix
-    for number in range(90 * SCALE if SCALE > 1 else 30):
+    for number in range(pick(default=20, ci=300, soak=3000)):
         outcomes = {}
         proxy.next(*[chance.choice([Lost, Unsent, Reset, Fault])("PUT") for _ in range(4)])
 

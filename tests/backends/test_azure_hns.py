@@ -1,7 +1,6 @@
 """Azure with a hierarchical namespace: the kit against our own double (``servers/dfs_double.py``), which is no proof of
 what Azure does; ``test_azure_live.py`` runs the same against a real account. What is sent is seen by the proxy."""
 
-import os
 import threading
 
 import pytest
@@ -20,6 +19,7 @@ from omnistorage.errors import (
 from omnistorage.policies import Clock, RequestPolicy, RetryBudget
 from omnistorage.testing import BackendTests, backend_machine
 
+from ..budget import pick
 from ..servers import server
 from ..servers.proxy import Answer, Lost, Proxy, Unsent
 from .azure_places import fresh, peek, plant
@@ -40,7 +40,7 @@ class TestDouble(BackendTests):
         plant(backend, path, data)
 
 
-STEPS = 200 * int(os.environ.get("OMNISTORAGE_SCALE", "1"))
+STEPS = pick(default=100, ci=2_000, soak=50_000)
 TestGoal32HierarchicalDouble = backend_machine(on_double, steps=STEPS, peek=peek)
 
 

@@ -2,7 +2,6 @@
 wrong."""
 
 import multiprocessing
-import os
 import pickle
 import random
 import threading
@@ -32,13 +31,14 @@ from omnistorage.errors import (
 )
 from omnistorage.testing import BackendTests, backend_machine
 
+from ..budget import pick
 from ..servers import server
 from ..servers.proxy import Answer, Lost, Proxy, Reset, Stall, Truncate, Unsent
 from .azure_places import Token, fresh, peek, plant, via
 from .test_azure_faults import BIG, CASES, answer, policy, put
 
 
-@pytest.mark.long
+@pytest.mark.ci_only
 class TestAzuriteObstore(BackendTests):
     def make(self):
         return fresh(client="obstore")
@@ -63,7 +63,7 @@ def without_create():
     return backend
 
 
-STEPS = 100 * int(os.environ.get("OMNISTORAGE_SCALE", "1"))
+STEPS = pick(default=100, ci=1_000, soak=50_000)
 TestGoal32AzuriteObstore = backend_machine(without_create, steps=STEPS, peek=peek)
 
 

@@ -71,7 +71,7 @@ def test_rs_7_5_each_call_costs_what_the_protocol_allows(proxy, store):
     assert cost(proxy, missing) == 1
 
 
-@pytest.mark.long
+@pytest.mark.ci_only
 def test_rs_7_5_go_p3_a_listing_costs_a_request_for_a_page_however_many_folders(proxy, store):
     for number in range(300):
         plant(store, f"d{number % 100}/{number}", b"x")
@@ -88,7 +88,7 @@ def test_rs_7_5_go_p3_a_listing_costs_a_request_for_a_page_however_many_folders(
     assert list(store.list()) == []
 
 
-@pytest.mark.long
+@pytest.mark.ci_only
 def test_a_folder_is_purged_256_objects_at_once(proxy, store):
     for number in range(260):
         plant(store, f"d/{number}", b"")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +31,8 @@ from omnistorage.core import ReadOptions, WriteOptions
 from omnistorage.errors import DeadlineExceeded
 from omnistorage.policies import CancelScope, deadline
 from omnistorage.testing import BackendTests
+
+from ..budget import pick
 
 
 def run(*calls):
@@ -496,7 +497,7 @@ class TestChannel(BackendTests):
         return ChannelBackend(mode="broadcast", buffer=1 << 30, replay=1 << 30)
 
 
-@settings(max_examples=1000 if os.environ.get("OMNISTORAGE_FULL") == "1" else 100, deadline=None)
+@settings(max_examples=pick(default=50, ci=1000, soak=5000), deadline=None)
 @given(
     mode=st.sampled_from(["queue", "broadcast"]),
     buffer=st.integers(1, 200),

@@ -1,7 +1,6 @@
 """Goal 28 by numbers: a proxy flips one bit of every transfer, up or down, and each is noticed. A few dozen by default,
 a thousand in the full form; what follows when one is noticed is in the ``test_*_faults.py``."""
 
-import os
 import random
 
 import pytest
@@ -9,13 +8,14 @@ import pytest
 from omnistorage import ops
 from omnistorage.errors import CorruptData
 
+from ..budget import pick
 from ..servers import server
 from ..servers.proxy import Flip, Proxy
 from . import azure_places, gcs_places, test_s3
 from .test_s3_faults import peek as peek_s3
 from .test_s3_faults import policy, put
 
-TRANSFERS = 1000 if os.environ.get("OMNISTORAGE_FULL") else 48
+TRANSFERS = pick(default=24, ci=1000, soak=1000)
 LONG = 8
 """One in so many is an upload of several parts, or the download of one."""
 HEAD = 2000

@@ -2,7 +2,6 @@
 
 import json
 import multiprocessing
-import os
 import pickle
 import random
 import traceback
@@ -28,6 +27,7 @@ from omnistorage.policies import RequestPolicy
 from omnistorage.registry import locate
 from omnistorage.testing import BackendTests, backend_machine
 
+from ..budget import pick
 from ..servers.gcs import Double
 from ..servers.proxy import Proxy
 from .gcs_places import double, fresh, peek, plant
@@ -54,7 +54,7 @@ class TestDouble(GCSTests):
     place = "double"
 
 
-STEPS = 100 * int(os.environ.get("OMNISTORAGE_SCALE", "1"))
+STEPS = pick(default=50, ci=1_000, soak=50_000)
 TestGoal32FakeGCSServer = backend_machine(lambda: fresh("fake"), steps=2 * STEPS, peek=peek)
 TestGoal32Double = backend_machine(lambda: fresh("double"), steps=STEPS, peek=peek)
 

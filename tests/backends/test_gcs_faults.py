@@ -1,7 +1,6 @@
 """GCS: how many requests calls cost, what is in them, and what happens when the network and the store misbehave."""
 
 import gc
-import os
 import random
 import threading
 import traceback
@@ -28,13 +27,14 @@ from omnistorage.errors import (
 )
 from omnistorage.policies import Clock, RequestPolicy, RetryBudget
 
+from ..budget import pick
 from ..servers import server
 from ..servers.gcs import Double
 from ..servers.proxy import Answer, Fault, Flip, Lost, Proxy, Reset, Stall, Truncate, Unsent
 from .gcs_places import fresh, peek
 
 QUANTUM = 256 * 1024
-SCALE = int(os.environ.get("OMNISTORAGE_SCALE", "1"))
+FLIPS = pick(default=2, ci=30, soak=300)
 BIG = random.Random(1).randbytes(3_000_000)
 
 
@@ -218,7 +218,7 @@ def test_rs_7_2_pain_14_sixteen_writers_of_one_new_name_have_one_winner(double):
                 store.close()
 
 
-@pytest.mark.long
+@pytest.mark.ci_only
 def test_goal_13_pain_7_memory_does_not_grow_with_the_stream():
     block, part = b"0123456789abcdef" * 16 * 1024, 4 * QUANTUM
     with fresh("fake", part_size=part) as store:
@@ -268,7 +268,7 @@ def test_goal_29_a_download_taken_up_again_never_splices_two_versions(proxy, sto
 def test_goal_28_one_flipped_bit_of_a_download_is_noticed(proxy, store):
     put(store, "x", BIG)
     chance = random.Random(28)
-    for at in (0, len(BIG) - 1, *(chance.randrange(len(BIG)) for _ in range(3 * SCALE))):
+    for at in (0, len(BIG) - 1, *(chance.randrange(len(BIG)) for _ in range(FLIPS))):
         proxy.next(Flip("GET", at))
         with store.open_reader("x") as reader:
             for _ in range(2):
@@ -280,7 +280,7 @@ def test_goal_28_one_flipped_bit_of_a_download_is_noticed(proxy, store):
 
 def test_goal_28_one_flipped_bit_of_a_small_upload_is_noticed_and_sent_again(proxy, store):
     chance = random.Random(28)
-    for at in (2000, *(chance.randrange(2000, len(BIG)) for _ in range(3 * SCALE))):
+    for at in (2000, *(chance.randrange(2000, len(BIG)) for _ in range(FLIPS))):
         proxy.forget()
         proxy.next(Flip("POST", at, up=True))
         put(store, "x", BIG)
@@ -546,7 +546,7 @@ def test_goal_26_random_faults_on_racing_creators_leave_one_winner_and_no_false_
     chance, stores = random.Random(26), [make(policy=endless) for _ in range(3)]
     for store in stores:
         store._prefix = stores[0]._prefix
-    for number in range(150 * SCALE if SCALE > 1 else 30):
+    for number in range(pick(default=20, ci=300, soak=3000)):
         outcomes = {}
         proxy.next(*[chance.choice([Lost, Unsent, Reset, Fault])("POST") for _ in range(4)])
 

@@ -4,7 +4,6 @@ itself, what it leaves to the SDK, and the same promises when things go wrong. I
 import functools
 import json
 import multiprocessing
-import os
 import pickle
 import random
 import threading
@@ -37,6 +36,7 @@ from omnistorage.errors import (
 )
 from omnistorage.testing import BackendTests, backend_machine
 
+from ..budget import pick
 from ..servers.gcs import Double
 from ..servers.proxy import Answer, Lost, Proxy, Reset, Stall, Truncate, Unsent
 from .gcs_places import double as shared
@@ -71,7 +71,7 @@ def by(double, **options):
     return fresh(double, **{"client": "obstore", "checksums": False, "credentials": known_to(double), **options})
 
 
-@pytest.mark.long
+@pytest.mark.ci_only
 class TestDoubleObstore(BackendTests):
     def make(self):
         return by(shared())
@@ -83,7 +83,7 @@ class TestDoubleObstore(BackendTests):
         plant(backend, path, data)
 
 
-STEPS = 100 * int(os.environ.get("OMNISTORAGE_SCALE", "1"))
+STEPS = pick(default=50, ci=1_000, soak=50_000)
 TestGoal32DoubleObstore = backend_machine(lambda: by(shared()), steps=STEPS, peek=peek)
 
 

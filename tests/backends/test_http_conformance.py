@@ -1,8 +1,6 @@
 """The HTTP backend and every promise of the kit: read-only over nginx and our own server, WebDAV over WsgiDAV and
 nginx."""
 
-import os
-
 import pytest
 
 from omnistorage.core import features_of
@@ -10,10 +8,9 @@ from omnistorage.paths import sort_key
 from omnistorage.testing import BackendTests, backend_machine
 from omnistorage.testing._kit import TREE_WITH_FOLDERS, get, keys, put
 
+from ..budget import pick
 from ..servers.http import bare
 from .http_places import Ours, file_dispose, file_peek, file_plant, on_disk, write_manifest
-
-SCALE = int(os.environ.get("OMNISTORAGE_SCALE", "1"))
 
 
 class TestHttpOnOurServer(BackendTests):
@@ -107,7 +104,7 @@ class TestHttpOnNginxByPages(WithIndex, OnFiles):
         return on_disk("nginx", "www/", listing="index")
 
 
-@pytest.mark.long
+@pytest.mark.ci_only
 class TestHttpOnNginxByJson(TestHttpOnNginxByPages):
     def make(self):
         return on_disk("nginx", "json/", listing="index")
@@ -157,7 +154,10 @@ class TestDavOnNginx(WithIndex, OnFiles):
 
 
 TestGoal32Dav = backend_machine(
-    lambda: on_disk("wsgidav_serial", "", dav=True, conditional_writes=True), file_peek, file_dispose, steps=100 * SCALE
+    lambda: on_disk("wsgidav_serial", "", dav=True, conditional_writes=True),
+    file_peek,
+    file_dispose,
+    steps=pick(default=50, ci=1_000, soak=50_000),
 )
 
 

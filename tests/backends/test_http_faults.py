@@ -1,6 +1,5 @@
 """HTTP when the network and the server misbehave, through a proxy that does harm."""
 
-import os
 import random
 import threading
 import tracemalloc
@@ -23,12 +22,12 @@ from omnistorage.errors import (
 )
 from omnistorage.policies import RequestPolicy
 
+from ..budget import pick
 from ..servers import server
 from ..servers.proxy import Answer, Proxy, Reset, Stall, Truncate
 from .http_places import Ours, file_dispose, file_plant, on_disk, patient
 
 BIG = random.Random(1).randbytes(3_000_000)
-FULL = os.environ.get("OMNISTORAGE_FULL") == "1"
 
 
 @pytest.fixture
@@ -130,7 +129,7 @@ def test_goal_29_random_overwrites_between_ranges_never_mix(proxy, at):
     chance, place = random.Random(29), at("deaf")
     versions = [bytes([n]) * 200_000 for n in range(4)]
     ends = {"whole": 0, "refused": 0}
-    for _ in range(1000 if FULL else 200):
+    for _ in range(pick(default=100, ci=1000, soak=1000)):
         place.put("x", chance.choice(versions))
         if chance.random() < 0.7:
             proxy.next(Truncate("GET", chance.randrange(200_000)))
@@ -146,7 +145,7 @@ def test_goal_29_random_overwrites_between_ranges_never_mix(proxy, at):
             except CorruptData:
                 assert len(set(data)) <= 1
                 ends["refused"] += 1
-    assert min(ends.values()) >= (100 if FULL else 20), ends
+    assert min(ends.values()) >= (pick(default=10, ci=100, soak=100)), ends
 
 
 def test_a_server_that_is_gone_is_unavailable_and_never_a_clean_end(proxy, at):

@@ -7,7 +7,7 @@ import tempfile
 from omnistorage.backends.local import LocalBackend
 from omnistorage.testing import BackendTests, backend_machine
 
-SCALE = int(os.environ.get("OMNISTORAGE_SCALE", "1"))
+from ..budget import pick
 
 
 def make():
@@ -44,4 +44,4 @@ class TestLocal(BackendTests):
         dispose(backend)
 
 
-TestGoal32Local = backend_machine(make, peek, dispose, steps=5_000 * SCALE)
+TestGoal32Local = backend_machine(make, peek, dispose, steps=pick(default=1_000, ci=20_000, soak=1_000_000))

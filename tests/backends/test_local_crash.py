@@ -24,11 +24,12 @@ from omnistorage.backends.local import LocalBackend
 from omnistorage.core import CopyOptions, WriteOptions
 from omnistorage.testing.os_faults import Event, RecordingOS
 
+from ..budget import FULL, pick
+
 # A newer Python warns of fork in a process with threads; these children do nothing that could meet a held lock.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 
-KILLS = int(os.environ.get("OMNISTORAGE_KILLS", "50"))
-FULL = os.environ.get("OMNISTORAGE_FULL") == "1"
+KILLS = pick(default=15, ci=200, soak=10_000)
 PARTS = 8 if FULL else 5  # the calls of write in each operation of a workload
 NO_WAIT = timedelta(0)
 DURABLE = WriteOptions(durable=True)

@@ -20,10 +20,12 @@ from omnistorage.backends.local import LocalBackend
 from omnistorage.core import CopyOptions, ListOptions, WriteOptions
 from omnistorage.errors import InvalidPath, StorageError
 
+from ..budget import pick
+
 # A newer Python warns of fork in a process with threads; these children do nothing that could meet a held lock.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 
-SWAPS = int(os.environ.get("OMNISTORAGE_SWAPS", "100000"))
+SWAPS = pick(default=5_000, ci=50_000, soak=100_000)
 SECRET = b"the secret outside"
 layers = pytest.mark.parametrize("walk", [False, True], ids=["openat2", "walk"])
 

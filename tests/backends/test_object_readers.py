@@ -526,10 +526,12 @@ def azure(proxied):
     [
         pytest.param(lambda proxied: s3(proxied, "seaweedfs"), 7, id="s3"),
         pytest.param(
-            lambda proxied: s3(proxied, "seaweedfs", client="obstore"), 7, id="s3-obstore", marks=pytest.mark.long
+            lambda proxied: s3(proxied, "seaweedfs", client="obstore"), 7, id="s3-obstore", marks=pytest.mark.ci_only
         ),
-        pytest.param(lambda proxied: s3(proxied, "moto", checksums=True), 7, id="s3-checksums", marks=pytest.mark.long),
-        pytest.param(lambda proxied: gcs(proxied, "fake"), 7, id="gcs", marks=pytest.mark.long),
+        pytest.param(
+            lambda proxied: s3(proxied, "moto", checksums=True), 7, id="s3-checksums", marks=pytest.mark.ci_only
+        ),
+        pytest.param(lambda proxied: gcs(proxied, "fake"), 7, id="gcs", marks=pytest.mark.ci_only),
         pytest.param(azure, 7, id="azure"),
     ],
 )

@@ -33,6 +33,7 @@ from omnistorage.registry import locate
 from omnistorage.secret import Secret
 from omnistorage.testing import BackendTests, backend_machine
 
+from ..budget import pick
 from ..servers import server
 from ..servers.s3 import bare
 
@@ -87,7 +88,7 @@ class TestSeaweedFS(S3Tests):
     server = "seaweedfs"
 
 
-@pytest.mark.long
+@pytest.mark.ci_only
 class TestSeaweedFSObstore(S3Tests):
     def make(self):
         return fresh("seaweedfs", client="obstore")
@@ -95,12 +96,12 @@ class TestSeaweedFSObstore(S3Tests):
     server = "seaweedfs"
 
 
-@pytest.mark.long
+@pytest.mark.ci_only
 class TestMoto(S3Tests):
     server = "moto"
 
 
-STEPS = 100 * int(os.environ.get("OMNISTORAGE_SCALE", "1"))
+STEPS = pick(default=50, ci=1_000, soak=50_000)
 # Without conditions: SeaweedFS takes a folder that is left behind for an object under If-None-Match.
 TestGoal32SeaweedFS = backend_machine(lambda: fresh("seaweedfs", conditional_writes=False), steps=2 * STEPS, peek=peek)
 TestGoal32Obstore = backend_machine(

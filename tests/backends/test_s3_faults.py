@@ -1,7 +1,6 @@
 """S3 when the network and the server misbehave: goals 24 to 29, through a proxy in front of SeaweedFS."""
 
 import gc
-import os
 import random
 import threading
 import tracemalloc
@@ -27,14 +26,12 @@ from omnistorage.errors import (
 )
 from omnistorage.policies import Clock, RequestPolicy, RetryBudget, deadline
 
+from ..budget import pick
 from ..servers import server
 from ..servers.proxy import Answer, Fault, Flip, Lost, Proxy, Reset, Stall, Truncate, Unsent
 from .test_s3 import fresh, sdk
 
 AT_ONCE = timedelta(seconds=-1)
-
-
-SCALE = int(os.environ.get("OMNISTORAGE_SCALE", "1"))
 
 
 class NoWait(Clock):
@@ -375,7 +372,7 @@ def test_a_reader_closed_by_another_thread_asks_for_nothing_more(proxy, store):
     assert proxy.count("GET") == 1
 
 
-@pytest.mark.long
+@pytest.mark.ci_only
 def test_many_small_writes_take_no_more_memory_than_one_large_one(store):
     tracemalloc.start()
     writer = store.open_writer("x")
@@ -446,7 +443,7 @@ def test_goal_26_random_faults_on_racing_creators_leave_one_winner_and_no_false_
     chance, stores = random.Random(26), [make(policy=endless) for _ in range(3)]
     for store in stores:
         store._prefix = stores[0]._prefix
-    for number in range(15 * SCALE):
+    for number in range(pick(default=10, ci=150, soak=1500)):
         outcomes = {}
         proxy.next(*[chance.choice([Lost, Unsent, Reset, Fault])("PUT") for _ in range(4)])
 

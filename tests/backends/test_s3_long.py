@@ -1,12 +1,12 @@
 """A 5 GiB object up to a real server and down again, in bounded memory: for ``scripts/soak servers``."""
 
-import os
 import pickle
 import subprocess
 import sys
 
 import pytest
 
+from ..budget import pick
 from .test_s3 import fresh
 
 CHILD = """
@@ -28,11 +28,11 @@ assert left == 0
 store.delete("long")
 print((peak() - before) >> 10)
 """
-MIB = 5 * 1024 if int(os.environ.get("OMNISTORAGE_SCALE", "1")) >= 40 else 64
+MIB = pick(default=64, ci=64, soak=5 * 1024)
 
 
 @pytest.mark.parametrize("client", ["sdk", "obstore"])
-@pytest.mark.long
+@pytest.mark.ci_only
 def test_goal_12_goal_13_a_long_stream_takes_its_parts_and_no_more(client):
 
     with fresh("seaweedfs", client=client) as store:

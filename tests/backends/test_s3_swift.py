@@ -27,7 +27,7 @@ from ..servers.proxy import Flip, Proxy
 from .test_s3 import S3Tests, fresh, peek, plant, sdk
 from .test_s3_faults import put
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.ci_only
 
 
 class TestSwift(S3Tests):

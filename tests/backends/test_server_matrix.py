@@ -19,6 +19,7 @@ import pytest
 from omnistorage import open_records
 from omnistorage.core import StaleUploads, power
 
+from ..budget import FULL
 from ..records.test_matrix import FORMAT, SUFFIX, pairwise, settle
 from . import azure_places, gcs_places, http_places, test_s3, test_sftp_conformance
 from .sql_places import Place
@@ -34,7 +35,6 @@ BACKENDS = {
 }
 ENDS = ["exception", "collected", "kill"]
 DIMENSIONS = [list(BACKENDS), list(SUFFIX), list(FORMAT), ENDS]
-FULL = os.environ.get("OMNISTORAGE_FULL") == "1"
 QUICK = [
     list(BACKENDS),
     ["none", "gzip", "zstd", "snappy"],

@@ -546,7 +546,7 @@ with SFTPBackend(**options) as backend:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="VmHWM is Linux's")
-@pytest.mark.long
+@pytest.mark.ci_only
 def test_pain_7_memory_is_bounded_whatever_the_size(make):
     import json
 

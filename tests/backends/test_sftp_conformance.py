@@ -1,6 +1,5 @@
 """The SFTP backend and every promise of the kit on OpenSSH's and asyncssh's server, random calls against a dict."""
 
-import os
 import shutil
 
 import pytest
@@ -8,11 +7,11 @@ import pytest
 from omnistorage.backends.sftp import SFTPBackend
 from omnistorage.testing import BackendTests, backend_machine
 
+from ..budget import pick
 from ..servers import server
 from ..servers.ssh import on_disk, options_of
 
 HAS_SSHD = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin") is not None
-SCALE = int(os.environ.get("OMNISTORAGE_SCALE", "1"))
 
 
 def make(name, **options):
@@ -51,12 +50,15 @@ class TestSftpOnSshd(BackendTests):
 
 
 class TestSftpOnAsyncssh(TestSftpOnSshd):
-    pytestmark = [pytest.mark.long] if HAS_SSHD else []
+    pytestmark = [pytest.mark.ci_only] if HAS_SSHD else []
 
     def make(self):
         return make("asyncssh")
 
 
 TestGoal32Sftp = backend_machine(
-    lambda: make("sshd" if HAS_SSHD else "asyncssh", server_copy=HAS_SSHD), peek, dispose, steps=300 * SCALE
+    lambda: make("sshd" if HAS_SSHD else "asyncssh", server_copy=HAS_SSHD),
+    peek,
+    dispose,
+    steps=pick(default=100, ci=2_000, soak=50_000),
 )

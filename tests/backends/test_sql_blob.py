@@ -1,7 +1,6 @@
 """What is the SQL blob backend's own: tables and plans, large bodies, keys, secrets, errors, URLs, pickles, threads."""
 
 import ast
-import os
 import pathlib
 import pickle
 import sqlite3
@@ -46,9 +45,9 @@ from omnistorage.registry import backend_names, locate, open_backend
 from omnistorage.secret import Secret
 from omnistorage.testing._kit import get, payload, put
 
+from ..budget import pick
 from .sql_places import Place, as_key, key_column, peek, plant, raw
 
-FULL = os.environ.get("OMNISTORAGE_FULL") == "1"
 PLACES = ["file", "memory", "postgres", "mariadb"]
 SERVERS = ["file", "postgres", "mariadb"]
 MIB = 1 << 20
@@ -313,7 +312,7 @@ def test_goal_44_a_thousand_hostile_names_come_back_as_they_are():
     alphabet = "ab'\";-%_\\`?:${}()[]*!é😀 "
     backend = SQLBlobBackend("sqlite://")
 
-    @settings(max_examples=10_000 if FULL else 1000, deadline=None)
+    @settings(max_examples=pick(default=200, ci=2_000, soak=10_000), deadline=None)
     @given(st.text(alphabet, min_size=1, max_size=12))
     def check(name):
         path = f"n/{name}".rstrip() if name.strip(".") else "n/dot"

@@ -1,14 +1,13 @@
 """The SQL blob backend keeps every promise of the kit on each database, and random calls agree with a dict."""
 
-import os
-
 import pytest
 
 from omnistorage.testing import BackendTests, backend_machine
 
+from ..budget import pick
 from .sql_places import Place, peek, plant
 
-SCALE = int(os.environ.get("OMNISTORAGE_SCALE", "1"))
+SCALE = pick(default=1, ci=10, soak=500)
 
 
 class SQLTests(BackendTests):
@@ -39,7 +38,7 @@ class TestPostgres(SQLTests):
     place = Place("postgres")
 
 
-@pytest.mark.long
+@pytest.mark.ci_only
 class TestMariaDB(SQLTests):
     place = Place("mariadb")
 

@@ -1,7 +1,6 @@
 """The SQL blob backend over a table that somebody else made."""
 
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from omnistorage.errors import (
 from omnistorage.testing import BackendTests
 from omnistorage.testing._kit import get, payload, put
 
+from ..budget import FULL
 from .sql_places import Place, as_key, new_name, raw
 
 MIB = 1 << 20
@@ -101,7 +101,7 @@ class TestTwoColumnsOnSQLite(ExistingTests):
     place = Existing("file", NOTHING)
 
 
-if os.environ.get("OMNISTORAGE_FULL") == "1":
+if FULL:
 
     class TestAllColumnsOnSQLite(ExistingTests):
         place = Existing("file", EVERYTHING)
@@ -217,7 +217,7 @@ print((peak() - before) / 1024)
 def test_sqlite_streams_a_large_value_in_little_memory():
     place = Existing("file", NOTHING)
     backend = place.make()
-    size = "256" if os.environ.get("OMNISTORAGE_FULL") == "1" else "48"
+    size = "256" if FULL else "48"
     command = [sys.executable, "-c", CHILD, backend._db.source, backend.table_name, size]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")

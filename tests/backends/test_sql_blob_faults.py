@@ -31,10 +31,10 @@ from omnistorage.errors import (
 from omnistorage.policies import Backoff, CancelScope, RequestPolicy, RetryBudget
 from omnistorage.testing._kit import get, payload, put
 
+from ..budget import FULL
 from .sql_places import Place, raw
 from .test_sql_blob import count, expire
 
-FULL = os.environ.get("OMNISTORAGE_FULL") == "1"
 MIB = 1 << 20
 CHILD = pathlib.Path(__file__).parent / "sql_child.py"
 

@@ -93,7 +93,7 @@ def test_an_error_of_the_connection_in_mid_stream_is_one_of_a_read_and_throws_it
 
 
 @pytest.mark.skipif(not pathlib.Path("/proc/self/status").exists(), reason="VmHWM is Linux's")
-@pytest.mark.long
+@pytest.mark.ci_only
 def test_memory_is_bounded_where_rows_are_wide(lite, tmp_path):
     lite.run("CREATE TABLE wide (n INTEGER, b BLOB)")
     with sqlite3.connect(lite.file) as connection:

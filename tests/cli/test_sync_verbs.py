@@ -300,7 +300,7 @@ def test_a_terminal_shows_totals_rate_time_left_and_bars(popen: Cli, tree: Path)
         assert text in shown, text
 
 
-@pytest.mark.long
+@pytest.mark.ci_only
 def test_a_journal_goes_on_after_a_kill(popen: Cli, cli: Cli, tree: Path) -> None:
     for number in range(300):
         (tree / "src" / f"n{number:03}").write_text(str(number) * 200)

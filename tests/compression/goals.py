@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -14,6 +13,8 @@ import pytest
 from omnistorage.errors import CorruptData
 from omnistorage.stages import MAX_CHUNK, Codec, Limit
 from omnistorage.testing.codecs import SAMPLE, noise, pieces
+
+from ..budget import pick
 
 on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="VmHWM is Linux")
 
@@ -30,7 +31,7 @@ def cut_everywhere(decode: Callable[[bytes, int], Any], blobs: Iterable[bytes], 
                         decode(before + blob[:end], size)
 
 
-STRIDE = 1 if os.environ.get("OMNISTORAGE_FULL") == "1" else 7
+STRIDE = pick(default=7, ci=1, soak=1)
 """Every bit, or every seventh, so that each place in a byte has its turn."""
 
 

@@ -104,7 +104,7 @@ def test_goal_17_a_limit_stops_a_bomb_within_a_mib() -> None:
     stops_at_a_limit(Bz2(), bz2.compress(bytes(32 << 20)), 1000.0)
 
 
-@pytest.mark.long
+@pytest.mark.ci_only
 def test_goal_18_a_million_empty_streams_take_under_ten_seconds() -> None:
     blob = bz2.compress(b"") * 1_000_000
     start = time.process_time()
@@ -112,7 +112,7 @@ def test_goal_18_a_million_empty_streams_take_under_ten_seconds() -> None:
     assert time.process_time() - start < 10
 
 
-@pytest.mark.long
+@pytest.mark.ci_only
 def test_pyarrow_and_python_read_what_we_write_and_we_read_what_they_write() -> None:
     data = SAMPLE * 3000
     for level in (1, 5, 9):

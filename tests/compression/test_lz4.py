@@ -200,7 +200,7 @@ def test_goal_17_a_limit_stops_a_bomb_within_a_mib() -> None:
     stops_at_a_limit(Lz4(), encode(bytes(64 << 20)), 100.0)
 
 
-@pytest.mark.long
+@pytest.mark.ci_only
 def test_goal_18_a_million_empty_frames_take_under_ten_seconds() -> None:
     blob = encode(b"") * 1_000_000
     start = time.process_time()

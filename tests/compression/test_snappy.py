@@ -275,7 +275,13 @@ def test_goal_16_no_flipped_bit_of_what_we_write_is_silent() -> None:
 @on_linux
 @pytest.mark.parametrize(
     "kind",
-    ["zeros", pytest.param("chunks of two bytes", marks=pytest.mark.long), "empty chunks", "empty streams", "padding"],
+    [
+        "zeros",
+        pytest.param("chunks of two bytes", marks=pytest.mark.ci_only),
+        "empty chunks",
+        "empty streams",
+        "padding",
+    ],
 )
 def test_goal_17_bombs_stay_within_32_mib(tmp_path: Path, kind: str) -> None:
     size, blob = {
@@ -292,7 +298,7 @@ def test_goal_17_a_limit_stops_a_bomb_within_a_mib() -> None:
     stops_at_a_limit(Snappy(), encode(bytes(64 << 20)), 10.0)
 
 
-@pytest.mark.long
+@pytest.mark.ci_only
 def test_goal_18_a_million_empty_streams_take_under_ten_seconds() -> None:
     blob = encode(b"") * 1_000_000
     start = time.process_time()

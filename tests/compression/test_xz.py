@@ -41,12 +41,12 @@ class TestXz(XzTests):
     codec = Xz(level=1)
 
 
-@pytest.mark.long
+@pytest.mark.ci_only
 class TestXzExtreme(XzTests):
     codec = Xz(level=0, extreme=True, check="sha256")
 
 
-@pytest.mark.long
+@pytest.mark.ci_only
 class TestXzWithoutCheck(XzTests):
     codec = Xz(level=0, check="none")
     has_checksum = False
@@ -89,7 +89,7 @@ def test_wrong_settings_are_config_errors(options: dict[str, Any]) -> None:
         Xz(**options)
 
 
-@pytest.mark.long
+@pytest.mark.ci_only
 def test_level_extreme_and_check_reach_the_library() -> None:
     data = b"".join(b'{"n":%d,"square":%d}\n' % (n, n * n) for n in range(20_000))
     blobs = {level: encode(data, level=level) for level in (0, 3, 6)}
@@ -207,7 +207,7 @@ def test_goal_17_a_limit_stops_a_bomb_within_a_mib() -> None:
     stops_at_a_limit(Xz(), lzma.compress(bytes(32 << 20), preset=0), 1000.0)
 
 
-@pytest.mark.long
+@pytest.mark.ci_only
 def test_goal_18_a_million_empty_streams_take_under_ten_seconds() -> None:
     blob = lzma.compress(b"") * 1_000_000
     start = time.process_time()

@@ -14,12 +14,13 @@ from omnistorage.core import StaleUploads, power
 from omnistorage.delivery import ResumableWriter
 from omnistorage.stages import StageBase
 
+from ..budget import pick
 from ..servers import server
 
 PART = 8
 NUMBERS = itertools.count()
 TEXT = bytes(range(65, 65 + 3 * PART))
-SLOW = int(os.environ.get("OMNISTORAGE_KILLS", "50"))
+SLOW = pick(default=10, ci=100, soak=2000)
 
 
 @dataclass(frozen=True)

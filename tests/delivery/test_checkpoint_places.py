@@ -409,7 +409,7 @@ def test_a_checkpoint_waits_for_what_is_on_its_way(monkeypatch):
         assert ops.read_bytes(store, "d/x.raw") == TEXT
 
 
-@pytest.mark.long
+@pytest.mark.ci_only
 def test_parts_that_grow_are_counted_as_they_are(monkeypatch):
     monkeypatch.setattr(_object_streams, "DOUBLING", 3)
     text = os.urandom(3 * 8 + 3 * 16 + 2 * 32 + 5)

@@ -28,6 +28,7 @@ from omnistorage.delivery import DatasetReader
 from omnistorage.testing import Flaky
 from tests.multi.places import Switch
 
+from ..budget import pick
 from .dataset_world import (
     AT_ONCE,
     LEASHED,
@@ -42,9 +43,8 @@ from .dataset_world import (
     writer,
 )
 
-FULL = os.environ.get("OMNISTORAGE_FULL") == "1"
-SEEDS = 2000 if FULL else 300
-KILLS = int(os.environ.get("OMNISTORAGE_KILLS", "50")) // 4
+SEEDS = pick(default=50, ci=1000, soak=10_000)
+KILLS = pick(default=6, ci=50, soak=500)
 STORES = {
     "conditions": MemoryBackend,
     "create_only": lambda: without(if_match=False),
@@ -314,7 +314,7 @@ def test_killed_at_any_moment_the_set_is_the_old_one_or_the_new_one(tmp_path):
     script.write_text(LEASHED + _DRIVER)
     store = LocalBackend(root)
     killed, begun, published = Counter(), 0, 0
-    for round_ in range(max(KILLS, 6)):
+    for round_ in range(KILLS):
         begun += 1000
         child = subprocess.Popen(
             [sys.executable, script, root, str(begun)],

@@ -3,7 +3,6 @@ and goal 10: however commits fail and runs end, a replay delivers each record on
 
 from __future__ import annotations
 
-import os
 import random
 
 from hypothesis import HealthCheck, given, settings
@@ -15,10 +14,10 @@ from omnistorage.core import WRITE
 from omnistorage.delivery import RollingRecordWriter
 from omnistorage.wrappers._base import Wrapper
 
+from ..budget import pick
 from .conftest import ManualTimer
 
-FULL = os.environ.get("OMNISTORAGE_FULL") == "1"
-SEQUENCES = 10_000 if FULL else 400
+SEQUENCES = pick(default=100, ci=3000, soak=10_000)
 KEYS = "abcd"
 
 
@@ -141,7 +140,7 @@ class Unreliable(Wrapper):
 FIRED = [0]
 
 
-@settings(max_examples=3000 if FULL else 120, deadline=None)
+@settings(max_examples=pick(default=40, ci=1000, soak=3000), deadline=None)
 @given(seed=st.integers(0, 2**32), share=st.sampled_from([0.0, 0.1, 0.3]), records=st.integers(1, 9))
 def replays_deliver_each_record_once_and_in_order(seed, share, records):
     """Runs that fail at any commit, end by abort or go on, with rolls at other places each time; the next run replays

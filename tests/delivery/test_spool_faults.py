@@ -14,10 +14,9 @@ from omnistorage.delivery import RollingRecordWriter, Spool
 from omnistorage.segments import examine
 from omnistorage.testing.os_faults import FaultyOS
 
+from ..budget import FULL
 from .conftest import Down, ManualTimer, contents, numbers, until
 from .spooling import SOON, spooled
-
-FULL = os.environ.get("OMNISTORAGE_FULL") == "1"
 
 
 class Unsynced(FaultyOS):

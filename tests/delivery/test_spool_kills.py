@@ -20,11 +20,12 @@ import pytest
 from omnistorage import LocalBackend, open_records
 from omnistorage.segments import examine
 
+from ..budget import FULL, pick
 from ..servers import server
 from .oracle import record, target
 
-KILLS = int(os.environ.get("OMNISTORAGE_KILLS", "50"))
-RECORDS = 20_000 if KILLS < 200 else 200_000 if KILLS < 2000 else 1_000_000
+KILLS = pick(default=20, ci=200, soak=2000)
+RECORDS = pick(default=8_000, ci=200_000, soak=1_000_000)
 ZYGOTE = pathlib.Path(__file__).parent / "oracle.py"
 CASES = [("deterministic", "interval"), ("deterministic", "record"), ("unique", "interval"), ("unique", "roll")]
 
@@ -146,7 +147,7 @@ def test_goal_9_goal_10_kill_9_loses_nothing_acknowledged_and_doubles_only_what_
     shutil.rmtree(store)
 
 
-if os.environ.get("OMNISTORAGE_FULL") == "1":
+if FULL:
 
     @pytest.mark.parametrize("names", ["deterministic", "unique"])
     def test_goal_9_goal_10_nor_does_it_into_an_s3_server(tmp_path, names):

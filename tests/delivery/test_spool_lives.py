@@ -23,12 +23,13 @@ from omnistorage.policies import Backoff
 from omnistorage.testing.os_faults import FaultyOS
 from omnistorage.wrappers._base import Wrapper
 
+from ..budget import pick
 from .conftest import contents
 from .simulation import FAULTS, World
 
-SCALE = int(os.environ.get("OMNISTORAGE_SCALE", "1"))
-SEEDS = range(25 if SCALE == 1 else 60 * SCALE)  # with threads and waits as they are; ``World`` has neither
-SHARDS = 1 if SCALE == 1 else 5
+SEEDS = range(pick(default=10, ci=200, soak=6000))  # with threads and waits as they are; ``World`` has neither
+SHARDS = pick(default=1, ci=5, soak=5)
+SIMULATED = pick(default=200, ci=5000, soak=100_000)
 FIRED = Counter()
 
 
@@ -45,7 +46,7 @@ def quiet():
 @pytest.mark.parametrize("shard", range(SHARDS))
 def test_goal_33_no_seed_loses_changes_or_invents_a_record_of_a_spool(names, shard):
     fired, kinds = Counter(), {*FAULTS} - ({"read"} if names == "unique" else {"counted"})
-    for seed in range(shard, 1000 * SCALE, SHARDS):
+    for seed in range(shard, SIMULATED, SHARDS):
         fired += World(seed, names).live().fired
     for kind in kinds:
         assert fired[kind] >= 100, (kind, fired)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import pathlib
 import subprocess
 import sys
@@ -19,11 +18,12 @@ from omnistorage.policies import CancelScope, DeadlineExceeded, deadline
 from omnistorage.segments import examine
 from omnistorage.testing.os_faults import FaultyOS
 
+from ..budget import pick
 from .conftest import Down, ManualTimer, contents, numbers, paths, until
 from .spooling import spooled
 
 ROOT = pathlib.Path(__file__).parents[2]
-RECORDS = 1_000_000 if int(os.environ.get("OMNISTORAGE_KILLS", "50")) >= 200 else 100_000
+RECORDS = pick(default=50_000, ci=1_000_000, soak=1_000_000)
 FULL_AT = {"max_bytes": 20_000}
 
 

@@ -43,7 +43,7 @@ def numbers(pattern, text):
     return [int(found.replace(",", "")) for found in re.search(pattern, text).groups()]
 
 
-@pytest.mark.long
+@pytest.mark.ci_only
 def test_without_arguments_the_installed_packages_are_rolled_by_package_and_verified(tmp_path):
     done = demo(tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
@@ -109,7 +109,7 @@ def test_its_own_output_is_not_taken_for_input(tmp_path):
     assert len(read(tmp_path)) == 1, "and nothing was removed"
 
 
-@pytest.mark.parametrize("own", [pytest.param(False, marks=pytest.mark.long), True])
+@pytest.mark.parametrize("own", [pytest.param(False, marks=pytest.mark.ci_only), True])
 def test_the_commands_it_names_work(tmp_path, own):
     pytest.importorskip("click")
     (tmp_path / "my log.txt").write_text("".join(f"line {n}\n" for n in range(250)))

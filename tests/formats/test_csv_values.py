@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 from omnistorage.errors import CorruptData, RecordError
 from omnistorage.formats.csv import Csv
 from omnistorage.stages import BATCH_RECORDS
-from omnistorage.testing.codecs import FULL, pieces
+from omnistorage.testing.codecs import pieces
 
+from ..budget import pick
 from .csv_tables import BOM, FIELDS, lists, read, write
 
 SPECTRUM = Path(__file__).parents[1] / "corpora" / "csv-spectrum"
@@ -164,7 +165,7 @@ DIALECTS: list[dict[str, Any]] = [
 ]
 
 
-@settings(max_examples=10_000 if FULL else 300, deadline=None)
+@settings(max_examples=pick(default=60, ci=1_000, soak=10_000), deadline=None)
 @given(
     data=st.lists(
         st.sampled_from(
@@ -195,7 +196,7 @@ def test_any_text_is_read_as_python_reads_it_however_it_is_cut(
     assert (found if not errors else None) == expected
 
 
-@settings(max_examples=10_000 if FULL else 300, deadline=None)
+@settings(max_examples=pick(default=60, ci=1_000, soak=10_000), deadline=None)
 @given(table=tables(), sizes=SIZES, dialect=st.sampled_from([*DIALECTS[:4], {"quoting": "all"}, {"delimiter": "\t"}]),
        end=st.sampled_from(["\n", "\r\n"]))  # fmt: skip
 def test_goal_22_random_tables_round_trip(
@@ -237,7 +238,7 @@ BAD_ROWS = [
 ]
 
 
-@settings(max_examples=10_000 if FULL else 100, deadline=None)
+@settings(max_examples=pick(default=40, ci=1_000, soak=10_000), deadline=None)
 @given(seed=st.integers(0, 10**6), size=st.sampled_from([1, 3, 64, 1000, 1 << 16]))
 def test_goal_21_no_good_row_is_lost_among_bad_ones(seed: int, size: int) -> None:
     chance = random.Random(seed)

@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 
 from omnistorage.errors import ConfigError, CorruptData, RecordError
 from omnistorage.formats.length_prefixed import LengthPrefixed
-from omnistorage.testing.codecs import FULL, pieces
+from omnistorage.testing.codecs import pieces
 from omnistorage.testing.formats import FormatTests
+
+from ..budget import pick
 
 KINDS = [LengthPrefixed(prefix, crc32c=crc) for prefix in ("be32", "le32", "varint") for crc in (False, True)]
 HEADS = {
@@ -100,7 +102,7 @@ class TestVarintWithCrc(LengthPrefixedTests):
     bad = (wrong_crc(format, b""), wrong_crc(format, b"some payload"), (bytes(5), b""))
 
 
-@pytest.mark.long
+@pytest.mark.ci_only
 class TestLargeRecordsWithCrc(LengthPrefixedTests):
     format = LengthPrefixed("le32", crc32c=True)
     bad = (wrong_crc(format, b"r" * 70_000), (wrong_crc(format, b"s" * 65_536)))[1:]
@@ -175,7 +177,7 @@ def test_buffers_are_written_as_their_bytes() -> None:
     assert data == b"\0\0\0\1a"
 
 
-@pytest.mark.long
+@pytest.mark.ci_only
 def test_every_size_around_the_borders_of_varints_tables_and_batches_reads_back() -> None:
     sizes = [
         n + d for n in (0, 127, 128, 4095, 4096, 16383, 16384, 65531, 65532, 65536) for d in (-1, 0, 1) if n + d >= 0
@@ -304,7 +306,7 @@ def test_a_large_record_in_small_chunks_takes_linear_time_and_memory() -> None:
         assert peak < 4 * len(record)
 
 
-@settings(max_examples=1000 if FULL else 60, deadline=None)
+@settings(max_examples=pick(default=30, ci=300, soak=1000), deadline=None)
 @given(seed=st.integers(0, 10**6), size=st.sampled_from([1, 3, 64, 1000, 1 << 16]), fmt=st.sampled_from(KINDS[1::2]))
 def test_goal_21_no_good_record_is_lost_among_those_with_a_wrong_crc(seed: int, size: int, fmt: LengthPrefixed) -> None:
     chance = random.Random(seed)

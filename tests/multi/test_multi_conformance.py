@@ -21,7 +21,7 @@ class Multi(BackendTests):
             getattr(place.backend, "inner", place.backend).put_raw(path, data)
 
 
-@pytest.mark.long
+@pytest.mark.ci_only
 class TestAll(Multi):
     def make(self):
         return MultiBackend([MemoryBackend() for _ in range(3)])
@@ -37,7 +37,7 @@ class TestQuorum(Multi):
         return MultiBackend([MemoryBackend() for _ in range(3)], "quorum", journal=MemoryBackend())
 
 
-@pytest.mark.long
+@pytest.mark.ci_only
 class TestBestEffort(Multi):
     def make(self):
         return MultiBackend(
@@ -45,19 +45,19 @@ class TestBestEffort(Multi):
         )
 
 
-@pytest.mark.long
+@pytest.mark.ci_only
 class TestKeysWithoutFolders(Multi):
     def make(self):
         return MultiBackend([MemoryBackend(dirs=False), MemoryBackend(dirs=False)])
 
 
-@pytest.mark.long
+@pytest.mark.ci_only
 class TestOneAlone(Multi):
     def make(self):
         return MultiBackend([MemoryBackend()])
 
 
-@pytest.mark.long
+@pytest.mark.ci_only
 class TestReadByRace(Multi):
     def make(self):
         return MultiBackend([MemoryBackend(), MemoryBackend()], read="race")
@@ -68,7 +68,7 @@ class TestReadByQuorum(Multi):
         return MultiBackend([MemoryBackend() for _ in range(3)], read="quorum", read_quorum=2)
 
 
-@pytest.mark.long
+@pytest.mark.ci_only
 class TestReadWithAShadow(Multi):
     def make(self):
         return MultiBackend([MemoryBackend(), MemoryBackend()], read="shadow")
@@ -84,7 +84,7 @@ class TestWithATargetThatIsDown(Multi):
         return MultiBackend(targets, "quorum", journal=MemoryBackend())
 
 
-@pytest.mark.long
+@pytest.mark.ci_only
 class TestOnDisk(Multi):
     @pytest.fixture
     def backend(self, tmp_path):

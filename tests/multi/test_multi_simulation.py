@@ -1,13 +1,13 @@
 """Fan-out under random failures: what is reported as done is held by as many as needed, and repair converges."""
 
-import os
 from collections import Counter
 
 import pytest
 
+from ..budget import pick
 from .simulation import FAULTS, OPS, SCENES, World
 
-SEEDS = 1000 * int(os.environ.get("OMNISTORAGE_SCALE", "1"))
+SEEDS = pick(default=200, ci=5000, soak=100_000)
 PARTS = 5
 # How often each must have happened in each part of the seeds; what is not named, ten times.
 RARE = {

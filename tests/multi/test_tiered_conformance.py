@@ -27,7 +27,7 @@ class TestFallthrough(Tiered):
         return TieredBackend([Tier("a", MemoryBackend()), Tier("b", MemoryBackend()), Tier("c", MemoryBackend())])
 
 
-@pytest.mark.long
+@pytest.mark.ci_only
 class TestFallthroughToTheSecond(Tiered):
     def make(self):
         return TieredBackend(
@@ -35,13 +35,13 @@ class TestFallthroughToTheSecond(Tiered):
         )
 
 
-@pytest.mark.long
+@pytest.mark.ci_only
 class TestOverABasicTier(Tiered):
     def make(self):
         return TieredBackend([Tier("a", BasicBackend()), Tier("b", MemoryBackend(dirs=False))], write_tier="b")
 
 
-@pytest.mark.long
+@pytest.mark.ci_only
 class TestMatchOneOfTwo(Tiered):
     def make(self):
         tiers = [Tier("a", MemoryBackend(dirs=False), match="never/**"), Tier("b", MemoryBackend(dirs=False))]
@@ -74,7 +74,7 @@ class TestRace(TestWriteThrough):
         return TieredBackend([Tier("a", MemoryBackend()), Tier("b", MemoryBackend())], write_through=True, read="race")
 
 
-@pytest.mark.long
+@pytest.mark.ci_only
 class TestShadow(TestWriteThrough):
     def make(self):
         return TieredBackend(
@@ -82,7 +82,7 @@ class TestShadow(TestWriteThrough):
         )
 
 
-@pytest.mark.long
+@pytest.mark.ci_only
 class TestQuorum(TestWriteThrough):
     def make(self):
         tiers = [Tier(name, MemoryBackend()) for name in "abc"]
@@ -96,7 +96,7 @@ class TestPromoting(Tiered):
         return TieredBackend([Tier("a", MemoryBackend()), Tier("b", MemoryBackend())], promote_on_read=True)
 
 
-@pytest.mark.long
+@pytest.mark.ci_only
 class TestOnDisk(Tiered):
     planted = "hot"
 

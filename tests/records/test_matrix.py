@@ -18,6 +18,8 @@ from omnistorage.strands import CPU, IO
 from omnistorage.testing import BasicBackend, Flaky
 from omnistorage.wrappers._base import Wrapper
 
+from ..budget import FULL
+
 SUFFIX = {
     "none": "",
     "bz2": ".bz2",
@@ -83,7 +85,7 @@ def pairwise(dimensions):
     return sorted(chosen)
 
 
-CELLS = list(itertools.product(*DIMENSIONS)) if os.environ.get("OMNISTORAGE_FULL") == "1" else pairwise(DIMENSIONS)
+CELLS = list(itertools.product(*DIMENSIONS)) if FULL else pairwise(DIMENSIONS)
 
 
 def settle():

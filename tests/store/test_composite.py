@@ -294,7 +294,7 @@ def test_folders_of_all_tiers_show_as_one():
     assert names(store.list_files(recursive=True, start_after="d/a")) == ["d/b", "e/c"]
 
 
-@pytest.mark.long
+@pytest.mark.ci_only
 def test_the_union_of_long_listings_holds_no_listing_in_memory():
     import tracemalloc
 

@@ -1,7 +1,5 @@
 """Random calls on tiers that fail now and then, against a model of them."""
 
-import os
-
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -18,7 +16,8 @@ from omnistorage import (
 )
 from omnistorage.testing.faults import Faulty
 
-SCALE = int(os.environ.get("OMNISTORAGE_SCALE", "1"))
+from ..budget import pick
+
 TIERS = ("hot", "warm", "cold")
 paths = st.sampled_from(["a", "b", "d/a", "d/b", "d/e/a"])
 tiers = st.sampled_from(TIERS)
@@ -180,7 +179,7 @@ class CompositeMachine(RuleBasedStateMachine):
 
 
 class TestGoal32Composite(CompositeMachine.TestCase):
-    settings = settings(max_examples=150 * SCALE, stateful_step_count=40, deadline=None)
+    settings = settings(max_examples=pick(default=30, ci=600, soak=6000), stateful_step_count=40, deadline=None)
 
     def runTest(self):
         super().runTest()

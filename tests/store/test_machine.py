@@ -1,6 +1,5 @@
 """Random calls of a Store against a dict, on every backend."""
 
-import os
 from itertools import product
 
 import pytest
@@ -18,9 +17,10 @@ from omnistorage import (
     Store,
 )
 
+from ..budget import pick
 from .places import PLACES
 
-SCALE = int(os.environ.get("OMNISTORAGE_SCALE", "1"))
+SCALE = pick(default=1, ci=10, soak=100)
 NAMES = ["a", "b", "ab", "a.txt", "d", "é"]
 paths = st.sampled_from(
     ["/".join(names) for depth in (1, 2, 3) for names in product(NAMES, repeat=depth) for _ in range(6 ** (3 - depth))]

@@ -1,15 +1,10 @@
 """What the tests of safety share."""
 
-import os
-
 from .stores import (
     blind,
     bucket,
     memory,
 )
-
-FULL = bool(os.environ.get("OMNISTORAGE_FULL"))
-
 
 ALL = {"delete": True, "max_delete": "100%"}
 

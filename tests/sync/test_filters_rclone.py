@@ -150,7 +150,7 @@ def in_files(words, folder):
     return written
 
 
-@pytest.mark.parametrize("quarter", [0, *(pytest.param(n, marks=pytest.mark.long) for n in (1, 2, 3))])
+@pytest.mark.parametrize("quarter", [0, *(pytest.param(n, marks=pytest.mark.ci_only) for n in (1, 2, 3))])
 def test_the_same_words_include_the_same_files_as_rclone_does(tree, tmp_path, quarter):
     different = {}
     for words in SAME[quarter::4]:
@@ -195,7 +195,7 @@ DIFFERENT = [
 ]  # fmt: skip
 
 
-@pytest.mark.long
+@pytest.mark.ci_only
 def test_where_we_differ_from_rclone_we_mean_to(tree, tmp_path):
     for words, theirs, mine in DIFFERENT:
         written = in_files(words, tmp_path)

@@ -14,7 +14,7 @@ from omnistorage.sync.html import human
 
 from .html_page import HOSTILE, Parsed, page_of
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.ci_only
 
 # -- in a real browser -------------------------------------------------------------------------------------------------
 

@@ -36,7 +36,7 @@ from .stores import (
 )
 
 ALL = {"delete": True, "max_delete": "100%"}
-long = partial(pytest.param, marks=pytest.mark.long)
+long = partial(pytest.param, marks=pytest.mark.ci_only)
 CHILD = pathlib.Path(__file__).parent / "listing_child.py"
 NAMES = st.text("ab.-/0 é", min_size=1, max_size=8).map(lambda text: "/".join(p for p in text.split("/") if p))
 KEYS = NAMES.filter(lambda key: key and not {".", ".."} & set(key.split("/")))

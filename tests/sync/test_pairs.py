@@ -1,6 +1,5 @@
 """Stores of every kind: a tree arrives, the second run has nothing to do, changes and deletions follow."""
 
-import os
 import tempfile
 from itertools import product
 
@@ -11,6 +10,7 @@ from omnistorage.core import WriteOptions
 from omnistorage.sync import check, sync
 
 from ..backends import azure_places, gcs_places, sql_places, test_s3, test_sftp_conformance
+from ..budget import FORM, FULL
 from ..servers import server
 from ..servers.proxy import Proxy
 from .stores import day
@@ -26,7 +26,6 @@ PLACES = {
     "gcs": gcs_places.fresh,
     "azure": azure_places.fresh,
 }
-FULL, SCALE = bool(os.environ.get("OMNISTORAGE_FULL")), int(os.environ.get("OMNISTORAGE_SCALE", "1"))
 if FULL:
     PLACES["swift"] = lambda: test_s3.fresh("swift")
     PLACES["postgres"] = lambda: sql_places.Place("postgres").make()
@@ -61,7 +60,7 @@ def held(store):
 def pairs():
     """Every place once as source of every other that costs little, and each wire with its neighbour; in the soak every
     kind of store and every other."""
-    if FULL and SCALE >= 100:
+    if FORM == "soak":
         yield from product(sorted(PLACES.keys() - {"flat", "postgres"}), repeat=2)
         yield from (("postgres", "local"), ("seaweedfs", "postgres"), ("postgres", "postgres"), ("flat", "flat"))
         return

@@ -17,7 +17,9 @@ from omnistorage.sync import Filter, SyncOptions, check, partitions
 from omnistorage.sync.partitions import execute, prepare, resume, run_partition
 from tests import servers
 
-KILLS = int(os.environ.get("OMNISTORAGE_KILLS", "50"))
+from ..budget import pick
+
+KILLS = pick(default=6, ci=60, soak=500)
 
 
 @pytest.fixture
@@ -67,7 +69,7 @@ def test_any_executor_carries_it_out(tree, kind):
     assert sorted(path.name for path in tree[1].iterdir()) == ["d0", "d1", "d2", "d3", "d4"]
 
 
-@pytest.mark.long
+@pytest.mark.ci_only
 def test_dask_carries_it_out_and_a_killed_worker_does_no_harm(tree):
     from dask.distributed import Client, LocalCluster
 

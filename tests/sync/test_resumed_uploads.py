@@ -96,7 +96,7 @@ def test_nothing_was_sent_so_there_is_no_token(store):
         assert able.token_of(writer) is None
 
 
-@pytest.mark.long
+@pytest.mark.ci_only
 def test_a_gap_is_where_it_goes_on(store):
     data, token = begun(store, 4)
     client = store.client
@@ -337,7 +337,7 @@ def test_a_killed_upload_goes_on_and_sends_no_part_that_was_there(tmp_path, stor
     assert parts_sent(proxy) == []
 
 
-@pytest.mark.long
+@pytest.mark.ci_only
 def test_a_source_that_changed_meanwhile_is_not_put_behind_the_old_parts(tmp_path, store, proxy):
     source, plan = tmp_path / "source", tmp_path / "plan"
     source.mkdir()
@@ -353,7 +353,7 @@ def test_a_source_that_changed_meanwhile_is_not_put_behind_the_old_parts(tmp_pat
     assert ops.read_bytes(store, "long") == (source / "long").read_bytes()
 
 
-@pytest.mark.long
+@pytest.mark.ci_only
 def test_an_upload_that_is_gone_begins_anew(tmp_path, store, proxy):
     source, plan = tmp_path / "source", tmp_path / "plan"
     source.mkdir()

@@ -38,7 +38,7 @@ def long(tmp_path):
 # -- uploads that go on ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("before", [pytest.param(None, marks=pytest.mark.long), b"old"])
+@pytest.mark.parametrize("before", [pytest.param(None, marks=pytest.mark.ci_only), b"old"])
 def test_an_upload_that_goes_on_replaces_nothing_that_came_meanwhile(long, store, proxy, before):
     source, plan = long
     if before is not None:
@@ -66,7 +66,7 @@ def test_nobody_goes_on_with_the_upload_of_one_who_lives(long, store, proxy):
     assert ops.read_bytes(store, "long") == (source / "long").read_bytes()
 
 
-@pytest.mark.long
+@pytest.mark.ci_only
 def test_who_may_not_list_parts_begins_anew(long, store, proxy, monkeypatch):
     source, plan = long
     prepare(source, place(store), plan)

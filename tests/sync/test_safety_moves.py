@@ -16,7 +16,8 @@ from omnistorage import (
 from omnistorage.sync import Filter, Plan
 from omnistorage.wrappers import Prefix
 
-from .safety_world import ALL, FULL
+from ..budget import pick
+from .safety_world import ALL
 from .stores import (
     Acting,
     HalfListed,
@@ -40,7 +41,7 @@ from .stores import (
 def test_goal_36_a_move_deletes_a_source_only_when_its_bytes_are_at_the_destination():
     """Random worlds in which others change both sides: no content of the source is ever lost."""
     count = 0
-    for seed in range(10_000 if FULL else 300):
+    for seed in range(pick(default=60, ci=2_000, soak=10_000)):
         rng = random.Random(seed)
         src, dst = rng.choice((memory, blind))(), rng.choice((memory, blind, bucket))()
         ours = {f"f{n}": f"{seed} {n} ".encode() * rng.randrange(1, 9) for n in range(6)}

@@ -1,15 +1,15 @@
 """A thousand small worlds, each decided by its seed; see ``simulation``."""
 
-import os
 from collections import Counter
 
 import pytest
 
+from ..budget import pick
 from . import simulation
 from .simulation import World
 
-SEEDS = 1_000 * int(os.environ.get("OMNISTORAGE_SCALE", "1"))
-SHARDS = 2 if SEEDS == 1_000 else 10
+SEEDS = pick(default=200, ci=5000, soak=100_000)
+SHARDS = pick(default=1, ci=10, soak=10)
 
 
 @pytest.mark.parametrize("shard", range(SHARDS))

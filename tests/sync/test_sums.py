@@ -474,7 +474,7 @@ print(read(int(sys.argv[1])), (peak() - before) / 1024)
 
 
 @pytest.mark.skipif(not pathlib.Path("/proc/self/status").exists(), reason="VmHWM is Linux's")
-@pytest.mark.long
+@pytest.mark.ci_only
 def test_memory_does_not_grow_with_the_sum_file():
     done = subprocess.run([sys.executable, "-W", "error", "-c", _CHILD, "200000"], capture_output=True, text=True)
     assert done.stderr == ""

@@ -1,7 +1,6 @@
 """A pair of stores that bisync keeps in step."""
 
 import json
-import os
 
 import pytest
 
@@ -9,11 +8,12 @@ from omnistorage.errors import StorageError
 from omnistorage.policies import Backoff
 from omnistorage.sync import bisync
 
+from ..budget import pick
 from .simulation import Inline, VirtualClock
 from .stores import blind, bucket, held, memory, put
 
 STORES = {"checks conditions": memory, "checks none": blind, "flat": lambda: memory(dirs=False), "bucket": bucket}
-SEEDS = 300 * int(os.environ.get("OMNISTORAGE_SCALE", "1"))
+SEEDS = pick(default=50, ci=2000, soak=30_000)
 
 
 class Two:

@@ -27,25 +27,25 @@ class TestPlainWrapper(WrapperTests):
         return Plain(inner)
 
 
-@pytest.mark.long
+@pytest.mark.ci_only
 class TestFlakyThatNeverFires(WrapperTests):
     def wrap(self, inner):
         return Flaky(inner, at=10**9)
 
 
-@pytest.mark.long
+@pytest.mark.ci_only
 class TestChunky(WrapperTests):
     def wrap(self, inner):
         return Chunky(inner, size=997)
 
 
-@pytest.mark.long
+@pytest.mark.ci_only
 class TestFullWithRoom(WrapperTests):
     def wrap(self, inner):
         return Full(inner, capacity=1 << 40)
 
 
-@pytest.mark.long
+@pytest.mark.ci_only
 class TestSlowThatDoesNotWait(WrapperTests):
     def wrap(self, inner):
         return Slow(inner, wait=lambda op: None)

@@ -40,7 +40,7 @@ class TestCache(WarmTests):
         return Cache(inner, MemoryBackend())
 
 
-@pytest.mark.long
+@pytest.mark.ci_only
 class TestCacheWithTtl(WarmTests):
     """Planting goes behind the cache's back, which it need not notice within the ttl."""
 
@@ -52,7 +52,7 @@ class TestCacheWithTtl(WarmTests):
         backend.invalidate(path)
 
 
-@pytest.mark.long
+@pytest.mark.ci_only
 class TestCacheUnderPrefixInABasicOne(WarmTests):
     def wrap(self, inner):
         return Prefix(Cache(inner, BasicBackend(), max_entries=2), "some/folder")
@@ -61,7 +61,7 @@ class TestCacheUnderPrefixInABasicOne(WarmTests):
         return backend.inner.inner, f"some/folder/{path}"
 
 
-@pytest.mark.long
+@pytest.mark.ci_only
 class TestCacheInWhatAlwaysFails(WarmTests):
     def wrap(self, inner):
         return Cache(inner, Flaky(MemoryBackend(), at=1, sticky=True, error=lambda: BackendUnavailable("gone")))

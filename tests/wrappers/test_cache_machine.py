@@ -1,6 +1,5 @@
 """Random reads and changes through a cache and behind its back: never a byte that is staler than it may be."""
 
-import os
 from collections import Counter
 
 import pytest
@@ -16,7 +15,8 @@ from omnistorage.testing._kit import payload
 from omnistorage.wrappers import Prefix
 from omnistorage.wrappers._base import Wrapper
 
-SCALE = int(os.environ.get("OMNISTORAGE_SCALE", "1"))
+from ..budget import pick
+
 PATHS = ["a", "d/a", "d/e/a"]
 paths = st.sampled_from(PATHS)
 contents = st.builds(lambda seed, size: payload(size, f"{seed}"), st.integers(0, 999), st.integers(0, 40))
@@ -280,7 +280,7 @@ SHORT = ("WithTtlAndLimited", "OfUnknownSizesInABasicBackend")  # what the defau
 for _name, _values in KINDS.items():
     _machine = type(f"Machine{_name}", (CacheMachine,), {**_values, "met": Counter()})
     _case = _machine.TestCase
-    _case.settings = settings(max_examples=max(200, 80 * SCALE), stateful_step_count=40, deadline=None)
+    _case.settings = settings(max_examples=pick(default=30, ci=400, soak=4000), stateful_step_count=40, deadline=None)
 
     def run(self, _machine=_machine, _plain=_case.runTest):
         _plain(self)
@@ -289,7 +289,7 @@ for _name, _values in KINDS.items():
         assert not few, f"a machine that meets these so rarely shows little: {few}"
 
     globals()[f"TestCache{_name}"] = type(
-        f"TestCache{_name}", (_case,), {"runTest": run, "pytestmark": [] if _name in SHORT else [pytest.mark.long]}
+        f"TestCache{_name}", (_case,), {"runTest": run, "pytestmark": [] if _name in SHORT else [pytest.mark.ci_only]}
     )
 
 del _case, _machine  # pytest would collect them, too

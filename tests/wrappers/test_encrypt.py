@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import pathlib
 import pickle
 from datetime import UTC, datetime, timedelta
@@ -54,9 +53,9 @@ from omnistorage.wrappers._encrypt_format import (
 from omnistorage.wrappers._encrypt_streams import EncryptingWriter
 from omnistorage.wrappers._streams import WrappedReader
 
+from ..budget import pick
 from .encrypt_spec import decode, encode, size_of
 
-SCALE = int(os.environ.get("OMNISTORAGE_SCALE", "1"))
 KEY = bytes(range(32))
 CHUNK = 65536
 EDGES = (0, 1, 65535, 65536, 65537, 3 * 65536, 3 * 65536 + 1)
@@ -214,7 +213,7 @@ _INNERS = {
 _positions = st.integers(0, 6 * CHUNK) | st.sampled_from([n * CHUNK + d for n in range(6) for d in (-1, 0, 1)][1:])
 
 
-@settings(max_examples=40 * SCALE, deadline=None)
+@settings(max_examples=pick(default=20, ci=200, soak=2000), deadline=None)
 @given(
     st.sampled_from(sorted(_INNERS)),
     st.lists(_positions, max_size=5),

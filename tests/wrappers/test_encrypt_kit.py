@@ -44,7 +44,7 @@ class TestEncrypt(EncryptedTests):
     pass
 
 
-@pytest.mark.long
+@pytest.mark.ci_only
 class TestEncryptUnderPrefix(EncryptedTests):
     def wrap(self, inner):
         return Prefix(Encrypt(inner, {"a": bytes(32), "default": KEY}, key_id="default"), "some/folder")
@@ -61,7 +61,7 @@ class TestEncryptOverShortReads(EncryptedTests):
         return backend.inner.inner, path
 
 
-@pytest.mark.long
+@pytest.mark.ci_only
 class TestEncryptOverUnknownSizesWithoutFolders(EncryptedTests):
     def make_inner(self):
         return MemoryBackend(dirs=False) if self.inner == "extended" else BasicBackend()

@@ -15,7 +15,7 @@ class TestPrefix(WrapperTests):
         return backend.inner, f"some/folder/{path}"
 
 
-@pytest.mark.long
+@pytest.mark.ci_only
 class TestPrefixWithPatternCharacters(WrapperTests):
     def wrap(self, inner):
         return Prefix(inner, "a[b]*{c}")
@@ -24,7 +24,7 @@ class TestPrefixWithPatternCharacters(WrapperTests):
         return backend.inner, f"a[b]*{{c}}/{path}"
 
 
-@pytest.mark.long
+@pytest.mark.ci_only
 class TestPrefixInAPrefix(WrapperTests):
     def wrap(self, inner):
         return Prefix(Prefix(inner, "outer"), "inner")
@@ -45,7 +45,7 @@ class TestObserve(WrapperTests):
         return Observe(inner, [].append)
 
 
-@pytest.mark.long
+@pytest.mark.ci_only
 class TestObserveUnderPrefix(WrapperTests):
     def wrap(self, inner):
         return Prefix(Observe(inner, [].append), "p")
