@@ -19,20 +19,36 @@ from ..budget import pick
 on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="VmHWM is Linux")
 
 
-def cut_everywhere(decode: Callable[[bytes, int], Any], blobs: Iterable[bytes], before: bytes) -> None:
-    """Each of ``blobs`` cut at every byte is an error, alone and behind the whole stream ``before``."""
-    for blob in blobs:
-        for size in (1, 1 << 16):
-            for end in range(len(blob)):
-                with pytest.raises(CorruptData):
-                    decode(blob[:end], size)
-                if end:  # nobody can tell a cut exactly between two
-                    with pytest.raises(CorruptData):
-                        decode(before + blob[:end], size)
-
-
 STRIDE = pick(default=7, ci=1, soak=1)
 """Every bit, or every seventh, so that each place in a byte has its turn."""
+OUTPUT = pick(default=64 << 20, ci=200_000_000, soak=200_000_000)
+"""The bytes that a bomb expands to: at least twice what a decoder may take. A decoder that holds its output fails."""
+MEMBERS = pick(default=20_000, ci=100_000, soak=100_000)
+"""The members of a bomb of empty members. A decoder that keeps 1.6 KiB of each of 20,000 members takes over 32 MiB."""
+
+
+def cuts(size: int) -> list[int]:
+    """Where a blob of ``size`` bytes is cut: at every byte, or at both its ends and at every seventh byte between."""
+    return [end for end in range(size) if end % STRIDE == 0 or end < 24 or end > size - 24]
+
+
+def cut_everywhere(decode: Callable[[bytes, int], Any], blobs: Iterable[bytes], before: bytes) -> None:
+    """Each of ``blobs`` cut at every byte is an error, alone and after the whole stream ``before``.
+
+    In the default run that holds for input in one piece; input that comes byte by byte, and input after another stream,
+    is cut at the places of ``cuts``.
+    """
+    for blob in blobs:
+        some = cuts(len(blob))
+        for end in range(len(blob)):
+            with pytest.raises(CorruptData):
+                decode(blob[:end], 1 << 16)
+        for end in some:
+            with pytest.raises(CorruptData):
+                decode(blob[:end], 1)
+            for size in (1, 1 << 16) if end else ():  # a cut exactly between two streams cannot be noticed
+                with pytest.raises(CorruptData):
+                    decode(before + blob[:end], size)
 
 
 def flip_every_bit(encode: Callable[[bytes], bytes], decode: Callable[[bytes], bytes]) -> None:

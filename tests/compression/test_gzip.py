@@ -20,7 +20,7 @@ from omnistorage.errors import ConfigError, CorruptData, MissingExtra
 from omnistorage.stages import MAX_CHUNK, Limit
 from omnistorage.testing.codecs import SAMPLE, CodecTests, pieces, through
 
-from .goals import STRIDE, cut_everywhere, flip_every_bit
+from .goals import MEMBERS, OUTPUT, STRIDE, cut_everywhere, flip_every_bit
 
 ENGINES = ("isal", "zlib-ng", "zlib")
 
@@ -33,27 +33,33 @@ class TestGzip(GzipTests):
     codec = Gzip()
 
 
+@pytest.mark.ci_only
 class TestGzipFast(GzipTests):
     codec = Gzip(level=1)
 
 
+@pytest.mark.ci_only
 class TestGzipIsal(GzipTests):
     codec = Gzip(level=2, engine="isal")
 
 
+@pytest.mark.ci_only
 class TestGzipZlibNg(GzipTests):
     codec = Gzip(level=9, engine="zlib-ng")
 
 
+@pytest.mark.ci_only
 class TestGzipZlib(GzipTests):
     codec = Gzip(engine="zlib")
 
 
+@pytest.mark.ci_only
 class TestGzipStored(GzipTests):
     codec = Gzip(level=0)
 
 
-@pytest.fixture(params=ENGINES)
+# The isal engine keeps unused input to itself and zlib gives it back, as zlib-ng does.
+@pytest.fixture(params=["isal", pytest.param("zlib-ng", marks=pytest.mark.ci_only), "zlib"])
 def engine(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -253,14 +259,14 @@ print(made, peak() - before)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="VmHWM is Linux")
-@pytest.mark.parametrize("kind", ["zeros", "100k empty members", "wide in narrow"])
+@pytest.mark.parametrize("kind", ["zeros", "empty members", "wide in narrow"])
 def test_goal_17_bombs_stay_within_32_mib(tmp_path, kind: str, engine: str) -> None:  # type: ignore[no-untyped-def]
     if kind == "zeros":
-        size, blob = 200_000_000, gzip.compress(bytes(200_000_000), 9)
-    elif kind == "100k empty members":
-        size, blob = 0, gzip.compress(b"") * 100_000
+        size, blob = OUTPUT, gzip.compress(bytes(OUTPUT), 9)
+    elif kind == "empty members":
+        size, blob = 0, gzip.compress(b"") * MEMBERS
     else:  # the input is large and so is the output
-        size, blob = 100 * 500_000, gzip.compress(bytes(500_000), 9) * 100
+        size, blob = 128 * 500_000, gzip.compress(bytes(500_000), 9) * 128
     (tmp_path / "bomb").write_bytes(blob)
     options = repr({"level": 1, "engine": engine})
     run = subprocess.run(
@@ -284,6 +290,7 @@ def test_goal_17_a_limit_stops_a_bomb_within_a_mib(engine: str) -> None:
         assert made <= bound + MAX_CHUNK
 
 
+@pytest.mark.ci_only
 def test_goal_18_a_million_empty_members_take_under_ten_seconds() -> None:
     blob = gzip.compress(b"", mtime=0) * 1_000_000
     start = time.process_time()
