@@ -7,7 +7,6 @@ import itertools
 import logging
 import sys
 import threading
-import time
 
 import pytest
 
@@ -16,6 +15,7 @@ from omnistorage.core import WRITE
 from omnistorage.delivery import OmniHandler
 from omnistorage.wrappers._base import Wrapper
 
+from ..waiting import until
 from .hanging import Hangs
 from .logging_world import gates
 
@@ -81,14 +81,6 @@ class Down(Wrapper):
 
         writer.close = check_and_close
         return writer
-
-
-def until(holds, seconds=60):
-    """Wait for what another thread does, without a clock of the test's own."""
-    gate, end = threading.Event(), time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, "it does not come to pass"
-        gate.wait(0.001)
 
 
 def paths(store):

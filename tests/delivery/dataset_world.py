@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures as cf
 import threading
-import time
 from dataclasses import replace
 from datetime import timedelta
 
@@ -24,12 +23,6 @@ if __name__ == "__main__":
     threading.Thread(target=leash, daemon=True).start()
 """
 """What a child does that could run for ever: once its standard input closes it ends, with its group if it has one."""
-
-
-def until(true):
-    end = time.monotonic() + 10
-    while not true():
-        assert time.monotonic() < end
 
 
 def share(item, count=10):

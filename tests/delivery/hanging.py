@@ -8,6 +8,8 @@ from omnistorage import StorageError
 from omnistorage.core import WRITE
 from omnistorage.wrappers._base import Wrapper
 
+from ..waiting import LIMIT
+
 FAR = 3600.0
 
 
@@ -26,7 +28,7 @@ class Hangs(Wrapper):
 
             def hang(*data):
                 self.inside.set()
-                self.freed.wait(60)
+                self.freed.wait(2 * LIMIT)
                 if self.heeds:
                     raise StorageError("given up")
                 return real(*data)
@@ -52,7 +54,7 @@ class Beside:
             self.raised = error
 
     def result(self):
-        self.thread.join(30)  # what hangs here hangs for longer
+        self.thread.join(LIMIT)  # what hangs here hangs for longer
         assert not self.thread.is_alive(), "it hangs"
         if self.raised is not None:
             raise self.raised

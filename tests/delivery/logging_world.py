@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from omnistorage import open_records
 from omnistorage.wrappers._base import Wrapper
 
+from ..waiting import LIMIT
 from .dataset_world import LEASHED
 
 gates: list = []
@@ -35,7 +36,7 @@ class Gate(Wrapper):
 
     def open_writer(self, path, *more):
         self.reached.set()
-        assert self.open.wait(60)
+        assert self.open.wait(LIMIT)
         return super().open_writer(path, *more)
 
 

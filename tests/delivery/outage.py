@@ -13,7 +13,8 @@ import threading
 from omnistorage import LocalBackend, open_records
 from omnistorage.delivery import RollingRecordWriter, Spool
 
-from .conftest import Down, ManualTimer, until
+from ..waiting import until
+from .conftest import Down, ManualTimer
 
 SECONDS = 600
 

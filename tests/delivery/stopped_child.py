@@ -1,7 +1,7 @@
 """What the tests of ``draining`` start and send a signal: ``python -m tests.delivery.stopped_child FOLDER KIND``.
 
-Says ``ready`` once the block has begun, ``hangs`` when the store does, ``drains`` when the signal was heard; how many
-records were taken is in a file.
+Says ``ready`` once the block has begun, ``waits`` when the program does, ``hangs`` when the store does, ``drains`` when
+the signal was heard. How many records were taken is in a file.
 """
 
 import pathlib
@@ -16,6 +16,8 @@ from omnistorage.core import WRITE
 from omnistorage.delivery import RollingRecordWriter, Spool, draining
 from omnistorage.delivery.draining import _Draining
 from omnistorage.wrappers._base import Wrapper
+
+from ..waiting import LIMIT
 
 
 class Hangs(Wrapper):
@@ -34,7 +36,8 @@ class Hangs(Wrapper):
 
     def hang(self, *data):
         print("hangs", flush=True)
-        threading.Event().wait()
+        while True:  # a signal that comes while Python handles another one is heard when the main thread next wakes up
+            time.sleep(0.05)
 
 
 def records(writer, stop=10**9):
@@ -53,6 +56,7 @@ def read(wait):
 
     def program(writer):
         writer.write_many(records(writer, 500))
+        print("waits", flush=True)
         wait()
 
     return program
@@ -123,7 +127,7 @@ def main(folder, kind, within):
     finally:
         for thread in threading.enumerate():  # what still cleans up: a busy machine gives it less than its half second
             if thread.name == "omnistorage-drain":
-                thread.join(10)
+                thread.join(LIMIT)
         pathlib.Path(folder, "taken").write_text(str(writer.progress.taken))
 
 

@@ -27,6 +27,7 @@ from omnistorage.errors import (
 from omnistorage.formats.csv import Csv
 from omnistorage.wrappers._base import Wrapper
 
+from ..waiting import LIMIT
 from .resumed import TEXT, again, ended, kept, left, raw, tiny_s3
 
 OLD = timedelta(days=-1)
@@ -169,7 +170,7 @@ class Slow(Wrapper):
 
         def late():
             self.asked.set()
-            self.may.wait(10)
+            self.may.wait(LIMIT)
             return close()
 
         writer.close = late
@@ -188,10 +189,10 @@ def test_a_part_that_is_stored_after_an_abort_is_taken_back(tmp_path):
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
-    assert slow.asked.wait(10)
+    assert slow.asked.wait(LIMIT)
     writer.abort()
     slow.may.set()
-    thread.join(10)
+    thread.join(LIMIT)
     assert list(tmp_path.rglob("*part*")) == []
 
 

@@ -28,6 +28,7 @@ from omnistorage.testing.basic import BasicBackend
 from omnistorage.wrappers import Encrypt, Observe, Prefix
 from omnistorage.wrappers._base import Wrapper
 
+from ..waiting import LIMIT
 from .resumed import PLACES, TEXT, Raw, again, ended, kept, lives, opened, raw, tiny_s3
 
 
@@ -390,7 +391,7 @@ def test_a_checkpoint_waits_for_what_is_on_its_way(monkeypatch):
         token = writer.checkpoint()
 
         def slow(upload, number, data):
-            late.wait(10)
+            late.wait(LIMIT)
             if number == 3:
                 raise PermissionDenied("not this one")
             return put(upload, number, data)

@@ -29,7 +29,8 @@ from omnistorage import (
 from omnistorage.delivery import DatasetReader, DatasetWriter
 from tests import servers
 
-from .dataset_world import AT_ONCE, Held, Inline, expected, is_clean, names, read, share, until, write, writer
+from ..waiting import LIMIT, until
+from .dataset_world import AT_ONCE, Held, Inline, expected, is_clean, names, read, share, write, writer
 
 
 def spawned(workers):
@@ -64,6 +65,7 @@ def count_of(reader, part):
     return sum(1 for _ in reader.read_part(part))
 
 
+@pytest.mark.ci_only
 def test_dask_writes_it_though_a_worker_is_killed(tmp_path):
     distributed = pytest.importorskip("dask.distributed")
     cluster = distributed.LocalCluster(
@@ -221,10 +223,9 @@ def test_what_waits_when_a_run_fails_is_cancelled():
         begun.append(item)
         yield {}
         if item == 0:
+            until(lambda: len(executor.futures) == 6)
             raise KeyError
-        end = time.monotonic() + 5
-        while not all(future.cancelled() for future in executor.futures[2:]) and time.monotonic() < end:
-            pass
+        until(lambda: all(future.cancelled() for future in executor.futures[2:]))
 
     with Noting(1) as executor, pytest.raises(KeyError):
         writer(store).run(executor, fails, range(1000), in_flight=6)
@@ -293,11 +294,11 @@ def test_what_runs_when_a_run_fails_is_waited_for():
 
     def slow(item):
         if item == 0:
-            assert begun.wait(30)
+            assert begun.wait(LIMIT)
             raise KeyError
         begun.set()
         yield from share(item)
-        listed.wait(0.3)  # until the driver looks for what is to be removed, which it must not do yet
+        listed.wait(0.1)  # until the driver looks for what is to be removed, which it must not do yet
 
     job_list = store.list
 
@@ -350,7 +351,7 @@ def test_a_run_of_which_something_ends_all_the_time_shows_that_it_lives():
 
     def inputs():
         seen.add(mark(store))
-        end = time.monotonic() + 10
+        end = time.monotonic() + LIMIT
         while len(seen) < 3:
             assert time.monotonic() < end
             yield 0
@@ -372,17 +373,17 @@ def test_what_shows_that_a_run_lives_ends_before_it_is_published():
                 self.marks += 1
                 if self.marks == 2:
                     begun.set()
-                    gone.wait(0.3)  # until the mark is removed, which must not happen yet
+                    gone.wait(0.1)  # until the mark is removed, which must not happen yet
             return super().open_writer(path, *more)
 
         def delete(self, path, **more):
             super().delete(path, **more)
             if "_attempt" in path:
                 gone.set()
-                ended.wait(0.3)  # for a mark that comes behind
+                ended.wait(0.1)  # for a mark that comes behind
 
     def waits(item):
-        assert begun.wait(10)
+        assert begun.wait(LIMIT)
         yield from share(item)
 
     store = Slow()
@@ -390,6 +391,7 @@ def test_what_shows_that_a_run_lives_ends_before_it_is_published():
     assert is_clean(store)
 
 
+@pytest.mark.ci_only
 def test_processes_write_it_into_a_bucket(monkeypatch):
     info = servers.server("seaweedfs")
     monkeypatch.setenv("DATASET_SECRET_KEY", info["secret_key"])

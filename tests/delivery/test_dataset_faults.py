@@ -29,6 +29,7 @@ from omnistorage.testing import Flaky
 from tests.multi.places import Switch
 
 from ..budget import pick
+from ..waiting import LIMIT, until
 from .dataset_world import (
     AT_ONCE,
     LEASHED,
@@ -43,8 +44,9 @@ from .dataset_world import (
     writer,
 )
 
-SEEDS = pick(default=50, ci=1000, soak=10_000)
-KILLS = pick(default=6, ci=50, soak=500)
+SEEDS = pick(default=40, ci=1000, soak=10_000)
+EACH = pick(default=10, ci=300, soak=3000)  # how often each kind of fault happens in all seeds together, at least
+KILLS = pick(default=3, ci=50, soak=500)
 STORES = {
     "conditions": MemoryBackend,
     "create_only": lambda: without(if_match=False),
@@ -76,9 +78,15 @@ def seen(store):
         return None
 
 
-@pytest.mark.parametrize("kind", STORES)
-@pytest.mark.parametrize("fault", ["once", "from then on", "answer"])
-@pytest.mark.parametrize("if_exists", ["error", "replace", "append"])
+def combinations():
+    """All combinations; those of the default run bring each two values together once."""
+    faults, choices = ["once", "from then on", "answer"], ["error", "replace", "append"]
+    for at in itertools.product(range(3), repeat=3):
+        marks = () if sum(at) % 3 == 0 else pytest.mark.ci_only
+        yield pytest.param(choices[at[0]], faults[at[1]], list(STORES)[at[2]], marks=marks)
+
+
+@pytest.mark.parametrize(("if_exists", "fault", "kind"), [*combinations()])
 def test_a_fault_at_each_operation_leaves_the_old_set_or_the_new_one(kind, fault, if_exists):
     faults = outcomes = 0
     for at in itertools.count(1):
@@ -171,7 +179,7 @@ def test_whatever_fails_in_whatever_order_readers_see_one_whole_set(kind):
         write(store, ["end"], if_exists="append", clean_after=AT_ONCE)
         assert seen(store) == (model or []) + expected(["end"]), seed
         assert is_clean(store), (seed, names(store))
-    assert min(fired[name] for name in ("once", "from then on", "answer", "twice", "late")) >= 30, fired
+    assert min(fired[name] for name in ("once", "from then on", "answer", "twice", "late")) >= EACH, fired
 
 
 def plain(records):
@@ -322,7 +330,10 @@ def test_killed_at_any_moment_the_set_is_the_old_one_or_the_new_one(tmp_path):
         )  # fmt: skip
         try:
             least, *workers = map(int, child.stdout.readline().split())
-            who = ("driver", "worker", "all")[round_ % 3]
+            last = least
+            for _ in range(round_ % 3):  # so that in some rounds more than one run has ended, however slow the machine
+                last = int(child.stdout.readline().split()[0])
+            who = ("all", "worker", "driver")[round_ % 3]
             try:
                 child.wait(rng.uniform(0, 0.15))
             except subprocess.TimeoutExpired:
@@ -334,7 +345,7 @@ def test_killed_at_any_moment_the_set_is_the_old_one_or_the_new_one(tmp_path):
             else:
                 os.kill(rng.choice(workers), signal.SIGKILL)
             rest = child.stdout.read() if who == "worker" else ""
-            assert child.wait(60) != 0, (round_, who)
+            assert child.wait(LIMIT) != 0, (round_, who)
         finally:
             try:
                 os.killpg(child.pid, signal.SIGKILL)  # the workers of a killed driver wait for ever
@@ -343,18 +354,17 @@ def test_killed_at_any_moment_the_set_is_the_old_one_or_the_new_one(tmp_path):
             child.stdin.close()
             child.stdout.close()
             child.wait()
-        while any(map(is_running, workers)):
-            pass
+        until(lambda pids=workers: not any(map(is_running, pids)))
         records = read(store)
         runs = {record["run"] for record in records}
         assert len(runs) == 1, (round_, who)
         assert len(records) == 800, (round_, who)
         (run,) = runs
-        assert run >= max([least, *(int(line.split()[0]) for line in rest.splitlines())]), (round_, who)
+        assert run >= max([last, *(int(line.split()[0]) for line in rest.splitlines())]), (round_, who)
         published += run > least
         write(store, [{"run": 0}], if_exists="replace", clean_after=AT_ONCE)
         assert is_clean(store), (round_, who, names(store))
         left = [path.name for path in (root / "set").iterdir()]
         assert len(left) == 2 + len(DatasetReader(store, "set").parts), (round_, who, left)
-    assert min(killed.values()) >= 2, killed
-    assert published
+    assert min(killed.values()) >= KILLS // 6, killed
+    assert published >= KILLS // 3

@@ -21,6 +21,7 @@ from omnistorage import (
 from omnistorage.delivery import Dataset, DatasetReader
 from omnistorage.testing import BasicBackend
 
+from ..waiting import LIMIT
 from .dataset_world import AT_ONCE, expected, is_clean, names, read, share, without, write, writer
 
 
@@ -286,9 +287,9 @@ def test_who_finds_the_lock_waits_for_it_and_looks_again():
     store.open_reader = open_reader
     with cf.ThreadPoolExecutor(1) as executor:
         future = executor.submit(job.commit, parts)
-        assert tried.wait(30)
+        assert tried.wait(LIMIT)
         assert set(seen) == {old}, "nothing is published by who has no lock"
         store.delete("set/_lock")
-        assert future.result(30).records == 10
+        assert future.result(LIMIT).records == 10
     with pytest.raises(PreconditionFailed):
         other.commit([])

@@ -14,7 +14,8 @@ from omnistorage.delivery import RollingRecordWriter
 from omnistorage.policies import CancelScope, deadline
 from omnistorage.segments import examine
 
-from .conftest import Down, ManualTimer, contents, numbers, until
+from ..waiting import LIMIT, until
+from .conftest import Down, ManualTimer, contents, numbers
 from .hanging import FAR, Beside
 from .spooling import spooled
 
@@ -60,9 +61,9 @@ def test_a_drain_lets_the_call_under_way_end_and_refuses_the_next_at_once(timer,
     writer = RollingRecordWriter(store, "{seq}.ndjson", timer=timer)
     writer.write({"n": 0})
     inside = Beside(writer.flush)
-    assert store.inside.wait(60)
+    assert store.inside.wait(LIMIT)
     drained = Beside(lambda: writer.drain(FAR))
-    until(lambda: writer._front._state == "drained", 10)
+    until(lambda: writer._front._state == "drained")
     waiting = Beside(lambda: writer.write({"n": 1}))
     store.freed.set()
     assert inside.result() == -1
@@ -89,7 +90,7 @@ def test_an_exception_in_the_block_lets_a_drain_end(timer, hangs):
     with pytest.raises(KeyError), RollingRecordWriter(store, "{seq}.ndjson", timer=timer) as writer:
         writer.write({"n": 1})
         drained = Beside(lambda: writer.drain(FAR))
-        assert store.inside.wait(60)
+        assert store.inside.wait(LIMIT)
         store.freed.set()
         raise KeyError
     assert drained.result().records == 1
@@ -101,7 +102,7 @@ def test_a_close_meanwhile_waits_for_the_drain(timer, hangs):
     writer = RollingRecordWriter(store, "{seq}.ndjson", timer=timer)
     writer.write({"n": 1})
     ends = [Beside(lambda: writer.drain(FAR))]
-    assert store.inside.wait(60)
+    assert store.inside.wait(LIMIT)
     ends += [Beside(writer.close), Beside(lambda: writer.drain(FAR))]
     store.freed.set()
     assert [end.result().records for end in ends] == [1, 1, 1]
@@ -113,7 +114,7 @@ def test_a_close_meanwhile_waits_for_the_drain(timer, hangs):
 def late(writer, timer, ready=lambda: True):
     """The error of a drain whose time is over once ``ready()``."""
     drained = Beside(lambda: writer.drain(25))
-    until(lambda: 25.0 in [entry[0] for entry in timer.waiting], 10)
+    until(lambda: 25.0 in [entry[0] for entry in timer.waiting])
     until(ready)
     timer.advance(24)
     assert drained.thread.is_alive()
@@ -157,7 +158,7 @@ def test_who_is_stuck_inside_does_not_hold_up_the_drain(timer, hangs, heeds):
     writer = RollingRecordWriter(store, "{seq}.ndjson", timer=timer)
     writer.write({"n": 0})
     stuck = Beside(writer.flush)
-    assert store.inside.wait(60)
+    assert store.inside.wait(LIMIT)
     assert "1 records were not published in time: from number 0 on" in str(late(writer, timer))
     with pytest.raises(DeadlineExceeded):
         writer.write({"n": 1})
@@ -166,7 +167,7 @@ def test_who_is_stuck_inside_does_not_hold_up_the_drain(timer, hangs, heeds):
     if heeds:
         with pytest.raises(StorageError):
             stuck.result()
-    stuck.thread.join(60)
+    stuck.thread.join(LIMIT)
     until(lambda: not writer._front._objects.open)
     assert list(store.inner.list()) == [], "what came too late is not published behind everybody's back"
 
@@ -176,7 +177,7 @@ def test_what_hangs_is_aborted_at_the_deadline(timer, hangs):
     writer = RollingRecordWriter(store, "{seq}.ndjson", timer=timer)
     writer.write({"n": 0})
     stuck = Beside(writer.flush)
-    assert store.inside.wait(60)
+    assert store.inside.wait(LIMIT)
     late(writer, timer)
     assert store.freed.is_set()
     with pytest.raises(StorageError):
@@ -196,7 +197,7 @@ def test_what_was_rolled_is_still_published_when_the_program_ends(tmp_path):
         "writer = RollingRecordWriter(Slow(sys.argv[1]), '{seq}.ndjson', roll_records=2)\n"
         "writer.write_many({'n': n} for n in range(5))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=LIMIT)
     assert (done.returncode, done.stderr) == (0, "")
     assert numbers(LocalBackend(tmp_path)) == [0, 1, 2, 3]
 
@@ -216,7 +217,7 @@ def test_an_abort_ends_a_drain_at_once(timer, hangs):
     writer = RollingRecordWriter(store, "{seq}.ndjson", timer=timer)
     writer.write({"n": 1})
     drained = Beside(lambda: writer.drain(FAR))
-    assert store.inside.wait(60)
+    assert store.inside.wait(LIMIT)
     Beside(writer.abort).result()
     with pytest.raises(DeadlineExceeded, match="1 records"):
         drained.result()
@@ -227,7 +228,7 @@ def test_the_second_drain_may_be_the_shorter_one(timer, hangs):
     writer = RollingRecordWriter(store, "{seq}.ndjson", timer=timer)
     writer.write({"n": 1})
     first = Beside(lambda: writer.drain(FAR))
-    assert store.inside.wait(60)
+    assert store.inside.wait(LIMIT)
     late(writer, timer)
     with pytest.raises(DeadlineExceeded):
         first.result()
@@ -313,7 +314,7 @@ def test_with_a_spool_a_store_that_hangs_is_left_soon_after_the_deadline(tmp_pat
     writer = spooled(store, tmp_path, timer=timer, roll_records=1)
     writer.write({"n": 1})
     writer.flush()
-    assert store.inside.wait(60)
+    assert store.inside.wait(LIMIT)
     drained = Beside(lambda: writer.drain(25))
     until(lambda: 25.0 in [entry[0] for entry in timer.waiting])
     timer.advance(25)

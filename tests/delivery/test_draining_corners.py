@@ -14,6 +14,7 @@ from omnistorage.delivery import Spool, draining
 from omnistorage.errors import DeadlineExceeded
 from omnistorage.wrappers._base import Wrapper
 
+from ..waiting import LIMIT
 from .conftest import contents
 
 USR = signal.SIGUSR1
@@ -43,7 +44,7 @@ def test_what_threads_put_into_a_spool_while_it_is_drained_or_closed_is_delivere
 
         thread = threading.Thread(target=work)
         thread.start()
-        assert begun.wait(10)
+        assert begun.wait(LIMIT)
         progress = writer.drain(30) if end == "drain" else writer.close()
         thread.join()
         assert progress.spooled == 0
@@ -109,7 +110,7 @@ def test_who_waits_for_a_call_to_end_does_not_cut_a_drain_short(other):
     def when(record):
         if record["n"] == 9:
             inside.set()
-            go.wait(10)
+            go.wait(LIMIT)
         return 5.0
 
     writer = RollingRecordWriter(store, "{time:%Y}/{id}.ndjson", time_field=when)
@@ -117,20 +118,20 @@ def test_who_waits_for_a_call_to_end_does_not_cut_a_drain_short(other):
         writer.write({"n": n})
     threads = [threading.Thread(target=writer.write, args=({"n": 9},))]
     threads[0].start()
-    assert inside.wait(10)
+    assert inside.wait(LIMIT)
     lock = writer._front._lock = ToldLock(writer._front._lock)
     got = []
     if other == "close":
         threads.append(threading.Thread(target=lambda: got.append(writer.close().records)))
         threads[1].start()
-        assert lock.wanted.wait(10)
+        assert lock.wanted.wait(LIMIT)
     threads.append(threading.Thread(target=lambda: got.append(writer.drain(25).records)))
     threads[-1].start()
     while writer._front._ended is None:
         pass
     go.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(LIMIT)
     assert set(got) == {10}
     assert numbers(store) == list(range(10))
 
@@ -145,7 +146,7 @@ class Hangs(Wrapper):
         close = writer.close
 
         def late():
-            self.go.wait(20)
+            self.go.wait(LIMIT)
             return close()
 
         writer.close = late
@@ -199,7 +200,7 @@ def test_a_timer_that_got_no_thread_asks_again(monkeypatch, timer):
         no_threads(patch)
         real.at(real.now(), ran.set)
     real.at(real.now(), lambda: None)
-    assert ran.wait(10)
+    assert ran.wait(LIMIT)
 
 
 def test_a_block_ends_where_its_threads_cannot_be_had(monkeypatch):
@@ -261,6 +262,6 @@ def _left_open(folder, kept):
 def test_a_worker_process_waits_for_what_it_has_rolled(tmp_path):
     child = multiprocessing.get_context("fork").Process(target=_left_open, args=(tmp_path, []))
     child.start()
-    child.join(20)
+    child.join(LIMIT)
     assert child.exitcode == 0
     assert len(list(tmp_path.glob("*.ndjson"))) == 1

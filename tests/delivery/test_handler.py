@@ -15,7 +15,7 @@ import pytest
 from omnistorage import BackendUnavailable, MemoryBackend, RecordError, RollingRecordWriter
 from omnistorage.wrappers._base import Wrapper
 
-from .dataset_world import until
+from ..waiting import LIMIT, until
 from .logging_world import Gate, rows
 
 
@@ -192,7 +192,7 @@ def test_a_full_queue_drops_counts_and_tells_in_a_line_of_its_own(logged):
     gate = Gate(store)
     log, handler = logged(gate, "{seq}.ndjson", queue_size=10, when_full="drop")
     log.info("first")
-    assert gate.reached.wait(60)
+    assert gate.reached.wait(LIMIT)
     for n in range(15):
         log.info("%d", n)
     assert (handler.progress.dropped, handler.progress.taken, handler.progress.queued) == (5, 11, 11)
@@ -212,7 +212,7 @@ def test_a_full_queue_blocks_until_there_is_room(logged):
     gate = Gate(store)
     log, handler = logged(gate, "{seq}.ndjson", queue_size=10)
     log.info("first")
-    assert gate.reached.wait(60)
+    assert gate.reached.wait(LIMIT)
     for n in range(10):
         log.info("%d", n)
     blocked = started(lambda: [log.info("%d", n) for n in range(10, 40)])
@@ -221,7 +221,7 @@ def test_a_full_queue_blocks_until_there_is_room(logged):
     handler.lock.release()
     assert (handler.progress.taken, handler.progress.dropped) == (11, 0)
     gate.open.set()
-    blocked.join(60)
+    blocked.join(LIMIT)
     handler.close()
     assert [row["message"] for row in rows(store)] == ["first", *map(str, range(40))]
 
@@ -295,7 +295,7 @@ def test_what_its_own_threads_log_is_not_shipped_into_itself(logged):
     store = MemoryBackend()
     log, handler = logged(Chatty(store, "chatty"), "{seq}.ndjson.zst", name="chatty", queue_size=1, roll_records=5)
     thread = started(lambda: [log.info("%d", n) for n in range(50)])
-    thread.join(10)
+    thread.join(LIMIT)
     assert not thread.is_alive(), "the handler waits for itself"
     handler.close()
     assert [row["message"] for row in rows(store)] == [str(n) for n in range(50)]
@@ -345,7 +345,7 @@ def test_who_waits_for_room_is_let_go_when_the_store_fails(logged):
     thread = started(lambda: [log.info("%d", n) for n in range(5)])
     until(lambda: handler._waiting)
     gate.open.set()
-    thread.join(10)
+    thread.join(LIMIT)
     assert not thread.is_alive()
     handler.close()
     assert handler.progress.lost == 5

@@ -15,6 +15,7 @@ import pytest
 from omnistorage import ConfigError, DeadlineExceeded, LocalBackend, MemoryBackend, RollingRecordWriter, StorageError
 from omnistorage.delivery import OmniHandler
 
+from ..waiting import LIMIT
 from .dataset_world import LEASHED
 from .logging_world import _PROGRAM, Gate, endless, rows
 
@@ -80,7 +81,7 @@ def test_close_and_flush_end_at_their_deadline(logged):
     assert [type(error) for _, error in handler.told] == [DeadlineExceeded] * 2
     assert rows(store) == []
     gate.open.set()
-    handler._thread.join(60)
+    handler._thread.join(LIMIT)
     assert [row["message"] for row in rows(store)] == ["x"]
 
 
@@ -97,7 +98,7 @@ def test_a_program_that_ends_has_its_log_published(tmp_path, ends):
     with held() as stdin:
         done = subprocess.run(
             [sys.executable, "-W", "error", "-c", LEASHED + _PROGRAM, tmp_path / "out", *ends],
-            stdin=stdin, capture_output=True, timeout=60,
+            stdin=stdin, capture_output=True, timeout=LIMIT,
         )  # fmt: skip
     assert (done.returncode, done.stderr) == (3 if ends else 0, b"")
     assert [row["message"] for row in rows(LocalBackend(tmp_path / "out"))] == [str(n) for n in range(1000)]
@@ -140,7 +141,7 @@ def test_a_forked_child_neither_writes_nor_waits(tmp_path):
     with held() as stdin:
         done = subprocess.run(
             [sys.executable, "-W", "ignore::DeprecationWarning", "-c", LEASHED + _FORKING, tmp_path / "out"],
-            stdin=stdin, capture_output=True, text=True, timeout=60,
+            stdin=stdin, capture_output=True, text=True, timeout=LIMIT,
         )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     found = [row["message"] for row in rows(LocalBackend(tmp_path / "out"))]
@@ -151,7 +152,7 @@ def test_a_forked_child_neither_writes_nor_waits(tmp_path):
 def test_a_program_of_these_tests_ends_when_they_are_gone(tmp_path):
     with endless(tmp_path) as child:
         child.stdin.close()
-        assert child.wait(60) == -signal.SIGKILL
+        assert child.wait(LIMIT) == -signal.SIGKILL
 
 
 def test_a_killed_program_leaves_only_whole_objects(tmp_path):

@@ -12,7 +12,8 @@ from omnistorage import AlreadyExists, ConfigError, LocalBackend, MemoryBackend,
 from omnistorage.delivery import RollingRecordWriter
 from omnistorage.testing import BasicBackend, Faulty
 
-from .conftest import contents, paths, rows, until
+from ..waiting import LIMIT, until
+from .conftest import contents, paths, rows
 
 # -- rolls -------------------------------------------------------------------------------------------------------------
 
@@ -101,11 +102,11 @@ def test_the_real_timer_rolls_by_itself_and_ends_its_thread(tmp_path):
         LocalBackend(tmp_path), "{seq}.ndjson", roll_age=0.01, on_commit=lambda entry: published.set()
     ) as writer:
         writer.write({"n": 1})
-        assert published.wait(60)
+        assert published.wait(LIMIT)
         assert rows(LocalBackend(tmp_path), "0.ndjson") == [{"n": 1}]
         published.clear()
         writer.write({"n": 2})
-        assert published.wait(60)
+        assert published.wait(LIMIT)
 
 
 def test_what_is_due_while_somebody_is_inside_is_rolled_on_the_way_out(timer):
@@ -115,7 +116,7 @@ def test_what_is_due_while_somebody_is_inside_is_rolled_on_the_way_out(timer):
     writer._front._enter("write")  # as another thread would be
     thread = threading.Thread(target=timer.advance, args=(5,))
     thread.start()
-    thread.join(60)
+    thread.join(LIMIT)
     assert not thread.is_alive(), "the timer never waits for a writer"
     assert done == []
     writer._front._leave()

@@ -14,6 +14,8 @@ from omnistorage.core import WRITE, WriteOptions
 from omnistorage.delivery import RollingRecordWriter, Spool, Timer, read_manifest
 from omnistorage.wrappers._base import Wrapper
 
+from ..waiting import LIMIT
+
 
 def rows(store, path):
     with open_records(store, path, "r") as reader:
@@ -23,7 +25,7 @@ def rows(store, path):
 def within_a_minute(call):
     thread = threading.Thread(target=call, daemon=True)
     thread.start()
-    thread.join(60)
+    thread.join(LIMIT)
     assert not thread.is_alive(), "it hangs"
 
 
@@ -56,7 +58,7 @@ writer.write({"n": 1})
 
 
 def test_a_writer_closed_at_exit_publishes_its_records(tmp_path):
-    done = subprocess.run([sys.executable, "-c", AT_EXIT, str(tmp_path)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", AT_EXIT, str(tmp_path)], capture_output=True, text=True, timeout=LIMIT)
     assert (done.returncode, done.stderr) == (0, "")
     assert rows(LocalBackend(tmp_path), "0.ndjson") == [{"n": 1}]
 
@@ -78,7 +80,7 @@ def test_who_polls_the_counters_holds_no_roll_up(timer):
             assert writer.progress.open == 0, n
     finally:
         stop.set()
-        poller.join(60)
+        poller.join(LIMIT)
     writer.close()
 
 
@@ -123,7 +125,7 @@ def test_an_abort_frees_a_write_that_is_stuck():
 
             def hang(data):
                 inside.set()
-                freed.wait(60)
+                freed.wait(LIMIT)
                 raise StorageError("given up")
 
             writer.write, writer.abort = hang, lambda: (abort(), freed.set())
@@ -140,9 +142,9 @@ def test_an_abort_frees_a_write_that_is_stuck():
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
-    assert inside.wait(60)
+    assert inside.wait(LIMIT)
     within_a_minute(writer.abort)
-    thread.join(60)
+    thread.join(LIMIT)
     assert len(raised) == 1
 
 
@@ -154,7 +156,7 @@ def test_a_timed_call_that_fails_ends_nobody_elses(caplog):
 
     timer.at(timer.now(), fail)
     timer.at(timer.now() + 0.01, done.set)
-    assert done.wait(60)
+    assert done.wait(LIMIT)
     assert "KeyError" in caplog.text
 
 

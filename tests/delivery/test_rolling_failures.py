@@ -29,7 +29,9 @@ from omnistorage.ops import read_bytes, write_bytes
 from omnistorage.testing import BasicBackend
 from omnistorage.wrappers._base import Wrapper
 
-from .conftest import contents, paths, rows, until
+from ..budget import pick
+from ..waiting import LIMIT, until
+from .conftest import contents, paths, rows
 
 # -- failures ----------------------------------------------------------------------------------------------------------
 
@@ -94,7 +96,7 @@ def test_an_abort_while_another_thread_is_stuck_discards_what_waits():
 
             def hang():
                 inside.set()
-                stuck.wait(60)
+                stuck.wait(LIMIT)
                 return close()
 
             writer.close, writer.abort = hang, lambda: (abort(), stuck.set())
@@ -111,9 +113,9 @@ def test_an_abort_while_another_thread_is_stuck_discards_what_waits():
 
     thread = threading.Thread(target=close)
     thread.start()
-    assert inside.wait(60)
+    assert inside.wait(LIMIT)
     writer.abort()
-    thread.join(60)
+    thread.join(LIMIT)
     assert len(raised) == 1
     assert paths(store) == []
 
@@ -391,9 +393,9 @@ writer = RollingRecordWriter(
     sys.argv[1], "{k}/{source}-{start:09d}.ndjson.zst", names="deterministic", source="s", roll_records=50,
     start_sequence=int(sys.argv[2]), manifest="_m.ndjson",
 )
-for n in range(int(sys.argv[2]), 20_000):
+for n in range(int(sys.argv[2]), int(sys.argv[3])):
     writer.write({"k": n * n % 3, "n": n})
-    if n % 100 == 0:
+    if n % int(sys.argv[4]) == 0:
         print(writer.durable, flush=True)
 print(writer.close().durable, flush=True)
 """
@@ -401,14 +403,14 @@ print(writer.close().durable, flush=True)
 
 def test_goal_10_kill_9_and_replay_from_what_was_acknowledged_delivers_each_record_once(tmp_path):
     """Each run is killed after a while and the next starts behind what the one before had acknowledged."""
-    acknowledged, kills = -1, 0
-    while acknowledged < 19_999:
-        with subprocess.Popen(
-            [sys.executable, "-c", KILLED, str(tmp_path), str(acknowledged + 1)], stdout=subprocess.PIPE, text=True
-        ) as child:
+    acknowledged, kills, most, each = -1, 0, pick(default=6, ci=12, soak=12), pick(default=25, ci=100, soak=100)
+    total = 200 * each
+    while acknowledged < total - 1:
+        command = [sys.executable, "-c", KILLED, tmp_path, *map(str, (acknowledged + 1, total, each))]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
             for count, line in enumerate(child.stdout):
                 acknowledged = max(acknowledged, int(line))
-                if count == 20 + kills * 7 and kills < 12:
+                if count == 20 + kills * 7 and kills < most:
                     kills += 1
                     os.kill(child.pid, signal.SIGKILL)
                     break
@@ -417,7 +419,7 @@ def test_goal_10_kill_9_and_replay_from_what_was_acknowledged_delivers_each_reco
     assert store.remove_stale_uploads(older_than=timedelta(0)) >= 0
     objects = [path for path in paths(store) if path.endswith(".zst")]
     got = {k: [row["n"] for path in objects if path.startswith(f"{k}/") for row in rows(store, path)] for k in range(3)}
-    assert sorted(n for found in got.values() for n in found) == list(range(20_000))
+    assert sorted(n for found in got.values() for n in found) == list(range(total))
     for found in got.values():
         assert found == sorted(found), "in order within a partition"
     assert sorted(entry.path for entry in read_manifest(store, "_m.ndjson")) == sorted(objects)
@@ -460,7 +462,7 @@ def test_goal_10_no_object_is_published_before_those_of_the_roll_before_it():
             writer = self.inner.open_writer(path, options)
             close = writer.close
             if path.startswith("0/"):
-                writer.close = lambda: go_on.wait(60) and close()
+                writer.close = lambda: go_on.wait(LIMIT) and close()
             return writer
 
     with RollingRecordWriter(

@@ -24,7 +24,8 @@ from omnistorage.delivery._spool_entries import REFUSED, STAMP
 from omnistorage.formats import record_format
 from omnistorage.segments import SegmentLog, examine
 
-from .conftest import Down, contents, numbers, until
+from ..waiting import until
+from .conftest import Down, contents, numbers
 from .spooling import spooled
 
 # -- records come through ----------------------------------------------------------------------------------------------

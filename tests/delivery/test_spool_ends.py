@@ -18,7 +18,8 @@ from omnistorage import ConfigError, MemoryBackend, PermissionDenied, StorageErr
 from omnistorage.policies import CancelScope, deadline
 from omnistorage.segments import examine
 
-from .conftest import Down, contents, numbers, until
+from ..waiting import LIMIT, until
+from .conftest import Down, contents, numbers
 from .spooling import spooled
 
 
@@ -120,7 +121,7 @@ def test_a_close_that_waits_is_cut_short_by_an_abort(tmp_path):
     closing.start()
     until(lambda: writer.progress.last_error is not None)
     writer.abort()
-    closing.join(60)
+    closing.join(LIMIT)
     assert not closing.is_alive()
     assert examine(tmp_path).entries == 1
 
@@ -131,12 +132,12 @@ def test_a_store_that_hangs_holds_nobody_up_for_ever(tmp_path):
     class Hangs(Down):
         def _check(self, path):
             inside.set()
-            go_on.wait(60)
+            go_on.wait(LIMIT)
 
     writer = spooled(Hangs(MemoryBackend()), tmp_path, spool={"close_timeout": 0.05, "_patience": 0.05})
     writer.write({"n": 1})
     writer.flush()
-    assert inside.wait(60)
+    assert inside.wait(LIMIT)
     try:
         assert writer.close().spooled == 1
     finally:

@@ -15,7 +15,8 @@ from omnistorage.segments import examine
 from omnistorage.testing.os_faults import FaultyOS
 
 from ..budget import FULL
-from .conftest import Down, ManualTimer, contents, numbers, until
+from ..waiting import until
+from .conftest import Down, ManualTimer, contents, numbers
 from .spooling import SOON, spooled
 
 

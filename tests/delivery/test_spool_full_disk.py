@@ -16,12 +16,13 @@ import pytest
 from omnistorage import MemoryBackend, StorageError, WriterClosed
 from omnistorage.core import WRITE
 from omnistorage.delivery._crew import Crew
-from omnistorage.policies import DeadlineExceeded, deadline
+from omnistorage.policies import CancelScope, DeadlineExceeded, deadline
 from omnistorage.segments import examine
 from omnistorage.testing.os_faults import FaultyOS
 from omnistorage.wrappers._base import Wrapper
 
-from .conftest import Down, ManualTimer, contents, numbers, until
+from ..waiting import LIMIT, until
+from .conftest import Down, ManualTimer, contents, numbers
 from .spooling import spooled
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc/self/fd is Linux's")
@@ -68,6 +69,18 @@ class Inline(Crew):
         return not self.busy
 
 
+class Turning(Inline):
+    """Time passes while somebody waits, and only then, and not before the ``store`` holds number 0."""
+
+    def __init__(self, timer, store):
+        self.timer, self.store = timer, store
+
+    def wait(self, wake, op, path=None):
+        until(lambda: wake.is_set() or numbers(self.store) == [0])
+        while not wake.is_set():
+            self.timer.advance(0.01)
+
+
 def write_all(writer, records, many):
     if many:
         assert writer.write_many(records) == len(records)
@@ -78,36 +91,38 @@ def write_all(writer, records, many):
 
 @pytest.mark.parametrize("fsync", ["record", "interval"])
 @pytest.mark.parametrize("many", [False, True])
-def test_where_the_disk_is_full_who_writes_waits_until_there_is_room(tmp_path, caplog, fsync, many):
+def test_where_the_disk_is_full_who_writes_waits_until_there_is_room(tmp_path, timer, caplog, fsync, many):
     disk, store = Small(1 << 30), MemoryBackend()
-    writer = spooled(store, tmp_path, spool={"_os": disk, "fsync": fsync})
+    writer = spooled(store, tmp_path, timer=timer, spool={"_os": disk, "fsync": fsync})
     writer.write({"n": -1})
     writer.roll()
     disk.room = 0
-    thread = threading.Thread(target=write_all, args=(writer, RECORDS, many), daemon=True)
+    count = 100 if fsync == "record" and not many else 1500  # that many syncs
+    thread = threading.Thread(target=write_all, args=(writer, RECORDS[:count], many), daemon=True)
     thread.start()
-    until(lambda: writer._front._folder._rooms and disk.refused > 8 and "No space left" in caplog.text)
-    assert writer.progress.taken < 1100, "no more than is gathered"
+    until(lambda: writer._front._folder._rooms)
+    until(lambda: timer.advance(1) or (disk.refused > 8 and "No space left" in caplog.text))
+    assert writer.progress.taken < (20 if count == 100 else 1100), "no more than is gathered"
     assert caplog.text.count("No space left on device") == 1
     disk.room = 1 << 30  # somebody else made some
-    thread.join(20)
-    assert not thread.is_alive()
+    until(lambda: timer.advance(1) or not thread.is_alive())
     assert writer.close().lost == 0
-    assert numbers(store) == list(range(-1, 1500))
+    assert numbers(store) == list(range(-1, count))
 
 
 @pytest.mark.parametrize("fsync", ["record", "interval", "roll"])
 @pytest.mark.parametrize("many", [False, True])
 def test_where_the_disk_is_full_what_is_delivered_makes_room(tmp_path, fsync, many):
-    store, disk = MemoryBackend(), Small(150_000)
-    settings = {"_os": disk, "fsync": fsync, "segment_bytes": 1 << 20, "close_timeout": 60}
+    each = 10 if fsync == "record" and not many else 100  # every record is a sync
+    store, disk = MemoryBackend(), Small(1500 * each)
+    settings = {"_os": disk, "fsync": fsync, "segment_bytes": 1 << 20, "close_timeout": LIMIT}
     writer = spooled(store, tmp_path, "{start:05d}.ndjson", names="deterministic", spool=settings)
-    for at in range(0, 1500, 100):
-        with deadline(60):
-            write_all(writer, RECORDS[at : at + 100], many)
+    for at in range(0, 15 * each, each):
+        with deadline(LIMIT):
+            write_all(writer, RECORDS[at : at + each], many)
     final = writer.close()
     assert (final.lost, final.dropped, final.spooled) == (0, 0, 0)
-    assert numbers(store) == list(range(1500))
+    assert numbers(store) == list(range(15 * each))
     assert len(contents(store)) >= 10, "objects that wait to be full are published early"
 
 
@@ -126,7 +141,9 @@ def test_all_that_is_delivered_makes_room_at_once(tmp_path):
 
 def test_what_the_full_disk_did_not_take_is_taken_at_the_end_once_what_was_before_is_delivered(tmp_path, monkeypatch):
     store, disk = Down(MemoryBackend(), down=True), Small(150_000)
-    writer = spooled(store, tmp_path, spool={"_os": disk, "fsync": "roll", "when_full": "raise", "close_timeout": 60})
+    writer = spooled(
+        store, tmp_path, spool={"_os": disk, "fsync": "roll", "when_full": "raise", "close_timeout": LIMIT}
+    )
     writer.write_many(RECORDS[:100])
     writer.flush()
     writer.write_many(RECORDS[100:200])
@@ -146,10 +163,10 @@ def test_what_the_full_disk_did_not_take_is_taken_at_the_end_once_what_was_befor
     assert numbers(store) == list(range(200))
 
 
-def test_a_disk_that_stays_full_is_tried_again_at_the_end_from_time_to_time(tmp_path):
+def test_a_disk_that_stays_full_is_tried_again_at_the_end_from_time_to_time(tmp_path, timer):
     disk, store = Small(1 << 30), MemoryBackend()
     settings = {"_os": disk, "fsync_interval": 0.05, "fsync": "roll", "when_full": "raise", "close_timeout": 2}
-    writer = spooled(store, tmp_path, spool=settings)
+    writer = spooled(store, tmp_path, timer=timer, spool=settings, _crew=Turning(timer, store))
     writer.write({"n": 0})
     writer.roll()
     disk.room = 0
@@ -170,7 +187,7 @@ def test_who_waits_for_room_on_the_disk_can_be_freed(tmp_path, end, fsync):
 
     def work():
         try:
-            with deadline(0.5 if end == "deadline" else 600):
+            with deadline(0.1 if end == "deadline" else 600):
                 for record in RECORDS:
                     writer.write(record)
                     written.append(record["n"])
@@ -185,7 +202,7 @@ def test_who_waits_for_room_on_the_disk_can_be_freed(tmp_path, end, fsync):
             writer.close()
     if end == "abort":
         writer.abort()
-    thread.join(20)
+    thread.join(LIMIT)
     (error,) = raised
     assert isinstance(error, DeadlineExceeded if end == "deadline" else WriterClosed)
     writer.abort()
@@ -198,7 +215,11 @@ def test_a_batch_of_which_the_disk_takes_some_is_taken_as_far_as_it_goes(tmp_pat
     disk = Small(20_000)
     settings = {"_os": disk, "fsync": "record", "when_full": when_full, "close_timeout": 0.01}
     writer = spooled(Down(MemoryBackend(), down=True), tmp_path, spool=settings)
-    with pytest.raises(StorageError), deadline(0.3):
+    scope = CancelScope()
+    ends = threading.Thread(target=lambda: (until(lambda: writer._front._folder._rooms), scope.cancel()))
+    if when_full == "block":  # who writes waits, and no longer than this
+        ends.start()
+    with pytest.raises(StorageError), scope:
         writer.write_many(RECORDS[:100])
     taken = writer.progress.taken
     assert 5 < taken < 25
@@ -216,10 +237,10 @@ def test_a_sync_that_fails_for_want_of_room_is_waited_for_by_nobody(tmp_path, fs
     writer.flush()
     until(lambda: writer.progress.last_error)  # who delivers waits for the store, and sees nothing of it
     disk.at, disk.sticky = disk.count + 1, True
-    with pytest.raises(StorageError, match="No space"), deadline(20):
+    with pytest.raises(StorageError, match="No space"), deadline(LIMIT):
         while True:
             writer.write({"n": 0, "pad": "x" * 1000})
-    with pytest.raises(StorageError, match="No space") if fsync == "roll" else nullcontext(), deadline(1):
+    with pytest.raises(StorageError, match="No space") if fsync == "roll" else nullcontext(), deadline(0.05):
         writer.close()  # with "record" all that was taken is safe, and waits for the store
 
 
@@ -233,7 +254,7 @@ def test_a_full_disk_is_tried_again_soon_however_seldom_it_is_synced(tmp_path, t
     until(lambda: writer._front._folder._rooms)
     disk.room = 1 << 30
     timer.advance(2)
-    thread.join(20)
+    thread.join(LIMIT)
     assert not thread.is_alive()
     assert writer.progress.taken == 1501
     writer.close()
@@ -260,7 +281,7 @@ def test_who_hears_of_a_full_disk_may_write_of_it(tmp_path):
         until(lambda: len(writer._front._folder._rooms) == 3)
         disk.room = 1 << 30
         for thread in threads:
-            thread.join(20)
+            thread.join(LIMIT)
     finally:
         told.removeHandler(handler)
     assert writer.close().taken == 4
@@ -283,10 +304,10 @@ def test_however_many_wait_for_room_no_more_is_spooled_than_there_is(tmp_path, f
     assert sorted(numbers(store)) == list(range(60))
 
 
-def test_where_nothing_can_be_noted_either_the_end_does_not_spin(tmp_path):
+def test_where_nothing_can_be_noted_either_the_end_does_not_spin(tmp_path, timer):
     disk, store = Small(1 << 30, slots=True), MemoryBackend()
     settings = {"_os": disk, "fsync_interval": 0.05, "when_full": "raise", "close_timeout": 3}
-    writer = spooled(store, tmp_path, spool=settings)
+    writer = spooled(store, tmp_path, timer=timer, spool=settings, _crew=Turning(timer, store))
     writer.write({"n": 0})
     writer.flush()
     disk.room = 0
@@ -319,7 +340,7 @@ def test_however_many_wait_for_room_one_timer_tries_again(tmp_path, timer, fsync
         assert len(timer.waiting) <= 6
     writer.abort()
     for thread in threads:
-        thread.join(20)
+        thread.join(LIMIT)
     assert len(raised) == 4
 
 
@@ -381,14 +402,14 @@ def test_a_full_disk_is_tried_again_though_once_nobody_had_time_and_the_store_ha
     class Hangs(Wrapper):
         def open_writer(self, path, options=WRITE):
             opened.set()
-            goes_on.wait(60)
+            goes_on.wait(LIMIT)
             return self.inner.open_writer(path, options)
 
     disk, crew, store = Small(1 << 30), Inline(), MemoryBackend()
     writer = spooled(Hangs(store), tmp_path, timer=timer, spool={"_os": disk, "fsync": "record"}, _crew=crew)
     writer.write({"n": 0})
     timer.advance(1)
-    assert opened.wait(60)
+    assert opened.wait(LIMIT)
     disk.room, folder = 0, writer._front._folder
     thread = threading.Thread(target=writer.write, args=({"n": 1},), daemon=True)
     thread.start()
@@ -398,7 +419,7 @@ def test_a_full_disk_is_tried_again_though_once_nobody_had_time_and_the_store_ha
     until(lambda: folder._rooms and timer.now() < folder._due < 1000)
     crew.busy, disk.room = False, 1 << 30
     timer.advance(2)
-    thread.join(20)
+    thread.join(LIMIT)
     assert not thread.is_alive()
     goes_on.set()
     writer.close()

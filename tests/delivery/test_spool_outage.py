@@ -19,7 +19,8 @@ from omnistorage.segments import examine
 from omnistorage.testing.os_faults import FaultyOS
 
 from ..budget import pick
-from .conftest import Down, ManualTimer, contents, numbers, paths, until
+from ..waiting import LIMIT, until
+from .conftest import Down, ManualTimer, contents, numbers, paths
 from .spooling import spooled
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -117,7 +118,7 @@ def test_the_pauses_grow_and_follow_the_clock_that_is_given(tmp_path, timer):
     for tries, wait in enumerate([10, 20, 40, 80], 1):
         until(lambda tries=tries: writer._front._drain.failures == tries)
         due = timer.time + wait
-        until(lambda due=due: due in [entry[0] for entry in timer.waiting], seconds=10)
+        until(lambda due=due: due in [entry[0] for entry in timer.waiting])
         timer.advance(wait)
         until(lambda tries=tries: writer.progress.retried == tries)
     store.down = False
@@ -239,7 +240,7 @@ def test_goal_12_a_full_spool_blocks_until_there_is_room(tmp_path, many):
     assert writer.progress.taken < 1000
     assert writer.progress.spooled_bytes <= 20_000
     store.down = False
-    thread.join(60)
+    thread.join(LIMIT)
     writer.close()
     assert numbers(store) == list(range(3000))
 
@@ -252,7 +253,7 @@ def test_who_waits_for_room_can_be_freed(tmp_path, end):
 
     def work():
         try:
-            with deadline(1 if end == "deadline" else 600), scope:
+            with deadline(0.1 if end == "deadline" else 600), scope:
                 fill(writer)
         except StorageError as error:
             raised.append(error)
@@ -262,7 +263,7 @@ def test_who_waits_for_room_can_be_freed(tmp_path, end):
     until(lambda: writer._front._folder._rooms or raised)
     if end != "deadline":
         {"scope": scope.cancel, "close": writer.close, "abort": writer.abort}[end]()
-    thread.join(60)
+    thread.join(LIMIT)
     (error,) = raised
     assert isinstance(error, DeadlineExceeded) == (end == "deadline")
     assert isinstance(error, WriterClosed) == (end in ("close", "abort"))
@@ -345,7 +346,7 @@ def test_what_is_dropped_on_its_way_counts_only_if_it_does_not_arrive(tmp_path):
                 return
             self.asked = 1
             inside.set()
-            go_on.wait(60)
+            go_on.wait(LIMIT)
             if fails[0]:
                 raise BackendUnavailable("late refusal", path=path)
 
@@ -358,7 +359,7 @@ def test_what_is_dropped_on_its_way_counts_only_if_it_does_not_arrive(tmp_path):
         writer = spooled(Slow(store), folder, spool={**FULL_AT, "when_full": "drop_oldest"}, roll_records=1000)
         for n in range(3000):
             writer.write({"n": n})
-        assert inside.wait(60)
+        assert inside.wait(LIMIT)
         go_on.set()
         final = writer.close()
         got = numbers(store)

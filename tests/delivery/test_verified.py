@@ -25,7 +25,8 @@ from omnistorage.testing import BasicBackend
 from omnistorage.wrappers import Encrypt
 from omnistorage.wrappers._base import Wrapper
 
-from .conftest import numbers, paths, until
+from ..waiting import until
+from .conftest import numbers, paths
 from .dataset_world import Inline, expected, is_clean, read, share
 from .spooling import spooled
 
@@ -104,7 +105,7 @@ def test_no_record_is_acknowledged_for_an_object_that_the_store_has_cut_short(tm
 def test_once_the_store_keeps_what_it_is_given_every_record_is_there_once(tmp_path, names):
     store = Short(MemoryBackend(), times=2)
     with written(store, tmp_path, template=NAMES[names], names=names) as writer:
-        until(lambda: writer.progress.records == 3, 20)
+        until(lambda: writer.progress.records == 3)
     assert numbers(store) == [0, 1, 2]
     assert len(store.wrong) == 2
 
@@ -163,7 +164,7 @@ def test_what_cannot_be_taken_back_ends_the_delivery(tmp_path, names):
     store, asked = Short(MemoryBackend()), []
     store.refuses = may_not
     writer = written(store, tmp_path, template=NAMES[names], names=names, on_commit=asked.append)
-    until(lambda: writer._front._folder.broken is not None, 10)
+    until(lambda: writer._front._folder.broken is not None)
     for call in (lambda: writer.write({"n": 3}), writer.flush, writer.close):
         with pytest.raises(CorruptData, match="could not be removed"):
             call()
@@ -177,7 +178,7 @@ def test_a_digest_that_the_store_states_is_compared_and_a_size_that_it_does_not_
         tried(store, tmp_path / "a").close()
     store = Short(MemoryBackend(), says=lambda info: info._replace(size=None, hashes=None))
     with written(store, tmp_path / "b") as writer:
-        until(lambda: writer.progress.records == 3, 20)
+        until(lambda: writer.progress.records == 3)
     assert len(store.wrong) == 1
 
 
