@@ -4,10 +4,10 @@ import pytest
 
 from omnistorage import Store
 
-from .places import PLACES
+from .places import PLACES, params
 
 
-@pytest.fixture(params=list(PLACES))
+@pytest.fixture(params=params(*PLACES))
 def store(request):
     with Store(PLACES[request.param](), "root/of it") as store:
         yield store

@@ -2,6 +2,8 @@
 
 import tempfile
 
+import pytest
+
 from omnistorage import LocalBackend, MemoryBackend, Tier, TieredBackend
 from omnistorage.testing import BasicBackend
 
@@ -30,3 +32,10 @@ PLACES = {
     "azure-hns": lambda: azure_places.fresh("dfs"),
     "sftp": lambda: test_sftp_conformance.make("asyncssh"),
 }
+SHOWN = ("memory", "flat", "basic", "tiers-match", "local", "sqlite")
+"""Those of the default run: with and without folders, basic, composed, and one of each kind that needs no server."""
+
+
+def params(*names, shown=SHOWN):
+    """The ``names`` as parameters; CI alone takes those that are not ``shown``."""
+    return [pytest.param(name, marks=() if name in shown else pytest.mark.ci_only) for name in names]

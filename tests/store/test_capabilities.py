@@ -18,7 +18,7 @@ from omnistorage import (
 from omnistorage.core import Append, Glob, Presign, Versions
 
 from ..backends import http_places
-from .places import PLACES
+from .places import PLACES, SHOWN, params
 
 C = Capability
 
@@ -113,7 +113,7 @@ def test_every_capability_is_asked():
     assert set(DOES) == set(Capability)
 
 
-@pytest.mark.parametrize("name", [*sorted(PLACES), "http"])
+@pytest.mark.parametrize("name", params(*sorted(PLACES), "http", shown=(*SHOWN, "http", "s3")))
 def test_every_cell_of_the_matrix_is_what_the_store_does(name):
     make = PLACES.get(name, site)
     with Store(make()) as store:

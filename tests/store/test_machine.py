@@ -18,9 +18,8 @@ from omnistorage import (
 )
 
 from ..budget import pick
-from .places import PLACES
+from .places import PLACES, SHOWN
 
-SCALE = pick(default=1, ci=10, soak=100)
 NAMES = ["a", "b", "ab", "a.txt", "d", "é"]
 paths = st.sampled_from(
     ["/".join(names) for depth in (1, 2, 3) for names in product(NAMES, repeat=depth) for _ in range(6 ** (3 - depth))]
@@ -165,14 +164,23 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 FAST = {"memory", "flat", "basic", "tiers", "tiers-match"}
+RUNS = {
+    "fast": pick(default=15, ci=600, soak=6000),
+    "file": pick(default=5, ci=200, soak=2000),
+    "server": pick(default=2, ci=40, soak=400),
+}
+"""How often the machine runs, by how quick the store is; each run takes thirty steps."""
 for _name in PLACES:
     _machine = type(f"Machine_{_name}", (StoreMachine,), {"make": staticmethod(PLACES[_name])})
     _case = _machine.TestCase
     _case.settings = settings(
-        max_examples=(60 if _name in FAST else 20 if _name in ("local", "sqlite") else 4) * SCALE,
+        max_examples=RUNS["fast" if _name in FAST else "file" if _name in ("local", "sqlite") else "server"],
         stateful_step_count=30,
         deadline=None,
     )
-    globals()[f"TestGoal32Store_{_name.replace('-', '_')}"] = type(f"TestGoal32Store_{_name}", (_case,), {})
+    _marks = [] if _name in (*SHOWN, "s3") else [pytest.mark.ci_only]
+    globals()[f"TestGoal32Store_{_name.replace('-', '_')}"] = type(
+        f"TestGoal32Store_{_name}", (_case,), {"pytestmark": _marks}
+    )
 
 del _case, _machine  # pytest would collect them, too
