@@ -7,6 +7,8 @@ from omnistorage.core import ReadOptions
 from omnistorage.policies import Clock
 from omnistorage.testing import Faulty
 
+from ..waiting import LIMIT
+
 BIG = 100_000
 
 
@@ -54,7 +56,7 @@ class Gate(Faulty):
 
     def _before(self, op, number):
         if op == "open_reader":
-            assert self.gate.wait(30)
+            assert self.gate.wait(LIMIT)
             with self._count_lock:
                 self.fails -= 1
                 fails = self.fails >= 0
@@ -67,7 +69,7 @@ def at_once(run, count=8):
     barrier, came = threading.Barrier(count), []
 
     def one():
-        barrier.wait(30)
+        barrier.wait(LIMIT)
         try:
             came.append(run())
         except StorageError as error:

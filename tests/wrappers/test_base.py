@@ -17,6 +17,7 @@ class Clears(Wrapper):
     clears = frozenset({"range_read", "create_only", "user_metadata", "if_match", "purge", "set_modified", "copy"})
 
 
+@pytest.mark.ci_only
 class TestClearingWrapper(WrapperTests):
     def wrap(self, inner):
         return Clears(inner)

@@ -19,6 +19,7 @@ from omnistorage.wrappers import CacheStats, Prefix
 from omnistorage.wrappers._base import Wrapper
 from omnistorage.wrappers._cache_index import entry_name
 
+from ..waiting import LIMIT
 from .caching import BIG, Gate, Hands, Small, at_once, entries, get, put, setting, until
 
 # -- what is asked, and what is believed -------------------------------------------------------------------------------
@@ -309,7 +310,7 @@ def test_many_threads_that_want_the_same_fetch_it_once(into):
     until(lambda: origin.log.count("open_reader") == 1 and waiting(cache) == 7)
     origin.gate.set()
     for thread in threads:
-        thread.join(30)
+        thread.join(LIMIT)
     assert came == [payload(BIG)] * 8
     assert origin.log.count("open_reader") == 1
     assert (cache.stats.misses, cache.stats.hits) == (1, 7)
@@ -328,7 +329,7 @@ def test_when_a_fetch_fails_the_next_one_tries():
     until(lambda: waiting(cache) == 7)
     origin.gate.set()
     for thread in threads:
-        thread.join(30)
+        thread.join(LIMIT)
     assert sum(isinstance(one, BackendUnavailable) for one in came) == 2
     assert came.count(payload(BIG)) == 6
     assert origin.log.count("open_reader") == 3
@@ -347,7 +348,7 @@ def test_who_waits_for_a_fetch_heeds_its_deadline():
     with deadline(0.01), pytest.raises(DeadlineExceeded):
         get(cache, "x")
     origin.gate.set()
-    threads[0].join(30)
+    threads[0].join(LIMIT)
     assert came == [payload(BIG)]
 
 
@@ -361,6 +362,6 @@ def test_who_waited_for_the_fetch_of_another_state_gets_its_own():
     put(origin.inner, "x", b"two")
     origin.gate.set()
     for thread in threads:
-        thread.join(30)
+        thread.join(LIMIT)
     assert came == [b"two", b"two"]
     assert origin.log.count("stat") == 3, "the second asked again"

@@ -15,6 +15,7 @@ from omnistorage.wrappers._base import Wrapper
 from omnistorage.wrappers._cache_index import RELIST
 from omnistorage.wrappers._streams import WrappedReader
 
+from ..waiting import LIMIT
 from .caching import BIG, Fails, Small, entries, get, put, setting
 
 DIGITS = b"0123456789"
@@ -283,7 +284,7 @@ class Blocks(Faulty):
     def _before(self, op, number):
         if op == "read" and self.log.count("read") > self.good:
             self.blocked.set()
-            if not self.freed.wait(10):
+            if not self.freed.wait(LIMIT):
                 raise AssertionError("nobody closed what the read waits for")
 
     def _reader(self, reader, path):
@@ -320,7 +321,7 @@ def test_closing_a_reader_frees_one_whose_read_waits(blocks):
 
     thread = threading.Thread(target=read)
     thread.start()
-    assert place.blocked.wait(10)
+    assert place.blocked.wait(LIMIT)
     reader.close()
-    thread.join(30)
+    thread.join(LIMIT)
     assert [type(error).__name__ for error in came] == ["ReaderClosed"]

@@ -67,6 +67,7 @@ class TestCacheInWhatAlwaysFails(WarmTests):
         return Cache(inner, Flaky(MemoryBackend(), at=1, sticky=True, error=lambda: BackendUnavailable("gone")))
 
 
+@pytest.mark.ci_only
 class TestEncryptedCacheInFiles(WarmTests):
     def wrap(self, inner):
         folder = tempfile.TemporaryDirectory()

@@ -25,6 +25,8 @@ from omnistorage.wrappers import CacheStats, Prefix
 from omnistorage.wrappers._base import Wrapper
 from omnistorage.wrappers._cache_index import RELIST, Index
 
+from ..budget import pick
+from ..waiting import LIMIT
 from .caching import BIG, Fails, Gate, Small, at_once, entries, get, kept, put, setting, until
 
 # -- what into does ----------------------------------------------------------------------------------------------------
@@ -275,17 +277,18 @@ def test_two_caches_share_one_folder_and_its_limit(tmp_path):
     (tmp_path / "into").mkdir()
     store = LocalBackend(tmp_path / "data")
     one, two = (Cache(store, LocalBackend(tmp_path / "into"), max_entries=20) for _ in range(2))
-    for n in range(300):
+    count = pick(default=60, ci=300, soak=300)
+    for n in range(count):
         put(store, f"{n}", payload(100, f"{n}"))
         for cache in (one, two):
             assert get(cache, f"{n}") == payload(100, f"{n}")
-    assert two.stats.hits == 300, "what one fetched serves the other"
+    assert two.stats.hits == count, "what one fetched serves the other"
     assert len(entries(one.into)) <= 20
-    for n in range(300, 600):
+    for n in range(count, 2 * count):
         put(store, f"{n}", payload(100, f"{n}"))
         assert get((one, two)[n % 2], f"{n}") == payload(100, f"{n}")
         assert len(entries(one.into)) <= 20 + RELIST
-    for n in range(600):
+    for n in range(2 * count):
         assert get(two, f"{n}") == payload(100, f"{n}")
 
 
@@ -307,7 +310,7 @@ def test_threads_of_two_caches_over_one_folder_read_right(tmp_path):
 
     threads, came = at_once(run, 6)
     for thread in threads:
-        thread.join(60)
+        thread.join(LIMIT)
     assert came == [None] * 6
 
 
@@ -402,7 +405,7 @@ def test_a_forked_child_waits_for_no_thread_of_its_parents():
             os._exit(verdict)
     assert os.waitpid(child, 0)[1] == 0
     origin.gate.set()
-    threads[0].join(30)
+    threads[0].join(LIMIT)
     assert came == [b"data"]
 
 

@@ -13,6 +13,8 @@ from omnistorage.testing._kit import payload
 from omnistorage.wrappers._base import Wrapper
 from omnistorage.wrappers._streams import WrappedReader, WrappedWriter
 
+from ..waiting import LIMIT
+
 KEY = bytes(range(32))
 CHUNK = 65536
 OLD, NEW = payload(4 * CHUNK, "old"), payload(4 * CHUNK, "new")
@@ -116,7 +118,7 @@ class Waits(Wrapper):
             self.freed.set()
         elif op == self.waits:
             self.waiting.set()
-            if not self.freed.wait(10):
+            if not self.freed.wait(LIMIT):
                 raise AssertionError(f"nobody freed what waits in {op}")
         return run()
 
@@ -160,9 +162,9 @@ def test_an_abort_from_another_thread_frees_a_writer_whose_inner_stream_waits(op
     writer = Encrypt(waits, KEY).open_writer("x")
     calls = {"write": lambda: writer.write(OLD), "flush": writer.flush, "prepare": writer.prepare}
     thread, came = in_a_thread(calls.get(op, writer.close))
-    assert waits.waiting.wait(10)
+    assert waits.waiting.wait(LIMIT)
     writer.abort()
-    thread.join(30)
+    thread.join(LIMIT)
     assert len(came) == 1
     assert not isinstance(came[0], AssertionError), came
     with pytest.raises(WriterClosed):
@@ -178,7 +180,7 @@ def test_a_close_from_another_thread_frees_a_reader_whose_inner_stream_waits():
     assert reader.read(5) == OLD[:5]
     waits.waits = "read"
     thread, came = in_a_thread(lambda: reader.read(-1))
-    assert waits.waiting.wait(10)
+    assert waits.waiting.wait(LIMIT)
     reader.close()
-    thread.join(30)
+    thread.join(LIMIT)
     assert [type(error) for error in came] == [ReaderClosed]

@@ -25,6 +25,7 @@ from omnistorage.testing import BasicBackend
 from omnistorage.testing._kit import payload
 from omnistorage.wrappers._base import Wrapper
 
+from ..waiting import LIMIT
 from .encrypt_spec import decode, encode
 
 OLD, NEW = payload(32, "the old key"), payload(32, "the new key")
@@ -314,6 +315,6 @@ def test_many_threads_share_one_store():
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=60)
+        thread.join(LIMIT)
     assert not failures, failures[0]
     assert len({inner.peek(f"{n}")[40:80] for n in range(8)}) == 8, "no salt is used twice"

@@ -53,6 +53,7 @@ class TestEncryptUnderPrefix(EncryptedTests):
         return backend.inner.inner, f"some/folder/{path}"
 
 
+@pytest.mark.ci_only
 class TestEncryptOverShortReads(EncryptedTests):
     def wrap(self, inner):
         return Encrypt(Chunky(inner, size=4999), KEY)
