@@ -28,6 +28,7 @@ from omnistorage.policies import deadline
 from omnistorage.wrappers._base import Wrapper
 
 from ..delivery.conftest import Down, contents, numbers, until
+from ..waiting import LIMIT
 
 
 class Hangs(Wrapper):
@@ -45,7 +46,7 @@ class Hangs(Wrapper):
 
         def hang(*data):
             self.inside.set()
-            self.freed.wait(60)
+            self.freed.wait(LIMIT)
             return real(*data)
 
         setattr(writer, self.where, hang)
@@ -328,7 +329,7 @@ def test_an_abort_comes_before_the_calls_that_wait():
 
     def wait(record):
         inside.set()
-        freed.wait(60)
+        freed.wait(LIMIT)
         return 0
 
     inside, freed, store = threading.Event(), threading.Event(), MemoryBackend()
@@ -408,7 +409,7 @@ class Gate:
     def __call__(self, record):
         if record["n"] == self.at:
             self.inside.set()
-            self.freed.wait(60)
+            self.freed.wait(LIMIT)
         return 0
 
 

@@ -25,6 +25,8 @@ from omnistorage.streams import EncodedWriter
 from omnistorage.testing import Flaky, Slow
 from omnistorage.testing._kit import payload
 
+from ..waiting import LIMIT, until
+
 CODECS = {"plain": None, "gzip": Gzip(1), "zstd": Zstd()}
 
 
@@ -40,7 +42,7 @@ class Gate:
             self.count += 1
             if self.count == self.at:
                 self.entered.set()
-                assert self.opened.wait(60)
+                assert self.opened.wait(LIMIT)
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -64,12 +66,12 @@ def test_abort_during_close_never_publishes_a_part(codec, op):
 
     thread = threading.Thread(target=run)
     thread.start()
-    assert gate.entered.wait(60)
+    assert gate.entered.wait(LIMIT)
     aborter = threading.Thread(target=writer.abort)
     aborter.start()
-    aborter.join(60)
+    aborter.join(LIMIT)
     gate.opened.set()
-    thread.join(60)
+    thread.join(LIMIT)
     if outcome == ["published"]:  # close was past the point of no return: then all of it is there
         with open_decoded(inner.open_reader("x"), "none" if codec == "plain" else codec) as reader:
             assert len(reader.read()) == 6 << 20
@@ -101,12 +103,12 @@ def test_a_reader_closed_from_another_thread_never_ends_cleanly(way):
 
         thread = threading.Thread(target=run)
         thread.start()
-        if not gate.entered.wait(5):
-            thread.join(60)
+        until(lambda thread=thread, gate=gate: gate.entered.is_set() or not thread.is_alive())
+        if not gate.entered.is_set():
             continue  # so many reads were not needed
         stream.close()
         gate.opened.set()
-        thread.join(60)
+        thread.join(LIMIT)
         assert outcome == ["closed"]
 
 

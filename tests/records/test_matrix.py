@@ -18,7 +18,7 @@ from omnistorage.strands import CPU, IO
 from omnistorage.testing import BasicBackend, Flaky
 from omnistorage.wrappers._base import Wrapper
 
-from ..budget import FULL
+from ..budget import pick
 
 SUFFIX = {
     "none": "",
@@ -69,7 +69,9 @@ def end(store, path, how, count):
         del writer
 
 
-DIMENSIONS = [list(BACKENDS), list(SUFFIX), list(FORMAT), ENDS, [1, 30_000]]
+COUNTS = [1, pick(default=6_000, ci=30_000, soak=30_000)]
+"""One record, and more than a batch."""
+DIMENSIONS = [list(BACKENDS), list(SUFFIX), list(FORMAT), ENDS, COUNTS]
 
 
 def pairwise(dimensions):
@@ -85,7 +87,16 @@ def pairwise(dimensions):
     return sorted(chosen)
 
 
-CELLS = list(itertools.product(*DIMENSIONS)) if FULL else pairwise(DIMENSIONS)
+def in_ci():
+    """Pairs of values, and every cell that writes one record."""
+    return sorted({*pairwise(DIMENSIONS), *itertools.product(*DIMENSIONS[:-1], COUNTS[:1])})
+
+
+def every():
+    return itertools.product(*DIMENSIONS)
+
+
+CELLS = list(pick(default=lambda: pairwise(DIMENSIONS), ci=in_ci, soak=every)())
 
 
 def settle():
@@ -118,6 +129,7 @@ def test_goal_8_no_end_of_any_stack_leaves_anything_visible(tmp_path, backend, c
         assert list(stale.stale_uploads(older_than=timedelta(0))) == []
 
 
+KILLED_BY_DEFAULT = [(COUNTS[0], "none"), (COUNTS[1], "gzip"), (COUNTS[1], "zstd")]
 KILLED = """
 import sys
 from omnistorage import open_records
@@ -130,8 +142,14 @@ sys.stdin.read()
 """
 
 
-@pytest.mark.parametrize("codec", SUFFIX)
-@pytest.mark.parametrize("count", [1, 30_000])
+@pytest.mark.parametrize(
+    ("count", "codec"),
+    [
+        pytest.param(count, codec, marks=() if (count, codec) in KILLED_BY_DEFAULT else pytest.mark.ci_only)
+        for count in COUNTS
+        for codec in SUFFIX
+    ],
+)
 def test_goal_8_a_kill_leaves_nothing_visible(tmp_path, codec, count):
     path = tmp_path / f"x.ndjson{SUFFIX[codec]}"
     with subprocess.Popen(
