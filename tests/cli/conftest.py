@@ -18,6 +18,8 @@ from omnistorage.core import ObjectInfo
 from omnistorage.errors import BackendUnavailable, NotFound, PermissionDenied, StorageError
 from omnistorage.registry import register_backend
 
+from ..waiting import LIMIT
+
 ERRORS: dict[str, StorageError] = {
     "busy": BackendUnavailable("ask again"),
     "denied": PermissionDenied("no key, no entry"),
@@ -124,7 +126,7 @@ def command(popen: Callable[..., subprocess.Popen[bytes]]) -> Callable[..., Answ
 
     def run(*argv: str, stdin: bytes = b"", **kwargs: Any) -> Answer:
         process = popen(*argv, **kwargs)
-        out, err = process.communicate(stdin, timeout=60)
+        out, err = process.communicate(stdin, timeout=LIMIT)
         return Answer(process.returncode, out, err.decode())
 
     return run

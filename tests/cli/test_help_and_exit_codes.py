@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +18,9 @@ import omnistorage.cli.listing as listing
 from omnistorage.cli.exits import escape, exit_code
 from omnistorage.cli.run import VERBS
 from omnistorage.errors import BackendUnavailable, ConfigError, MissingExtra, MultiError, NotFound, StorageError
+
+from ..budget import FULL
+from ..waiting import LIMIT
 
 Cli = Callable[..., Any]
 NAMES = [name for verbs in VERBS.values() for name in verbs]
@@ -148,8 +152,13 @@ def test_the_example_in_the_help_works(cli: Cli, box: Path, verb: str) -> None:
     for name in ("logs/app.log", "mirror/app.log", "old/thing"):
         (box / name).parent.mkdir()
         (box / name).write_bytes(b"one\ntwo\n")
+    if not FULL and not set(example[1]) & set("|<>&;$*"):  # no shell is needed: here it is quicker
+        answer = cli(*shlex.split(example[1])[1:])
+        assert (answer.code, "error" in answer.err) == (0, False), answer.err
+        assert answer.out or answer.err
+        return
     line = example[1].replace("omnistorage", f"{sys.executable} -m omnistorage", 1)
-    done = subprocess.run(line, shell=True, cwd=box, capture_output=True, timeout=60, check=False)
+    done = subprocess.run(line, shell=True, cwd=box, capture_output=True, timeout=LIMIT, check=False)
     assert (done.returncode, b"error" in done.stderr) == (0, False), done.stderr
     assert done.stdout or done.stderr
 

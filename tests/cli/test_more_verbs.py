@@ -24,6 +24,7 @@ from omnistorage.registry import register_backend
 
 from ..servers import server
 from ..servers.proxy import Answer, Proxy
+from ..waiting import LIMIT
 
 Cli = Callable[..., Any]
 
@@ -296,8 +297,9 @@ def test_cp_checksum_removes_a_copy_that_the_disk_spoilt(
     assert "it was removed" in answer.err
 
 
-@pytest.mark.parametrize("argv", [["cp", "d/*", "to/"], ["hash", "md5", "d/*"], ["read", "d/*"], ["cat", "e/*/*"],
-                                  ["mv", "e/*/*", "to/"], ["rm", "e/*/*"]])  # fmt: skip
+@pytest.mark.parametrize("argv", [["cp", "d/*", "to/"], ["read", "d/*"], ["rm", "e/*/*"],
+                                  *(pytest.param(argv, marks=pytest.mark.ci_only) for argv in (
+                                      ["hash", "md5", "d/*"], ["cat", "e/*/*"], ["mv", "e/*/*", "to/"]))])  # fmt: skip
 def test_thousands_of_arguments_need_few_open_files(box: Path, argv: list[str]) -> None:
     for number in range(300):
         (box / f"e/{number}").mkdir(parents=True)
@@ -305,7 +307,7 @@ def test_thousands_of_arguments_need_few_open_files(box: Path, argv: list[str]) 
         (box / "d").mkdir(exist_ok=True)
         (box / f"d/{number}.ndjson").write_bytes(b"1\n")
     line = f"ulimit -n 150; exec {sys.executable} -m omnistorage -q {' '.join(argv)}"
-    done = subprocess.run(line, shell=True, cwd=box, capture_output=True, timeout=60, check=False)
+    done = subprocess.run(line, shell=True, cwd=box, capture_output=True, timeout=LIMIT, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
 
 
@@ -491,14 +493,14 @@ def test_completion_prints_a_script_for_the_shell(cli: Cli, shell: str) -> None:
     assert answer.code == 0
     assert b"_OMNISTORAGE_COMPLETE" in answer.out
     if shutil.which(shell):
-        subprocess.run([shell, "-n"], input=answer.out, check=True, timeout=60)
+        subprocess.run([shell, "-n"], input=answer.out, check=True, timeout=LIMIT)
 
 
 def test_the_script_gets_verbs_and_options_from_the_command(box: Path) -> None:
     def complete(words: str, at: int) -> list[str]:
         env = {**os.environ, "_OMNISTORAGE_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(at)}
         command = [sys.executable, "-m", "omnistorage"]
-        done = subprocess.run(command, env=env, cwd=box, capture_output=True, text=True, check=True, timeout=60)
+        done = subprocess.run(command, env=env, cwd=box, capture_output=True, text=True, check=True, timeout=LIMIT)
         assert done.stderr == ""
         return [line.rpartition(",")[2] for line in done.stdout.splitlines()]
 

@@ -21,6 +21,8 @@ import pytest
 
 from omnistorage.records import RecordWriter
 
+from ..waiting import LIMIT
+
 Popen = Callable[..., "subprocess.Popen[bytes]"]
 Command = Callable[..., Any]
 LINE = b'{"a":1}\n'
@@ -58,7 +60,7 @@ def feed(process: subprocess.Popen[bytes], data: bytes) -> None:
 def ended(process: subprocess.Popen[bytes]) -> bytes:
     """What it said until it ended by itself, its standard input still open."""
     try:
-        process.wait(timeout=30)
+        process.wait(LIMIT)
     finally:
         process.kill()
         err = process.communicate()[1]
@@ -66,7 +68,7 @@ def ended(process: subprocess.Popen[bytes]) -> bytes:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("name", ["a.ndjson.zst", "a.log.gz"])
+@pytest.mark.parametrize("name", ["a.ndjson.zst", pytest.param("a.log.gz", marks=pytest.mark.ci_only)])
 def test_pain_3_the_first_signal_publishes_the_whole_records_that_were_read(
     popen: Popen, box: Path, number: signal.Signals, code: int, name: str
 ) -> None:
@@ -96,12 +98,15 @@ def test_pain_3_the_end_of_a_torn_input_beside_the_signal_changes_nothing(popen:
     process = popen("write", "a.ndjson")
     feed(process, LINE + b'{"torn":')
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)  # closes its input at once
+    process.communicate(timeout=LIMIT)  # closes its input at once
     assert process.returncode == 130
     assert (box / "a.ndjson").read_bytes() == LINE
 
 
-@pytest.mark.parametrize("argv", [("cp", "-", "a.bin"), ("convert", "-", "a.ndjson.gz", "--from-format", "ndjson")])
+COPY, CONVERT = ("cp", "-", "a.bin"), ("convert", "-", "a.ndjson.gz", "--from-format", "ndjson")
+
+
+@pytest.mark.parametrize("argv", [pytest.param(COPY, marks=pytest.mark.ci_only), CONVERT])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_every_other_verb_aborts_on_the_first_signal(
     popen: Popen, box: Path, argv: tuple[str, ...], number: signal.Signals, code: int
@@ -109,7 +114,7 @@ def test_every_other_verb_aborts_on_the_first_signal(
     process = popen(*argv)
     feed(process, LINE * 100_000)
     process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=LIMIT)
     assert process.returncode == code
     assert err.startswith(b"omnistorage: interrupted")
     assert len(err.splitlines()) == 1
@@ -148,7 +153,7 @@ def test_the_second_signal_ends_a_run_whose_output_nobody_reads(popen: Popen, bo
         while not (box / "a.ndjson").exists():
             select.poll().poll(2)
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
+        process.communicate(timeout=LIMIT)
         assert process.returncode == 130
     finally:
         os.close(ours)
@@ -160,7 +165,7 @@ def test_kill_9_in_the_middle_leaves_nothing_visible(popen: Popen, command: Comm
     process = popen("write", "a.ndjson")
     feed(process, LINE * 400_000)
     process.kill()
-    process.communicate(timeout=60)
+    process.communicate(timeout=LIMIT)
     assert (box / "a.ndjson").read_bytes() == b"old\n"
     assert command("ls").out == b"a.ndjson\n"
 
@@ -173,7 +178,7 @@ def test_a_reader_that_goes_away_is_no_error(popen: Popen, box: Path, verb: str)
     assert os.read(process.stdout.fileno(), len(LINE)) == LINE
     process.stdout.close()
     process.stdout = None
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=LIMIT)
     assert (process.returncode, err) == (141, b"")
 
 
@@ -191,7 +196,7 @@ def test_closed_standard_streams(box: Path, command: Command) -> None:
     (box / "a.ndjson").write_bytes(LINE)
 
     def shell(line: str) -> Any:
-        return subprocess.run(["sh", "-c", line], cwd=box, capture_output=True, timeout=60, check=False)
+        return subprocess.run(["sh", "-c", line], cwd=box, capture_output=True, timeout=LIMIT, check=False)
 
     run = f"{sys.executable} -m omnistorage"
     assert shell(f"{run} read a.ndjson >&-").returncode == 1
@@ -225,7 +230,7 @@ def on_a_terminal(popen: Popen, *argv: str, data: bytes = b"", wait: bytes = b""
         os.close(ours)
         if process.stdout is not None:
             process.stdout.close()
-    return process.wait(timeout=60), shown
+    return process.wait(LIMIT), shown
 
 
 def test_progress_is_drawn_on_a_terminal(popen: Popen, box: Path) -> None:
@@ -268,7 +273,7 @@ def test_a_terminal_gets_names_escaped(popen: Popen, box: Path) -> None:
     ours, theirs = pty.openpty()
     process = popen("ls", stdout=theirs)
     os.close(theirs)
-    assert process.communicate(timeout=60)[1] == b""
+    assert process.communicate(timeout=LIMIT)[1] == b""
     assert os.read(ours, 1000).strip() == b"\\x1b[31m\\udcff"
     os.close(ours)
 

@@ -19,6 +19,7 @@ from omnistorage.delivery import RollingRecordWriter, Spool
 
 from ..delivery.conftest import until
 from ..delivery.test_spool_faults import NoGrowth
+from ..waiting import LIMIT
 
 Cli = Callable[..., Any]
 LINE = b'{"svc":"a","n": 12345678901234567890123}\n'
@@ -108,7 +109,7 @@ def test_what_an_earlier_run_left_is_delivered_by_the_next_or_by_drain(
     fill(box / "s")
     told, opened, write = threading.Event(), Spooling.opened, LocalBackend.open_writer
     monkeypatch.setattr(Spooling, "opened", lambda *given: (opened(*given), told.set()))
-    monkeypatch.setattr(LocalBackend, "open_writer", lambda *given: (told.wait(60), write(*given))[1])
+    monkeypatch.setattr(LocalBackend, "open_writer", lambda *given: (told.wait(LIMIT), write(*given))[1])
     answer = cli("write", "{seq}.ndjson", "--to", "out", "--spool", "s", *ROLL, stdin=LINE)
     assert "5 records of an earlier run" in answer.err
     assert [len(body.splitlines()) for body in files(box / "out").values()] == [2, 2, 2]
@@ -219,7 +220,7 @@ def test_what_a_full_disk_did_not_take_is_told(
 def test_where_the_store_is_away_the_wait_at_the_end_is_told(
     cli: Cli, box: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("omnistorage.cli.spooling.Spool", partial(Spool, close_timeout=0.5))
+    monkeypatch.setattr("omnistorage.cli.spooling.Spool", partial(Spool, close_timeout=0.1))
     away(box / "out")
     fill(box / "s")
     ends = RollingRecordWriter.write_many
@@ -230,7 +231,7 @@ def test_where_the_store_is_away_the_wait_at_the_end_is_told(
 
     monkeypatch.setattr(RollingRecordWriter, "write_many", failing)
     answer = cli("write", "{seq}.ndjson", "--to", "out/x", "--spool", "s", "--roll-records", "1", stdin=LINE)
-    assert "s: 6 records to be delivered, for 0.5 s at most (" in answer.err
+    assert "s: 6 records to be delivered, for 0.1 s at most (" in answer.err
     assert answer.code == 6
 
 

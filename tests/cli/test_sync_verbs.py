@@ -16,6 +16,8 @@ import pytest
 from omnistorage import LocalBackend, PermissionDenied
 from omnistorage.cli.spelling import in_options
 
+from ..waiting import LIMIT
+
 Cli = Callable[..., Any]
 
 
@@ -265,7 +267,7 @@ def test_the_first_signal_breaks_off_and_running_it_again_ends_it(popen: Cli, co
     while b"copied" not in (line := process.stderr.readline()):
         assert line
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    process.communicate(timeout=LIMIT)
     assert process.returncode == 130
     assert "long" not in files(tree / "dst")
     assert not list((tree / "dst").rglob(".omnistorage-*")), "no temporary is left"
@@ -274,7 +276,7 @@ def test_the_first_signal_breaks_off_and_running_it_again_ends_it(popen: Cli, co
 
 
 def test_a_terminal_shows_totals_rate_time_left_and_bars(popen: Cli, tree: Path) -> None:
-    (tree / "src" / "long").write_bytes(b"x" * (3 << 20))
+    (tree / "src" / "long").write_bytes(b"x" * (5 << 18))
     ours, theirs = pty.openpty()
     process = popen(
         "sync",
@@ -293,7 +295,7 @@ def test_a_terminal_shows_totals_rate_time_left_and_bars(popen: Cli, tree: Path)
             shown += data
     except OSError:
         pass
-    process.communicate(timeout=60)
+    process.communicate(timeout=LIMIT)
     os.close(ours)
     assert process.returncode == 0
     for text in (b"sync to dst", b"of 5 objects", b"MiB/s", b"left 0:0", b"% of", b"long", b"5 copied"):

@@ -21,6 +21,8 @@ from omnistorage.cli.rolls import partitioned
 from omnistorage.cli.specs import DURATION, SIZE
 from omnistorage.delivery import RollingRecordWriter
 
+from ..waiting import LIMIT
+
 Cli = Callable[..., Any]
 Popen = Callable[..., "subprocess.Popen[bytes]"]
 LINE = b'{"a":1}\n'
@@ -215,7 +217,7 @@ def test_time_publishes_although_no_record_comes(popen: Popen, box: Path) -> Non
         process.stdin.flush()
         wait_for_files(box / "out", number)
     assert process.poll() is None
-    process.communicate(timeout=60)
+    process.communicate(timeout=LIMIT)
     assert process.returncode == 0
     assert set(files(box / "out").values()) == {LINE}
 
@@ -234,7 +236,7 @@ def test_the_first_signal_publishes_every_whole_record_that_was_read(
     process.stdin.flush()
     process.send_signal(number)
     try:
-        process.wait(timeout=30)
+        process.wait(LIMIT)
     finally:
         process.kill()
         err = process.communicate()[1]
@@ -265,7 +267,7 @@ def test_kill_9_leaves_whole_objects_only(popen: Popen, box: Path) -> None:
     feeder.start()
     wait_for_files(box / "out", 5)
     process.kill()
-    process.wait(timeout=60)
+    process.wait(LIMIT)
     feeder.join()
     assert {body for name, body in files(box / "out").items() if name.endswith(".ndjson")} == {LINE * 1000}
     process.communicate()
