@@ -13,6 +13,8 @@ sys.path.insert(0, str(EXAMPLES))
 from test_custom_backend import TestTable  # noqa: E402  (collected here: the kit over the toy backend)
 from test_custom_format import TestLtsv  # noqa: E402  (and over the toy format)
 
+from ..waiting import LIMIT  # noqa: E402
+
 SAYS = {
     "resume_export": ["at record 3456 the machine is gone; there is an object: False", "goes on behind record 3000",
                       "goes on behind record 7000", "10000 records, in ['export.ndjson.gz']"],
@@ -64,13 +66,22 @@ TESTS = {"test_custom_backend": (TestTable, "BackendTests", 80), "test_custom_fo
 LONGEST = {"custom_format": 100, "custom_backend": 85}  # whole members; the others show one thing each
 
 
-@pytest.mark.parametrize("name", SAYS)
+LATER = (
+    "compute_store", "configuration", "etl_csv_to_ndjson", "etl_dataset", "hot_warm_cold", "resume_export",
+    "rolling_logs", "ship_logs", "sql_query_store", "stop_in_time", "sync_events",
+)  # fmt: skip
+"""What the default run leaves to CI: each example costs a process that imports the package."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.ci_only) if name in LATER else name for name in SAYS]
+)
 def test_an_example_runs_and_says_what_it_promises(name, tmp_path):
     command = [sys.executable, "-W", "error", EXAMPLES / f"{name}.py"]
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     done = subprocess.run(
-        command, cwd=tmp_path, env={"TMPDIR": str(temporary)}, capture_output=True, text=True, timeout=120
+        command, cwd=tmp_path, env={"TMPDIR": str(temporary)}, capture_output=True, text=True, timeout=LIMIT
     )
     assert (done.returncode, done.stderr) == (0, "")
     for text in SAYS[name]:
