@@ -2,10 +2,11 @@
 
 import pytest
 
+from .sql_places import IN_CI
 from .sql_query_places import QueryPlace
 
 
-@pytest.fixture(params=["sqlite", "postgres", "mariadb"])
+@pytest.fixture(params=["sqlite", IN_CI("postgres"), "mariadb"])
 def place(request, tmp_path):
     made = QueryPlace(request.param, tmp_path)
     yield made

@@ -6,6 +6,9 @@ import shutil
 import sqlite3
 import tempfile
 import threading
+from functools import partial
+
+import pytest
 
 from omnistorage.backends.sql_blob import SQLBlobBackend
 
@@ -13,6 +16,10 @@ from ..servers import server
 
 WHEN = {"sqlite": "2024-05-01T00:00:00.000000+00:00", "postgresql": 1714521600000000, "mysql": 1714521600000000}
 _numbers = itertools.count(1)
+IN_CI = partial(pytest.param, marks=pytest.mark.ci_only)
+"""A kind of database that the default run leaves out."""
+IN_MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
+"""Where the files of SQLite go. No test here asks what a disk does, and SQLite would wait for one at each commit."""
 
 
 def new_name():
@@ -28,7 +35,8 @@ class Place:
     def make(self, **options):
         options = {"table_name": new_name(), **options}
         if self.name == "file":
-            return SQLBlobBackend(f"sqlite:///{tempfile.mkdtemp(prefix='omnistorage-sql-')}/objects.db", **options)
+            folder = tempfile.mkdtemp(prefix="omnistorage-sql-", dir=IN_MEMORY)
+            return SQLBlobBackend(f"sqlite:///{folder}/objects.db", **options)
         if self.name == "memory":
             return SQLBlobBackend("sqlite://", **options)
         return SQLBlobBackend(server(self.name)["url"], **options)

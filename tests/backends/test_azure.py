@@ -45,6 +45,7 @@ from ..servers.azure import bare
 from .azure_places import fresh, peek, plant, sdk
 
 
+@pytest.mark.ci_only
 class TestAzurite(BackendTests):
     def make(self):
         return fresh()
@@ -70,7 +71,7 @@ def without_create():
     return backend
 
 
-STEPS = pick(default=100, ci=2_000, soak=50_000)
+STEPS = pick(default=50, ci=1_000, soak=50_000)
 TestGoal32Azurite = backend_machine(without_create, steps=STEPS, peek=peek)
 
 

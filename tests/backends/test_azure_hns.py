@@ -22,6 +22,7 @@ from omnistorage.testing import BackendTests, backend_machine
 from ..budget import pick
 from ..servers import server
 from ..servers.proxy import Answer, Lost, Proxy, Unsent
+from ..waiting import LIMIT
 from .azure_places import fresh, peek, plant
 
 
@@ -40,7 +41,7 @@ class TestDouble(BackendTests):
         plant(backend, path, data)
 
 
-STEPS = pick(default=100, ci=2_000, soak=50_000)
+STEPS = pick(default=50, ci=2_000, soak=50_000)
 TestGoal32HierarchicalDouble = backend_machine(on_double, steps=STEPS, peek=peek)
 
 
@@ -205,7 +206,7 @@ def test_sixteen_moves_onto_one_new_name_have_one_winner(store):
         put(store, f"src/{number}", b"%d" % number)
 
     def run(number):
-        start.wait(60)
+        start.wait(LIMIT)
         try:
             store.move(f"src/{number}", "src/winner", CopyOptions(overwrite=False))
             won.append(number)
@@ -216,7 +217,7 @@ def test_sixteen_moves_onto_one_new_name_have_one_winner(store):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(LIMIT)
     assert len(won) == 1
     assert peek(store, "src/winner") == b"%d" % won[0]
     assert len(list(store.list())) == 16

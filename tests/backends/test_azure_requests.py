@@ -12,6 +12,7 @@ from omnistorage.policies import CancelScope, Clock, RequestPolicy
 
 from ..servers import server
 from ..servers.proxy import Answer, Proxy
+from ..waiting import LIMIT
 from .azure_places import fresh, peek, plant, via
 
 
@@ -120,7 +121,7 @@ def test_go_p4_a_long_body_is_blocks_side_by_side(proxy, store):
 
 def test_blocks_travel_at_the_same_time():
     with fresh(part_size=1 << 20, concurrency=3) as store:
-        at_once, send = threading.Barrier(3, timeout=30), store.client.put_part
+        at_once, send = threading.Barrier(3, timeout=LIMIT), store.client.put_part
 
         def put_part(*args):
             at_once.wait()
@@ -170,7 +171,7 @@ def test_rs_7_2_pain_14_sixteen_writers_of_one_new_key_have_one_winner(proxy, si
         def run(number):
             writer = store.open_writer("key", WriteOptions(overwrite=False))
             writer.write(b"%03d" % number * (size // 3))
-            start.wait(60)
+            start.wait(LIMIT)
             try:
                 writer.close()
                 won.append(number)
@@ -181,7 +182,7 @@ def test_rs_7_2_pain_14_sixteen_writers_of_one_new_key_have_one_winner(proxy, si
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(60)
+            thread.join(LIMIT)
         assert (len(won), len(lost)) == (1, 15)
         assert ops.read_bytes(store, "key") == b"%03d" % won[0] * (size // 3), "no block of another one in it"
 

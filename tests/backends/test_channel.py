@@ -33,13 +33,14 @@ from omnistorage.policies import CancelScope, deadline
 from omnistorage.testing import BackendTests
 
 from ..budget import pick
+from ..waiting import LIMIT
 
 
 def run(*calls):
     """Run the calls side by side; their results, or what they raised."""
     with ThreadPoolExecutor(len(calls)) as pool:
         futures = [pool.submit(call) for call in calls]
-        return [future.exception(60) or future.result(60) for future in futures]
+        return [future.exception(LIMIT) or future.result(LIMIT) for future in futures]
 
 
 def drain(reader, size=-1):
@@ -275,7 +276,7 @@ def test_a_reader_that_waits_for_a_writer_gets_it():
         return drain(channel.open_reader("x"))
 
     def write():
-        opened.wait(60)
+        opened.wait(LIMIT)
         send(channel, "x", [b"abc"])
 
     assert run(read, write)[0] == b"abc"
@@ -299,7 +300,7 @@ def test_a_read_ends_at_its_timeout_deadline_or_cancellation():
                 inside.set()
                 reader.read(1)
 
-        assert isinstance(run(read, lambda: inside.wait(60) and scopes[0].cancel())[0], Cancelled)
+        assert isinstance(run(read, lambda: inside.wait(LIMIT) and scopes[0].cancel())[0], Cancelled)
     writer.abort()
 
 

@@ -15,7 +15,7 @@ from . import azure_places, gcs_places, test_s3
 from .test_s3_faults import peek as peek_s3
 from .test_s3_faults import policy, put
 
-TRANSFERS = pick(default=24, ci=1000, soak=1000)
+TRANSFERS = pick(default=12, ci=1000, soak=1000)
 LONG = 8
 """One in so many is an upload of several parts, or the download of one."""
 HEAD = 2000

@@ -50,16 +50,17 @@ class TestFakeGCSServer(GCSTests):
     place = "fake"
 
 
+@pytest.mark.ci_only
 class TestDouble(GCSTests):
     place = "double"
 
 
 STEPS = pick(default=50, ci=1_000, soak=50_000)
-TestGoal32FakeGCSServer = backend_machine(lambda: fresh("fake"), steps=2 * STEPS, peek=peek)
+TestGoal32FakeGCSServer = backend_machine(lambda: fresh("fake"), steps=STEPS, peek=peek)
 TestGoal32Double = backend_machine(lambda: fresh("double"), steps=STEPS, peek=peek)
 
 
-@pytest.fixture(params=["fake", "double"])
+@pytest.fixture(params=[pytest.param("fake", marks=pytest.mark.ci_only), "double"])
 def store(request):
     with fresh(request.param) as store:
         yield store

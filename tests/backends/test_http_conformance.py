@@ -1,5 +1,7 @@
-"""The HTTP backend and every promise of the kit: read-only over nginx and our own server, WebDAV over WsgiDAV and
-nginx."""
+"""The HTTP backend keeps the promises of the kit: read-only over two servers, WebDAV over WsgiDAV and nginx.
+
+The default run takes our own server and WsgiDAV.
+"""
 
 import pytest
 
@@ -97,6 +99,7 @@ class WithIndex:
                 get(backend, "x", wrong)
 
 
+@pytest.mark.ci_only
 class TestHttpOnNginxByPages(WithIndex, OnFiles):
     read_only = True
 
@@ -104,12 +107,12 @@ class TestHttpOnNginxByPages(WithIndex, OnFiles):
         return on_disk("nginx", "www/", listing="index")
 
 
-@pytest.mark.ci_only
 class TestHttpOnNginxByJson(TestHttpOnNginxByPages):
     def make(self):
         return on_disk("nginx", "json/", listing="index")
 
 
+@pytest.mark.ci_only
 class TestHttpOnNginxByManifest(OnFiles):
     read_only = True
 
@@ -141,6 +144,7 @@ class TestDavOnWsgiDav(BackendTests):
         file_dispose(backend)
 
 
+@pytest.mark.ci_only
 class TestDavWithConditions(TestDavOnWsgiDav):
     """One thread of the server does one thing at a time: what it looks at is still so when it acts."""
 
@@ -148,6 +152,7 @@ class TestDavWithConditions(TestDavOnWsgiDav):
         return on_disk("wsgidav_serial", "", dav=True, conditional_writes=True)
 
 
+@pytest.mark.ci_only
 class TestDavOnNginx(WithIndex, OnFiles):
     def make(self):
         return on_disk("nginx", "put/", dav=True, listing="index")

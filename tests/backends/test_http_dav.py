@@ -30,6 +30,7 @@ from omnistorage.errors import (
 
 from ..servers import server
 from ..servers.proxy import Answer, Lost, Proxy, Reset, Unsent
+from ..waiting import LIMIT
 from .http_places import file_dispose, file_peek, file_plant, on_disk, patient
 
 SERVERS = ["wsgidav_serial", "nginx"]
@@ -213,9 +214,9 @@ def test_an_abort_from_another_thread_ends_a_body_on_its_way(store):
 
     thread = threading.Thread(target=close)
     thread.start()
-    assert reached.wait(10)
+    assert reached.wait(LIMIT)
     writer.abort()
-    thread.join(20)
+    thread.join(LIMIT)
     assert isinstance(failed[0], WriterClosed)
     assert not store.exists("x")
     assert list(store.list()) == []

@@ -24,6 +24,7 @@ from omnistorage.errors import (
 from omnistorage.policies import RequestPolicy
 
 from ..servers import server
+from ..waiting import LIMIT
 from .http_places import Ours, file_dispose, file_plant, on_disk
 
 
@@ -234,7 +235,7 @@ def test_the_command_line_reads_lists_and_copies_from_urls(tmp_path):
 
     def run(*args):
         command = [sys.executable, "-m", "omnistorage", *map(str, args)]
-        return subprocess.run(command, capture_output=True, check=True, timeout=60).stdout
+        return subprocess.run(command, capture_output=True, check=True, timeout=LIMIT).stdout
 
     assert run("cat", f"{backend.url}y") == b"12345"
     assert run("read", f"{backend.url}a%20b/x.ndjson.gz").strip() == b'{"n":1}'

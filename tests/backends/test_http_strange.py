@@ -28,6 +28,7 @@ from omnistorage.errors import (
 )
 from omnistorage.policies import RequestPolicy
 
+from ..waiting import LIMIT
 from .http_places import patient
 
 FOUND = "<D:propstat><D:prop>{}</D:prop><D:status>HTTP/1.1 {}</D:status></D:propstat>"
@@ -43,6 +44,7 @@ def multistatus(*rows):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # or the body waits until the client has confirmed the head
 
     def log_message(self, *args):
         pass
@@ -335,7 +337,8 @@ def test_addresses_of_clouds_relays_and_documentation_are_blocked(address):
 # -- close and abort from another thread -------------------------------------------------------------------------------
 
 
-def ends_soon(call, stop):
+def stopped(call, asked, stop):
+    """What ``call`` raises in a thread, when ``stop`` runs after the server was ``asked`` and before it answers."""
     failed = []
 
     def run():
@@ -346,41 +349,45 @@ def ends_soon(call, stop):
 
     thread = threading.Thread(target=run)
     thread.start()
-    time.sleep(0.4)
-    began = time.monotonic()
+    assert asked.wait(LIMIT)
     stop()
-    thread.join(10)
-    assert time.monotonic() - began < 4
+    thread.join(LIMIT)
+    assert not thread.is_alive()
     return failed[0]
+
+
+NEVER = 100 * LIMIT
 
 
 @pytest.mark.parametrize("retries", [0, 5])
 def test_an_abort_ends_an_upload_that_waits_for_its_answer(at, retries):
-    over = threading.Event()
+    asked, over = threading.Event(), threading.Event()
 
     def answer(h):
         if h.command == "PUT":
-            over.wait(8)
+            asked.set()
+            over.wait()
         h.say(404)
 
-    writer = at(answer, dav=True, read_timeout=8, policy=RequestPolicy(retries=retries)).open_writer("x")
+    writer = at(answer, dav=True, read_timeout=NEVER, policy=RequestPolicy(retries=retries)).open_writer("x")
     writer.write(b"1")
-    assert isinstance(ends_soon(writer.close, writer.abort), WriterClosed)
+    assert isinstance(stopped(writer.close, asked, writer.abort), WriterClosed)
     over.set()
 
 
 @pytest.mark.parametrize("retries", [1, 5])
 def test_a_close_ends_a_read_that_asks_again_and_waits(at, retries):
-    over = threading.Event()
+    asked, over = threading.Event(), threading.Event()
 
     def answer(h):
         if "Range" in h.headers:
-            over.wait(8)
+            asked.set()
+            over.wait()
             h.say(500)
         else:
             h.say(200, {"ETag": '"a"', "Content-Length": "100000"}, b"x" * 1000, framed=False)
 
-    reader = at(answer, read_timeout=8, policy=RequestPolicy(retries=retries)).open_reader("x")
+    reader = at(answer, read_timeout=NEVER, policy=RequestPolicy(retries=retries)).open_reader("x")
     assert reader.read(1000) == b"x" * 1000
-    assert isinstance(ends_soon(lambda: reader.read(10), reader.close), ReaderClosed)
+    assert isinstance(stopped(lambda: reader.read(10), asked, reader.close), ReaderClosed)
     over.set()

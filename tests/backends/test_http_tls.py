@@ -12,6 +12,7 @@ from omnistorage.errors import BackendUnavailable, PermissionDenied
 from omnistorage.policies import RequestPolicy
 
 from ..servers import range_server
+from ..waiting import LIMIT
 from .http_places import Ours
 
 
@@ -61,7 +62,7 @@ def site(tmp_path_factory):
         thread.start()
         yield server.server_port, pem, names, certificate(folder, "other.example")
         server.shutdown()
-        thread.join(10)
+        thread.join(LIMIT)
 
 
 def at(port, root="plain/", **options):
@@ -133,5 +134,5 @@ def test_a_reader_over_tls_is_closed_by_another_thread(site):
         assert reader.read(1000) == bytes(1000)
         closer = threading.Thread(target=reader.close)
         closer.start()
-        closer.join(10)
+        closer.join(LIMIT)
         assert not closer.is_alive()

@@ -110,7 +110,8 @@ def test_goal_40_no_payload_escapes_and_only_our_errors_come_out(tmp_path: Path,
     root = plant(tmp_path)
     before = outside(tmp_path)
     backend = LocalBackend(root, _os=OS(walk=walk))
-    hostile = payloads()
+    step = pick(default=4, ci=1, soak=1)  # and each method begins with another one
+    hostile = payloads()[list(METHODS).index(method) % step :: step]
     assert len(hostile) >= 150
     refused = 0
     for path in hostile:

@@ -33,6 +33,7 @@ from omnistorage.errors import (
 )
 from omnistorage.testing.os_faults import FaultyOS
 
+from ..waiting import LIMIT
 from .local_files import get, keys, plant, put, temporaries
 
 # A newer Python warns of fork in a process with threads; these children do nothing that could meet a held lock.
@@ -273,7 +274,7 @@ def test_a_writer_aborted_from_another_thread_leaves_nothing(backend: LocalBacke
 
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(write)
-        assert started.wait(30)
+        assert started.wait(LIMIT)
         writer.abort()
         assert running.result() > 0
     with pytest.raises(WriterClosed):

@@ -10,6 +10,8 @@ from omnistorage.core import CopyOptions, ListOptions
 from omnistorage.errors import BackendClosed, InvalidPath
 from omnistorage.testing import BackendTests, BasicBackend
 
+from ..waiting import LIMIT
+
 
 class TestMemory(BackendTests):
     def make(self):
@@ -51,7 +53,7 @@ def test_moves_between_two_backends_lose_nothing_and_never_lock_each_other_out()
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(LIMIT)
     assert not any(thread.is_alive() for thread in threads)
     assert sorted(i.path for i in two.list()) == sorted(f"a{n}" for n in range(300))
     assert sorted(i.path for i in one.list()) == sorted(f"b{n}" for n in range(300))

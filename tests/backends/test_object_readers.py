@@ -27,8 +27,10 @@ from omnistorage.errors import (
 from omnistorage.policies import CancelScope, Clock, RequestPolicy, RetryBudget, check, deadline
 from omnistorage.strands import IO
 
+from ..budget import pick
 from ..servers import server
 from ..servers.proxy import Proxy, Reset
+from ..waiting import LIMIT
 from . import azure_places, gcs_places, test_s3
 
 
@@ -236,12 +238,12 @@ def test_a_close_from_another_thread_ends_all_ranges():
     def hang(body):
         if body.info is not client.bodies[0].info and not body.closed:
             stuck.set()
-            waits.wait(10)
+            waits.wait(LIMIT)
 
     client.at_read = hang
     store = Place(client)
     reader = store.open_reader("x")
-    threading.Thread(target=lambda: (stuck.wait(10), reader.close(), waits.set())).start()
+    threading.Thread(target=lambda: (stuck.wait(LIMIT), reader.close(), waits.set())).start()
     with pytest.raises(ReaderClosed):
         drain(reader)
     asked = len(client.gets)
@@ -265,7 +267,7 @@ def test_a_dropped_reader_ends_the_ranges_on_their_way():
     client.at_read = hang
     reader = Place(client).open_reader("x")
     assert reader.read(8) + reader.read(3) == TEXT[:11]
-    assert stuck.wait(10)
+    assert stuck.wait(LIMIT)
     del reader
     gc.collect()
     assert all(body.closed for body in client.bodies)
@@ -359,7 +361,7 @@ def test_ranges_know_no_deadline_but_that_of_whoever_reads():
     def behind(get):
         if (get.start or 0) >= 16 and not later.is_set():  # it is read ahead: until long after that deadline
             ahead.set()
-            later.wait(10)
+            later.wait(LIMIT)
             try:
                 check()
             except DeadlineExceeded:
@@ -372,14 +374,14 @@ def test_ranges_know_no_deadline_but_that_of_whoever_reads():
         with deadline(5, clock):
             reader = store.open_reader("x")
             got = reader.read(8) + reader.read(1)
-            assert ahead.wait(10)
+            assert ahead.wait(LIMIT)
         clock.now_is += 100
         later.set()
         with reader:
             assert got + drain(reader) == TEXT
     assert ended == []
     client, waits = Client(TEXT), threading.Event()
-    client.at_get = lambda get: get.start and waits.wait(10)
+    client.at_get = lambda get: get.start and waits.wait(LIMIT)
     with Place(client) as store, store.open_reader("x") as reader:
         got = reader.read(8) + reader.read(8)
         with CancelScope() as scope:
@@ -403,7 +405,7 @@ def test_a_close_frees_who_waits_for_an_answer_that_does_not_come():
     def hang(get):
         if get.start:
             asked.set()
-            waits.wait(10)
+            waits.wait(LIMIT)
 
     client.at_get = hang
     reader = Place(client).open_reader("x")
@@ -418,9 +420,9 @@ def test_a_close_frees_who_waits_for_an_answer_that_does_not_come():
 
     thread = threading.Thread(target=read)
     thread.start()
-    assert asked.wait(10)
+    assert asked.wait(LIMIT)
     reader.close()
-    thread.join(5)
+    thread.join(LIMIT)
     assert freed == [True]
     waits.set()
 
@@ -430,7 +432,7 @@ def test_whatever_was_open_is_closed_after_close():
 
     def hang(get):
         asked.set()
-        waits.wait(10)
+        waits.wait(LIMIT)
 
     body = Client(TEXT, breaks=[4])
     reader = Place(body).open_reader("x")
@@ -445,10 +447,10 @@ def test_whatever_was_open_is_closed_after_close():
 
     thread = threading.Thread(target=read)
     thread.start()
-    assert asked.wait(10)
+    assert asked.wait(LIMIT)
     reader.close()
     waits.set()
-    thread.join(10)
+    thread.join(LIMIT)
     assert len(outcome) == 1
     assert all(each.closed for each in body.bodies)
     reader = Place(client).open_reader("x")
@@ -505,7 +507,9 @@ def test_an_empty_object_that_is_filled_meanwhile_is_read():
 # -- on servers --------------------------------------------------------------------------------------------------------
 
 MIB = 1 << 20
-LONG = random.Random(4).randbytes(40 * MIB)
+PARTS = pick(default=4, ci=8, soak=8)
+RANGES = PARTS - 1
+LONG = random.Random(4).randbytes(PARTS * 5 * MIB)
 
 
 def s3(proxied, name, **options):
@@ -524,15 +528,18 @@ def azure(proxied):
 @pytest.mark.parametrize(
     ("make", "ranges"),
     [
-        pytest.param(lambda proxied: s3(proxied, "seaweedfs"), 7, id="s3"),
+        pytest.param(lambda proxied: s3(proxied, "seaweedfs"), RANGES, id="s3"),
         pytest.param(
-            lambda proxied: s3(proxied, "seaweedfs", client="obstore"), 7, id="s3-obstore", marks=pytest.mark.ci_only
+            lambda proxied: s3(proxied, "seaweedfs", client="obstore"),
+            RANGES,
+            id="s3-obstore",
+            marks=pytest.mark.ci_only,
         ),
         pytest.param(
-            lambda proxied: s3(proxied, "moto", checksums=True), 7, id="s3-checksums", marks=pytest.mark.ci_only
+            lambda proxied: s3(proxied, "moto", checksums=True), RANGES, id="s3-checksums", marks=pytest.mark.ci_only
         ),
-        pytest.param(lambda proxied: gcs(proxied, "fake"), 7, id="gcs", marks=pytest.mark.ci_only),
-        pytest.param(azure, 7, id="azure"),
+        pytest.param(lambda proxied: gcs(proxied, "fake"), RANGES, id="gcs", marks=pytest.mark.ci_only),
+        pytest.param(azure, RANGES, id="azure", marks=pytest.mark.ci_only),
     ],
 )
 def test_a_long_object_is_read_in_ranges_and_a_broken_one_is_asked_for_again(make, ranges):

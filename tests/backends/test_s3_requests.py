@@ -11,8 +11,10 @@ from omnistorage.backends._s3_sdk import parse_time, send_at_once
 from omnistorage.core import CopyOptions, ReadOptions, WriteOptions
 from omnistorage.errors import AlreadyExists, CapabilityNotSupported, NotFound, OutcomeUnknown, PreconditionFailed
 
+from ..budget import pick
 from ..servers import server
 from ..servers.proxy import Lost, Proxy
+from ..waiting import LIMIT
 from .test_s3 import fresh, sdk
 
 
@@ -64,16 +66,17 @@ def test_rs_7_5_each_call_costs_what_the_protocol_allows(proxy, store):
 
 def test_rs_7_5_go_p3_a_listing_costs_a_request_for_a_thousand_keys_however_many_folders(proxy, store):
     client = sdk("seaweedfs")
-    for number in range(300):
-        client.put_object(Bucket=store.bucket, Key=f"{store._prefix}d{number % 100}/{number}", Body=b"x")
+    count = pick(default=100, ci=300, soak=300)
+    for number in range(count):
+        client.put_object(Bucket=store.bucket, Key=f"{store._prefix}d{number % (count // 3)}/{number}", Body=b"x")
     proxy.forget()
     infos = list(store.list())
-    assert len(infos) == 300
+    assert len(infos) == count
     assert all(info.size == 1 and info.etag and info.modified_at for info in infos)
     assert len(proxy.requests) == 1, "no HEAD for any of them"
     assert cost(proxy, lambda: list(store.list_dir())) == 1
     proxy.forget()
-    assert [error for _, error in store.delete_many(info.path for info in infos)] == [None] * 300
+    assert [error for _, error in store.delete_many(info.path for info in infos)] == [None] * count
     assert len(proxy.requests) == 1
     assert list(store.list()) == []
 
@@ -140,7 +143,7 @@ def test_rs_7_2_pain_14_sixteen_writers_of_one_new_key_have_one_winner(store):
     def run(number):
         writer = store.open_writer("key", WriteOptions(overwrite=False))
         writer.write(b"%d" % number)
-        start.wait(60)
+        start.wait(LIMIT)
         try:
             writer.close()
             won.append(number)
@@ -151,7 +154,7 @@ def test_rs_7_2_pain_14_sixteen_writers_of_one_new_key_have_one_winner(store):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(LIMIT)
     assert (len(won), len(lost)) == (1, 15)
     assert ops.read_bytes(store, "key") == b"%d" % won[0]
 

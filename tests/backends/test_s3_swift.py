@@ -24,6 +24,7 @@ from omnistorage.testing import backend_machine
 
 from ..servers import server
 from ..servers.proxy import Flip, Proxy
+from ..waiting import LIMIT
 from .test_s3 import S3Tests, fresh, peek, plant, sdk
 from .test_s3_faults import put
 
@@ -55,7 +56,7 @@ def racing(call, count=16):
     won, start = [], threading.Barrier(count)
 
     def run(at):
-        start.wait(60)
+        start.wait(LIMIT)
         with suppress(ClientError):
             call(at)
             won.append(at)
@@ -64,7 +65,7 @@ def racing(call, count=16):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(LIMIT)
     return len(won)
 
 

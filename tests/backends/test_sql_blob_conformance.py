@@ -7,7 +7,7 @@ from omnistorage.testing import BackendTests, backend_machine
 from ..budget import pick
 from .sql_places import Place, peek, plant
 
-SCALE = pick(default=1, ci=10, soak=500)
+STEPS = pick(default=50, ci=1_000, soak=50_000)
 
 
 class SQLTests(BackendTests):
@@ -30,10 +30,12 @@ class TestSQLiteFile(SQLTests):
     place = Place("file")
 
 
+@pytest.mark.ci_only
 class TestSQLiteMemory(SQLTests):
     place = Place("memory")
 
 
+@pytest.mark.ci_only
 class TestPostgres(SQLTests):
     place = Place("postgres")
 
@@ -47,7 +49,7 @@ def machine(place, steps):
     return backend_machine(place.make, peek, place.dispose, steps=steps)
 
 
-TestGoal32SQLiteFile = machine(Place("file"), 500 * SCALE)
-TestGoal32SQLiteMemory = machine(Place("memory"), 1000 * SCALE)
-TestGoal32Postgres = machine(Place("postgres"), 100 * SCALE)
-TestGoal32MariaDB = machine(Place("mariadb"), 100 * SCALE)
+TestGoal32SQLiteFile = machine(Place("file"), 4 * STEPS)
+TestGoal32SQLiteMemory = machine(Place("memory"), 4 * STEPS)
+TestGoal32Postgres = machine(Place("postgres"), STEPS)
+TestGoal32MariaDB = machine(Place("mariadb"), STEPS)

@@ -21,7 +21,7 @@ from omnistorage.errors import (
 from omnistorage.testing import BackendTests
 from omnistorage.testing._kit import get, payload, put
 
-from ..budget import FULL
+from ..budget import pick
 from .sql_places import Place, as_key, new_name, raw
 
 MIB = 1 << 20
@@ -97,20 +97,24 @@ class ExistingTests(BackendTests):
         self.place.dispose(backend)
 
 
+@pytest.mark.ci_only
 class TestTwoColumnsOnSQLite(ExistingTests):
     place = Existing("file", NOTHING)
 
 
-if FULL:
+@pytest.mark.ci_only
+class TestAllColumnsOnSQLite(ExistingTests):
+    place = Existing("file", EVERYTHING)
 
-    class TestAllColumnsOnSQLite(ExistingTests):
-        place = Existing("file", EVERYTHING)
 
-    class TestAllColumnsOnPostgres(ExistingTests):
-        place = Existing("postgres", EVERYTHING)
+@pytest.mark.ci_only
+class TestAllColumnsOnPostgres(ExistingTests):
+    place = Existing("postgres", EVERYTHING)
 
-    class TestAllColumnsOnMariaDB(ExistingTests):
-        place = Existing("mariadb", EVERYTHING)
+
+@pytest.mark.ci_only
+class TestAllColumnsOnMariaDB(ExistingTests):
+    place = Existing("mariadb", EVERYTHING)
 
 
 @pytest.fixture(params=["file", "postgres", "mariadb"])
@@ -217,7 +221,7 @@ print((peak() - before) / 1024)
 def test_sqlite_streams_a_large_value_in_little_memory():
     place = Existing("file", NOTHING)
     backend = place.make()
-    size = "256" if FULL else "48"
+    size = pick(default="40", ci="256", soak="256")  # more than the 32 MiB that it may take
     command = [sys.executable, "-c", CHILD, backend._db.source, backend.table_name, size]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")

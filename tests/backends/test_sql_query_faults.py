@@ -29,7 +29,7 @@ from omnistorage.secret import Secret
 from ..budget import pick
 from .sql_query_places import QueryPlace, table_of
 
-ROWS = pick(default=200_000, ci=3_000_000, soak=10_000_000)
+ROWS = pick(default=100_000, ci=3_000_000, soak=10_000_000)
 CHILD = pathlib.Path(__file__).parent / "query_child.py"
 MANY = 20_000
 

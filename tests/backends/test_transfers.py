@@ -9,7 +9,9 @@ from .test_server_matrix import BACKENDS
 
 
 @pytest.mark.parametrize("name", BACKENDS)
-@pytest.mark.parametrize("size", [0, 10, 300_000])
+@pytest.mark.parametrize(
+    "size", [pytest.param(0, marks=pytest.mark.ci_only), pytest.param(10, marks=pytest.mark.ci_only), 300_000]
+)
 def test_a_copy_is_verified_and_not_taken_for_somebody_elses(name, size):
     source, target = MemoryBackend(), BACKENDS[name]()
     for number in range(2):  # a new object, and one that is replaced
