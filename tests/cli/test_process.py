@@ -21,6 +21,7 @@ import pytest
 
 from omnistorage.records import RecordWriter
 
+from ..budget import pick
 from ..waiting import LIMIT
 
 Popen = Callable[..., "subprocess.Popen[bytes]"]
@@ -185,7 +186,8 @@ def test_a_reader_that_goes_away_is_no_error(popen: Popen, box: Path, verb: str)
 def test_output_that_cannot_be_written_is_an_error(command: Command, box: Path) -> None:
     (box / "a.ndjson").write_bytes(LINE)
     with open("/dev/full", "wb") as full:
-        for argv in (["read", "a.ndjson"], ["ls"], ["stat", "a.ndjson"], ["cp", "a.ndjson", "b", "--json"]):
+        verbs = ["read", "a.ndjson"], ["cp", "a.ndjson", "b", "--json"], ["ls"], ["stat", "a.ndjson"]
+        for argv in verbs[: pick(default=2, ci=4, soak=4)]:
             answer = command(*argv, stdout=full)
             assert answer.code == 1, argv
             assert "error: cannot write to standard output: No space left" in answer.err
@@ -252,7 +254,14 @@ def test_no_color_is_honoured(popen: Popen, box: Path) -> None:
     assert not colour.search(shown)
 
 
-@pytest.mark.parametrize(("options", "env"), [(["--no-progress"], {}), (["-q"], {}), ([], {"TERM": "dumb"})])
+@pytest.mark.parametrize(
+    ("options", "env"),
+    [
+        pytest.param(["--no-progress"], {}, marks=pytest.mark.ci_only),
+        pytest.param(["-q"], {}, marks=pytest.mark.ci_only),
+        ([], {"TERM": "dumb"}),
+    ],
+)
 def test_nothing_is_drawn_where_it_is_not_wanted(
     popen: Popen, box: Path, options: list[str], env: dict[str, str]
 ) -> None:
