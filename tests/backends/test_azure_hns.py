@@ -41,8 +41,9 @@ class TestDouble(BackendTests):
         plant(backend, path, data)
 
 
-STEPS = pick(default=50, ci=2_000, soak=50_000)
-TestGoal32HierarchicalDouble = backend_machine(on_double, steps=STEPS, peek=peek)
+STEPS = pick(default=20, ci=2_000, soak=50_000)
+LENGTH = min(STEPS, 50)
+TestGoal32HierarchicalDouble = backend_machine(on_double, steps=STEPS, length=LENGTH, peek=peek)
 
 
 class NoWait(Clock):

@@ -65,8 +65,9 @@ def without_create():
     return backend
 
 
-STEPS = pick(default=50, ci=1_000, soak=50_000)
-TestGoal32AzuriteObstore = backend_machine(without_create, steps=STEPS, peek=peek)
+STEPS = pick(default=20, ci=1_000, soak=50_000)
+LENGTH = min(STEPS, 50)
+TestGoal32AzuriteObstore = backend_machine(without_create, steps=STEPS, length=LENGTH, peek=peek)
 
 
 @pytest.fixture

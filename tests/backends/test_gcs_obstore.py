@@ -85,8 +85,9 @@ class TestDoubleObstore(BackendTests):
         plant(backend, path, data)
 
 
-STEPS = pick(default=50, ci=1_000, soak=50_000)
-TestGoal32DoubleObstore = backend_machine(lambda: by(shared()), steps=STEPS, peek=peek)
+STEPS = pick(default=20, ci=1_000, soak=50_000)
+LENGTH = min(STEPS, 50)
+TestGoal32DoubleObstore = backend_machine(lambda: by(shared()), steps=STEPS, length=LENGTH, peek=peek)
 
 
 @pytest.fixture

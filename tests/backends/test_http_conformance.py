@@ -158,11 +158,13 @@ class TestDavOnNginx(WithIndex, OnFiles):
         return on_disk("nginx", "put/", dav=True, listing="index")
 
 
+STEPS = pick(default=20, ci=1_000, soak=50_000)
 TestGoal32Dav = backend_machine(
     lambda: on_disk("wsgidav_serial", "", dav=True, conditional_writes=True),
     file_peek,
     file_dispose,
-    steps=pick(default=50, ci=1_000, soak=50_000),
+    steps=STEPS,
+    length=min(STEPS, 50),
 )
 
 

@@ -224,7 +224,13 @@ def test_the_walk_gives_the_same_answers_as_openat2(tmp_path: Path) -> None:
     names = ["d", "e", "f", "file", "out", "up", "loop", "inner", "fifo", "nothing", ".", "..", "c3", "c4", "c5", "c30"]
     names += [f"s{n}" for n in range(1, 14)]
     chance = random.Random(40)
-    paths = [*names, *("/".join(chance.choices(names, k=chance.randint(2, 5))) for _ in range(3000))]
+    paths = [
+        *names,
+        *(
+            "/".join(chance.choices(names, k=chance.randint(2, 5)))
+            for _ in range(pick(default=1000, ci=3000, soak=3000))
+        ),
+    ]
     folder = os.open(root, FOLDER_HANDLE)
     kinds = [HANDLE, FOLDER_HANDLE, READ_FILE, READ_FOLDER, READ_FOLDER | os.O_NOFOLLOW, HANDLE | os.O_NOFOLLOW]
     seen = set()

@@ -57,8 +57,9 @@ class TestSftpOnSshd(SftpTests):
         return make("sshd", server_copy=True)
 
 
-STEPS = pick(default=50, ci=1_000, soak=50_000)
-TestGoal32Sftp = backend_machine(lambda: make("asyncssh"), peek, dispose, steps=STEPS)
+STEPS = pick(default=20, ci=1_000, soak=50_000)
+LENGTH = min(STEPS, 50)
+TestGoal32Sftp = backend_machine(lambda: make("asyncssh"), peek, dispose, steps=STEPS, length=LENGTH)
 TestGoal32SftpOnSshd = pytest.mark.ci_only(
-    backend_machine(lambda: make("sshd", server_copy=True), peek, dispose, steps=STEPS)
+    backend_machine(lambda: make("sshd", server_copy=True), peek, dispose, steps=STEPS, length=LENGTH)
 )

@@ -7,7 +7,8 @@ from omnistorage.testing import BackendTests, backend_machine
 from ..budget import pick
 from .sql_places import Place, peek, plant
 
-STEPS = pick(default=50, ci=1_000, soak=50_000)
+STEPS = pick(default=20, ci=1_000, soak=50_000)
+LENGTH = min(STEPS, 50)
 
 
 class SQLTests(BackendTests):
@@ -46,7 +47,7 @@ class TestMariaDB(SQLTests):
 
 
 def machine(place, steps):
-    return backend_machine(place.make, peek, place.dispose, steps=steps)
+    return backend_machine(place.make, peek, place.dispose, steps=steps, length=LENGTH)
 
 
 TestGoal32SQLiteFile = machine(Place("file"), 4 * STEPS)
