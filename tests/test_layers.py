@@ -1,6 +1,7 @@
 """The picture of the layers, enforced: imports point down only, and third parties stay where they are needed."""
 
 import ast
+import functools
 import pathlib
 import sys
 
@@ -72,15 +73,20 @@ HARMLESS_OS = {
 }  # fmt: skip
 
 
+@functools.cache
 def modules():
+    """The name of each module, and the nodes of it that matter here."""
+    wanted, found = ast.Import | ast.ImportFrom | ast.Attribute, []
     for path in sorted(ROOT.rglob("*.py")):
-        yield path.relative_to(ROOT).as_posix(), ast.parse(path.read_text(), str(path))
+        tree = ast.parse(path.read_text(), str(path))
+        found.append((path.relative_to(ROOT).as_posix(), [node for node in ast.walk(tree) if isinstance(node, wanted)]))
+    return found
 
 
-def imports(name, tree):
+def imports(name, nodes):
     """(module below omnistorage or third party, is_ours) for each import, relative ones resolved."""
     package = name.split("/")[:-1]
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield alias.name.split("."), alias.name.startswith("omnistorage")
@@ -95,9 +101,9 @@ def imports(name, tree):
 
 def test_imports_point_down_only():
     wrong = []
-    for name, tree in modules():
+    for name, nodes in modules():
         room = name.split("/")[0].removesuffix(".py")
-        for target, ours in imports(name, tree):
+        for target, ours in imports(name, nodes):
             # A package's own __init__ names what it exports.
             if (
                 not ours
@@ -137,11 +143,11 @@ def test_imports_point_down_only():
 
 def test_third_parties_stand_only_where_they_are_needed():
     wrong = []
-    for name, tree in modules():
+    for name, nodes in modules():
         allowed = set().union(
             *(v for k, v in THIRD_PARTIES.items() if name == k or (k[-1] == "/" and name.startswith(k)))
         )
-        for target, ours in imports(name, tree):
+        for target, ours in imports(name, nodes):
             if not ours and target[0] not in sys.stdlib_module_names and target[0] not in allowed:
                 wrong.append(f"{name} imports {target[0]}")
     assert not wrong, "\n".join(wrong)
@@ -149,10 +155,10 @@ def test_third_parties_stand_only_where_they_are_needed():
 
 def test_only_one_module_touches_files_through_os():
     wrong = []
-    for name, tree in modules():
+    for name, nodes in modules():
         if name == "_os.py" or name.startswith(("testing/", "cli/")):
             continue
-        for node in ast.walk(tree):
+        for node in nodes:
             used = []
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "os":
                 used = [node.attr]

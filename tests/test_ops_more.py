@@ -8,7 +8,7 @@ import tracemalloc
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from omnistorage import (
@@ -190,7 +190,6 @@ INFOS = st.builds(
 )
 
 
-@settings(max_examples=200, deadline=None)
 @given(
     infos=st.lists(INFOS, max_size=60, unique_by=lambda info: info.path),
     run=st.integers(1, 9),

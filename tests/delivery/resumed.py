@@ -60,19 +60,19 @@ def ended(writer):
     return token
 
 
-def tiny_s3(client="sdk"):
+def tiny_s3(client="sdk", *, endpoint=None, part_size=PART):
     """A server whose parts may be of a few bytes."""
     info = server("moto_tiny")
     store = S3Backend(
         info["bucket"],
         f"t{os.getpid()}-{next(NUMBERS)}",
-        endpoint_url=info["endpoint"],
+        endpoint_url=endpoint or info["endpoint"],
         access_key=info["access_key"],
         secret_key=info["secret_key"],
         vendor="moto",
         client=client,
     )
-    store.part_size = PART
+    store.part_size = part_size
     return store
 
 

@@ -29,6 +29,8 @@ from omnistorage.policies import (
     remaining,
 )
 
+from ..waiting import LIMIT
+
 
 class FakeClock:
     def __init__(self):
@@ -223,7 +225,7 @@ def test_cancel_ends_a_wait_in_another_thread():
 
         def wait(self, seconds, wake):
             started.set()
-            assert wake.wait(60), "nobody woke us"
+            assert wake.wait(LIMIT), "nobody woke us"
 
     with CancelScope() as outer:
 
@@ -236,9 +238,9 @@ def test_cancel_ends_a_wait_in_another_thread():
 
         thread = threading.Thread(target=run)
         thread.start()
-        assert started.wait(60)
+        assert started.wait(LIMIT)
         outer.cancel()
-        thread.join(60)
+        thread.join(LIMIT)
     assert outcome == ["cancelled"]
 
 

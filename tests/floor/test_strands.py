@@ -10,6 +10,8 @@ import pytest
 from omnistorage.errors import Cancelled
 from omnistorage.strands import Ahead, Pool, Strand
 
+from ..waiting import LIMIT
+
 
 def test_items_are_done_in_order_and_never_two_at_once():
     done, inside = [], []
@@ -32,18 +34,18 @@ def test_put_blocks_when_enough_waits():
 
     def step(item):
         entered.set()
-        gate.wait(60)
+        gate.wait(LIMIT)
 
     strand = Strand(Pool(1, "t"), step, depth=2)
     for n in range(3):
         strand.put(n)
-    assert entered.wait(60)
+    assert entered.wait(LIMIT)
     blocked = threading.Thread(target=strand.put, args=(3,), daemon=True)
     blocked.start()
     blocked.join(0.05)
     assert blocked.is_alive()
     gate.set()
-    blocked.join(60)
+    blocked.join(LIMIT)
     assert not blocked.is_alive()
     strand.join()
 
@@ -99,13 +101,13 @@ def test_cancel_drops_what_waits():
 
     def step(item):
         entered.set()
-        gate.wait(60)
+        gate.wait(LIMIT)
         done.append(item)
 
     strand = Strand(Pool(1, "t"), step, depth=5)
     for n in range(4):
         strand.put(n)
-    assert entered.wait(60)
+    assert entered.wait(LIMIT)
     strand.cancel()
     gate.set()
     for call in (strand.join, lambda: strand.put(9), strand.join):
@@ -131,7 +133,7 @@ def test_a_thread_that_cannot_be_started_costs_nobody_elses_task(monkeypatch):
     done = threading.Event()
     monkeypatch.setattr(threading.Thread, "start", start)
     taken = pool.spawn(lambda: ran.append("A"))
-    assert done.wait(60)
+    assert done.wait(LIMIT)
     if not taken:
         ran.append("A")
     assert sorted(ran) == ["A", "B"]
@@ -183,7 +185,7 @@ def test_ahead_makes_no_more_than_its_depth():
 
     ahead = Ahead(Pool(1, "t"), produce, depth=3)
     assert ahead.next() == 1
-    assert full.wait(60)
+    assert full.wait(LIMIT)
     ahead.cancel()
     assert len(made) <= 5
 

@@ -61,12 +61,14 @@ class TestLists(CsvTests):
     bad = (*CsvTests.bad, *CsvTests.quoted_bad)
 
 
+@pytest.mark.ci_only
 class TestTabsAndCrLf(CsvTests):
     format = lists(delimiter="\t", lineterminator="\r\n")
     limited = lists(delimiter="\t", lineterminator="\r\n", max_record=1000)
     bad = (*CsvTests.bad, CsvTests.quoted_bad[0])
 
 
+@pytest.mark.ci_only
 class TestAllQuoted(CsvTests):
     format = lists(quoting="all", quotechar="'", delimiter=";")
     bad = (*CsvTests.bad[:3], (b"'b'c\n", b"'b'c"), (b"'a\n';'b'c\n", b"'a\n';'b'c"))
@@ -82,6 +84,7 @@ class TestEscapes(CsvTests):
     limited = lists(escapechar="\\", doublequote=False, max_record=1000)
 
 
+@pytest.mark.ci_only
 class TestNothingQuoted(CsvTests):
     format = lists(quoting="none", escapechar="\\")
     limited = lists(quoting="none", escapechar="\\", max_record=1000)
@@ -112,6 +115,7 @@ class TestDicts(CsvTests):
         return {"only": "r" * size}
 
 
+@pytest.mark.ci_only
 class TestTypedDicts(TestDicts):
     format = Csv(header=["a", "n"], header_row=False, types={"n": "int"})
     limited = Csv(header=["a", "n"], header_row=False, types={"n": "int"}, max_record=1000)

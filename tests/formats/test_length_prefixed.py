@@ -76,6 +76,7 @@ class TestBigEndian(LengthPrefixedTests):
     dropping = LengthPrefixed(allow_partial_tail=True)
 
 
+@pytest.mark.ci_only
 class TestLittleEndian(LengthPrefixedTests):
     format = LengthPrefixed("le32")
     limited = LengthPrefixed("le32", max_record=1000)
@@ -88,6 +89,7 @@ class TestVarint(LengthPrefixedTests):
     dropping = LengthPrefixed("varint", allow_partial_tail=True)
 
 
+@pytest.mark.ci_only
 class TestBigEndianWithCrc(LengthPrefixedTests):
     format = LengthPrefixed(crc32c=True)
     limited = LengthPrefixed(crc32c=True, max_record=1000)

@@ -12,6 +12,7 @@ from omnistorage.multi import _feeds
 from omnistorage.ops import write_bytes
 from omnistorage.testing.faults import Faulty
 
+from ..waiting import LIMIT
 from .mirrors import entries, mirror, patient, peeks, states, switches
 from .places import Held, Switch, filled
 
@@ -188,7 +189,7 @@ def test_an_error_is_known_as_soon_as_its_target_is_known_to_have_failed(monkeyp
     raised, told = threading.Event(), _feeds.told
 
     def late(error, place):
-        raised.wait(0.2)  # who does not wait for it is through by then
+        raised.wait(0.05)  # who does not wait for it is through by then
         return told(error, place)
 
     monkeypatch.setattr(_feeds, "told", late)
@@ -222,7 +223,7 @@ def test_go_p8_targets_work_at_the_same_time_not_one_after_the_other():
     class Together(Faulty):
         def _before(self, op, number):
             if op in ("open_writer", "write", "prepare", "close", "delete", "copy", "move", "mkdir"):
-                barrier.wait(5)
+                barrier.wait(LIMIT)
 
     barrier = threading.Barrier(3)
     multi = mirror([Together(MemoryBackend()) for _ in range(3)])
@@ -254,7 +255,7 @@ def test_a_laggard_is_given_up_and_journaled(op):
     }
     assert "given up" in str(writer.outcomes["t2"].error)
     assert entries(multi) == [("x", ("t2",), False)]
-    assert slow.cancelled.wait(30)
+    assert slow.cancelled.wait(LIMIT)
     slow.go()
     assert slow.inner.peek("x") is None
 
@@ -271,10 +272,10 @@ def test_a_laggard_that_is_needed_is_waited_for():
 
     thread = threading.Thread(target=write, daemon=True)
     thread.start()
-    assert slow.asked.wait(30)
-    assert not done.wait(0.2)
+    assert slow.asked.wait(LIMIT)
+    assert not done.wait(0.05)
     slow.go()
-    thread.join(30)
+    thread.join(LIMIT)
     assert done.is_set()
     assert peeks(places, "x") == [b"1", b"1"]
 
@@ -283,7 +284,7 @@ def test_a_laggard_in_other_changes_is_given_up_too():
     slow = Held(filled(x=b"1"))
     multi = mirror([*switches(2, x=b"1"), slow], "quorum", laggard_timeout=timedelta(milliseconds=20), _crew=patient())
     assert multi.delete("x") is True
-    assert slow.cancelled.wait(30)
+    assert slow.cancelled.wait(LIMIT)
     assert entries(multi) == [("x", ("t2",), False)]
 
 
@@ -302,11 +303,11 @@ def test_a_full_buffer_holds_the_writer_up():
 
     thread = threading.Thread(target=write, daemon=True)
     thread.start()
-    assert slow.asked.wait(30)
-    assert not over.wait(0.2)
+    assert slow.asked.wait(LIMIT)
+    assert not over.wait(0.05)
     assert sum(taken) <= (1 << 20) + (256 << 10)
     slow.go()
-    thread.join(30)
+    thread.join(LIMIT)
     assert over.is_set()
 
 
@@ -335,7 +336,7 @@ def test_what_the_caller_changes_afterwards_is_not_what_is_written():
     class Gate(Switch):
         def _before(self, op, number):
             if op == "write":
-                assert changed.wait(30)
+                assert changed.wait(LIMIT)
 
     changed = threading.Event()
     places = [Gate(), Gate()]

@@ -20,6 +20,7 @@ from omnistorage.ops import read_bytes, write_bytes
 from omnistorage.policies import CancelScope, deadline
 
 from ..delivery.conftest import until
+from ..waiting import LIMIT
 from .mirrors import entries, mirror, peeks, states, switches
 from .places import Switch, filled
 from .test_multi_last_word import NEW, Late, Lost, Meanwhile, killed
@@ -196,7 +197,7 @@ class Gate(Switch):
         super()._before(op, number)
         if op == "close":
             self.reached.set()
-            assert self.go.wait(30)
+            assert self.go.wait(LIMIT)
 
 
 @pytest.mark.parametrize("op", ["settle", "repair"])
@@ -214,7 +215,7 @@ def test_a_write_that_is_half_done_is_not_replaced_by_what_was_found_out_before(
 
     def half():
         writing.start()
-        gate.reached.wait(30)
+        gate.reached.wait(LIMIT)
         until(lambda: stores[0].peek("x") == b"new")
 
     places[0].op, places[0].at, places[0].do = "stat", 2 if op == "settle" else 1, half

@@ -24,6 +24,7 @@ from omnistorage.backends.memory import _MemoryWriter
 from omnistorage.ops import read_bytes, write_bytes
 from omnistorage.policies import deadline
 
+from ..waiting import LIMIT
 from .mirrors import Once, mirror, peeks, switches
 from .places import Switch
 from .test_multi_two import Deaf, ended
@@ -184,7 +185,7 @@ def test_a_copy_beside_a_write_of_its_source_is_the_same_everywhere():
     class Second(Switch):
         def _call(self, op, run):
             if op == "copy":
-                assert copied.wait(30)
+                assert copied.wait(LIMIT)
                 threads.append(threading.Thread(target=write_bytes, args=(multi, "s", b"other")))
                 threads[0].start()
                 threads[0].join(0.1)  # it waits for the copy
@@ -194,7 +195,7 @@ def test_a_copy_beside_a_write_of_its_source_is_the_same_everywhere():
     multi = mirror(places, journal=MemoryBackend())
     write_bytes(multi, "s", b"first")
     multi.copy("s", "d")
-    threads[0].join(30)
+    threads[0].join(LIMIT)
     assert (once(places, "s"), once(places, "d")) == (b"other", b"first")
 
 

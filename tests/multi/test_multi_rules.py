@@ -33,6 +33,7 @@ from omnistorage.ops import read_bytes, write_bytes
 from omnistorage.policies import CancelScope, deadline
 from omnistorage.testing.faults import Faulty
 
+from ..waiting import LIMIT
 from .mirrors import entries, mirror, peeks, states, switches
 from .places import Held, Switch
 
@@ -45,7 +46,7 @@ def test_creating_has_one_winner_who_has_it_everywhere():
         won = []
 
         def create(number, multis=multis, barrier=barrier, won=won):
-            barrier.wait(5)
+            barrier.wait(LIMIT)
             try:
                 write_bytes(multis[number], "x", b"%d" % number, WriteOptions(overwrite=False))
                 won.append(number)
@@ -56,7 +57,7 @@ def test_creating_has_one_winner_who_has_it_everywhere():
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(30)
+            thread.join(LIMIT)
         assert len(won) == 1, seed
         assert peeks(places, "x") == [b"%d" % won[0]] * 3, seed
 
@@ -276,7 +277,7 @@ def test_cancellation_aborts_all():
     places = [Switch(), slow]
     multi = mirror(places)
     scope = CancelScope()
-    threading.Thread(target=lambda: (slow.asked.wait(30), scope.cancel())).start()
+    threading.Thread(target=lambda: (slow.asked.wait(LIMIT), scope.cancel())).start()
     with scope, pytest.raises(Cancelled), multi.open_writer("x") as writer:
         writer.write(b"1")
     assert peeks(places, "x") == [None, None]

@@ -22,6 +22,7 @@ from omnistorage.ops import read_bytes, write_bytes
 from omnistorage.policies import deadline
 from omnistorage.testing.faults import Faulty
 
+from ..waiting import LIMIT
 from .mirrors import entries, mirror, patient, peeks, put, switches
 from .places import Switch
 from .test_multi_two import Deaf
@@ -408,7 +409,7 @@ def test_a_target_with_a_change_under_way_is_not_counted():
     multi = mirror(places, "quorum", laggard_timeout=0.05, _crew=patient())
     write_bytes(multi, "x", b"bytes")
     multi.delete("x")
-    assert deaf.entered.wait(30)
+    assert deaf.entered.wait(LIMIT)
     put(places, b"bytes", b"bytes", None)
     places[2].down = True
     try:

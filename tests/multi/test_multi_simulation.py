@@ -7,8 +7,9 @@ import pytest
 from ..budget import pick
 from .simulation import FAULTS, OPS, SCENES, World
 
-SEEDS = pick(default=200, ci=5000, soak=100_000)
-PARTS = 5
+SEEDS = pick(default=100, ci=5000, soak=100_000)
+PARTS = pick(default=1, ci=5, soak=5)
+REPLAYED = pick(default=10, ci=40, soak=40)
 # How often each must have happened in each part of the seeds; what is not named, ten times.
 RARE = {
     "brought": 1, "moved": 1, "rebuilt": 1, "rmdir done": 1, "absent and named": 1, "absent and repaired": 2,
@@ -36,5 +37,5 @@ def test_goal_34_what_is_reported_is_held_and_repair_converges(part):
 
 
 def test_goal_33_a_seed_replays_byte_for_byte():
-    for seed in range(40):
+    for seed in range(REPLAYED):
         assert World(seed).live().log == World(seed).live().log, seed

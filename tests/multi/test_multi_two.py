@@ -24,6 +24,7 @@ from omnistorage import (
 from omnistorage.ops import read_bytes, write_bytes
 from omnistorage.policies import deadline
 
+from ..waiting import LIMIT
 from .mirrors import Once, entries, mirror, patient, peeks, switches
 from .places import Switch
 
@@ -41,7 +42,7 @@ class Deaf(Switch):
         if op == self.op:
             self.op = None
             self.entered.set()
-            assert self.go.wait(30)
+            assert self.go.wait(LIMIT)
         return super()._call(op, run)
 
     def _writer(self, writer, path):
@@ -205,7 +206,7 @@ def test_a_deletion_that_was_given_up_undoes_nothing_later(how):
     else:
         with deadline(0.05, Once(lambda: peeks(places[1:], "x") == [None, None])), pytest.raises(DeadlineExceeded):
             multi.delete("x")
-    assert deaf.entered.wait(30)
+    assert deaf.entered.wait(LIMIT)
     write_bytes(multi, "x", b"acknowledged")
     assert multi.repair(grace=0).waiting  # it would be undone
     deaf.go.set()
@@ -225,7 +226,7 @@ def test_a_publication_that_was_given_up_undoes_nothing_later(how):
     else:
         with deadline(0.05, Once(lambda: peeks(places[1:], "x") == [b"given up"] * 2)), pytest.raises(DeadlineExceeded):
             write_bytes(multi, "x", b"given up")
-    assert deaf.entered.wait(30)
+    assert deaf.entered.wait(LIMIT)
     write_bytes(multi, "x", b"acknowledged")
     assert multi.repair(grace=0).waiting
     deaf.go.set()
@@ -241,7 +242,7 @@ def test_a_target_that_hangs_is_not_asked_again_and_again():
 
         def _before(self, op, number):
             self.asked += 1
-            assert go.wait(30)
+            assert go.wait(LIMIT)
 
     go = threading.Event()
     hangs = Hangs()
@@ -257,11 +258,11 @@ def test_waiting_for_another_change_of_the_path_ends_with_the_deadline():
     multi = mirror([deaf, Switch()])
     thread = threading.Thread(target=lambda: write_bytes(multi, "x", b"1"), daemon=True)
     thread.start()
-    assert deaf.entered.wait(30)
+    assert deaf.entered.wait(LIMIT)
     with deadline(0.05, Once(deaf.entered.is_set)), pytest.raises(DeadlineExceeded):
         multi.delete("x")
     deaf.go.set()
-    thread.join(30)
+    thread.join(LIMIT)
 
 
 # -- repair beside writers ---------------------------------------------------------------------------------------------
@@ -288,16 +289,16 @@ class Halfway:
         self.mirror.journal.load()
         started, self.go = threading.Barrier(3), threading.Event()
         for place in theirs[1:]:
-            place.pause = lambda: (started.wait(30), self.go.wait(30))
+            place.pause = lambda: (started.wait(LIMIT), self.go.wait(LIMIT))
         self.thread = threading.Thread(target=lambda: write_bytes(self.mirror, "x", b"v2"), daemon=True)
         self.thread.start()
-        started.wait(30)
+        started.wait(LIMIT)
         while places[0].inner.peek("x") != b"v2":
             threading.Event().wait(0.01)
 
     def end(self):
         self.go.set()
-        self.thread.join(30)
+        self.thread.join(LIMIT)
 
 
 @pytest.mark.parametrize("ends", ["before it looks again", "afterwards"])

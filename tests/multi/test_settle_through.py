@@ -29,7 +29,9 @@ from omnistorage import (
     power,
 )
 from omnistorage.ops import read_bytes, write_bytes
+from omnistorage.policies import Backoff
 
+from ..waiting import LIMIT
 from .mirrors import mirror, peeks, put, switches
 from .places import Switch
 
@@ -218,10 +220,11 @@ def test_a_spool_waits_until_the_targets_hold_what_is_found(tmp_path):
         for n in range(3):
             writer.write({"n": n})
     places[1].down = True
-    with rolling(mirror(places), spool=Spool(tmp_path, max_bytes=1 << 20, close_timeout=60)) as writer:
+    spool = Spool(tmp_path, max_bytes=1 << 20, close_timeout=LIMIT, backoff=Backoff(base=0.001, cap=0.01))
+    with rolling(mirror(places), spool=spool) as writer:
         for n in range(6):
             writer.write({"n": n})
-        assert asked.wait(60)
+        assert asked.wait(LIMIT)
         assert rows(places[1]) == []
         assert writer.progress.spooled == 6
         places[1].down = False

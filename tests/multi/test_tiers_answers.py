@@ -23,6 +23,7 @@ from omnistorage.ops import read_bytes, write_bytes
 from omnistorage.testing import BasicBackend
 from omnistorage.testing.faults import Faulty
 
+from ..waiting import LIMIT
 from .places import Held, Switch, filled
 from .tiered import has, put, shadowed, three
 
@@ -35,7 +36,7 @@ def test_race_takes_the_first_good_answer_and_cancels_the_others():
     assert read_bytes(tiers, "x") == b"fast"
     assert tiers.exists("x")
     assert tiers.stat("x").size == 4
-    assert slow.cancelled.wait(30)
+    assert slow.cancelled.wait(LIMIT)
 
 
 def test_race_lets_a_miss_and_a_failure_wait_for_a_good_answer():
@@ -44,9 +45,9 @@ def test_race_lets_a_miss_and_a_failure_wait_for_a_good_answer():
     tiers = TieredBackend([Tier("down", down), Tier("empty", MemoryBackend()), Tier("late", late)], read="race")
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(read_bytes, tiers, "x")
-        assert late.asked.wait(30)
+        assert late.asked.wait(LIMIT)
         late.go()
-        assert answer.result(30) == b"late"
+        assert answer.result(LIMIT) == b"late"
         with pytest.raises(BackendUnavailable):
             read_bytes(tiers, "missing")
 
@@ -74,7 +75,7 @@ def test_race_closes_what_came_too_late():
     tiers = TieredBackend([Tier("late", late), Tier("fast", filled(x=b"fast"))], read="race")
     assert read_bytes(tiers, "x") == b"fast"
     late.go()
-    assert closed.wait(30)
+    assert closed.wait(LIMIT)
 
 
 def test_a_race_ends_when_its_caller_is_cancelled():
@@ -90,10 +91,10 @@ def test_a_race_ends_when_its_caller_is_cancelled():
 
     with ThreadPoolExecutor(1) as pool:
         done = pool.submit(run)
-        assert all(one.asked.wait(30) for one in held)
+        assert all(one.asked.wait(LIMIT) for one in held)
         scope.cancel()
-        done.result(30)
-    assert all(one.cancelled.wait(30) for one in held)
+        done.result(LIMIT)
+    assert all(one.cancelled.wait(LIMIT) for one in held)
 
 
 def test_shadow_serves_the_first_and_compares_the_second():
@@ -138,7 +139,7 @@ def test_closing_ends_the_comparisons():
     held = Held(filled(x=b"xy"))
     tiers, _ = shadowed(filled(x=b"xy"), held)
     read_bytes(tiers, "x")
-    assert held.asked.wait(30)
+    assert held.asked.wait(LIMIT)
     tiers.close()
     assert held.cancelled.is_set()
 

@@ -24,6 +24,7 @@ from omnistorage.multi._shadow import Shadow
 from omnistorage.ops import read_bytes, write_bytes
 from omnistorage.testing.faults import Faulty
 
+from ..waiting import LIMIT
 from .places import Switch, filled
 
 
@@ -335,7 +336,7 @@ class Deaf(Faulty):
 
     def _before(self, op, number):
         self.asked.set()
-        self.go.wait(20)
+        self.go.wait(LIMIT)
         self.answered.set()
 
 
@@ -344,7 +345,7 @@ def test_closing_does_not_wait_without_end_for_a_shadow_that_hangs():
     tiers = TieredBackend([Tier("old", filled(x=b"yx")), Tier("new", deaf)], read="shadow")
     shadow = tiers._shadow = Shadow(tiers.places, told.append, patience=0.01)
     read_bytes(tiers, "x", READ)
-    assert deaf.asked.wait(30)
+    assert deaf.asked.wait(LIMIT)
     tiers.close()
     assert not deaf.answered.is_set()
     deaf.go.set()

@@ -11,6 +11,7 @@ from omnistorage.ops import write_bytes
 from omnistorage.sync import Filter, Plan, bisync, check
 
 from ..backends import test_s3
+from ..waiting import LIMIT
 from .stores import errors, fill, go, held, memory, planned
 
 PRIVATE = Filter.parse(metadata_exclude="access=private")
@@ -100,7 +101,7 @@ def test_several_are_asked_at_a_time():
 
     class Meeting(Terse):
         def _stat(self, path):
-            meet.wait(30)  # all fail if they come one by one
+            meet.wait(LIMIT)  # all fail if they come one by one
             return super()._stat(path)
 
     src = store(Meeting, a="public", b="private", c="public", d="public")

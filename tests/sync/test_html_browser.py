@@ -12,6 +12,7 @@ import pytest
 
 from omnistorage.sync.html import human
 
+from ..waiting import LIMIT
 from .html_page import HOSTILE, Parsed, page_of
 
 pytestmark = pytest.mark.ci_only
@@ -44,7 +45,7 @@ def browser(tmp_path):
             "--hide-scrollbars",
         ]
         command += [f"--user-data-dir={profile}", "--virtual-time-budget=5000", "--window-size=1200,900"]
-        done = subprocess.run([*command, *how, f"{at.as_uri()}{fragment}"], capture_output=True, timeout=120)
+        done = subprocess.run([*command, *how, f"{at.as_uri()}{fragment}"], capture_output=True, timeout=LIMIT)
         assert done.returncode == 0, done.stderr.decode()
         return done.stdout.decode("utf-8")
 

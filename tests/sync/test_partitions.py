@@ -19,7 +19,8 @@ from tests import servers
 
 from ..budget import pick
 
-KILLS = pick(default=6, ci=60, soak=500)
+FILES = pick(default=150, ci=400, soak=400)  # more, for each plan that is killed
+KILLS = pick(default=4, ci=60, soak=500)
 
 
 @pytest.fixture
@@ -152,7 +153,7 @@ def test_killed_at_any_moment_it_goes_on_and_repeats_no_transfer(tree):
     kills = repeated = rounds = 0
     done: dict = {}
     while kills < KILLS:
-        for number in range(400):
+        for number in range(FILES):
             (source / "d0" / f"more{rounds:02}{number:04}").write_bytes(os.urandom(2000))
         plan = plan.with_name(f"plan{rounds}")
         prepared((source, target, plan), most_actions=60, move=False)

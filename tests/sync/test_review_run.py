@@ -26,6 +26,8 @@ from omnistorage.sync._pools import Lookers
 from omnistorage.sync.compare import digest
 from omnistorage.testing import Faulty
 
+from ..waiting import LIMIT
+
 MONDAY = datetime(2026, 6, 1, tzinfo=UTC)
 
 
@@ -320,7 +322,7 @@ def test_whoever_gives_up_waits_for_no_reader():
             digest(made.src, "long", "sha256")
 
     future = pool.submit(read_on)
-    assert begun.wait(10)
+    assert begun.wait(LIMIT)
     pool.close()
     endless.set()
     with pytest.raises(Cancelled):

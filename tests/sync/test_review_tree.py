@@ -19,6 +19,7 @@ from omnistorage.sync.partitions import execute, prepare, run_partition
 from omnistorage.wrappers import Observe, Prefix
 
 from ..backends import test_s3, test_sftp_conformance
+from ..waiting import until
 from .stores import held
 from .test_folder_times import folders, left_to_do, stamp, tree, write  # noqa: F401  (a fixture)
 from .test_resumed_uploads import LONG, killed_after, parts_sent, place, proxy, store  # noqa: F401  (fixtures)
@@ -55,11 +56,9 @@ def test_nobody_goes_on_with_the_upload_of_one_who_lives(long, store, proxy):
     source, plan = long
     prepare(source, place(store), plan)
     proxy.forget()
-    pause = threading.Event()
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(run_partition, str(plan), 0, 0)
-        while len(parts_sent(proxy)) < 2:
-            pause.wait(0.001)
+        until(lambda: len(parts_sent(proxy)) >= 2)
         second = pool.submit(run_partition, str(plan), 0, 1)
         results = first.result(), second.result()
     assert [result["failed"] for result in results] == [0, 0]

@@ -71,7 +71,7 @@ def test_goal_36_a_move_deletes_a_source_only_when_its_bytes_are_at_the_destinat
             moved = path not in src._objects
             count += moved
             assert not moved or path in theirs or dst._objects[path].data == data, (seed, path)
-    assert count > 300
+    assert count > pick(default=100, ci=3000, soak=15_000)
 
 
 def test_go_s4_a_move_keeps_a_source_whose_copy_failed():

@@ -8,8 +8,9 @@ from ..budget import pick
 from . import simulation
 from .simulation import World
 
-SEEDS = pick(default=200, ci=5000, soak=100_000)
+SEEDS = pick(default=80, ci=5000, soak=100_000)
 SHARDS = pick(default=1, ci=10, soak=10)
+EACH = pick(default=8, ci=100, soak=100)  # how often each kind of fault happens in a shard, at least
 
 
 @pytest.mark.parametrize("shard", range(SHARDS))
@@ -19,7 +20,7 @@ def test_goal_33_no_seed_breaks_a_promise(shard):
         world = World(seed).live()
         fired += world.fired
         trees += len(world.held["src"]) + len(world.held["dst"]) >= 50
-    assert {kind for kind in simulation.FAULTS if fired[kind] < 100} == set(), fired
+    assert {kind for kind in simulation.FAULTS if fired[kind] < EACH} == set(), fired
     assert trees > SEEDS / SHARDS / 2, "the worlds are too small"
 
 

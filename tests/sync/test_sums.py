@@ -18,6 +18,7 @@ from omnistorage.errors import ConfigError
 from omnistorage.sync import Filter, check_sums
 from omnistorage.sync.sums import LONGEST, SumFile, algorithm_named
 
+from ..waiting import LIMIT
 from .stores import Acting, Folding, HalfListed, Locked, failing, fill, memory, put
 
 HASHES = {name: hashlib.new(name, b"x").hexdigest() for name in ("md5", "sha1", "sha256", "sha384", "sha512")}
@@ -302,7 +303,7 @@ def test_the_order_of_names_is_kept_however_many_read(tmp_path):
 def test_objects_are_read_side_by_side(tmp_path):
     names = [f"f{n}" for n in range(8)]
     dst = fill(memory(), **dict.fromkeys(names, b"a"))
-    barrier = threading.Barrier(4, timeout=30)
+    barrier = threading.Barrier(4, timeout=LIMIT)
 
     def act(op, number):
         if op == "open_reader":

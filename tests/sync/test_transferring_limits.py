@@ -7,6 +7,7 @@ import pytest
 from omnistorage import MemoryBackend
 from omnistorage.sync import Plan, run, sync
 
+from ..waiting import LIMIT
 from .simulation import VirtualClock
 from .stores import (
     Acting,
@@ -157,7 +158,7 @@ def test_no_more_is_planned_than_the_backlog_holds(backlog):
 
 def test_go_p5_transfers_run_side_by_side():
     src, dst = fill(memory(), *(f"f{n}" for n in range(8))), memory()
-    barrier = threading.Barrier(4, timeout=30)
+    barrier = threading.Barrier(4, timeout=LIMIT)
 
     def act(op, number):
         if op == "open_writer":
@@ -169,7 +170,7 @@ def test_go_p5_transfers_run_side_by_side():
 
 def test_go_p5_deletes_run_side_by_side():
     src, dst = fill(memory(), "a"), fill(memory(), "a", *(f"x{n}" for n in range(8)))
-    barrier = threading.Barrier(4, timeout=30)
+    barrier = threading.Barrier(4, timeout=LIMIT)
 
     def act(op, number):
         if op == "delete":
@@ -183,7 +184,7 @@ def test_go_p5_checks_read_side_by_side():
 
     names = [f"f{n}" for n in range(8)]
     src, dst = fill(memory(), *names), fill(memory(), *names)
-    barrier = threading.Barrier(4, timeout=30)
+    barrier = threading.Barrier(4, timeout=LIMIT)
 
     def act(op, number):
         if op == "open_reader":
@@ -200,7 +201,7 @@ def test_go_p5_transfers_begin_while_the_listing_still_runs():
         def _list(self, prefix, options):
             for info in super()._list(prefix, options):
                 if info.path == "f3":
-                    assert begun.wait(30), "no transfer before the listing has ended"
+                    assert begun.wait(LIMIT), "no transfer before the listing has ended"
                 yield info
 
     src.__class__ = Waiting
@@ -222,7 +223,7 @@ def test_go_p7_events_come_one_at_a_time_and_add_up_under_errors():
             second.set()
             raise AssertionError("two at a time")
         if len(said) == 20:
-            assert not second.wait(0.2), "two at a time"  # while the other threads have events to send
+            assert not second.wait(0.05), "two at a time"  # while the other threads have events to send
         said.append(event)
         inside.release()
 
