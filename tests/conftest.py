@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from . import budget, servers
-from .plugins import costs, selection
+from .plugins import costs, selection, shake
 
 settings.register_profile(
     "default", max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
@@ -32,6 +32,7 @@ def pytest_configure(config):
         whole_run = config.args == config.getini("testpaths") and not config.option.collectonly
         servers.begin(*servers.EARLY if whole_run else ())
     costs.register(config)
+    shake.register(config)
 
 
 def pytest_unconfigure(config):
