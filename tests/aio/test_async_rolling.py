@@ -27,8 +27,8 @@ from omnistorage.core import WRITE
 from omnistorage.policies import deadline
 from omnistorage.wrappers._base import Wrapper
 
-from ..delivery.conftest import Down, contents, numbers, until
-from ..waiting import LIMIT
+from ..delivery.conftest import Down, contents, numbers
+from ..waiting import LIMIT, until
 
 
 class Hangs(Wrapper):
@@ -79,7 +79,7 @@ def _no_thread_is_left():
 
 async def reached(event):
     """Let the loop run until another thread is there."""
-    end = time.monotonic() + 60
+    end = time.monotonic() + LIMIT
     while not event.is_set():
         assert time.monotonic() < end, "it does not come to pass"
         await asyncio.sleep(0)
@@ -274,7 +274,7 @@ def test_a_drain_ends_in_time_though_the_store_hangs(hangs):
         before = time.monotonic()
         with pytest.raises(DeadlineExceeded, match="1 records"):
             await writer.drain(0.1)
-        assert time.monotonic() - before < 20
+        assert time.monotonic() - before < LIMIT
         with pytest.raises(DeadlineExceeded):
             await writer.close()
         assert writer.durable == -1
@@ -349,7 +349,7 @@ def test_an_exception_on_the_way_does_not_wait_for_what_waits(hangs):
     before = time.monotonic()
     with pytest.raises(KeyError):
         asyncio.run(main())
-    assert time.monotonic() - before < 20
+    assert time.monotonic() - before < LIMIT
     assert list(store.inner.list()) == []
 
 
