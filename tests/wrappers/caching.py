@@ -81,16 +81,6 @@ def at_once(run, count=8):
     return threads, came
 
 
-def until(condition):
-    """Wait without a fixed time for what another thread is about to do."""
-    waited = threading.Event()
-    for _ in range(10_000):
-        if condition():
-            return
-        waited.wait(0.001)
-    raise AssertionError("it never came")
-
-
 class Fails(Faulty):
     """Fails the calls that are named, with an error that is not even ours."""
 

@@ -19,8 +19,8 @@ from omnistorage.wrappers import CacheStats, Prefix
 from omnistorage.wrappers._base import Wrapper
 from omnistorage.wrappers._cache_index import entry_name
 
-from ..waiting import LIMIT
-from .caching import BIG, Gate, Hands, Small, at_once, entries, get, put, setting, until
+from ..waiting import LIMIT, until
+from .caching import BIG, Gate, Hands, Small, at_once, entries, get, put, setting
 
 # -- what is asked, and what is believed -------------------------------------------------------------------------------
 

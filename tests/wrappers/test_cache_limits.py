@@ -26,8 +26,8 @@ from omnistorage.wrappers._base import Wrapper
 from omnistorage.wrappers._cache_index import RELIST, Index
 
 from ..budget import pick
-from ..waiting import LIMIT
-from .caching import BIG, Fails, Gate, Small, at_once, entries, get, kept, put, setting, until
+from ..waiting import LIMIT, until
+from .caching import BIG, Fails, Gate, Small, at_once, entries, get, kept, put, setting
 
 # -- what into does ----------------------------------------------------------------------------------------------------
 

@@ -276,13 +276,13 @@ KINDS = {
     "InABasicBackend": {"make_into": staticmethod(BasicBackend)},
     "InAnEncryptedBackend": {"ttl": 2, "make_into": staticmethod(lambda: Encrypt(MemoryBackend(), bytes(32)))},
 }
-OFTEN = pick(default=2, ci=100, soak=1000)
+OFTEN = pick(default=2, ci=50, soak=1000)
 """How often a run must meet what it is about."""
 SHORT = ("WithTtlAndLimited", "OfUnknownSizesInABasicBackend")  # what the default run has of them
 for _name, _values in KINDS.items():
     _machine = type(f"Machine{_name}", (CacheMachine,), {**_values, "met": Counter()})
     _case = _machine.TestCase
-    _case.settings = settings(max_examples=pick(default=20, ci=400, soak=4000), stateful_step_count=40, deadline=None)
+    _case.settings = settings(max_examples=pick(default=20, ci=200, soak=4000), stateful_step_count=40, deadline=None)
 
     def run(self, _machine=_machine, _plain=_case.runTest):
         _plain(self)
