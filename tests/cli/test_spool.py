@@ -17,9 +17,8 @@ from omnistorage import LocalBackend, MemoryBackend
 from omnistorage.cli.spooling import Spooling
 from omnistorage.delivery import RollingRecordWriter, Spool
 
-from ..delivery.conftest import until
 from ..delivery.test_spool_faults import NoGrowth
-from ..waiting import LIMIT
+from ..waiting import LIMIT, until
 
 Cli = Callable[..., Any]
 LINE = b'{"svc":"a","n": 12345678901234567890123}\n'

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import re
-import select
 import signal
 import subprocess
 import threading
@@ -21,7 +20,7 @@ from omnistorage.cli.rolls import partitioned
 from omnistorage.cli.specs import DURATION, SIZE
 from omnistorage.delivery import RollingRecordWriter
 
-from ..waiting import LIMIT
+from ..waiting import LIMIT, until
 
 Cli = Callable[..., Any]
 Popen = Callable[..., "subprocess.Popen[bytes]"]
@@ -202,11 +201,7 @@ def test_values_that_cannot_be_are_usage_errors(cli: Cli, option: str) -> None:
 
 
 def wait_for_files(folder: Path, count: int) -> None:
-    for _ in range(10_000):
-        if sum(1 for p in folder.rglob("*.ndjson")) >= count:
-            return
-        select.poll().poll(2)
-    raise AssertionError(f"no {count} objects in {folder}")
+    until(lambda: sum(1 for p in folder.rglob("*.ndjson")) >= count)
 
 
 def test_time_publishes_although_no_record_comes(popen: Popen, box: Path) -> None:
