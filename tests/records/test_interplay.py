@@ -164,10 +164,7 @@ def test_a_dropped_writer_is_gone_at_once_without_the_cycle_collector(tmp_path, 
         sink = weakref.ref(writer._sink)
         writer._pump.settle()
         del writer
-        for _ in range(10_000):  # a pool thread may hold the last step for a moment
-            if sink() is None:
-                break
-        assert sink() is None
+        until(lambda: sink() is None)  # a pool thread may hold the last step for a moment
     finally:
         gc.enable()
     assert list(tmp_path.iterdir()) == []
