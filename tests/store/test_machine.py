@@ -165,9 +165,9 @@ class StoreMachine(RuleBasedStateMachine):
 
 FAST = {"memory", "flat", "basic", "tiers", "tiers-match"}
 RUNS = {
-    "fast": pick(default=15, ci=600, soak=6000),
-    "file": pick(default=5, ci=200, soak=2000),
-    "server": pick(default=2, ci=40, soak=400),
+    "fast": pick(default=15, ci=200, soak=6000),
+    "file": pick(default=5, ci=100, soak=2000),
+    "server": pick(default=2, ci=20, soak=400),
 }
 """How often the machine runs, by how quick the store is; each run takes thirty steps."""
 for _name in PLACES:
