@@ -58,7 +58,7 @@ def site(tmp_path_factory):
             pass  # a client that does not like the certificate goes away
 
     with Server(("127.0.0.1", 0), range_server.Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         yield server.server_port, pem, names, certificate(folder, "other.example")
         server.shutdown()

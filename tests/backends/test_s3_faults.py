@@ -453,7 +453,7 @@ def test_goal_26_random_faults_on_racing_creators_leave_one_winner_and_no_false_
     chance, stores = random.Random(26), [make(policy=endless) for _ in range(3)]
     for store in stores:
         store._prefix = stores[0]._prefix
-    for number in range(pick(default=5, ci=100, soak=1500)):
+    for number in range(pick(default=2, ci=100, soak=1500)):
         outcomes = {}
         proxy.next(*[chance.choice([Lost, Unsent, Reset, Fault])("PUT") for _ in range(4)])
 

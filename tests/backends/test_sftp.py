@@ -313,7 +313,12 @@ def test_a_file_of_no_size_is_read_to_its_end(make):
         assert reader.read() == pathlib.Path("/proc/version").read_bytes()
 
 
-@pytest.mark.parametrize("size", [0, 1, 32767, 32768, 261120, 261121, 1 << 20, (5 << 20) + 7])
+SIZES = [0, 1, 32767, 32768, 261120, 261121, 1 << 20, (5 << 20) + 7]
+
+
+@pytest.mark.parametrize(
+    "size", [pytest.param(size, marks=() if size in (0, 261121) else pytest.mark.ci_only) for size in SIZES]
+)
 def test_sizes_around_the_block_round_trip(make, size):
     backend = make()
     data = os.urandom(size)

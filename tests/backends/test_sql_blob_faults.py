@@ -524,7 +524,7 @@ def test_goal_kill_during_chunked_writes_leaves_nothing_visible(shared):
         child.stdout.close()
         done = {f"large/{line.split()[1]}" for line in lines if line.startswith("done")}
         assert done <= {info.path for info in shared.list()}, seed
-        left, deadline = None, time.monotonic() + 60
+        left, deadline = None, time.monotonic() + LIMIT
         while left != (0, 0):  # the server may not be done yet with the last statement of the dead client
             assert time.monotonic() < deadline, (left, seed)
             for info in list(shared.list()):

@@ -27,6 +27,7 @@ from omnistorage.policies import Backoff, CancelScope, RequestPolicy
 from omnistorage.secret import Secret
 
 from ..budget import pick
+from ..waiting import LIMIT, until
 from .sql_places import IN_CI
 from .sql_query_places import QueryPlace, table_of
 
@@ -103,10 +104,7 @@ def test_no_transaction_outlives_a_stream(tmp_path):
         with pytest.raises(StorageError, match="division by zero") as caught:
             table_of(backend, "bad.csv")
         assert (caught.value.path, caught.value.transient) == ("bad.csv", False)
-        deadline = time.monotonic() + 5
-        while place.sessions()[1] and time.monotonic() < deadline:
-            pass
-        assert place.sessions()[1] == 0
+        until(lambda: place.sessions()[1] == 0)
     place.dispose()
 
 
@@ -217,7 +215,7 @@ def test_close_from_another_thread_ends_a_read_that_waits(tmp_path, name):
         thread.start()
         started.wait()
         begin = time.monotonic()
-        while thread.is_alive() and time.monotonic() - begin < 20:
+        while thread.is_alive() and time.monotonic() - begin < LIMIT:
             reader.close()
             thread.join(0.05)
         assert not thread.is_alive()
