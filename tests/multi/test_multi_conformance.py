@@ -27,6 +27,7 @@ class TestAll(Multi):
         return MultiBackend([MemoryBackend() for _ in range(3)])
 
 
+@pytest.mark.ci_only
 class TestAllWithAJournal(Multi):
     def make(self):
         return MultiBackend([MemoryBackend() for _ in range(2)], journal=MemoryBackend())
@@ -63,6 +64,7 @@ class TestReadByRace(Multi):
         return MultiBackend([MemoryBackend(), MemoryBackend()], read="race")
 
 
+@pytest.mark.ci_only
 class TestReadByQuorum(Multi):
     def make(self):
         return MultiBackend([MemoryBackend() for _ in range(3)], read="quorum", read_quorum=2)
@@ -74,6 +76,7 @@ class TestReadWithAShadow(Multi):
         return MultiBackend([MemoryBackend(), MemoryBackend()], read="shadow")
 
 
+@pytest.mark.ci_only
 class TestWithATargetThatIsDown(Multi):
     """Two of three are enough for everything."""
 

@@ -29,9 +29,9 @@ from omnistorage import (
     power,
 )
 from omnistorage.ops import read_bytes, write_bytes
-from omnistorage.policies import Backoff
 
-from ..waiting import LIMIT
+from ..delivery.conftest import ManualTimer
+from ..waiting import until
 from .mirrors import mirror, peeks, put, switches
 from .places import Switch
 
@@ -220,16 +220,16 @@ def test_a_spool_waits_until_the_targets_hold_what_is_found(tmp_path):
         for n in range(3):
             writer.write({"n": n})
     places[1].down = True
-    spool = Spool(tmp_path, max_bytes=1 << 20, close_timeout=LIMIT, backoff=Backoff(base=0.001, cap=0.01))
-    with rolling(mirror(places), spool=spool) as writer:
+    spool, timer = Spool(tmp_path, max_bytes=1 << 20, close_timeout=10**9), ManualTimer()
+    with rolling(mirror(places), spool=spool, timer=timer) as writer:
         for n in range(6):
             writer.write({"n": n})
-        assert asked.wait(LIMIT)
+        until(lambda: timer.advance(1) or asked.is_set())
         assert rows(places[1]) == []
         assert writer.progress.spooled == 6
         places[1].down = False
+        until(lambda: timer.advance(1) or writer.progress.spooled == 0)
     assert rows(places[0]) == rows(places[1]) == list(range(6))
-    assert writer.progress.spooled == 0
 
 
 # -- tiers -------------------------------------------------------------------------------------------------------------

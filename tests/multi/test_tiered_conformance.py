@@ -20,6 +20,7 @@ class Tiered(BackendTests):
         getattr(inner, "inner", inner).put_raw(path, data)
 
 
+@pytest.mark.ci_only
 class TestFallthrough(Tiered):
     planted = "a"
 
@@ -48,6 +49,7 @@ class TestMatchOneOfTwo(Tiered):
         return TieredBackend(tiers, "match")
 
 
+@pytest.mark.ci_only
 class TestMatchInFolders(Tiered):
     """Half of the names go here, half there."""
 
@@ -69,6 +71,7 @@ class TestWriteThrough(Tiered):
             place.backend.put_raw(path, data)
 
 
+@pytest.mark.ci_only
 class TestRace(TestWriteThrough):
     def make(self):
         return TieredBackend([Tier("a", MemoryBackend()), Tier("b", MemoryBackend())], write_through=True, read="race")
@@ -89,6 +92,7 @@ class TestQuorum(TestWriteThrough):
         return TieredBackend(tiers, write_through=True, read="quorum")
 
 
+@pytest.mark.ci_only
 class TestPromoting(Tiered):
     planted = "a"
 
