@@ -45,6 +45,7 @@ class BackendMachine(RuleBasedStateMachine):
     make: Callable[[], Backend]
     peek: Callable[[Any, str], bytes | None]
     dispose: Callable[[Any], None]
+    one_kind = False
 
     @initialize()
     def start(self) -> None:
@@ -53,6 +54,8 @@ class BackendMachine(RuleBasedStateMachine):
         self.extended = as_extended(self.backend)
         self.model: dict[str, bytes] = {}
         self.folders: set[str] = set()
+        self.object_names: set[str] = set()
+        self.folder_names: set[str] = set()
 
     def teardown(self) -> None:
         if hasattr(self, "backend"):
@@ -71,6 +74,21 @@ class BackendMachine(RuleBasedStateMachine):
             above = parent(above)
         return path not in self.folders and not any(is_under(key, path) for key in self.model)
 
+    def admits(self, path: str) -> bool:
+        """Return whether the machine may write to ``path``. With ``one_kind`` the first use of a name decides whether
+        it is an object or a folder for the whole run."""
+        if not self.one_kind:
+            return True
+        above, folders = parent(path), set()
+        while above:
+            folders.add(above)
+            above = parent(above)
+        if path in self.folder_names or folders & self.object_names:
+            return False
+        self.object_names.add(path)
+        self.folder_names |= folders
+        return True
+
     def remember(self, path: str, data: bytes) -> None:
         self.model[path] = data
         above = parent(path)
@@ -85,6 +103,8 @@ class BackendMachine(RuleBasedStateMachine):
 
     @rule(path=PATHS, data=BODIES)
     def write(self, path: str, data: bytes) -> None:
+        if not self.admits(path):
+            return
         if self.fits(path):
             assert put(self.backend, path, data).size == len(data)
             self.remember(path, data)
@@ -93,7 +113,7 @@ class BackendMachine(RuleBasedStateMachine):
 
     @rule(path=PATHS, data=BODIES)
     def create(self, path: str, data: bytes) -> None:
-        if not self.features.create_only or not self.fits(path):
+        if not self.features.create_only or not self.admits(path) or not self.fits(path):
             return
         options = WriteOptions(overwrite=False)
         if path in self.model:
@@ -104,7 +124,7 @@ class BackendMachine(RuleBasedStateMachine):
 
     @rule(path=PATHS, data=BODIES, prepared=st.booleans())
     def abort(self, path: str, data: bytes, prepared: bool) -> None:
-        if self.fits(path):
+        if self.admits(path) and self.fits(path):
             writer = self.backend.open_writer(path)
             writer.write(data)
             if prepared:
@@ -150,7 +170,7 @@ class BackendMachine(RuleBasedStateMachine):
 
     @rule(src=PATHS, dst=PATHS, overwrite=st.booleans(), move=st.booleans())
     def copy_or_move(self, src: str, dst: str, overwrite: bool, move: bool) -> None:
-        if self.extended is None or not (self.features.move if move else self.features.copy):
+        if self.extended is None or not (self.features.move if move else self.features.copy) or not self.admits(dst):
             return
         call = self.extended.move if move else self.extended.copy
         options = CopyOptions(overwrite=overwrite if self.features.create_only else True)
@@ -172,7 +192,7 @@ class BackendMachine(RuleBasedStateMachine):
     @rule(path=PATHS, data=st.binary(max_size=64))
     def append(self, path: str, data: bytes) -> None:
         can = power(self.backend, Append)
-        if can is not None and self.fits(path):
+        if can is not None and self.admits(path) and self.fits(path):
             with can.open_appender(path) as writer:
                 writer.write(data)
             self.remember(path, self.model.get(path, b"") + data)
@@ -239,12 +259,31 @@ def backend_machine(
     *,
     steps: int = 5_000,
     length: int = 50,
+    one_kind: bool = False,
 ) -> Any:
-    """A ``unittest`` test case that takes at least ``steps`` random steps in runs of ``length``."""
+    """Make a ``unittest`` test case that takes random steps on a backend.
+
+    Args:
+        make: Returns a new, empty backend for each run.
+        peek: Returns the stored bytes of a path, or None, without the backend's own code.
+        dispose: Releases a backend after its run.
+        steps: The least number of steps in all.
+        length: Steps per run.
+        one_kind: Whether a name is used as an object or as a folder, never as both in one run. For servers that remove
+            an emptied folder some time later, together with an object that has taken its name meanwhile.
+
+    Returns:
+        The class of the test case; assign it to a name that begins with ``Test``.
+    """
     bound: Any = type(
         "BoundMachine",
         (BackendMachine,),
-        {"make": staticmethod(make), "peek": staticmethod(peek), "dispose": staticmethod(dispose)},
+        {
+            "make": staticmethod(make),
+            "peek": staticmethod(peek),
+            "dispose": staticmethod(dispose),
+            "one_kind": one_kind,
+        },
     )
     case = bound.TestCase
     case.settings = settings(
