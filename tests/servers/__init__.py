@@ -51,7 +51,7 @@ EARLY = ("seaweedfs", "postgres", "fake_gcs", "asyncssh", "range_server", "wsgid
 """Servers that a run of all tests starts at once, while the tests are collected."""
 SERVERS = Path(__file__).parents[2] / ".servers"
 """Where programs are installed that come neither from Debian nor from the extra ``test-servers``."""
-_RUN = "OMNISTORAGE_TEST_RUN"
+RUN = "OMNISTORAGE_TEST_RUN"
 
 
 class Missing(Exception):
@@ -64,7 +64,7 @@ class ToldOnce(pytest.skip.Exception):
 
 def server(name: str) -> dict[str, Any]:
     """Return what a client of the server ``name`` needs to know. Starts the server unless it runs already."""
-    info = _ask(name)
+    info = ask(name)
     if "missing" not in info and "failed" not in info:
         return info
     required = os.environ.get("OMNISTORAGE_REQUIRE_SERVERS", "")
@@ -75,8 +75,9 @@ def server(name: str) -> dict[str, Any]:
     pytest.skip(f"no {name}: {info['missing']}" if "missing" in info else f"{name} did not start: {info['failed']}")
 
 
-def _ask(name: str) -> dict[str, Any]:
-    folder = Path(os.environ[_RUN])
+def ask(name: str) -> dict[str, Any]:
+    """Return what is known of a server, which may be why it is not there. Starts it if nobody has yet."""
+    folder = Path(os.environ[RUN])
     with open(folder / f"{name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         known = folder / f"{name}.json"
@@ -88,7 +89,7 @@ def _ask(name: str) -> dict[str, Any]:
 
 def _first_report(name: str) -> bool:
     try:
-        (Path(os.environ[_RUN]) / f"{name}.reported").touch(exist_ok=False)
+        (Path(os.environ[RUN]) / f"{name}.reported").touch(exist_ok=False)
     except FileExistsError:
         return False
     return True
@@ -108,19 +109,6 @@ def _started(name: str, folder: Path) -> dict[str, Any]:
     return {**info, "pid": process.pid}
 
 
-_KEEPER = """
-import json, os, pathlib, shutil, signal, sys
-sys.stdin.read()  # until whoever made the run is gone, however it went
-folder = pathlib.Path(sys.argv[1])
-for known in folder.glob("*.json"):
-    info = json.loads(known.read_text())
-    try:
-        "pid" in info and os.killpg(info["pid"], signal.SIGKILL)  # each leads a group of its own, with its children
-    except ProcessLookupError:
-        pass
-    "folder" in info and shutil.rmtree(info["folder"], ignore_errors=True)  # it may lie outside of this run's folder
-shutil.rmtree(folder, ignore_errors=True)
-"""
 _keeper: subprocess.Popen[bytes] | None = None
 _starter: subprocess.Popen[bytes] | None = None
 
@@ -128,16 +116,21 @@ _starter: subprocess.Popen[bytes] | None = None
 def begin(*early: str) -> None:
     """Make the folder in which the servers of this run are recorded, and start the keeper that stops them at the end.
 
-    The servers named ``early`` start in a process of their own, while the tests are collected.
+    The servers named ``early`` start in a process of their own, while the tests are collected. A run that was started
+    with the folder of another one uses the servers of that one.
     """
     global _keeper, _starter
-    os.environ[_RUN] = tempfile.mkdtemp(prefix="omnistorage-servers-")
-    command = [sys.executable, "-S", "-E", "-c", _KEEPER, os.environ[_RUN]]
+    if Path(os.environ.get(RUN) or "/no such folder").is_dir():
+        return
+    os.environ[RUN] = tempfile.mkdtemp(prefix="omnistorage-servers-")
+    command = [sys.executable, "-S", "-E", str(Path(__file__).with_name("keeper.py")), os.environ[RUN]]
     _keeper = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
     if early:
-        command = [sys.executable, "-m", "tests.servers", *early]
+        command = [sys.executable, "-m", "tests.servers", "start", *early]
         root = Path(__file__).parents[2]
-        _starter = subprocess.Popen(command, cwd=root, stdin=subprocess.DEVNULL, start_new_session=True)
+        _starter = subprocess.Popen(
+            command, cwd=root, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
 
 
 def end() -> None:

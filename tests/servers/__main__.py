@@ -1,9 +1,22 @@
-"""Start servers ahead of the tests that ask for them: ``python -m tests.servers NAME ...``."""
+"""Start or stop the servers of a run by hand: ``python -m tests.servers start all``, ``python -m tests.servers stop``.
 
+``OMNISTORAGE_TEST_RUN`` names the folder of the run. Test runs that find it set share these servers and leave them on.
+"""
+
+import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
-from . import _ask
+from . import HOMES, RUN, ask
+from .keeper import stop
 
-with ThreadPoolExecutor() as pool:
-    list(pool.map(_ask, sys.argv[1:]))
+verb, *names = sys.argv[1:]
+if verb == "stop":
+    stop(Path(os.environ[RUN]))
+else:
+    names = [*HOMES] if names == ["all"] else names
+    with ThreadPoolExecutor() as pool:
+        for name, info in zip(names, pool.map(ask, names), strict=True):
+            if "pid" not in info:
+                print(f"{name}: {info.get('missing') or info['failed']}", file=sys.stderr)

@@ -86,21 +86,17 @@ def _low_ports(count: int) -> list[int]:
     return found
 
 
-def start_moto(folder: Path) -> tuple[Any, dict[str, Any]]:
+def start_moto(folder: Path, **variables: str) -> tuple[Any, dict[str, Any]]:
     if find_spec("moto") is None:
         raise Missing("pip install 'moto[server,s3]'")
     port = free_port()
     command = [sys.executable, "-c", "from moto.server import main; main()", "-H", "127.0.0.1", "-p", port]
-    return with_bucket(spawn(command, folder), folder, port)
+    return with_bucket(spawn(command, folder, env={**os.environ, **variables}), folder, port)
 
 
 def start_moto_tiny(folder: Path) -> tuple[Any, dict[str, Any]]:
-    """The one server whose parts may be of a few bytes, and be replaced."""
-    os.environ["S3_UPLOAD_PART_MIN_SIZE"] = "1"
-    try:
-        return start_moto(folder)
-    finally:
-        del os.environ["S3_UPLOAD_PART_MIN_SIZE"]
+    """Start the one server whose parts may be of a few bytes, and be replaced."""
+    return start_moto(folder, S3_UPLOAD_PART_MIN_SIZE="1")
 
 
 def start_rclone_s3(folder: Path) -> tuple[Any, dict[str, Any]]:
