@@ -3,6 +3,7 @@
 import pytest
 
 from ..servers.proxy import Reset, Stall, Truncate
+from ..waiting import LIMIT
 
 
 def one_of_each(cases, key):
@@ -29,7 +30,7 @@ def broken_bodies(*afters, shown=SHOWN):
 
 def silence(fault):
     """Seconds after which a client gives up a silent server. Only a stalled body makes a test wait for them."""
-    return 0.4 if fault is Stall else 60
+    return 0.4 if fault is Stall else LIMIT
 
 
 def asked_again(requests, fault):

@@ -6,9 +6,11 @@ import contextlib
 import ctypes
 import errno
 import itertools
+import mmap
 import os
 import random
 import sys
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,6 +23,7 @@ from omnistorage.core import CopyOptions, ListOptions, WriteOptions
 from omnistorage.errors import InvalidPath, StorageError
 
 from ..budget import pick
+from ..waiting import LIMIT
 
 # A newer Python warns of fork in a process with threads; these children do nothing that could meet a held lock.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
@@ -264,31 +267,24 @@ def test_creating_beneath_stays_beneath(tmp_path: Path, walk: bool) -> None:
 
 
 @contextlib.contextmanager
-def swapping(here: Path, there: Path, swaps: int) -> Iterator[Callable[[], bool]]:
-    """Another process exchanges the two names ``swaps`` times; yields whether it is still at it."""
+def swapping(here: Path, there: Path) -> Iterator[Callable[[], int]]:
+    """Another process exchanges the two names until the block ends; yields how often it has done so."""
     exchange = ctypes.CDLL(None, use_errno=True).renameat2
     one, two = os.fsencode(here), os.fsencode(there)
     if exchange(-100, one, -100, two, 2) != 0:
         pytest.skip("this file system cannot exchange two names")
+    made, over = memoryview(mmap.mmap(-1, 8)).cast("Q"), mmap.mmap(-1, 1)
     child = os.fork()
     if child == 0:
-        done = sum(exchange(-100, one, -100, two, 2) == 0 for _ in range(swaps))
-        os._exit(0 if done == swaps else 1)
-    ended: list[int] = []
-
-    def running() -> bool:
-        if not ended:
-            pid, status = os.waitpid(child, os.WNOHANG)
-            if pid:
-                ended.append(os.waitstatus_to_exitcode(status))
-        return not ended
-
+        while not over[0] and exchange(-100, one, -100, two, 2) == 0:
+            made[0] += 1
+        os._exit(0 if over[0] else 1)
     try:
-        yield running
+        yield lambda: made[0]
     finally:
-        if not ended:
-            ended.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-    assert ended == [0], "not every swap was made"
+        over[0] = 1
+        ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert ended == 0, "a swap failed"
 
 
 def attacks(backend: LocalBackend) -> list[Callable[[], object]]:
@@ -345,8 +341,10 @@ def test_goal_40_a_race_of_symlink_swaps_never_leads_out(tmp_path: Path, walk: b
     if deep:
         jobs.append(lambda: view.purge("swap"))
     good = bad = rounds = 0
-    with swapping(one, two, SWAPS // 4) as running:
-        while running() or rounds < 20:
+    end = time.monotonic() + LIMIT
+    with swapping(one, two) as made:
+        while made() < SWAPS // 4 or rounds < 20 or min(good, bad) <= 50:
+            assert time.monotonic() < end, f"{made()} swaps in {rounds} rounds, of which {good} calls went through"
             rounds += 1
             for job in jobs:
                 try:
