@@ -49,7 +49,7 @@ def test_what_many_workers_write_is_read_back_in_the_order_of_the_inputs():
     assert is_clean(store)
 
 
-@pytest.mark.parametrize("pool", [cf.ProcessPoolExecutor, spawned])
+@pytest.mark.parametrize("pool", [cf.ProcessPoolExecutor, pytest.param(spawned, marks=pytest.mark.ci_only)])
 def test_processes_write_it_and_read_its_parts(tmp_path, pool):
     with pool(2) as executor:
         done = DatasetWriter(tmp_path, "set").run(executor, share, range(6))
