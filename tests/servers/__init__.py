@@ -103,8 +103,8 @@ def _started(name: str, folder: Path) -> dict[str, Any]:
     except Missing as error:
         return {"missing": str(error)}
     except Exception as error:
-        detail = getattr(error, "stderr", None) or b""
-        return {"failed": f"{error} {detail.decode(errors='replace') if isinstance(detail, bytes) else detail}".strip()}
+        printed = (getattr(error, "stderr", None) or b"").decode(errors="replace").strip()
+        return {"failed": (printed or str(error)).splitlines()[-1][:300]}
     process.returncode = 0  # the server outlives this object, whose __del__ would warn of that
     return {**info, "pid": process.pid}
 
@@ -192,8 +192,8 @@ def until(
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    output = (folder / "output").read_text(errors="replace")[-2000:] if (folder / "output").exists() else ""
-    raise RuntimeError(f"the server did not come up: {error!r}\n{output}")
+    output = (folder / "output").read_text(errors="replace").strip() if (folder / "output").exists() else ""
+    raise RuntimeError(output.splitlines()[-1] if output else f"it did not come up: {error!r}")
 
 
 def accepts(port: int) -> Callable[[], object]:

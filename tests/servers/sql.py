@@ -8,6 +8,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -33,18 +34,14 @@ def _may_enter(folder: Path) -> bool:
     return all(each.stat().st_mode & stat.S_IXOTH for each in (folder, *folder.parents))
 
 
-def _home(folder: Path) -> Path:
-    """Return a folder that any user may enter: ``folder``, or one elsewhere if only root may enter the path to it."""
-    for above in (folder.parent, folder):
-        above.chmod(0o755)
-    if _may_enter(folder):
+def _home(folder: Path, suits: Callable[[Path], bool]) -> Path:
+    """Return ``folder`` if it suits a server, or a new folder elsewhere, which the keeper removes."""
+    if suits(folder):
         return folder
     for place in map(Path, ("/tmp", "/var/tmp", "/dev/shm")):
-        if place.is_dir() and os.access(place, os.W_OK) and _may_enter(place):
-            home = Path(tempfile.mkdtemp(prefix="omnistorage-postgres-", dir=place))
-            home.chmod(0o755)
-            return home
-    raise Missing(f"a folder for PostgreSQL that users other than root may enter; {folder} is not one")
+        if place.is_dir() and os.access(place, os.W_OK) and suits(place):
+            return Path(tempfile.mkdtemp(prefix="omnistorage-server-", dir=place))
+    raise Missing(f"another folder for temporary files than {folder.parent.parent}: the server cannot use that one")
 
 
 def _postgres_binaries() -> Path:
@@ -69,10 +66,13 @@ def _copied(binaries: Path, home: Path) -> Path:
 
 def start_postgres(folder: Path) -> tuple[Any, dict[str, Any]]:
     user = _unprivileged()
-    home, binaries, port = _home(folder) if user else folder, _postgres_binaries(), free_port()
+    for above in (folder.parent, folder) if user else ():
+        above.chmod(0o755)
+    home, binaries, port = _home(folder, _may_enter) if user else folder, _postgres_binaries(), free_port()
     if user and not _may_enter(binaries):
         binaries = _copied(binaries, home)
     if user:
+        home.chmod(0o755)
         os.chown(home, user["user"], user["group"])
     data = home / "data"
     environment = {**os.environ, "LC_ALL": "C", "HOME": str(home)}
@@ -105,24 +105,30 @@ def start_mariadb(folder: Path) -> tuple[Any, dict[str, Any]]:
     if find_spec("pymysql") is None:
         raise Missing("pip install pymysql")
     daemon, install = program("mariadbd", "mysqld", hint=hint), program("mariadb-install-db", hint=hint)
-    data, port = folder / "data", free_port()
+    # Its script of installation does not quote, and the path of a socket has 107 bytes.
+    home = _home(folder, lambda place: " " not in str(place) and len(os.fsencode(place)) < 80)
+    data, port = home / "data", free_port()
     who = ["--user=root"] if os.getuid() == 0 else []
     subprocess.run(
         [install, "--no-defaults", f"--datadir={data}", "--auth-root-authentication-method=normal", "--skip-test-db",
          "--skip-name-resolve", *who],
-        check=True, capture_output=True, cwd=folder,
+        check=True, capture_output=True, cwd=home,
     )  # fmt: skip
     command = [
-        daemon, "--no-defaults", f"--datadir={data}", f"--socket={folder / 's.sock'}", f"--port={port}",
-        "--bind-address=127.0.0.1", f"--pid-file={folder / 'pid'}", "--skip-name-resolve",
+        daemon, "--no-defaults", f"--datadir={data}", f"--socket={home / 's.sock'}", f"--port={port}",
+        "--bind-address=127.0.0.1", f"--pid-file={home / 'pid'}", "--skip-name-resolve",
         "--innodb-flush-log-at-trx-commit=0", "--innodb-doublewrite=0", "--innodb-buffer-pool-size=64M",
         "--max-connections=200", "--character-set-server=utf8mb4", *who,
     ]  # fmt: skip
-    process = spawn(command, folder, cwd=folder)
-    until(accepts(port), process, folder)
-    until(lambda: _mariadb(port), process, folder)
+    process = spawn(command, home, cwd=home)
+    until(accepts(port), process, home)
+    until(lambda: _mariadb(port), process, home)
     # Certificates take the driver 20 ms per connection to load, and nobody shows any.
-    return process, {"url": f"mysql://root@127.0.0.1:{port}/omnistorage?ssl_disabled=1", "port": port}
+    return process, {
+        "url": f"mysql://root@127.0.0.1:{port}/omnistorage?ssl_disabled=1",
+        "port": port,
+        "folder": str(home),
+    }
 
 
 def _mariadb(port: int) -> None:
