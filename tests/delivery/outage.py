@@ -41,11 +41,14 @@ def main(folder, count):
     store, timer = Down(LocalBackend(f"{folder}/store"), down=True), ManualTimer()
     before = peak()
     writer = opened(store, f"{folder}/spool", timer, max(1000, count // 50))
-    each = count // SECONDS + 1
+    each, tried = count // SECONDS + 1, 0
     for second in range(SECONDS):
         for n in range(each * second, min(each * (second + 1), count)):
             writer.write({"n": n, "pad": "x" * 200})
         timer.advance(1)
+        if second % 40 == 39:  # twice the longest pause: it was tried again, or will be once its thread had a turn
+            until(lambda before=tried: writer.progress.retried > before or timer.advance(1))
+            tried = writer.progress.retried
     assert writer.flush() == count - 1
     until(lambda: writer.progress.last_error is not None)
     spooled, retried = writer.progress.spooled, writer.progress.retried
