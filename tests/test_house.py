@@ -89,7 +89,7 @@ def test_documents_and_code_name_no_machine_of_ours():
 
 
 def test_scripts_are_posix_and_runnable():
-    for name in ("demo", "test", "check", "bench", "soak"):
+    for name in ("demo", "test", "check", "bench", "soak", "shake", "places", "mutate"):
         path = REPOSITORY / "scripts" / name
         assert path.stat().st_mode & 0o111, name
         assert path.read_text().startswith("#!/bin/sh\n")
@@ -107,6 +107,12 @@ def test_the_hashes_of_the_servers_are_of_the_versions_that_are_asked_for():
         version, _, digest = line.partition(" --hash=sha256:")
         assert version in pinned
         assert len(digest) == 64
+
+
+def test_every_test_listed_as_slow_exists():
+    for listed in tomllib.loads((REPOSITORY / "tests/slow.toml").read_text()):
+        file, name = listed.split("::")
+        assert re.search(rf"\b{name}\b", (REPOSITORY / "tests" / file).read_text()), listed
 
 
 def test_a_type_checker_knows_every_public_name():

@@ -11,8 +11,6 @@ from ..budget import pick
 from ..servers import server
 from ..servers.ssh import on_disk, options_of
 
-HAS_SSHD = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin") is not None
-
 
 def make(name, **options):
     info = server(name)

@@ -157,7 +157,7 @@ def test_the_example_in_the_help_works(cli: Cli, box: Path, verb: str) -> None:
         assert (answer.code, "error" in answer.err) == (0, False), answer.err
         assert answer.out or answer.err
         return
-    line = example[1].replace("omnistorage", f"{sys.executable} -m omnistorage", 1)
+    line = example[1].replace("omnistorage", f"{shlex.quote(sys.executable)} -m omnistorage", 1)
     done = subprocess.run(line, shell=True, cwd=box, capture_output=True, timeout=LIMIT, check=False)
     assert (done.returncode, b"error" in done.stderr) == (0, False), done.stderr
     assert done.stdout or done.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -306,7 +307,7 @@ def test_thousands_of_arguments_need_few_open_files(box: Path, argv: list[str]) 
         (box / f"e/{number}/{number}.ndjson").write_bytes(b"1\n")
         (box / "d").mkdir(exist_ok=True)
         (box / f"d/{number}.ndjson").write_bytes(b"1\n")
-    line = f"ulimit -n 150; exec {sys.executable} -m omnistorage -q {' '.join(argv)}"
+    line = f"ulimit -n 150; exec {shlex.quote(sys.executable)} -m omnistorage -q {' '.join(argv)}"
     done = subprocess.run(line, shell=True, cwd=box, capture_output=True, timeout=LIMIT, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
 

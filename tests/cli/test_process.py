@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -200,7 +201,7 @@ def test_closed_standard_streams(box: Path, command: Command) -> None:
     def shell(line: str) -> Any:
         return subprocess.run(["sh", "-c", line], cwd=box, capture_output=True, timeout=LIMIT, check=False)
 
-    run = f"{sys.executable} -m omnistorage"
+    run = f"{shlex.quote(sys.executable)} -m omnistorage"
     assert shell(f"{run} read a.ndjson >&-").returncode == 1
     assert shell(f"{run} write b.ndjson <&-").returncode == 1
     assert shell(f"{run} cat nope 2>&-").returncode == 4

@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from . import selection
+
 Row = tuple[str, float, float]
 """A name, wall seconds, CPU seconds."""
 
@@ -109,6 +111,10 @@ class Report:
             terminalreporter.section(f"costs: {title} (wall s, CPU s)")
             for name, (wall, cpu) in sorted(table.items(), key=lambda row: -row[1][1])[:25]:
                 terminalreporter.write_line(f"{wall:8.2f} {cpu:8.2f}  {name}")
+        long = {name: row for name, row in tests.items() if row[0] > 1 and not selection.is_listed_as_slow(name)}
+        terminalreporter.section("over one second and not in tests/slow.toml (wall s, CPU s)")
+        for name, (wall, cpu) in sorted(long.items(), key=lambda row: -row[1][0]):
+            terminalreporter.write_line(f"{wall:8.2f} {cpu:8.2f}  {name}")
         terminalreporter.section("costs: servers (CPU s)")
         for name, cpu in sorted(self.servers.items(), key=lambda row: -row[1]):
             terminalreporter.write_line(f"{cpu:8.2f}  {name}")

@@ -44,6 +44,10 @@ ALLOWED_SKIPS: frozenset[str] = frozenset({
 """Ids of tests that may be skipped where every server is required."""
 
 
+def is_listed_as_slow(nodeid: str) -> bool:
+    return nodeid.partition("[")[0].removeprefix("tests/").removesuffix("::runTest") in SLOW
+
+
 class Selection:
     """Leaves tests out of the default run, and turns forbidden skips into failures."""
 
@@ -61,7 +65,7 @@ class Selection:
 
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         for item in items:
-            if item.nodeid.partition("[")[0].removeprefix("tests/") in SLOW:
+            if is_listed_as_slow(item.nodeid):
                 item.add_marker("slow")
         if self.everything:
             return

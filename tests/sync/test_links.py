@@ -294,7 +294,7 @@ def test_to_a_bucket_and_back(tree, tmp_path):
     } == {name: value[:2] if isinstance(value, tuple) else value for name, value in seen(tree).items()}
 
 
-@pytest.mark.skipif(not test_sftp_conformance.HAS_SSHD, reason="no sshd")
+@pytest.mark.ci_only
 def test_to_an_sshd_and_back(tree, tmp_path):
     server = test_sftp_conformance.make("sshd")
     assert sync(tree, server, **STORE).copied == 8
