@@ -29,7 +29,9 @@ def pytest_configure(config):
     ):  # a run in the background inherits this; our programs must not
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if not hasattr(config, "workerinput"):  # workers use the servers of the process that started them
-        whole_run = config.args == config.getini("testpaths") and not config.option.collectonly
+        option = config.option
+        part = option.keyword or option.markexpr or option.collectonly or option.help or option.version
+        whole_run = config.args == config.getini("testpaths") and not part
         servers.begin(*servers.EARLY if whole_run else ())
     costs.register(config)
     shake.register(config)

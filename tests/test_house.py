@@ -115,6 +115,13 @@ def test_every_test_listed_as_slow_exists():
         assert re.search(rf"\b{name}\b", (REPOSITORY / "tests" / file).read_text()), listed
 
 
+def test_modules_and_tests_of_mutation_testing_exist():
+    groups = tomllib.loads((REPOSITORY / "tests/mutation.toml").read_text())
+    for name, group in groups.items():
+        assert all([*PACKAGE.glob(pattern)] for pattern in group["modules"]), name
+        assert all((REPOSITORY / "tests" / test).exists() for test in group["tests"]), name
+
+
 def test_a_type_checker_knows_every_public_name():
     import omnistorage
 

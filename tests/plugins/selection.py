@@ -57,7 +57,7 @@ class Selection:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_pycollect_makeitem(self, obj: Any) -> Iterator[None]:
-        """Do not make the thousands of items of a class or function that the run leaves out."""
+        """Make no items of a class that the run leaves out: there are thousands."""
         if not self.everything and _is_ci_only(getattr(obj, "pytestmark", ())):
             yield
             return []
@@ -77,7 +77,9 @@ class Selection:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
         report: Any = yield
-        allowed = item.nodeid in ALLOWED_SKIPS or (call.excinfo and isinstance(call.excinfo.value, servers.ToldOnce))
+        allowed = item.nodeid in ALLOWED_SKIPS or (
+            call.excinfo and isinstance(call.excinfo.value, servers.ReportedBefore)
+        )
         if REQUIRED and report.skipped and not hasattr(report, "wasxfail") and not allowed:
             report.outcome = "failed"
             report.longrepr = f"skipped where nothing may be skipped: {report.longrepr}"

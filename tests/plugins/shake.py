@@ -24,7 +24,7 @@ LONGEST = 0.02
 
 
 class Shaker:
-    """Sleeps in background threads; counts the sleeps, so that a run which was not shaken is seen."""
+    """Sleeps in background threads, and counts the sleeps."""
 
     def __init__(self, seed: str) -> None:
         self.seed = seed
@@ -54,6 +54,11 @@ class Report:
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
         self.shaker.sleeps += getattr(node, "workeroutput", {}).get("sleeps", 0)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if not self.shaker.sleeps:  # a run that was not shaken shows nothing
+            session.exitstatus = 1
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         terminalreporter.write_line(

@@ -21,6 +21,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from importlib import import_module
@@ -58,8 +59,8 @@ class Missing(Exception):
     """The program of a server is not on this machine; the text says what to install."""
 
 
-class ToldOnce(pytest.skip.Exception):
-    """Skips a test whose server could not start, after another test has reported why."""
+class ReportedBefore(pytest.skip.Exception):
+    """Skips a test whose server could not start. Another test has failed with the reason."""
 
 
 def server(name: str) -> dict[str, Any]:
@@ -70,43 +71,64 @@ def server(name: str) -> dict[str, Any]:
     required = os.environ.get("OMNISTORAGE_REQUIRE_SERVERS", "")
     if required == "all" or name in required.split(","):
         if not _first_report(name):
-            raise ToldOnce(f"the server {name} is required and did not start (one failure says why)")
+            raise ReportedBefore(f"the server {name} is required and did not start (one failure says why)")
         pytest.fail(f"the server {name} is required: {info.get('missing') or info['failed']}", pytrace=False)
     pytest.skip(f"no {name}: {info['missing']}" if "missing" in info else f"{name} did not start: {info['failed']}")
 
 
 def ask(name: str) -> dict[str, Any]:
-    """Return what is known of a server, which may be why it is not there. Starts it if nobody has yet."""
+    """Return what the run knows of a server, or why it is not there. Starts the server if it has not started."""
     folder = Path(os.environ[RUN])
     with open(folder / f"{name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         known = folder / f"{name}.json"
         if not known.exists():
-            known.write_text(json.dumps(_started(name, folder)))
+            draft = folder / f"{name}.draft"
+            draft.write_text(json.dumps(_started(name, folder)))
+            draft.replace(known)  # the keeper must never read half of it
     info: dict[str, Any] = json.loads(known.read_text())
     return info
 
 
 def _first_report(name: str) -> bool:
+    """Return whether the test that runs now is the one that reports the missing server, also when it is tried again."""
+    test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" (")[0]
+    record = Path(os.environ[RUN]) / f"{name}.reported"
     try:
-        (Path(os.environ[RUN]) / f"{name}.reported").touch(exist_ok=False)
+        with open(record, "x") as file:
+            file.write(test)
     except FileExistsError:
-        return False
+        return bool(test) and record.read_text() == test
     return True
 
 
 def _started(name: str, folder: Path) -> dict[str, Any]:
     start = getattr(import_module(HOMES[name], __name__), f"start_{name}")
-    (folder / name).mkdir()
+    (folder / name).mkdir(exist_ok=True)
+    _spawned.processes = []
     try:
         process, info = start(folder / name)
     except Missing as error:
         return {"missing": str(error)}
     except Exception as error:
+        for each in _spawned.processes:
+            _kill(each)
         printed = (getattr(error, "stderr", None) or b"").decode(errors="replace").strip()
-        return {"failed": (printed or str(error)).splitlines()[-1][:300]}
+        return {"failed": (printed or str(error) or repr(error)).splitlines()[-1][:300]}
     process.returncode = 0  # the server outlives this object, whose __del__ would warn of that
     return {**info, "pid": process.pid}
+
+
+_spawned = threading.local()
+"""Processes that the start under way in this thread has made."""
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.wait()
 
 
 _keeper: subprocess.Popen[bytes] | None = None
@@ -123,13 +145,19 @@ def begin(*early: str) -> None:
     if Path(os.environ.get(RUN) or "/no such folder").is_dir():
         return
     os.environ[RUN] = tempfile.mkdtemp(prefix="omnistorage-servers-")
-    command = [sys.executable, "-S", "-E", str(Path(__file__).with_name("keeper.py")), os.environ[RUN]]
+    command = [sys.executable, "-S", "-E", "-P", str(Path(__file__).with_name("keeper.py")), os.environ[RUN]]
     _keeper = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+    assert _keeper.stdin is not None
     if early:
         command = [sys.executable, "-m", "tests.servers", "start", *early]
         root = Path(__file__).parents[2]
         _starter = subprocess.Popen(
-            command, cwd=root, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+            command,
+            cwd=root,
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            pass_fds=[_keeper.stdin.fileno()],  # the keeper waits for the end of both processes
         )
 
 
@@ -138,7 +166,10 @@ def end() -> None:
     global _keeper, _starter
     starter, _starter = _starter, None
     if starter is not None:
-        starter.wait(timeout=120)
+        try:
+            starter.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            _kill(starter)
     keeper, _keeper = _keeper, None
     if keeper is not None:
         keeper.communicate(timeout=60)
@@ -166,7 +197,7 @@ def program(*names: str, hint: str) -> str:
 def spawn(command: list[Any], folder: Path, **kwargs: Any) -> subprocess.Popen[bytes]:
     """Start a server that leads a group of its own; what it prints goes to ``folder/output``."""
     with open(folder / "output", "ab") as output:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [str(part) for part in command],
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -174,6 +205,9 @@ def spawn(command: list[Any], folder: Path, **kwargs: Any) -> subprocess.Popen[b
             start_new_session=True,
             **kwargs,
         )
+    if hasattr(_spawned, "processes"):
+        _spawned.processes.append(process)
+    return process
 
 
 def until(
@@ -189,9 +223,7 @@ def until(
             error = raised
         time.sleep(0.05)
     if process is not None:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        _kill(process)
     output = (folder / "output").read_text(errors="replace").strip() if (folder / "output").exists() else ""
     raise RuntimeError(output.splitlines()[-1] if output else f"it did not come up: {error!r}")
 

@@ -17,6 +17,8 @@ if verb == "stop":
 else:
     names = [*HOMES] if names == ["all"] else names
     with ThreadPoolExecutor() as pool:
-        for name, info in zip(names, pool.map(ask, names), strict=True):
-            if "pid" not in info:
-                print(f"{name}: {info.get('missing') or info['failed']}", file=sys.stderr)
+        infos = dict(zip(names, pool.map(ask, names), strict=True))
+    absent = {name: info.get("missing") or info["failed"] for name, info in infos.items() if "pid" not in info}
+    for name, reason in absent.items():
+        print(f"{name}: {reason}", file=sys.stderr)
+    sys.exit(1 if absent and os.environ.get("OMNISTORAGE_REQUIRE_SERVERS") == "all" else 0)

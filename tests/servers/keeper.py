@@ -1,4 +1,4 @@
-"""Stop the servers of a run once whoever started them is gone: ``python keeper.py FOLDER < pipe``.
+"""Stop the servers of a run after the run has ended: ``python -P keeper.py FOLDER < pipe``.
 
 The end of standard input is the signal, so that servers also stop after SIGKILL of the run. Standard library only.
 """
@@ -23,6 +23,7 @@ def stop(folder: pathlib.Path) -> None:
         if "folder" in info:  # it may lie outside of the folder of the run
             shutil.rmtree(info["folder"], ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(pathlib.Path("/dev/shm") / folder.name, ignore_errors=True)
 
 
 if __name__ == "__main__":

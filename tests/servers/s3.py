@@ -40,7 +40,7 @@ def bare(info: dict[str, Any]) -> Any:
         s3={"addressing_style": "path"},
         max_pool_connections=32,
     )
-    return boto3.client(
+    return boto3.session.Session().client(  # the default session is not safe in threads
         "s3",
         endpoint_url=info["endpoint"],
         aws_access_key_id=info["access_key"],

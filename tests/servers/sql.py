@@ -41,7 +41,7 @@ def _home(folder: Path, suits: Callable[[Path], bool]) -> Path:
     for place in map(Path, ("/tmp", "/var/tmp", "/dev/shm")):
         if place.is_dir() and os.access(place, os.W_OK) and suits(place):
             return Path(tempfile.mkdtemp(prefix="omnistorage-server-", dir=place))
-    raise Missing(f"another folder for temporary files than {folder.parent.parent}: the server cannot use that one")
+    raise Missing("set TMPDIR to a short path without spaces that every user may enter")
 
 
 def _postgres_binaries() -> Path:
@@ -68,7 +68,8 @@ def start_postgres(folder: Path) -> tuple[Any, dict[str, Any]]:
     user = _unprivileged()
     for above in (folder.parent, folder) if user else ():
         above.chmod(0o755)
-    home, binaries, port = _home(folder, _may_enter) if user else folder, _postgres_binaries(), free_port()
+    binaries, port = _postgres_binaries(), free_port()
+    home = _home(folder, _may_enter) if user else folder
     if user and not _may_enter(binaries):
         binaries = _copied(binaries, home)
     if user:
@@ -83,6 +84,7 @@ def start_postgres(folder: Path) -> tuple[Any, dict[str, Any]]:
     settings = {
         "listen_addresses": "127.0.0.1", "fsync": "off", "synchronous_commit": "off", "full_page_writes": "off",
         "max_connections": "200", "unix_socket_directories": "",
+        "dynamic_shared_memory_type": "mmap",  # a segment of POSIX would stay after SIGKILL
     }  # fmt: skip
     command = [binaries / "postgres", "-D", data, "-p", port]
     command += [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
