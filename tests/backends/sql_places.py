@@ -6,20 +6,36 @@ import shutil
 import sqlite3
 import tempfile
 import threading
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 
 import pytest
 
 from omnistorage.backends.sql_blob import SQLBlobBackend
 
-from ..servers import server
+from ..servers import RUN, server
 
 WHEN = {"sqlite": "2024-05-01T00:00:00.000000+00:00", "postgresql": 1714521600000000, "mysql": 1714521600000000}
 _numbers = itertools.count(1)
 IN_CI = partial(pytest.param, marks=pytest.mark.ci_only)
 """A kind of database that the default run leaves out."""
-IN_MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
-"""Where the files of SQLite go. No test here asks what a disk does, and SQLite would wait for one at each commit."""
+SHARED_MEMORY = Path("/dev/shm")
+ENOUGH = 2 << 30
+"""Bytes. A container often has 64 MB of shared memory, which a run would fill."""
+
+
+@cache
+def databases():
+    """Return the folder for the SQLite files of this run, which the keeper removes at the end of the run.
+
+    The folder is in shared memory if there is enough. No test here asks what a disk does, and SQLite would wait for the
+    disk at each commit.
+    """
+    folder = Path(os.environ[RUN])
+    if SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).free > ENOUGH:
+        folder = SHARED_MEMORY / folder.name
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
 
 
 def new_name():
@@ -35,7 +51,7 @@ class Place:
     def make(self, **options):
         options = {"table_name": new_name(), **options}
         if self.name == "file":
-            folder = tempfile.mkdtemp(prefix="omnistorage-sql-", dir=IN_MEMORY)
+            folder = tempfile.mkdtemp(prefix="omnistorage-sql-", dir=databases())
             return SQLBlobBackend(f"sqlite:///{folder}/objects.db", **options)
         if self.name == "memory":
             return SQLBlobBackend("sqlite://", **options)

@@ -13,7 +13,7 @@ from omnistorage.backends._sql import parsed
 from omnistorage.backends.sql_query import Query, SQLQueryBackend
 
 from ..servers import server
-from .sql_places import IN_MEMORY, new_name
+from .sql_places import databases, new_name
 
 BODY = "SELECT data FROM objects WHERE key = :key ORDER BY id DESC LIMIT 1"
 ALL = "SELECT id, year, region, amount, ratio, day, at FROM SALES ORDER BY id"
@@ -35,7 +35,7 @@ class BodyPlace:
     """A table of bodies, and a backend that serves each under its key by one query with a listing of its own."""
 
     def __init__(self, **options):
-        handle, self.file = tempfile.mkstemp(suffix=".db", prefix="omnistorage-query-", dir=IN_MEMORY)
+        handle, self.file = tempfile.mkstemp(suffix=".db", prefix="omnistorage-query-", dir=databases())
         os.close(handle)
         self.run("CREATE TABLE objects (id INTEGER PRIMARY KEY, key TEXT, data BLOB)")
         queries = {"{key:path}": Query(BODY, values="SELECT key FROM objects")}
