@@ -13,6 +13,7 @@ from multiprocessing import get_context
 
 import pytest
 
+from omnistorage.backends import _sftp_connect
 from omnistorage.backends._sftp_change import Attempt
 from omnistorage.backends._sftp_connect import Link
 from omnistorage.backends.sftp import SFTPBackend
@@ -395,6 +396,48 @@ def test_a_server_that_says_nothing_is_given_up_in_the_configured_time():
         assert 0.2 < time.monotonic() - start < LIMIT
         assert caught.value.path == "x"
         backend.close()
+
+
+def test_each_step_has_the_configured_time(through_gate, monkeypatch):
+    """``connect_timeout`` bounds each step of connecting, ``timeout`` what follows. No test waits that long."""
+    paramiko, given, real_connect = _sftp_connect.load_paramiko(), {}, socket.create_connection
+
+    def connect(address, timeout=None, **options):
+        if address[1] == backend.gate.port:  # the gate makes connections, too
+            given["socket"] = timeout
+        return real_connect(address, timeout, **options)
+
+    def start_client(transport, event=None, timeout=None):
+        given["handshake"] = timeout, transport.banner_timeout, transport.handshake_timeout
+        return real_start(transport, event, timeout)
+
+    def log_in(transport, *args):
+        given["authentication"] = transport.auth_timeout
+        return real_log_in(transport, *args)
+
+    def open_session(transport, *args, timeout=None, **options):
+        given["channel"] = timeout, transport.channel_timeout
+        return real_open(transport, *args, timeout=timeout, **options)
+
+    def invoke_subsystem(channel, name):
+        given[name] = channel.gettimeout()
+        return real_invoke(channel, name)
+
+    real_start, real_open = paramiko.Transport.start_client, paramiko.Transport.open_session
+    real_log_in, real_invoke = _sftp_connect.authenticate, paramiko.Channel.invoke_subsystem
+    backend = through_gate(timeout=77, connect_timeout=33)
+    with monkeypatch.context() as patch:
+        patch.setattr(_sftp_connect.socket, "create_connection", connect)
+        patch.setattr(paramiko.Transport, "start_client", start_client)
+        patch.setattr(_sftp_connect, "authenticate", log_in)
+        patch.setattr(paramiko.Transport, "open_session", open_session)
+        patch.setattr(paramiko.Channel, "invoke_subsystem", invoke_subsystem)
+        assert not backend.exists("x")
+    assert given == {
+        "socket": 33, "handshake": (33, 33, 33), "authentication": 33, "channel": (33, 33), "sftp": 33,
+    }  # fmt: skip
+    (link,) = backend._pool._links
+    assert (link._transports[-1].sock.patience, link.session._timeout) == (77, 77)
 
 
 def impatient(backend, seconds=0.3):
