@@ -366,5 +366,6 @@ def test_killed_at_any_moment_the_set_is_the_old_one_or_the_new_one(tmp_path):
         assert is_clean(store), (round_, who, names(store))
         left = [path.name for path in (root / "set").iterdir()]
         assert len(left) == 2 + len(DatasetReader(store, "set").parts), (round_, who, left)
-    assert min(killed.values()) >= KILLS // 6, killed
+    assert killed.keys() == {"all", "worker", "driver"}
+    assert min(killed.values()) >= max(1, KILLS // 6), killed
     assert published >= KILLS // 3
