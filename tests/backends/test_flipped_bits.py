@@ -1,5 +1,8 @@
-"""Goal 28 by numbers: a proxy flips one bit of every transfer, up or down, and each is noticed. A few dozen by default,
-a thousand in the full form; what follows when one is noticed is in the ``test_*_faults.py``."""
+"""Goal 28 by numbers: a proxy flips one bit of every transfer, and the client notices each flip.
+
+``TRANSFERS`` says how many transfers all places and both directions make together. The ``test_*_faults.py`` show what
+the client does after it has noticed a flip.
+"""
 
 import random
 
@@ -16,8 +19,8 @@ from .test_s3_faults import peek as peek_s3
 from .test_s3_faults import policy, put
 
 TRANSFERS = pick(default=12, ci=1000, soak=1000)
-LONG = 8
-"""One in so many is an upload of several parts, or the download of one."""
+LONG = pick(default=2, ci=8, soak=8)
+"""One object in so many is longer than a part: its upload has several parts."""
 HEAD = 2000
 """What Google's uploads have before the body in the same request is shorter, and no part of the object."""
 
