@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -29,6 +30,7 @@ from ..backends import gcs_places, test_s3
 from ..budget import pick
 from ..servers import server
 from ..servers.proxy import Proxy, Reset
+from ..waiting import LIMIT
 
 KILLS = pick(default=5, ci=40, soak=400)
 IMPATIENT = RequestPolicy(retries=1, backoff=Backoff(0.001, 0.001))
@@ -146,8 +148,10 @@ def test_goal_34_kill_9_in_the_middle_leaves_what_repair_makes_alike(tmp_path):
         return [line.split(" ") for line in lines[:-1]]
 
     multi = MultiBackend([f"{tmp_path}/{name}/" for name in "abc"], "quorum", journal=tmp_path / "journal")
-    written = began = 0
-    for seed in range(KILLS):
+    written = began = seed = 0
+    end = time.monotonic() + LIMIT
+    while seed < KILLS or (not (began and written > KILLS / 2) and time.monotonic() < end):
+        seed += 1
         for path, size, head in life(seed):
             acknowledged[path] = int(size), head.encode()
             written += 1
