@@ -31,6 +31,7 @@ from ..servers.proxy import Answer, Fault, Flip, Lost, Proxy, Reset, Stall, Unse
 from ..waiting import LIMIT
 from .azure_places import fresh, peek, plant, via
 from .sampling import asked_again, broken_bodies, one_of_each, silence
+from .stalls import close_when_blocked
 
 
 class NoWait(Clock):
@@ -472,7 +473,7 @@ def test_a_reader_closed_by_another_thread_asks_for_nothing_more(proxy, store):
     proxy.next(Stall("GET", after=1000))
     reader = store.open_reader("x")
     assert reader.read(1000)
-    threading.Timer(0.05, reader.close).start()
+    close_when_blocked(proxy, reader)
     with pytest.raises(ReaderClosed):
         while reader.read(65536):
             pass

@@ -37,6 +37,7 @@ from ..servers.proxy import Answer, Lost, Proxy, Reset, Stall, Unsent
 from ..waiting import LIMIT
 from .azure_places import Token, fresh, peek, plant, via
 from .sampling import asked_again, broken_bodies, one_of_each, silence
+from .stalls import close_when_blocked
 from .test_azure_faults import BIG, CASES, answer, policy, put
 
 
@@ -258,7 +259,7 @@ def test_a_reader_closed_by_another_thread_is_free_at_once(proxy, make):
     proxy.next(Stall("GET", after=1_200_000))
     reader = store.open_reader("x")
     assert reader.read(1000)
-    threading.Timer(0.05, reader.close).start()
+    close_when_blocked(proxy, reader)
     began = time.monotonic()
     with pytest.raises(ReaderClosed):
         while reader.read(65536):

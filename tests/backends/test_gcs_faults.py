@@ -34,6 +34,7 @@ from ..servers.proxy import Answer, Fault, Flip, Lost, Proxy, Reset, Stall, Unse
 from ..waiting import LIMIT
 from .gcs_places import fresh, peek, plant
 from .sampling import asked_again, broken_bodies, one_of_each, silence
+from .stalls import close_when_blocked
 
 QUANTUM = 256 * 1024
 FLIPS = pick(default=2, ci=30, soak=300)
@@ -314,7 +315,7 @@ def test_a_reader_closed_by_another_thread_asks_for_nothing_more(proxy, store):
     proxy.next(Stall("GET", after=1000))
     reader = store.open_reader("x")
     assert reader.read(1000)
-    threading.Timer(0.05, reader.close).start()
+    close_when_blocked(proxy, reader)
     with pytest.raises(ReaderClosed):
         while reader.read(65536):
             pass

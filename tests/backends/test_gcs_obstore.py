@@ -43,6 +43,7 @@ from ..waiting import LIMIT
 from .gcs_places import double as shared
 from .gcs_places import fresh, peek, plant
 from .sampling import asked_again, broken_bodies, one_of_each, silence
+from .stalls import close_when_blocked
 from .test_gcs import service_account_key
 from .test_gcs_faults import BIG, policy, put
 
@@ -286,7 +287,7 @@ def test_a_reader_closed_by_another_thread_is_free_at_once(proxy, make):
     proxy.next(Stall("GET", after=1_200_000))
     reader = store.open_reader("x")
     assert reader.read(1000)
-    threading.Timer(0.05, reader.close).start()
+    close_when_blocked(proxy, reader)
     began = time.monotonic()
     with pytest.raises(ReaderClosed):
         while reader.read(65536):

@@ -39,6 +39,7 @@ from ..servers import server
 from ..servers.proxy import Answer, Lost, Proxy, Reset, Stall, Unsent
 from ..waiting import LIMIT
 from .sampling import asked_again, broken_bodies, one_of_each, silence
+from .stalls import close_when_blocked
 from .test_s3 import fresh, plant
 from .test_s3_faults import BIG, error_body, peek, policy, put
 
@@ -138,7 +139,7 @@ def test_a_reader_closed_by_another_thread_is_free_at_once(proxy, make):
     proxy.next(Stall("GET", after=1_200_000))
     reader = store.open_reader("x")
     assert reader.read(1000)
-    threading.Timer(0.05, reader.close).start()
+    close_when_blocked(proxy, reader)
     began = time.monotonic()
     with pytest.raises(ReaderClosed):
         while reader.read(65536):

@@ -89,6 +89,8 @@ class Proxy:
         self.heads: list[bytes] = []
         self.bodies: list[bytes] = []
         self.connections = 0
+        self.stalled = threading.Event()
+        """Set once a ``Stall`` has begun."""
         self._faults: list[Fault] = []
         self._target = target
         self._lock = threading.Lock()
@@ -113,6 +115,7 @@ class Proxy:
             self.requests.clear()
             self.heads.clear()
             self.bodies.clear()
+            self.stalled.clear()
             self._faults.clear()
 
     @property
@@ -270,6 +273,7 @@ class Proxy:
         if isinstance(fault, Reset | Truncate | Stall) and sent + len(data) > fault.after:
             client.sendall(data[: fault.after - sent])
             if isinstance(fault, Stall):
+                self.stalled.set()
                 client.recv(1)  # until the client gives up
             raise _Torn("end" if isinstance(fault, Truncate) else "reset")
         if isinstance(fault, Flip) and not fault.up and sent <= fault.at < sent + len(data):
