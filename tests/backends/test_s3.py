@@ -36,7 +36,9 @@ from omnistorage.testing import BackendTests, backend_machine
 
 from ..budget import pick
 from ..servers import server
+from ..servers.proxy import Proxy
 from ..servers.s3 import bare
+from ..waiting import until
 
 _numbers = itertools.count()
 
@@ -133,6 +135,9 @@ TestGoal32Obstore = backend_machine(
     lambda: fresh("seaweedfs", client="obstore"), steps=STEPS, length=LENGTH, peek=peek, one_kind=True
 )
 TestGoal32Moto = pytest.mark.ci_only(backend_machine(lambda: fresh("moto"), steps=STEPS, length=LENGTH, peek=peek))
+TestGoal32MotoObstore = pytest.mark.ci_only(
+    backend_machine(lambda: fresh("moto", client="obstore"), steps=STEPS, length=LENGTH, peek=peek)
+)
 
 
 # -- keys that others have made ----------------------------------------------------------------------------------------
@@ -484,6 +489,18 @@ def test_pain_9_it_works_in_another_process_and_in_a_forked_child(store):
             with multiprocessing.get_context(method).Pool(1) as pool:
                 assert pool.apply(ops.read_bytes, (store, "x")) == b"data"
     assert ops.read_bytes(store, "x") == b"data"
+
+
+def test_close_ends_the_connections_of_its_own_client():
+    with Proxy(server("seaweedfs")["port"]) as proxy, fresh("seaweedfs", endpoint=proxy.url) as store:
+        plant(store, "x", b"data")
+        assert ops.read_bytes(store, "x") == b"data"
+        assert proxy.connections == 1
+        assert proxy._sockets, "the client keeps the connection for the next call"
+        client = store.client  # or the garbage collector might end the connections
+        store.close()
+        until(lambda: not proxy._sockets)
+        assert client.sdk is not None
 
 
 def test_a_missing_bucket_is_not_found_never_an_empty_one(store):
