@@ -337,8 +337,11 @@ def test_addresses_of_clouds_relays_and_documentation_are_blocked(address):
 # -- close and abort from another thread -------------------------------------------------------------------------------
 
 
-def stopped(call, asked, stop):
-    """What ``call`` raises in a thread, when ``stop`` runs after the server was ``asked`` and before it answers."""
+def stopped(call, asked, stop, over):
+    """Return what ``call`` raises in a thread if ``stop`` runs after the server was ``asked`` and before it answers.
+
+    Sets ``over`` at the end, also if an assertion fails, so that the server answers.
+    """
     failed = []
 
     def run():
@@ -347,12 +350,15 @@ def stopped(call, asked, stop):
         except Exception as error:
             failed.append(error)
 
-    thread = threading.Thread(target=run)
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    assert asked.wait(LIMIT)
-    stop()
-    thread.join(LIMIT)
-    assert not thread.is_alive()
+    try:
+        assert asked.wait(LIMIT)
+        stop()
+        thread.join(LIMIT)
+        assert not thread.is_alive()
+    finally:
+        over.set()
     return failed[0]
 
 
@@ -371,8 +377,7 @@ def test_an_abort_ends_an_upload_that_waits_for_its_answer(at, retries):
 
     writer = at(answer, dav=True, read_timeout=NEVER, policy=RequestPolicy(retries=retries)).open_writer("x")
     writer.write(b"1")
-    assert isinstance(stopped(writer.close, asked, writer.abort), WriterClosed)
-    over.set()
+    assert isinstance(stopped(writer.close, asked, writer.abort, over), WriterClosed)
 
 
 @pytest.mark.parametrize("retries", [1, 5])
@@ -389,5 +394,4 @@ def test_a_close_ends_a_read_that_asks_again_and_waits(at, retries):
 
     reader = at(answer, read_timeout=NEVER, policy=RequestPolicy(retries=retries)).open_reader("x")
     assert reader.read(1000) == b"x" * 1000
-    assert isinstance(stopped(lambda: reader.read(10), asked, reader.close), ReaderClosed)
-    over.set()
+    assert isinstance(stopped(lambda: reader.read(10), asked, reader.close, over), ReaderClosed)

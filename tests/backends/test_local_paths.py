@@ -268,15 +268,15 @@ def test_creating_beneath_stays_beneath(tmp_path: Path, walk: bool) -> None:
 
 @contextlib.contextmanager
 def swapping(here: Path, there: Path) -> Iterator[Callable[[], int]]:
-    """Another process exchanges the two names until the block ends; yields how often it has done so."""
+    """Let another process exchange the two names until the block or this process ends; yields the count so far."""
     exchange = ctypes.CDLL(None, use_errno=True).renameat2
     one, two = os.fsencode(here), os.fsencode(there)
     if exchange(-100, one, -100, two, 2) != 0:
         pytest.skip("this file system cannot exchange two names")
     made, over = memoryview(mmap.mmap(-1, 8)).cast("Q"), mmap.mmap(-1, 1)
-    child = os.fork()
+    parent, child = os.getpid(), os.fork()
     if child == 0:
-        while not over[0] and exchange(-100, one, -100, two, 2) == 0:
+        while not over[0] and os.getppid() == parent and exchange(-100, one, -100, two, 2) == 0:
             made[0] += 1
         os._exit(0 if over[0] else 1)
     try:
