@@ -1,4 +1,4 @@
-"""The spool's own disk is full: who writes waits, and what is delivered makes room."""
+"""The spool's own disk is full: the writing thread waits, and delivered records make room."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Small(FaultyOS):
 
 
 class Inline(Crew):
-    """What is short is done at once, by whoever asks for it; ``busy``: nobody has time for it."""
+    """Runs a short task at once, in the thread that asks for it. While ``busy``, the crew takes no tasks."""
 
     busy = False
 
@@ -70,7 +70,7 @@ class Inline(Crew):
 
 
 class Turning(Inline):
-    """Time passes while somebody waits, and only then, and not before the ``store`` holds number 0."""
+    """Advances the clock only while a thread waits, and only after the ``store`` holds number 0."""
 
     def __init__(self, timer, store):
         self.timer, self.store = timer, store
@@ -217,7 +217,7 @@ def test_a_batch_of_which_the_disk_takes_some_is_taken_as_far_as_it_goes(tmp_pat
     writer = spooled(Down(MemoryBackend(), down=True), tmp_path, spool=settings)
     scope = CancelScope()
     ends = threading.Thread(target=lambda: (until(lambda: writer._front._folder._rooms), scope.cancel()))
-    if when_full == "block":  # who writes waits, and no longer than this
+    if when_full == "block":  # the writing thread waits until it is cancelled
         ends.start()
     with pytest.raises(StorageError), scope:
         writer.write_many(RECORDS[:100])

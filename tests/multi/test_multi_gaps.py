@@ -19,8 +19,7 @@ from omnistorage.core import CopyOptions, SetMetadata, WriteOptions, power
 from omnistorage.ops import read_bytes, write_bytes
 from omnistorage.policies import CancelScope, deadline
 
-from ..delivery.conftest import until
-from ..waiting import LIMIT
+from ..waiting import LIMIT, until
 from .mirrors import entries, mirror, peeks, states, switches
 from .places import Switch, filled
 from .test_multi_last_word import NEW, Late, Lost, Meanwhile, killed

@@ -1,4 +1,4 @@
-"""A thousand small worlds, each decided by its seed; see ``simulation``."""
+"""Many small worlds, each decided by its seed (``SEEDS`` says how many); see ``simulation``."""
 
 from collections import Counter
 
