@@ -13,10 +13,11 @@ class Switch(Faulty):
 
     def __init__(self, inner=None, fails=()):
         super().__init__(MemoryBackend() if inner is None else inner)
-        self.down, self.fails, self.aborted = False, set(fails), 0
+        self.down, self.fails, self.aborted, self.refused = False, set(fails), 0, 0
 
     def _before(self, op, number):
         if self.down or op in self.fails:
+            self.refused += 1
             raise BackendUnavailable("pulled out")
 
     def _writer(self, writer, path):

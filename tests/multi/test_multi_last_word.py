@@ -405,12 +405,14 @@ def test_repair_waits_for_a_call_of_its_own_process_that_was_given_up():
     write_bytes(multi, "x", b"bytes")
     deaf.op = "delete"
     places[1].fails = places[2].fails = {"delete"}
-    with pytest.raises(DeadlineExceeded), deadline(0.05, Once(deaf.entered.is_set)):
+    late = Once(lambda: deaf.entered.is_set() and places[1].refused and places[2].refused)
+    with pytest.raises(DeadlineExceeded), deadline(0.05, late):
         multi.delete("x")
     places[1].fails = places[2].fails = set()
     assert multi.repair(grace=0).waiting
     deaf.go.set()
-    ended(multi, "t0")
+    for target in ("t0", "t1", "t2"):
+        ended(multi, target)
     assert multi.repair(grace=0).paths == ("x",)
     assert once(places, "x") is None  # it was done at one: it counts everywhere
 

@@ -24,7 +24,7 @@ from omnistorage import (
 from omnistorage.ops import read_bytes, write_bytes
 from omnistorage.policies import deadline
 
-from ..waiting import LIMIT
+from ..waiting import LIMIT, until
 from .mirrors import Once, entries, mirror, patient, peeks, switches
 from .places import Switch
 
@@ -55,11 +55,7 @@ class Deaf(Switch):
 def ended(multi, target):
     """Wait until what was given up at ``target`` has happened."""
     calls = multi.stuck._calls.get(target, [])
-    for _ in range(3000):
-        if all(turn.over for _, turn in calls):
-            return
-        threading.Event().wait(0.01)
-    raise AssertionError("it never ended")
+    until(lambda: all(turn.over for _, turn in calls))
 
 
 def two(mode="quorum", count=3):
