@@ -24,9 +24,8 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     selection.register(config)
-    if (
-        signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    ):  # a run in the background inherits this; our programs must not
+    # A run in the background inherits an ignored interrupt. The programs that the tests start must not.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if not hasattr(config, "workerinput"):  # workers use the servers of the process that started them
         option = config.option

@@ -1,9 +1,9 @@
 """Mutation testing of the modules that everything rests on, with mutmut.
 
-``./scripts/mutate`` lists the names of ``mutation.toml``; ``./scripts/mutate stages formats`` changes the code of these
-groups in one place at a time, runs their tests on each change, and prints for each module how many changes the tests
-noticed, and each one that survived as a diff. Of a module with more mutants than ``--sample``, a random sample is
-tested; ``--seed`` repeats one. Statements that raise are left alone, because tests do not read messages.
+``./scripts/mutate`` lists the groups of ``mutation.toml``. ``./scripts/mutate stages formats`` changes the code of
+these groups in one place at a time and runs their tests on each change. It prints the score of each module, and each
+change that survived as a diff. A module with more mutants than ``--sample`` is tested by a random sample, which
+``--seed`` repeats. Statements that raise are not changed: tests check the class of an error, and few read its message.
 """
 
 from __future__ import annotations

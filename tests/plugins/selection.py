@@ -53,7 +53,6 @@ class Selection:
 
     def __init__(self, config: pytest.Config) -> None:
         self.everything = budget.FULL or any("::" in arg for arg in config.args)
-        self.left_out: list[pytest.Item] = []
 
     @pytest.hookimpl(wrapper=True)
     def pytest_pycollect_makeitem(self, obj: Any) -> Iterator[None]:
