@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from . import budget, servers
-from .plugins import costs, selection, shake
+from .plugins import costs, hung, selection, shake
 
 settings.register_profile(
     "default", max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
@@ -33,6 +33,7 @@ def pytest_configure(config):
         whole_run = config.args == config.getini("testpaths") and not part
         servers.begin(*servers.EARLY if whole_run else ())
     costs.register(config)
+    hung.register(config)
     shake.register(config)
 
 
