@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from .errors import Cancelled, ConfigError, DeadlineExceeded, OutcomeUnknown, StorageError
+from .strands import wait_for
 
 T = TypeVar("T")
 
@@ -124,7 +125,7 @@ class Waiter:
     def wait(self, seconds: float | None = None) -> bool:
         """Wait until it is set, at most ``seconds``; whether it is."""
         with self._changed:
-            return self._changed.wait_for(self.is_set, seconds)
+            return wait_for(self._changed, self.is_set, seconds)
 
 
 def wait(

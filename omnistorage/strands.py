@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from contextvars import copy_context
@@ -23,6 +24,34 @@ from typing import Generic, TypeVar
 from .errors import Cancelled
 
 T = TypeVar("T")
+_LONGEST_WAIT = 0.5
+
+
+def wait_for(changed: threading.Condition, holds: Callable[[], object], seconds: float | None = None) -> bool:
+    """Wait until ``holds()`` is true, as ``changed.wait_for`` does, and go on hearing signals.
+
+    Python runs the handler of a signal on the main thread, when that next wakes. A signal that comes just before it
+    waits for a lock does not wake it, so the main thread wakes every half second here.
+
+    Args:
+        changed: Is held by the caller, and notified whenever ``holds()`` may have become true.
+        holds: What to wait for.
+        seconds: At most so long; None waits without a limit.
+
+    Returns:
+        Whether it holds.
+    """
+    if holds():
+        return True
+    if threading.current_thread() is not threading.main_thread():
+        return bool(changed.wait_for(holds, seconds))
+    end = None if seconds is None else time.monotonic() + seconds
+    while not holds():
+        left = _LONGEST_WAIT if end is None else min(_LONGEST_WAIT, end - time.monotonic())
+        if left <= 0:
+            return False
+        changed.wait(left)
+    return True
 
 
 class Pool:
@@ -114,8 +143,7 @@ class Strand(Generic[T]):
 
     def put(self, item: T) -> None:
         with self._changed:
-            while self._running and len(self._items) >= self._depth and not self._error and not self._cancelled:
-                self._changed.wait()
+            wait_for(self._changed, self._takes_more)
             self._check()
             self._items.append(item)
             if self._running:
@@ -126,11 +154,13 @@ class Strand(Generic[T]):
             if self._error is not None and not isinstance(self._error, Exception):
                 raise self._error  # an interrupt hit the caller's own thread
 
+    def _takes_more(self) -> bool:
+        return not self._running or len(self._items) < self._depth or self._error is not None or self._cancelled
+
     def join(self) -> None:
         """Wait until all items are done; raise the error of the one that failed."""
         with self._changed:
-            while self._running:
-                self._changed.wait()
+            wait_for(self._changed, lambda: not self._running)
             self._check()
 
     def _check(self) -> None:
@@ -186,8 +216,7 @@ class Ahead(Generic[T]):
         """The next item, or None at the end."""
         while True:
             with self._changed:
-                while self._running and not self._items:
-                    self._changed.wait()
+                wait_for(self._changed, lambda: self._items or not self._running)
                 if self._cancelled:
                     raise Cancelled("the work was given up")
                 item = self._items.popleft() if self._items else None

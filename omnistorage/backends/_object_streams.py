@@ -22,7 +22,7 @@ from ..errors import (
     StorageError,
     WriterClosed,
 )
-from ..strands import IO
+from ..strands import IO, wait_for
 from ._object_client import ObjectClient, Put, Upload
 from ._object_readers import Source
 from ._streams import WriterBase
@@ -73,8 +73,7 @@ class Parts:
         if most is not None and number > most:
             raise StorageError(f"an upload has at most {most} parts: give size= or a larger part_size")
         with self._changed:
-            while self.flying >= self._most and not self.stopped and self._error is None:
-                self._changed.wait()
+            wait_for(self._changed, lambda: self.flying < self._most or self.stopped or self._error is not None)
             self._check()
             self.flying += 1
         try:
@@ -108,8 +107,7 @@ class Parts:
     def join(self) -> None:
         """Wait until all parts have arrived; raises what kept one from it."""
         with self._changed:
-            while self.flying and not self.stopped:
-                self._changed.wait()
+            wait_for(self._changed, lambda: not self.flying or self.stopped)
             self._check()
         if len(self.tags) != self.sent:
             raise StorageError(f"of {self.sent} parts {len(self.tags)} have arrived", path=self._path, op="write")
@@ -129,8 +127,7 @@ class Parts:
     def settle(self) -> None:
         """Wait for what is on its way: a part that arrives after the upload was aborted would stay at the store."""
         with self._changed:
-            while self.flying:
-                self._changed.wait()
+            wait_for(self._changed, lambda: not self.flying)
 
 
 class ObjectWriter(WriterBase):

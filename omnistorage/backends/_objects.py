@@ -27,7 +27,7 @@ from ..errors import (
 )
 from ..paths import check_key, sort_key, suffixes
 from ..policies import RequestPolicy
-from ..strands import IO
+from ..strands import IO, wait_for
 from ._base import BackendBase, translating
 from ._object_client import Body, Get, ObjectClient, Page, Put, Upload
 from ._object_readers import NothingReader, ObjectReader
@@ -455,7 +455,6 @@ def _side_by_side(work: Callable[[int], None], numbers: range, most: int) -> Non
         if not IO.spawn(drain):
             drain()
     with changed:
-        while running:
-            changed.wait()
+        wait_for(changed, lambda: not running)
     if errors:
         raise errors[0]

@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 from ..core import ObjectInfo
-from ..strands import IO
+from ..strands import IO, wait_for
 
 CHUNK = 1 << 20
 
@@ -68,8 +68,7 @@ class Streamed:
         if not IO.spawn(fetch):
             fetch()
         with changed:
-            while not found and not self._stopped:
-                changed.wait()
+            wait_for(changed, lambda: found or self._stopped)
         if not found:
             raise ConnectionAbortedError("the reader was closed")
         if isinstance(found[0], BaseException):

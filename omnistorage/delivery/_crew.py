@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from threading import Condition, Thread
 
 from ..policies import Waiter, wait
-from ..strands import IO
+from ..strands import IO, wait_for
 
 
 def beside(call: Callable[[], object], patience: float) -> None:
@@ -45,7 +45,7 @@ class Crew:
 
     def until(self, changed: Condition, holds: Callable[[], bool]) -> None:
         """Wait for what those who publish do. Called with ``changed``, which is free meanwhile."""
-        changed.wait_for(holds)
+        wait_for(changed, holds)
 
     def wait(self, wake: Waiter, op: str, path: str | None = None) -> None:
         """Wait for whomever; cancellation and the deadline in force end that."""

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from ..core import Backend
 from ..errors import ConfigError, DeadlineExceeded, RecordError, StorageError
 from ..policies import CLOCK
-from ..strands import forks
+from ..strands import forks, wait_for
 from ._settings import Seconds, seconds
 from .rolling import RollingRecordWriter
 
@@ -171,8 +171,7 @@ class OmniHandler(logging.Handler):
             return False
         with self._changed:
             self._waiting += 1
-            while len(self._queue) >= self._size and not self._over and not self._closing:
-                self._changed.wait()
+            wait_for(self._changed, lambda: len(self._queue) < self._size or self._over or self._closing)
             self._waiting -= 1
         return True
 
@@ -335,8 +334,8 @@ class OmniHandler(logging.Handler):
         with self._changed:
             to = self._flush_to = self._taken
             self._changed.notify_all()
-            done = self._thread is None or self._changed.wait_for(
-                lambda: self._flushed >= to or self._over, self._timeout
+            done = self._thread is None or wait_for(
+                self._changed, lambda: self._flushed >= to or self._over, self._timeout
             )
         if not done:
             self._tell(DeadlineExceeded(f"the log was not flushed within {self._timeout} s", op="flush"))

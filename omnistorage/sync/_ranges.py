@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from ..core import ExtendedBackend, ListOptions, ObjectInfo
 from ..errors import InvalidPath, StorageError
+from ..strands import wait_for
 from ._cuts import Cuts, encoded, guesses, nowhere
 from ._pools import Lookers
 
@@ -196,7 +197,7 @@ class _Ranges:
         while not one.pages and not one.ended:
             self._work_on(one)
             if one.working:
-                self._changed.wait()
+                wait_for(self._changed, lambda: one.pages or one.ended or not one.working)
 
     def _work_on(self, one: _Range) -> None:
         if self._pool is not None and not (one.working or one.ended or len(one.pages) >= AHEAD):

@@ -6,6 +6,7 @@ the signal was heard. How many records were taken is in a file.
 
 import pathlib
 import queue
+import signal
 import socket
 import sys
 import threading
@@ -103,6 +104,9 @@ def is_handling():
 
 
 def main(folder, kind, within):
+    # A signal that comes just before Python waits in ``sleep``, ``queue`` or ``recv`` is heard when that next wakes up.
+    signal.signal(signal.SIGALRM, lambda number, frame: None)
+    signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
     store, spool = LocalBackend(f"{folder}/store"), None
     if kind in WHERE:
         store = Hangs(store, WHERE[kind])
@@ -123,6 +127,7 @@ def main(folder, kind, within):
             print("ready", flush=True)
             PROGRAMS[kind](writer)
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for thread in threading.enumerate():  # what still cleans up: a busy machine gives it less than its half second
             if thread.name == "omnistorage-drain":
                 thread.join(10)  # it may hang for ever in the store; the test waits for this program up to LIMIT

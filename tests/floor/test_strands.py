@@ -1,14 +1,16 @@
 """Strands: order, bounds, errors, no thread of their own, and no thread where none is free."""
 
+import _thread
 import gc
 import os
+import signal
 import threading
 import weakref
 
 import pytest
 
 from omnistorage.errors import Cancelled
-from omnistorage.strands import Ahead, Pool, Strand
+from omnistorage.strands import Ahead, Pool, Strand, wait_for
 
 from ..waiting import LIMIT
 
@@ -231,3 +233,29 @@ def test_a_forked_child_has_working_pools():
         finally:
             os._exit(verdict)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_signal_that_comes_just_before_the_main_thread_waits_is_heard():
+    """``interrupt_main`` notes a signal and wakes nobody, as one does that comes just before the wait."""
+    heard, changed = [], threading.Condition()
+
+    def signal_the_main_thread():
+        with changed:  # free once the main thread waits
+            _thread.interrupt_main(signal.SIGUSR1)
+
+    other = threading.Thread(target=signal_the_main_thread)
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: heard.append(number))
+    try:
+        with changed:
+            other.start()
+            assert wait_for(changed, lambda: heard, LIMIT)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    other.join()
+
+
+def test_a_wait_ends_after_its_seconds():
+    changed = threading.Condition()
+    with changed:
+        assert not wait_for(changed, lambda: False, 0.01)
+        assert not wait_for(changed, lambda: False, 0)
