@@ -12,7 +12,7 @@ import io
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
-from ..errors import CorruptData, RecordError
+from ..errors import ConfigError, CorruptData, RecordError
 from ..stages import BATCH_BYTES, BATCH_RECORDS, OnBad, StageBase
 from ._csv_scan import RowScanner
 from ._csv_settings import PARSERS, CsvSettings, Names
@@ -23,6 +23,10 @@ _BOM = b"\xef\xbb\xbf"
 
 class _Odd(Exception):
     """A row that is no record, and why."""
+
+
+class _Unusable(ConfigError):
+    """A callable of ``types`` that fails on the first value it gets: probably it takes something else than a text."""
 
 
 class Decoder(StageBase[bytes, list[Any]]):
@@ -223,6 +227,8 @@ class Decoder(StageBase[bytes, list[Any]]):
             value = values[place]
             try:
                 values[place] = None if value is None else parse(value)
+            except _Unusable:
+                raise
             except Exception as error:  # a callable's own
                 raise _Odd(f"column {name!r}: {value!r}: {error}") from error
         return dict(zip(names, values, strict=True)) if self._settings.rows == "dict" else values
@@ -241,7 +247,9 @@ class Decoder(StageBase[bytes, list[Any]]):
                 raise CorruptData(f"the header {list(names)} lacks the typed column {name!r}", offset=self._offset)
         self._names = names
         null = self._settings.null
-        self._types = [(place, name, _parser(types[name], null)) for place, name in enumerate(names) if name in types]
+        self._types = [
+            (place, name, _parser(name, types[name], null)) for place, name in enumerate(names) if name in types
+        ]
 
     def _bad(self, problem: str, offset: int, row: bytes) -> None:
         raw = row.removesuffix(b"\n")
@@ -268,10 +276,31 @@ class Decoder(StageBase[bytes, list[Any]]):
             yield good
 
 
-def _parser(kind: Any, null: str) -> Callable[[str], Any]:
-    parse = PARSERS[kind] if isinstance(kind, str) else kind
+def _parser(name: str, kind: Any, null: str) -> Callable[[str], Any]:
+    parse = PARSERS[kind] if isinstance(kind, str) else _tried(name, kind)
 
     def typed(text: str) -> Any:
         return None if not text or text == null else parse(text)
 
     return typed
+
+
+def _tried(name: str, parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """``parse``, which raises ``_Unusable`` if it fails on the first value it gets."""
+    works = False
+
+    def tried(text: str) -> Any:
+        nonlocal works
+        try:
+            value = parse(text)
+        except Exception as error:
+            if works:
+                raise
+            raise _Unusable(
+                f"csv types: column {name!r}: {parse!r} failed on the first value, {text!r}: {type(error).__name__}: "
+                f"{error}; give a callable that takes the text of a field, or one of {', '.join(PARSERS)}"
+            ) from error
+        works = True
+        return value
+
+    return tried

@@ -10,12 +10,13 @@ import csv
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
+from decimal import Decimal
 from typing import Any, Literal, get_args
 
 from ..errors import ConfigError
 
 Quoting = Literal["minimal", "all", "nonnumeric", "none"]
-Kind = Literal["int", "float", "bool", "str", "date", "datetime"]
+Kind = Literal["int", "float", "bool", "str", "date", "datetime", "decimal"]
 Names = tuple[str, ...]
 _QUOTING = {
     "minimal": csv.QUOTE_MINIMAL,
@@ -50,7 +51,18 @@ PARSERS: dict[str, Callable[[str], Any]] = {
     "str": str,
     "date": date.fromisoformat,
     "datetime": datetime.fromisoformat,
+    "decimal": _number(Decimal),
 }
+_CLASSES: dict[Any, Kind] = {
+    int: "int",
+    float: "float",
+    bool: "bool",
+    str: "str",
+    date: "date",
+    datetime: "datetime",
+    Decimal: "decimal",
+}
+"""The classes that mean a kind. Called with a text, ``bool`` would take "false" for true, and ``date`` would fail."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +151,7 @@ class CsvSettings:
                 raise ConfigError(
                     f"csv types: {name!r}: {kind!r}: use one of {', '.join(get_args(Kind))}, or a callable"
                 )
+            types[name] = _CLASSES.get(kind, kind) if kind.__hash__ else kind
             if not isinstance(self.header, str) and name not in self.header:
                 raise ConfigError(f"csv types names the column {name!r}, which the header has not")
         if types and self.header == "none":

@@ -34,9 +34,12 @@ class Csv(CsvSettings):
     **Columns.** A row with another number of fields than the header is a bad record, on writing one with other keys.
     ``extra="drop"`` drops what is too much, ``missing="null"`` takes what is missing for None.
 
-    **Values.** Read are strings. ``types`` names columns and what they are: int, float, bool (``true false 1 0``), str,
-    date, datetime (ISO 8601), or a callable; there an empty field and ``null`` are None, and what does not parse makes
-    a bad record. Written is the ``str`` of a value, for None ``null``; bytes and containers are refused.
+    **Values.** What is read are strings. ``types`` maps names of columns to what they hold: ``"int"``, ``"float"``,
+    ``"bool"`` (``true false 1 0``), ``"str"``, ``"date"``, ``"datetime"`` (ISO 8601), ``"decimal"``, or the class of
+    that name (``bool`` means ``"bool"``), or a callable that takes the text of a field. In these columns an empty field
+    and ``null`` are None. A value that does not parse makes a bad record, but a callable that fails on the first value
+    it gets raises ``ConfigError``. What is written is the ``str`` of a value, and ``null`` for None; bytes and
+    containers are refused.
 
     **Blank lines** are no records on reading. So a row without fields is refused on writing; ``[""]`` is ``""``.
 

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from omnistorage.errors import CorruptData, RecordError
+from omnistorage.errors import ConfigError, CorruptData, RecordError
 from omnistorage.formats.csv import Csv
 from omnistorage.stages import BATCH_RECORDS
 from omnistorage.testing.codecs import pieces
@@ -64,6 +64,36 @@ def test_typed_columns_give_values_and_what_does_not_parse_is_a_bad_record() -> 
         assert found == [{name: None, "u": "1"}, {name: None, "u": "3"}]
         assert str(errors[0]).startswith(f"record 2, byte 7: column '{name}': '{wrong}'")
     assert read(b"i,u\n7,x\n", rows="list", types={"i": "int"}) == [[7, "x"]]
+
+
+def test_a_class_means_the_kind_of_its_name() -> None:
+    classes = {
+        "i": int,
+        "f": float,
+        "b": bool,
+        "s": str,
+        "d": datetime.date,
+        "t": datetime.datetime,
+        "c": decimal.Decimal,
+    }
+    kinds = {"i": "int", "f": "float", "b": "bool", "s": "str", "d": "date", "t": "datetime", "c": "decimal"}
+    assert Csv(types=classes) == Csv(types=kinds)
+    data = b"i,f,b,s,d,t,c\n1,2,false,x,2026-01-02,2026-01-02T03:04:05,1.10\n"
+    assert read(data, types=classes) == read(data, types=kinds)
+    assert read(b"ok\nfalse\n0\ntrue\n", types={"ok": bool}) == [{"ok": False}, {"ok": False}, {"ok": True}]
+    errors: list[RecordError] = []
+    assert read(b"i,c\n1_0,1\n1,1_0\n", on_bad=errors.append, types={"i": int, "c": decimal.Decimal}) == []
+    assert len(errors) == 2
+
+
+def test_a_callable_that_fails_on_its_first_value_is_a_wrong_setting_and_later_a_bad_record() -> None:
+    for first in (b"when\n2026-01-02\n", b'when\n""\n2026-01-02\n'):
+        errors: list[RecordError] = []
+        with pytest.raises(ConfigError):
+            read(first, on_bad=errors.append, types={"when": lambda text: datetime.date(text)})
+        assert errors == []
+    assert read(b"n\n1\nx\n", on_bad=errors.append, types={"n": lambda text: int(text)}) == [{"n": 1}]
+    assert [error.raw for error in errors] == [b"x"]
 
 
 def test_codec_csv_strict_a_closed_quote_ends_the_field() -> None:
