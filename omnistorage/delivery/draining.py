@@ -65,6 +65,7 @@ def _can(writer: Any) -> bool:
 
 class _Draining(AbstractContextManager[None]):
     _depth = 0  # calls of writers that the main thread is inside of, whichever block they are of
+    _noting = 0  # handlers that the main thread is inside of, and that have not told every block yet
     _pulling = False  # whether it is inside of what was given to ``write_many``
     _inner: _Draining | None = None  # the block within this one that a signal found first
     _blocks: ClassVar[list[_Draining]] = []  # those that the main thread is inside of
@@ -155,7 +156,13 @@ class _Draining(AbstractContextManager[None]):
             raise SystemExit(128 + number)
         reminded, self._reminded = self._reminded, False
         if not reminded:
-            self._note(number)
+            _Draining._noting += 1
+            try:
+                self._note(number)
+            finally:
+                _Draining._noting -= 1
+        if _Draining._noting:  # this handler interrupted another one, which has yet to tell the outer blocks
+            return
         if self._leaving or (reminded and self._raised) or _is_at_an_end(frame):
             return
         if not self._depth or self._over.is_set():  # writers that are over can take no harm

@@ -25,6 +25,7 @@ from omnistorage import (
     WriterClosed,
 )
 from omnistorage.delivery import OmniHandler, RollingRecordWriter, Spool, _roller, draining
+from omnistorage.policies import Waiter
 
 from ..budget import pick
 from ..waiting import LIMIT, until
@@ -214,6 +215,24 @@ def test_blocks_are_nested():
     stores = [MemoryBackend(), MemoryBackend()]
     outer, inner = (RollingRecordWriter(store, "{seq}.ndjson") for store in stores)
     with pytest.raises(SystemExit), outer, drains(outer), inner, drains(inner):
+        outer.write({"n": 0})
+        inner.write({"n": 1})
+        told()
+    assert [numbers(store) for store in stores] == [[0], [1]]
+
+
+def test_an_inner_block_that_is_drained_at_once_does_not_keep_the_signal_from_the_outer_one():
+    stores = [MemoryBackend(), MemoryBackend()]
+    outer, inner = (RollingRecordWriter(store, "{seq}.ndjson") for store in stores)
+    around, block = drains(outer), drains(inner)
+
+    class Late(Waiter):
+        def set(self):
+            block._thread.join(LIMIT)  # its last step is to remind the main thread by a signal
+            super().set()
+
+    around._wake = Late()
+    with pytest.raises(SystemExit), outer, around, inner, block:
         outer.write({"n": 0})
         inner.write({"n": 1})
         told()
