@@ -180,8 +180,10 @@ class Features:
     """What is true of a backend under its configuration, known without I/O and conservative where it cannot be known.
 
     The first rows are abilities, off by default; then three flags that are true when the power of that name is there;
-    then facts: ``hashes`` the digests that listings or ``stat`` may carry, ``modified_precision`` of ``modified_at``
-    (None: no times), ``case_sensitive`` names, ``normalizes`` the Unicode form the store forces on names, if any.
+    then facts: ``hashes`` the digests that listings or ``stat`` may carry, ``kept_hashes`` those of them that were
+    noted when the object was written (only a read shows whether its bytes still have them), ``modified_precision`` of
+    ``modified_at`` (None: no times), ``case_sensitive`` names, ``normalizes`` the Unicode form the store forces on
+    names, if any.
     """
 
     read: bool = False
@@ -207,6 +209,7 @@ class Features:
     append: bool = False
 
     hashes: frozenset[str] = frozenset()
+    kept_hashes: frozenset[str] = frozenset()
     modified_precision: timedelta | None = None
     case_sensitive: bool = True
     normalizes: str | None = None

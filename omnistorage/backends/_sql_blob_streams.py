@@ -26,6 +26,7 @@ from ..errors import (
 )
 from ._sql import Link
 from ._sql_blob_change import Publication, as_json, new_token
+from ._sql_blob_check import check_size, digest_check
 from ._sql_blob_garbage import pin
 from ._sql_blob_list import as_time
 from ._sql_blob_table import INLINE
@@ -43,11 +44,14 @@ class InlineReader(Closes):
     _closed = False
     _at = 0
 
-    def __init__(self, row: Any, to_info: Callable[[Any], ObjectInfo], data: bytes, path: str) -> None:
+    def __init__(
+        self, row: Any, to_info: Callable[[Any], ObjectInfo], data: bytes, path: str, *, whole: bool = False
+    ) -> None:
         self._row = row
         self._to_info = to_info
         self._data = data
         self._path = path
+        self._check = digest_check(path, row[4], whole)
 
     @cached_property
     def info(self) -> ObjectInfo:
@@ -60,6 +64,10 @@ class InlineReader(Closes):
 
     def read(self, size: int = -1, /) -> bytes:
         start, data = self._at, self._data
+        if self._check is not None and not self._closed:
+            self._check.update(data)
+            self._check.end()
+            self._check = None
         self._at = start + size if size >= 0 else len(data)
         found = data[start : self._at]
         if self._closed:  # perhaps by another thread, just now
@@ -87,10 +95,13 @@ class ChunkReader(ReaderBase):
         self._window = _FIRST_FETCH
         self._pinned = time.monotonic()
         self._link: Link | None = None
+        self._check = digest_check(info.path, info.hash("sha256"), self._at == 0 and self._stop == size)
 
     def _read(self, size: int) -> bytes:
         if self._used == len(self._held):
             if self._at == self._stop:
+                if self._check is not None:
+                    self._check.end()
                 return b""
             self._held, self._used = self._fetch(size), 0
             if len(self._held) <= size:  # handed on as it is
@@ -107,6 +118,8 @@ class ChunkReader(ReaderBase):
         if len(found) != wanted:
             raise CorruptData("a part of the blob is missing", path=self._info.path, offset=self._at, op="read")
         self._at += wanted
+        if self._check is not None:
+            self._check.update(found)
         return found
 
     def _part(self, link: Link, seq: int, start: int, wanted: int) -> bytes:
@@ -144,8 +157,11 @@ class ColumnReader(ReaderBase):
         super().__init__(info)
         self._from, self._link, self._blob = backend, link, blob
         size = len(blob)
+        if "size" in backend._table.present:
+            check_size(info.path, info.size, size)
         at = min(options.offset, size)
         self._left = size - at if options.length is None else min(size - at, options.length)
+        self._check = digest_check(info.path, info.hash("sha256"), self._left == size)
         self._pid = getpid()
         blob.seek(at)
 
@@ -157,6 +173,8 @@ class ColumnReader(ReaderBase):
         except Exception as error:
             raise self._from._db.translated(error, "read", self._info.path) from error
         self._left -= len(data)
+        if self._check is not None:
+            self._check.update(data) if data else self._check.end()
         return data
 
     def _release(self) -> None:

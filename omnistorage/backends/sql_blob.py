@@ -38,6 +38,7 @@ from ..secret import Secret
 from ._base import BackendBase
 from ._sql import Database, Link
 from ._sql_blob_change import Transfer, as_json, delete, new_token
+from ._sql_blob_check import check_size
 from ._sql_blob_existing import find
 from ._sql_blob_garbage import collect, discard, keys_of, pin, remove, stale, sweep
 from ._sql_blob_list import (
@@ -74,6 +75,7 @@ _FEATURES = Features(
     user_metadata=True,
     set_modified=True,
     hashes=frozenset({"sha256"}),
+    kept_hashes=frozenset({"sha256"}),
     modified_precision=timedelta(microseconds=1),
 )
 _OURS = "omnistorage_objects"
@@ -244,7 +246,9 @@ class SQLBlobBackend(BackendBase):
             if options.if_match is not None or options.if_none_match is not None:
                 check_conditions(self._to_info(row), options, self.name)
             if row[7] is None:
-                return InlineReader(row, self._to_info, row[8] if type(row[8]) is bytes else as_bytes(row[8]), path)
+                data = row[8] if type(row[8]) is bytes else as_bytes(row[8])
+                check_size(path, row[1] if whole else _part_size(row[1], options), len(data))
+                return InlineReader(row, self._to_info, data, path, whole=whole)
             if pin(link, table, row[7], self._lease):
                 return ChunkReader(self, self._to_info(row), row[7], options)
         raise CorruptData("the chunks of this object are missing", path=path, backend=self.name, op="open_reader")
@@ -265,9 +269,11 @@ class SQLBlobBackend(BackendBase):
                 capability="max_blob_size", path=path, backend=self.name, op="open_reader",
             )  # fmt: skip
         data = as_bytes(row[8])
+        if "size" in table.present:
+            check_size(path, info.size, len(data))
         stop = len(data) if options.length is None else options.offset + options.length
         part = data if options.offset == 0 and stop >= len(data) else data[options.offset : stop]
-        return InlineReader(row, self._to_info, part, path)
+        return InlineReader(row, self._to_info, part, path, whole=part is data)
 
     def _streamed(self, path: str, options: ReadOptions) -> Reader:
         """On a connection of its own, inside a snapshot that lasts as long as the reader."""
@@ -430,6 +436,12 @@ class SQLBlobBackend(BackendBase):
         return stale(link, self._table, after, age)
 
 
+def _part_size(size: int, options: ReadOptions) -> int:
+    """How many bytes of a body of ``size`` bytes are asked for."""
+    rest = max(0, size - options.offset)
+    return rest if options.length is None else min(rest, options.length)
+
+
 def _restore(
     source: Any, password: Any, policy: Any, table_name: str, create_table: bool, columns: Any, most: int,
     timeout: float, busy_timeout: float, lease: float,
@@ -459,5 +471,6 @@ def _features_of(columns: Mapping[str, str]) -> Features:
         set_modified="modified_at" in columns,
         lazy_read=False,
         hashes=_FEATURES.hashes if "digest" in columns else frozenset(),
+        kept_hashes=_FEATURES.hashes if "digest" in columns else frozenset(),
         modified_precision=_FEATURES.modified_precision if "modified_at" in columns else None,
     )

@@ -210,6 +210,7 @@ def features_of_tiers(places: Sequence[Place], writes: Sequence[Place], *, match
         stat=flags["read"],
         dirs=bool(written) and all(one.dirs for one in (every if match else written)),
         hashes=frozenset().union(*(one.hashes for one in every)),
+        kept_hashes=frozenset().union(*(one.kept_hashes for one in every)),
         modified_precision=max(known) if known else None,
         case_sensitive=all(one.case_sensitive for one in every),
         normalizes=next((one.normalizes for one in every if one.normalizes), None),

@@ -185,10 +185,12 @@ class Reading(StoreBase):
     # -- digests -------------------------------------------------------------------------------------------------------
 
     def checksum(self, path: StorePath, algorithm: str = "sha256") -> str:
-        """The object's digest in hexadecimal: the store's own where it keeps one, else of its bytes, streamed."""
+        """The object's digest in hexadecimal: the one that the store states of what it holds, else of its bytes, which
+        are read as a stream."""
         wanted = algorithm.lower().replace("-", "")
         info = self.stat(path)
-        if known := info.hash(wanted):
+        known = info.hash(wanted)
+        if known and wanted not in self._at.features.kept_hashes:
             return known
         digest = new_hash(wanted)
         with self._reader(path, "checksum", ReadOptions(if_match=info.etag)) as reader:

@@ -103,7 +103,7 @@ class Encrypt(Wrapper):
         self._keys = Keyring(keys, key_id)
         self._randomness = randomness
         super().__init__(inner)
-        self.features = replace(self.features, hashes=frozenset())
+        self.features = replace(self.features, hashes=frozenset(), kept_hashes=frozenset())
 
     @property
     def key_id(self) -> str:

@@ -43,6 +43,7 @@ from omnistorage.paths import sort_key
 from omnistorage.policies import Backoff, RequestPolicy
 from omnistorage.registry import backend_names, locate, open_backend
 from omnistorage.secret import Secret
+from omnistorage.store import Store
 from omnistorage.testing._kit import get, payload, put
 
 from ..budget import pick
@@ -569,6 +570,44 @@ def test_a_blob_whose_chunks_are_gone_is_corrupt_not_short(backend):
         connection.execute(f"DELETE FROM {backend.table_name}_blobs")
     with pytest.raises(CorruptData):
         backend.open_reader("x")
+
+
+def damage(backend, path, change, *, chunk=None):
+    """Replace the bytes of ``path``, or of one of its chunks, in the table."""
+    with raw(backend) as connection:
+        table, column, value = backend.table_name, key_column(connection), as_key(connection, path)
+        if chunk is not None:
+            table, column, value = f"{table}_chunks", "seq", chunk
+        ((found,),) = connection.execute(f"SELECT data FROM {table} WHERE {column} = ?", (value,))
+        connection.execute(f"UPDATE {table} SET data = ? WHERE {column} = ?", (change(bytes(found)), value))
+
+
+@pytest.mark.parametrize("change", [lambda data: data[:3], lambda data: data + b"x", lambda data: data[::-1]])
+def test_a_small_body_that_was_changed_in_the_table_is_corrupt(backend, change):
+    put(backend, "x", b"hello world")
+    damage(backend, "x", change)
+    store = Store(backend)
+    for read in (lambda: get(backend, "x"), lambda: store.verify("x", "0" * 64), lambda: store.checksum("x")):
+        with pytest.raises(CorruptData):
+            read()
+    if len(change(b"hello world")) < 10:
+        with pytest.raises(CorruptData):
+            backend.open_reader("x", ReadOptions(offset=1, length=9))
+
+
+@pytest.mark.parametrize("change", [lambda data: data[:3], lambda data: bytes(len(data))])
+def test_a_chunk_that_was_changed_in_the_table_is_corrupt(backend, change):
+    put(backend, "x", payload(3 * MIB))
+    damage(backend, "x", change, chunk=1)
+    with pytest.raises(CorruptData):
+        get(backend, "x")
+    with backend.open_reader("x") as reader, pytest.raises(CorruptData):
+        while reader.read(100_000):
+            pass
+    with pytest.raises(CorruptData):
+        Store(backend).checksum("x")
+    with backend.open_reader("x", ReadOptions(length=MIB)) as reader:
+        assert reader.read() == payload(3 * MIB)[:MIB]
 
 
 # --- errors, secrets, configuration -----------------------------------------------------------------------------------
