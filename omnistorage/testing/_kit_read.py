@@ -6,9 +6,29 @@ import threading
 
 import pytest
 
+from .. import ops
+from ..backends.memory import MemoryBackend
 from ..core import Backend, ReadOptions, Versions, power
-from ..errors import CapabilityNotSupported, InvalidPath, NotFound, PreconditionFailed, ReaderClosed, StorageError
+from ..errors import (
+    BackendUnavailable,
+    CapabilityNotSupported,
+    InvalidPath,
+    NotFound,
+    PreconditionFailed,
+    ReaderClosed,
+    StorageError,
+)
+from ..policies import Backoff, RequestPolicy
 from ._kit import Kit, flags, get, ours, payload, put, refused
+from .faults import Faulty
+
+
+class _BreaksOnce(Faulty):
+    """The second read fails as a dropped connection does, once."""
+
+    def _before(self, op: str, number: int) -> None:
+        if op == "read" and self.log.count("read") == 2:
+            raise BackendUnavailable("dropped")
 
 
 class ReadTests(Kit):
@@ -154,6 +174,22 @@ class ReadTests(Kit):
                 assert head + reader.read() in (old, new)
             except StorageError:
                 pass  # noticing the change and refusing is as good
+
+    def test_a_transfer_goes_on_where_reading_broke_off(self, backend: Backend) -> None:
+        data, source, target = payload((2 << 20) + 10), _BreaksOnce(backend), MemoryBackend()
+        put(backend, "x", data)
+        with backend.open_reader("x") as reader:
+            info = reader.info
+        told_apart = info.etag is not None or (info.size is not None and info.modified_at is not None)
+        policy = RequestPolicy(retries=1, backoff=Backoff(base=0))
+        if flags(backend).range_read and told_apart:
+            ops.transfer(source, "x", target, "y", policy=policy)
+            assert get(target, "y") == data
+            assert source.log.count("open_reader") == 2
+            return
+        with ours(BackendUnavailable):
+            ops.transfer(source, "x", target, "y", policy=policy)
+        assert not target.exists("y")
 
     def test_readers_do_not_share_a_position(self, backend: Backend) -> None:
         put(backend, "x", b"0123456789")
