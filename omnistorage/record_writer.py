@@ -6,6 +6,7 @@ A record is encoded on the caller's thread; coding and transport run beside it (
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Callable, Iterable
 from typing import Generic, NoReturn, TypeVar
 
@@ -18,6 +19,7 @@ from .strands import forks
 from .streams import BLOCK, EncodedWriter
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 _ON_EXCEPTION = ("abort", "commit_whole_records")
 
 
@@ -33,7 +35,12 @@ class RecordWriter(Publishes, Generic[T]):
 
     A record that cannot be encoded raises ``RecordError`` (or goes where ``on_error`` says) and leaves the writer
     usable; an error of codec or sink poisons it. ``records`` counts what was taken, ``bad`` the rest.
+
+    A writer that is dropped without ``close`` publishes nothing, and logs a warning with the number of records lost.
     """
+
+    warns = True
+    """Whether it logs that; one that counts the records of many writers does so itself."""
 
     def __init__(
         self,
@@ -209,3 +216,7 @@ class RecordWriter(Publishes, Generic[T]):
             self.close()  # one that fails has aborted
         else:
             self.abort()
+
+    def __del__(self) -> None:
+        if self.warns and not getattr(self, "_ended", True) and self._forks == forks[0] and self._count:
+            log.warning("a record writer was dropped without close; records lost: %d", self._count)

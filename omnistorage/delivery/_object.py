@@ -119,6 +119,7 @@ class OpenObject:
         except BaseException:
             sink.abort()
             raise
+        self.writer.warns = False
         self.compressed = codec is not None
         self.first = self.last = since
         self.records = 0

@@ -4,6 +4,7 @@ the promises; a writer with a spool makes one engine after another, as the store
 
 from __future__ import annotations
 
+import logging
 import threading
 import warnings
 import weakref
@@ -19,6 +20,7 @@ from ._object import OpenObject, Progress, letters
 
 __all__ = ["PATIENCE", "Hooks", "Roller"]
 
+log = logging.getLogger(__name__)
 _beginning = threading.Lock()
 PATIENCE = 0.25
 """How many seconds each of the two waits takes at most that clean up behind a deadline."""
@@ -303,6 +305,8 @@ class Roller(Intake):
     def __del__(self) -> None:
         if self._state == "open" and self._forks == forks[0]:
             self._state = "aborted"
+            if lost := sum(opened.records for opened in self._objects.open.values()):
+                log.warning("a rolling writer was dropped without close; records lost: %d", lost)
             warnings.warn(
                 "a rolling writer was dropped without close: what was not rolled is discarded",
                 ResourceWarning,

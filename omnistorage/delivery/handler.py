@@ -12,13 +12,14 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from os import PathLike
 from typing import Any, NamedTuple
 
 from ..core import Backend
 from ..errors import ConfigError, DeadlineExceeded, RecordError, StorageError
-from ..policies import CLOCK
+from ..policies import CLOCK, Backoff
 from ..strands import forks, wait_for
 from ._settings import Seconds, seconds
 from .rolling import RollingRecordWriter
@@ -33,10 +34,19 @@ _SAFE = frozenset((bool, float, type(None)))
 
 
 class Shipped(NamedTuple):
-    """Counters of log records. ``taken`` came in; ``handed`` of them went to the writer, ``queued`` wait. ``dropped``
-    met a full queue; ``lost`` were in the queue when the handler failed, or came to one that had failed or was closed;
-    ``bad`` could not be made or written. ``own`` are those of omnistorage and its threads, ``refused`` those of a
-    forked child. ``repaired`` counts values that no format holds, which were written as their ``repr``."""
+    """Counters of log records.
+
+    Attributes:
+        taken: Came in.
+        handed: Went to a writer.
+        queued: Wait for it.
+        dropped: Met a full queue.
+        lost: Were handed to a writer that failed before it published them, or came to a handler that was closed.
+        bad: Could not be made or written.
+        own: Those of omnistorage and its threads, which are not shipped.
+        refused: Those of a forked child.
+        repaired: Values that no format holds, which were written as their ``repr``.
+    """
 
     taken: int
     handed: int
@@ -64,11 +74,17 @@ class OmniHandler(logging.Handler):
     At most ``queue_size`` records wait. Beyond that ``when_full="block"`` makes the log call wait for room, ``"drop"``
     drops the record, counts it, and logs one line that says how many were dropped once there is room.
 
-    The log call never raises. What goes wrong in the store is in ``error``, is told once by ``handleError``, and from
-    then on records are lost, and counted in ``progress``. ``flush`` waits until all is written and flushed, ``close``
-    until all is published (or flushed, if the writer was given), each ``timeout`` seconds at most; ``logging.shutdown``
-    calls both when the program ends. Records of loggers below ``omnistorage`` and of its threads are not shipped, as
-    writing them would make more of them. A forked child ships nothing: it makes its own handler.
+    The log call never raises. When the store fails, the handler says so once by ``handleError``, keeps the error in
+    ``error``, and loses the records that its writer had not published; ``spool=`` among the settings keeps these.
+    Then it tries one record at a time with a new writer, after pauses that grow (``backoff``), while others wait in
+    the queue; what does not fit is dropped, with ``when_full="block"`` too. Once a record is published all go on, and
+    one line says how many were lost. A writer that was given, and one with deterministic names and no spool, cannot be
+    made anew: from its failure on records are lost.
+
+    ``flush`` waits until all is written and flushed, ``close`` until all is published (or flushed, if the writer was
+    given), each ``timeout`` seconds at most, and no longer than until the store fails; ``logging.shutdown`` calls both
+    when the program ends. Records of loggers below ``omnistorage`` and of its threads are not shipped, as writing them
+    would make more of them. A forked child ships nothing: it makes its own handler.
     """
 
     def __init__(
@@ -82,6 +98,7 @@ class OmniHandler(logging.Handler):
         time: str = "epoch",
         fields: Callable[[logging.LogRecord], Any] | None = None,
         timeout: float = 10.0,
+        backoff: Backoff = Backoff(base=1.0, cap=60.0),  # noqa: B008  # frozen
         **settings: Any,
     ) -> None:
         if type(queue_size) is not int or queue_size < 1:
@@ -91,16 +108,22 @@ class OmniHandler(logging.Handler):
         if time not in ("epoch", "iso"):
             raise ConfigError(f"time={time!r}: use epoch or iso")
         self._owned = template is not None
+        self._make: Callable[[], RollingRecordWriter] | None = None
+        self._spools = settings.get("spool") is not None
         writer: Any = target
         if template is not None:
             own_time = {} if fields is not None else {"time_field": "time"}
-            writer = RollingRecordWriter(target, template, **{**own_time, **settings})
+            make = partial(RollingRecordWriter, target, template, **{**own_time, **settings})
+            writer = make()
+            if self._spools or settings.get("names") != "deterministic":  # else it would begin at number 0 again
+                self._make = make
         elif settings or not (hasattr(target, "write_many") and hasattr(target, "progress")):
             raise ConfigError("OmniHandler takes a RollingRecordWriter, or a target, a template and settings")
         self.writer: RollingRecordWriter = writer
         self.error: BaseException | None = None
         self._size, self._drops, self._iso, self._timeout = queue_size, when_full == "drop", time == "iso", timeout
-        self._fields = fields
+        self._fields, self._backoff = fields, backoff
+        self._failing, self._failures, self._lost_before = False, 0, 0
         self._queue: deque[tuple[Any, str]] = deque()
         self._changed = threading.Condition()
         self._asleep = self._closing = self._over = False
@@ -166,14 +189,18 @@ class OmniHandler(logging.Handler):
 
     def _has_room(self) -> bool:
         """In a full queue: wait for room, or count what is dropped."""
-        if self._drops:
+        if not self._drops:
+            with self._changed:
+                self._waiting += 1
+                wait_for(self._changed, self._goes_on)
+                self._waiting -= 1
+        if self._drops or (self._failing and len(self._queue) >= self._size and not self._over):
             self._dropped += 1
             return False
-        with self._changed:
-            self._waiting += 1
-            wait_for(self._changed, lambda: len(self._queue) < self._size or self._over or self._closing)
-            self._waiting -= 1
         return True
+
+    def _goes_on(self) -> bool:
+        return len(self._queue) < self._size or self._over or self._closing or self._failing
 
     def _row(self, record: logging.LogRecord) -> dict[str, Any]:
         text = record.getMessage() if self.formatter is None else self.formatter.format(record)
@@ -233,13 +260,11 @@ class OmniHandler(logging.Handler):
     def _drain(self) -> None:
         try:
             while self._has_work():
-                batch = [self._queue.popleft() for _ in range(min(_BATCH, len(self._queue)))]
-                if self._waiting:
-                    with self._changed:
-                        self._changed.notify_all()
-                self._hand(batch)
-                self._tell_of_drops()
-                self._flush_if_asked()
+                try:
+                    self._ship()
+                except Exception as error:
+                    self._recover(error)
+            self._tell_of_losses()
             self._settle(self.writer.close if self._owned else self.writer.flush)
         except BaseException as error:  # nobody above could tell it
             self._fail(error)
@@ -259,34 +284,95 @@ class OmniHandler(logging.Handler):
             self._asleep = False
         return True
 
+    def _ship(self) -> None:
+        tries = self._failing and not self._closing  # one record shows whether the store is back
+        batch = [self._queue.popleft() for _ in range(min(1 if tries else _BATCH, len(self._queue)))]
+        if self._waiting:
+            with self._changed:
+                self._changed.notify_all()
+        self._hand(batch)
+        if tries and batch:
+            (self.writer.flush if self._spools else self.writer.roll)()
+            self._failing, self._failures = False, 0
+            self._tell_of_losses()
+        self._tell_of_drops()
+        self._flush_if_asked()
+
     def _hand(self, batch: list[tuple[Any, str]]) -> None:
         rows = [row for row, _ in batch]
-        done = 0
-        while done < len(rows):
+        done = before = start = 0
+        try:
+            while done < len(rows):
+                try:
+                    if not self._owned:  # others may write beside: only one by one it is known which record was bad
+                        self.writer.write(rows[done])
+                        done += 1
+                        continue
+                    before, start = self.writer.progress.taken, done
+                    self.writer.write_many(islice(rows, done, None))
+                    done = len(rows)
+                except RecordError as error:
+                    done += self.writer.progress.taken - before if self._owned else 1
+                    self._bad += 1
+                    self._unwritten += 1
+                    self._tell(error, *batch[done - 1])
+        except BaseException:
+            if self._make is not None:  # what the failed writer has not taken goes to the next one
+                done = start + self.writer.progress.taken - before
+                self._queue.extendleft(reversed(batch[done:]))
+            raise
+        finally:
+            self._done += done
+
+    def _recover(self, error: Exception) -> None:
+        """Make another writer, after pauses; raises the error if there can be none, or the handler is being closed."""
+        if self._make is None or self._closing:
+            raise error
+        if not self._failing:
+            self._tell(error, "log records are lost until the store works again; progress.lost counts them")
+        self._give_up_writer()
+        while True:
+            self.error = error
+            self._failures += 1
+            with self._changed:
+                self._failing = True
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: self._closing, self._backoff.delay(self._failures))
             try:
-                if not self._owned:  # others may write beside: only one by one it is known which record was bad
-                    self.writer.write(rows[done])
-                    done += 1
-                    continue
-                before = self.writer.progress.taken
-                self.writer.write_many(islice(rows, done, None))
-                done = len(rows)
-            except RecordError as error:
-                done += self.writer.progress.taken - before if self._owned else 1
-                self._bad += 1
-                self._unwritten += 1
-                self._tell(error, *batch[done - 1])
-        self._done += len(rows)
+                self.writer = self._make()
+                return
+            except StorageError as again:
+                if self._closing:
+                    raise
+                error = again
+
+    def _give_up_writer(self) -> None:
+        """Discard what the writer has not published, and count it."""
+        try:
+            self.writer.abort()
+        except StorageError:  # the first error is told
+            pass
+        now = self.writer.progress
+        self._lost += now.lost if self._spools else now.taken - now.records - now.bad - now.late
+
+    def _tell_of_losses(self) -> None:
+        count, self._lost_before = self._lost - self._lost_before, self._lost
+        if count:
+            self._say("%d log records were lost: the store had failed", lost=count)
 
     def _tell_of_drops(self) -> None:
         count = self._dropped - self._told
         if count and (len(self._queue) <= self._size // 2 or self._closing):
             self._told += count
-            line = {"name": __name__, "levelno": logging.WARNING, "levelname": "WARNING", "dropped": count}
-            record = logging.makeLogRecord({**line, "msg": "%d log records were dropped: the queue was full"})
-            record.args = (count,)
-            row = self._row(record) if self._fields is None else self._plain(self._fields(record))
-            self.writer.write(row)
+            self._say("%d log records were dropped: the queue was full", dropped=count)
+
+    def _say(self, text: str, **count: int) -> None:
+        """Write a line of the handler's own."""
+        line = {"name": __name__, "levelno": logging.WARNING, "levelname": "WARNING", "msg": text, **count}
+        record = logging.makeLogRecord(line)
+        record.args = tuple(count.values())
+        row = self._row(record) if self._fields is None else self._plain(self._fields(record))
+        self.writer.write(row)
 
     def _flush_if_asked(self) -> None:
         if self._flushed < self._flush_to <= self._done:
@@ -302,18 +388,22 @@ class OmniHandler(logging.Handler):
         except RecordError as error:  # how a writer with a spool tells of a record that it could not place
             self._bad += 1
             self._tell(error, "a record that could not be placed is left out")
+        except StorageError as error:
+            if not self._spools or self._closing:
+                raise
+            self._tell(error, "the store refuses what the spool holds, which tries again")
 
     def _fail(self, error: BaseException) -> None:
         with self._changed:
             self._over = True
             self._queue.clear()
             self._changed.notify_all()
-        self._tell(error, "from here on nothing is written, and progress.lost counts what is lost")
+        if self._failing:
+            self.error = error  # that the store fails is told
+        else:
+            self._tell(error, "from here on nothing is written, and progress.lost counts what is lost")
         if self._owned:
-            try:
-                self.writer.abort()
-            except StorageError:  # the first error is told
-                pass
+            self._give_up_writer()
 
     def _tell(self, error: BaseException, row: Any = None, name: str = __name__) -> None:
         """As ``logging`` tells of trouble in handlers: on stderr, unless ``logging.raiseExceptions`` is off."""
@@ -335,7 +425,7 @@ class OmniHandler(logging.Handler):
             to = self._flush_to = self._taken
             self._changed.notify_all()
             done = self._thread is None or wait_for(
-                self._changed, lambda: self._flushed >= to or self._over, self._timeout
+                self._changed, lambda: self._flushed >= to or self._over or self._failing, self._timeout
             )
         if not done:
             self._tell(DeadlineExceeded(f"the log was not flushed within {self._timeout} s", op="flush"))

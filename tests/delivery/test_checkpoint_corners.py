@@ -127,14 +127,14 @@ def test_over_a_mirror_what_was_there_before_is_not_taken_for_what_was_to_come(c
 
 
 def test_a_format_of_other_settings_is_refused():
-    store, form = MemoryBackend(), Csv(delimiter=";", types={"a": int})
+    store, form = MemoryBackend(), Csv(delimiter=";", types={"a": lambda text: int(text)})
     writer = ResumableWriter(store, "x.csv", format=form)
     writer.write({"a": 1, "b": 2})
     token = ended(writer)
     for other in (None, "csv", Csv(delimiter=";", lineterminator="\r\n"), Csv(delimiter="|")):
         with pytest.raises(ConfigError, match="give the same format"):
             ResumableWriter.resume(store, token, format=other)
-    with ResumableWriter.resume(store, token, format=Csv(delimiter=";", types={"a": float})) as writer:
+    with ResumableWriter.resume(store, token, format=Csv(delimiter=";", types={"a": lambda text: float(text)})) as writer:
         writer.write({"a": 3, "b": 4})
     assert ops.read_bytes(store, "x.csv") == b"a;b\n1;2\n3;4\n"
 

@@ -12,10 +12,12 @@ from decimal import Decimal
 
 import pytest
 
-from omnistorage import BackendUnavailable, MemoryBackend, RecordError, RollingRecordWriter
+from omnistorage import BackendUnavailable, MemoryBackend, NotFound, RecordError, RollingRecordWriter
+from omnistorage.policies import Backoff
 from omnistorage.wrappers._base import Wrapper
 
 from ..waiting import LIMIT, until
+from .conftest import Down
 from .logging_world import Gate, rows
 
 
@@ -348,7 +350,82 @@ def test_who_waits_for_room_is_let_go_when_the_store_fails(logged):
     thread.join(LIMIT)
     assert not thread.is_alive()
     handler.close()
-    assert handler.progress.lost == 5
+    assert handler.progress.lost + handler.progress.dropped == 5
+
+
+def said(store):
+    return [row["message"] for row in rows(store)]
+
+
+def test_a_handler_goes_on_when_the_store_is_back(logged):
+    store = Down(MemoryBackend())
+    log, handler = logged(store, "{seq:06d}.ndjson", roll_records=5, backoff=Backoff(base=0))
+    for n in range(10):
+        log.info("%d", n)
+    handler.flush()
+    for _ in range(2):
+        log.info("lost with its writer")
+        until(lambda: not handler.progress.queued)
+        store.down = True
+        for n in range(20):
+            log.info("lost %d", n)
+        until(lambda: handler._failing)
+        store.down = False
+        log.info("back")
+        until(lambda: not handler._failing)
+    log.info("last")
+    handler.close()
+    found, progress = said(store.inner), handler.progress
+    assert found[:10] == [str(n) for n in range(10)]
+    assert found[-1] == "last"
+    lines = [message for message in found if "records were lost" in message]
+    assert sum(int(line.split()[0]) for line in lines) == progress.lost > 0
+    assert len(found) - len(lines) == progress.taken - progress.lost
+    assert progress.queued == 0
+    assert [type(error) for _, error in handler.told] == [BackendUnavailable, BackendUnavailable], "each outage once"
+
+
+@pytest.mark.parametrize("when_full", ["block", "drop"])
+def test_in_an_outage_a_full_queue_drops_and_the_rest_is_published(logged, when_full):
+    store = Down(MemoryBackend(), down=True)
+    log, handler = logged(
+        store, "{seq:03d}.ndjson", roll_records=1, queue_size=20, when_full=when_full, backoff=Backoff(base=1e6)
+    )
+    log.info("first")
+    until(lambda: handler._failing)
+    for n in range(50):
+        log.info("%d", n)
+    store.down = False
+    handler.close()
+    progress = handler.progress
+    assert (progress.lost, progress.dropped, progress.queued) == (0, 31, 0)
+    assert said(store.inner) == ["first", *map(str, range(19)), "31 log records were dropped: the queue was full"]
+
+
+def test_a_handler_without_a_store_at_its_begin_waits_for_it(logged):
+    store = Down(MemoryBackend(), down=True)
+    store.error = lambda path: NotFound("no such bucket", path=path)
+    log, handler = logged(store, "{id}.ndjson", roll_records=1, backoff=Backoff(base=0))
+    log.info("first")
+    until(lambda: handler._failing)
+    store.down = False
+    log.info("second")
+    handler.close()
+    assert sorted(said(store.inner)) == ["first", "second"]
+
+
+def test_a_writer_that_was_given_is_not_made_anew(logged):
+    store = Down(MemoryBackend(), down=True)
+    writer = RollingRecordWriter(store, "{seq}.ndjson", roll_records=1)
+    log, handler = logged(writer)
+    log.info("1")
+    handler.flush()
+    store.down = False
+    log.info("2")
+    handler.close()
+    assert handler.progress.lost > 0
+    assert said(store.inner) == []
+    writer.abort()
 
 
 def test_without_raise_exceptions_nothing_is_printed(logged, monkeypatch, capsys):

@@ -38,7 +38,7 @@ from .conftest import contents, paths, rows
 
 @pytest.mark.parametrize("end", ["abort", "exception", "dropped"])
 @pytest.mark.parametrize("count", [3, 30_000])
-def test_goal_8_what_is_not_rolled_leaves_nothing_visible(tmp_path, end, count):
+def test_goal_8_what_is_not_rolled_leaves_nothing_visible(tmp_path, end, count, caplog):
     store = LocalBackend(tmp_path)
     writer = RollingRecordWriter(store, "{k}/{seq}.ndjson.zst")
     records = [{"k": "ab"[n % 2], "pad": "x" * 80, "n": n} for n in range(count)]
@@ -59,6 +59,7 @@ def test_goal_8_what_is_not_rolled_leaves_nothing_visible(tmp_path, end, count):
                 del writer
                 until(lambda: gc.collect() >= 0 and not {"a", "b"} & set(os.listdir(tmp_path)))  # a thread clears up
                 assert any("dropped without close" in str(w.message) for w in seen)
+    assert [record.args for record in caplog.records] == ([(count,)] if end == "dropped" else [])
     assert paths(store) == []
     assert list(store.stale_uploads(older_than=timedelta(0))) == []
 

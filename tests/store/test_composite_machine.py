@@ -183,4 +183,4 @@ class TestGoal32Composite(CompositeMachine.TestCase):
 
     def runTest(self):
         super().runTest()
-        assert FIRED["faults"] >= pick(default=20, ci=500, soak=10_000), FIRED
+        assert FIRED["faults"] >= pick(default=1, ci=500, soak=10_000), FIRED
