@@ -134,7 +134,8 @@ def test_a_format_of_other_settings_is_refused():
     for other in (None, "csv", Csv(delimiter=";", lineterminator="\r\n"), Csv(delimiter="|")):
         with pytest.raises(ConfigError, match="give the same format"):
             ResumableWriter.resume(store, token, format=other)
-    with ResumableWriter.resume(store, token, format=Csv(delimiter=";", types={"a": lambda text: float(text)})) as writer:
+    form = Csv(delimiter=";", types={"a": lambda text: float(text)})
+    with ResumableWriter.resume(store, token, format=form) as writer:
         writer.write({"a": 3, "b": 4})
     assert ops.read_bytes(store, "x.csv") == b"a;b\n1;2\n3;4\n"
 
