@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta, tzinfo
-from math import isfinite
+from fractions import Fraction
+from math import floor, isfinite
 from string import Formatter
 from typing import Any, NamedTuple
 
@@ -22,7 +23,11 @@ MAX_VALUE_BYTES = 200
 """The longest field value in a name, in UTF-8 bytes once escaped: file systems end at 255 for a whole segment."""
 
 _UNSAFE = re.compile("[/\\\\%\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_UNSAFE_IN_HIVE = re.compile("[\"#%'*/:=?\\\\{}[\\]^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""What Hive and Spark escape as well (``FileUtils.escapePathName`` of Hive, ``ExternalCatalogUtils`` of Spark)."""
+_HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 _CACHED = 4096
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DIRECTIVE = re.compile(r"%[-_0^#]*[0-9]*:?[EO]?(.?)", re.DOTALL)
 _DIRECTIVES = frozenset("aAbBcCdDeFfgGhHIjklmMnNpPrRsStTuUVwWxXyYzZ+%")  # of C, of glibc, and of datetime
 _FINE = re.compile(r"%[fSTXcrs+]|%-S")  # directives that say more than the minute
@@ -116,13 +121,15 @@ class Template:
 
     def _time_key(self, seconds: float) -> tuple[str, ...]:
         # Zones change their offset on the minute, so that within one the text is the same.
-        bucket = seconds // self._step if self._step == 60 else seconds
+        bucket = seconds // 60 * 60 if self._step == 60 else seconds
         found = self._cached_times.get(bucket)
         if found is None:
             if len(self._cached_times) >= _CACHED:
                 self._cached_times.clear()
             try:
-                moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
+                whole = floor(bucket)
+                # To the nearest microsecond, which a float does not hold exactly, but never into the next second.
+                moment = _EPOCH + timedelta(0, whole, min(round((bucket - whole) * 1e6), 999_999))
             except OverflowError as error:
                 raise RecordError("the record's time is beyond the calendar") from error
             local = moment.astimezone(self.zone)
@@ -169,8 +176,19 @@ class Template:
             elif piece.name in own:
                 out.append(format(own[piece.name], piece.spec))
             else:
-                out.append(_escape(values[piece.name], piece.name))
+                out.append(self._field(piece, values[piece.name]))
         return "".join(out)
+
+    def _field(self, piece: Piece, value: str) -> str:
+        """The value of a field as it stands in the name. ``day={day}`` is a Hive partition."""
+        assert piece.name is not None
+        if not piece.literal.endswith("="):
+            return _escape(value, piece.name)
+        if value == _HIVE_NULL and self._missing != _HIVE_NULL:
+            raise RecordError(
+                f"the field {piece.name!r} is {value!r}, which stands for a missing value in Hive's names"
+            )
+        return _escape(value, piece.name, _UNSAFE_IN_HIVE)
 
 
 def _parse(text: str, suffix: str) -> list[Piece]:
@@ -213,19 +231,22 @@ def _check_piece(text: str, name: str | None, spec: str) -> None:
 
 def _seconds(value: Any, zone: tzinfo) -> float:
     """Seconds since 1970 of a datetime, an ISO 8601 text, or a number: of seconds, or of milli-, micro- or nanoseconds
-    where it would otherwise lie beyond the year 5138."""
+    where it would otherwise lie beyond the year 5138. What is smaller than a microsecond is cut off."""
     if isinstance(value, str):
         value = datetime.fromisoformat(value)
     if isinstance(value, datetime):
         return (value if value.tzinfo is not None else value.replace(tzinfo=zone)).timestamp()
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise RecordError(f"a time is a datetime, an ISO 8601 text or a number of seconds, not {value!r:.80}")
-    seconds = float(value)
-    if not isfinite(seconds):
+    if not isfinite(value):
         raise RecordError("a time is a finite number")
-    while abs(seconds) >= 1e11:
-        seconds /= 1000
-    return seconds
+    unit = 1
+    while abs(value) >= unit * 10**11:
+        unit *= 1000
+    if isinstance(value, float) and unit == 1:
+        return value
+    exact = Fraction(value) if isinstance(value, float) else value
+    return int(exact * 1_000_000 // unit) / 1_000_000
 
 
 def _text(value: Any, field: str, record: Any) -> str:
@@ -243,12 +264,12 @@ def _text(value: Any, field: str, record: Any) -> str:
     )
 
 
-def _escape(value: str, field: str = "") -> str:
+def _escape(value: str, field: str = "", unsafe: re.Pattern[str] = _UNSAFE) -> str:
     """``value`` as part of one path segment, percent-encoded (RFC 3986) where it would be more than that. Different
     values stay different."""
     if value in (".", ".."):
         return value.replace(".", "%2E")
-    safe = _UNSAFE.sub(lambda m: "".join(f"%{b:02X}" for b in m[0].encode("utf-8", "surrogatepass")), value)
+    safe = unsafe.sub(lambda m: "".join(f"%{b:02X}" for b in m[0].encode("utf-8", "surrogatepass")), value)
     if len(safe.encode()) > MAX_VALUE_BYTES:
         raise RecordError(
             f"the value of the field {field!r} is too long for a name ({len(safe.encode())} bytes, at most "

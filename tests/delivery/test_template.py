@@ -2,13 +2,14 @@
 
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from urllib.parse import quote, unquote
 from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omnistorage import ConfigError, RecordError
+from omnistorage import ConfigError, MemoryBackend, RecordError, RollingRecordWriter
 from omnistorage.delivery import Template
 from omnistorage.paths import check_new
 
@@ -135,6 +136,52 @@ def test_a_time_that_is_none_is_a_bad_record(value):
         name("{time:%Y}/{seq}", {"t": value}, **by("t"))
     with pytest.raises(RecordError):
         name("{time:%Y}/{seq}", {}, **by("t"))
+
+
+BASE = 1_767_225_600  # 2026-01-01T00:00Z
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (BASE - 2e-7, "2025-12-31T23:59:59.999999"),
+        (BASE * 10**9 - 1, "2025-12-31T23:59:59.999999"),
+        (BASE * 10**9 - 499, "2025-12-31T23:59:59.999999"),
+        (BASE * 10**9 + 123_456_999, "2026-01-01T00:00:00.123456"),
+        (BASE * 10**6 + 123_457, "2026-01-01T00:00:00.123457"),
+        (BASE * 10**3 - 1, "2025-12-31T23:59:59.999000"),
+        (BASE * 10**3 - 2.0**-12, "2025-12-31T23:59:59.999999"),
+        (BASE + 0.123457, "2026-01-01T00:00:00.123457"),
+        (-1, "1969-12-31T23:59:59.000000"),
+        (-1e-7, "1969-12-31T23:59:59.999999"),
+    ],
+)
+def test_a_time_is_never_rounded_up_into_the_next_second(value, said):
+    assert name("{time:%Y-%m-%dT%H:%M:%S.%f}/{seq}", {"t": value}, **by("t")) == f"{said}/0"
+    assert name("{time:%Y-%m-%dT%H}/{seq}", {"t": value}, **by("t")) == f"{said[:13]}/0"
+
+
+def test_the_first_time_of_a_minute_does_not_decide_for_the_others():
+    store = MemoryBackend()
+    times = [BASE * 10**9 - back for back in (200, 30 * 10**9, 59 * 10**9, 61 * 10**9)]
+    with RollingRecordWriter(store, "{time:%Y-%m-%dT%H}/{seq}.ndjson", time_field="ts") as writer:
+        writer.write_many({"ts": ts} for ts in times)
+    assert [info.path for info in store.list()] == ["2025-12-31T23/0.ndjson"]
+
+
+@pytest.mark.parametrize("value", ["x=y", "a?b", "a:b", "[x]", "{y}", "^", '"', "#1", "100%", "*", "a/b", "it's"])
+def test_values_of_hive_partitions_are_escaped_as_hive_does(value):
+    folder = name("shop={shop}/{seq}", {"shop": value}).split("/")[0]
+    assert folder == f"shop={quote(value, safe='')}"
+    assert unquote(folder.removeprefix("shop=")) == value
+
+
+def test_hives_word_for_a_missing_value_is_refused_as_a_value():
+    word = "__HIVE_DEFAULT_PARTITION__"
+    with pytest.raises(RecordError):
+        name("shop={shop}/{seq}", {"shop": word})
+    assert name("{shop}/{seq}", {"shop": word}) == f"{word}/0"
+    assert name("shop={shop}/{seq}", {}, missing=word) == f"shop={word}/0"
 
 
 def test_the_time_of_a_partition_follows_the_zone_through_a_change_of_offset():
