@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta, tzinfo
 from fractions import Fraction
+from itertools import chain, zip_longest
 from math import floor, isfinite
 from string import Formatter
 from typing import Any, NamedTuple
@@ -68,6 +69,8 @@ class Template:
         self._lookups = tuple((field, tuple(field.split("."))) for field in fields)
         self._step = 60 if not _FINE.search("".join(self._times)) else 1
         self._cached_times: dict[float, tuple[str, ...]] = {}
+        self._cached_names: dict[tuple[str, ...], str] = {}
+        self._joins = _joins(self.pieces)
         self._check()
 
     @property
@@ -79,7 +82,7 @@ class Template:
         times = tuple(datetime(2000, 12, 31, 23, 59, 59, tzinfo=UTC).strftime(spec) for spec in self._times)
         key = (*times, *("x" for _ in self._lookups))
         try:
-            check_new(self.path(key, seq=0, id="0", source="s", start=0))
+            check_new(self.path((self._rendered(key),) if self._joins else key, seq=0, id="0", source="s", start=0))
         except InvalidPath as error:
             raise ConfigError(f"the template {self.text!r} makes no valid name: {error.args[0]}") from error
         except ValueError as error:
@@ -113,11 +116,13 @@ class Template:
         return self._time_of is not None
 
     def key(self, record: Any, seconds: float) -> tuple[str, ...]:
-        """What the record's partition is known by: its times as text, then its field values as they are."""
+        """What the record's partition is known by: its times as text, then its field values as they are. Where the
+        values of one name segment could be divided in another way, the name is: ``{a}-{b}`` makes one partition of
+        (``x-y``, ``z``) and (``x``, ``y-z``)."""
         key = self._time_key(seconds) if self._times else ()
         for field, steps in self._lookups:
             key += (self._value(record, field, steps),)
-        return key
+        return (self._rendered(key),) if self._joins else key
 
     def _time_key(self, seconds: float) -> tuple[str, ...]:
         # Zones change their offset on the minute, so that within one the text is the same.
@@ -164,20 +169,33 @@ class Template:
     def path(self, key: tuple[str, ...], *, seq: int, id: str, source: str, start: int) -> str:
         """The name of an object of the partition ``key``. Raises ``RecordError`` for a value too long for a name."""
         own: dict[str, Any] = {"seq": seq, "id": id, "source": source, "start": start}
+        parts = key[0].split("\0") if self._joins else self._parts(key)
+        objects = (format(own[piece.name], piece.spec) for piece in self.pieces if piece.name in own)
+        return "".join(chain.from_iterable(zip_longest(parts, objects, fillvalue="")))
+
+    def _rendered(self, key: tuple[str, ...]) -> str:
+        """The name that ``key`` makes, with NUL where the fields of the object go: no escaped value holds one."""
+        found = self._cached_names.get(key)
+        if found is None:
+            if len(self._cached_names) >= _CACHED:
+                self._cached_names.clear()
+            found = self._cached_names[key] = "\0".join(self._parts(key))
+        return found
+
+    def _parts(self, key: tuple[str, ...]) -> list[str]:
+        """What stands before, between and behind the fields of the object."""
         times = iter(key[: len(self._times)])
         values = dict(zip((field for field, _ in self._lookups), key[len(self._times) :], strict=True))
-        out: list[str] = []
+        parts = [""]
         for piece in self.pieces:
-            out.append(piece.literal)
-            if piece.name is None:
-                continue
+            parts[-1] += piece.literal
             if piece.name == "time":
-                out.append(next(times))
-            elif piece.name in own:
-                out.append(format(own[piece.name], piece.spec))
-            else:
-                out.append(self._field(piece, values[piece.name]))
-        return "".join(out)
+                parts[-1] += next(times)
+            elif piece.name in OBJECT_FIELDS:
+                parts.append("")
+            elif piece.name is not None:
+                parts[-1] += self._field(piece, values[piece.name])
+        return parts
 
     def _field(self, piece: Piece, value: str) -> str:
         """The value of a field as it stands in the name. ``day={day}`` is a Hive partition."""
@@ -189,6 +207,29 @@ class Template:
                 f"the field {piece.name!r} is {value!r}, which stands for a missing value in Hive's names"
             )
         return _escape(value, piece.name, _UNSAFE_IN_HIVE)
+
+
+def _joins(pieces: list[Piece]) -> bool:
+    """Whether the value of a field meets another one in a segment of the name."""
+    joins, in_segment = False, set[str | None]()
+    for before, piece in zip([None, *pieces], pieces, strict=False):
+        if "/" in piece.literal:
+            in_segment.clear()
+        elif before is not None and piece.name is not None:
+            _check_digits(before.name, piece)
+        if piece.name is not None and piece.name not in OBJECT_FIELDS:
+            joins = joins or bool({piece.name, *in_segment} - {"time"} and in_segment)
+            in_segment.add(piece.name)
+    return joins
+
+
+def _check_digits(before: str | None, piece: Piece) -> None:
+    """Raise ``ConfigError`` where a digit could belong to a value or to a number: ``{shop}{seq}``."""
+    names = {before, piece.name}
+    if names & {"seq", "start"} and names - {*OBJECT_FIELDS, "time"} and (not piece.literal or piece.literal.isdigit()):
+        raise ConfigError(
+            f"{{{before}}} and {{{piece.name}}} meet, and a digit could belong to either: put a character between them"
+        )
 
 
 def _parse(text: str, suffix: str) -> list[Piece]:

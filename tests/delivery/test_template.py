@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from omnistorage import ConfigError, MemoryBackend, RecordError, RollingRecordWriter
-from omnistorage.delivery import Template
+from omnistorage.delivery import Spool, Template
 from omnistorage.paths import check_new
+
+from .conftest import contents
 
 
 def name(text, record, *, seq=0, now=None, **options):
@@ -182,6 +184,27 @@ def test_hives_word_for_a_missing_value_is_refused_as_a_value():
         name("shop={shop}/{seq}", {"shop": word})
     assert name("{shop}/{seq}", {"shop": word}) == f"{word}/0"
     assert name("shop={shop}/{seq}", {}, missing=word) == f"shop={word}/0"
+
+
+@pytest.mark.parametrize("settings", [{}, {"spool": True}, {"names": "deterministic"}])
+def test_two_values_that_make_one_name_make_one_partition(settings, tmp_path):
+    store = MemoryBackend()
+    if "spool" in settings:
+        settings = {"spool": Spool(tmp_path)}
+    template = "{a}-{b}-{start}.ndjson" if "names" in settings else "{a}-{b}-{seq}.ndjson"
+    records = [{"a": "x-y", "b": "z"}, {"a": "x", "b": "y-z"}, {"a": "x-y", "b": "z"}, {"a": "other", "b": "o"}]
+    with RollingRecordWriter(store, template, roll_records=3, **settings) as writer:
+        writer.write_many(records)
+    assert {path: len(rows) for path, rows in contents(store).items()} == {
+        "x-y-z-0.ndjson": 3, "other-o-3.ndjson" if "names" in settings else "other-o-0.ndjson": 1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["{a}{seq}", "{a}0{seq:03d}", "{seq}{a}", "{start}{a}", "x/{a}{start}"])
+def test_a_value_may_not_run_into_a_number(text):
+    with pytest.raises(ConfigError):
+        Template(text)
+    Template(text.replace("{a}", "-{a}-"))
 
 
 def test_the_time_of_a_partition_follows_the_zone_through_a_change_of_offset():
