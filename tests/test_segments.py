@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import shutil
 import signal
 import stat
 import subprocess
@@ -15,7 +16,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from omnistorage import ConfigError, CorruptData, PermissionDenied, StorageError, WriterClosed
+from omnistorage import ConfigError, CorruptData, NotFound, PermissionDenied, StorageError, WriterClosed
 from omnistorage.segments import SegmentLog
 from omnistorage.testing.os_faults import FaultyOS
 
@@ -225,6 +226,19 @@ def test_what_cannot_be_is_refused(tmp_path):
     log.close()
     with pytest.raises(WriterClosed):
         log.append(b"x")
+
+
+@pytest.mark.parametrize("fsync", ["record", "seal"])
+def test_a_folder_that_was_removed_takes_no_entry_more(tmp_path, fsync):
+    log = SegmentLog(tmp_path / "log", fsync=fsync)
+    log.append(b"x")
+    shutil.rmtree(tmp_path / "log")
+    with pytest.raises(NotFound):
+        log.append(b"y")
+        log.sync()
+    with pytest.raises(NotFound):
+        log.append(b"z")
+    log.close()
 
 
 KILLED = """

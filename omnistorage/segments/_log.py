@@ -289,9 +289,15 @@ class SegmentLog(Closes):
     def _sync(self, fd: int) -> None:
         try:
             self.os.fsync(fd)
+            removed = not self.os.fstat(fd).st_nlink
         except OSError as error:
             self._error = self.ours(error, "sync")
             raise copy.copy(self._error) from error
+        if removed:
+            self._error = NotFound(
+                "the folder was removed while the log was open: what it held is lost", path=self.folder, op="sync"
+            )
+            raise copy.copy(self._error)
 
     def seal(self) -> None:
         """End the tail, unless it is empty, and begin another one."""
