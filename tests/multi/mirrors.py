@@ -18,22 +18,23 @@ class Once(Clock):
 
 
 class Idle(Clock):
-    """Time passes only where nothing happens: whoever is merely slow is not late."""
+    """Time passes only once a target ``hangs()`` and nothing else happens: whoever is merely slow is not late."""
 
-    time = 0.0
+    def __init__(self, hangs):
+        self.hangs, self.time = hangs, 0.0
 
     def now(self):
         return self.time
 
     def wait(self, seconds, wake):
-        if not wake.wait(0.3):
+        if not wake.wait(0.3) and self.hangs():
             self.time += seconds
 
 
-def patient():
-    """The crew of a mirror whose laggards are those that hang."""
+def patient(hangs):
+    """The crew of a mirror whose laggards are those that hang, as ``hangs()`` tells."""
     crew = Crew()
-    crew.clock = Idle()
+    crew.clock = Idle(hangs)
     return crew
 
 

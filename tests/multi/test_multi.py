@@ -244,7 +244,7 @@ def test_a_laggard_is_given_up_and_journaled(op):
 
     slow = Stuck(MemoryBackend())
     places = [*switches(2), slow]
-    multi = mirror(places, "quorum", laggard_timeout=0.05, buffer=1 << 20, _crew=patient())
+    multi = mirror(places, "quorum", laggard_timeout=0.05, buffer=1 << 20, _crew=patient(slow.asked.is_set))
     with multi.open_writer("x") as writer:
         for _ in range(8):
             writer.write(b"b" * (512 << 10))
@@ -282,7 +282,12 @@ def test_a_laggard_that_is_needed_is_waited_for():
 
 def test_a_laggard_in_other_changes_is_given_up_too():
     slow = Held(filled(x=b"1"))
-    multi = mirror([*switches(2, x=b"1"), slow], "quorum", laggard_timeout=timedelta(milliseconds=20), _crew=patient())
+    multi = mirror(
+        [*switches(2, x=b"1"), slow],
+        "quorum",
+        laggard_timeout=timedelta(milliseconds=20),
+        _crew=patient(slow.asked.is_set),
+    )
     assert multi.delete("x") is True
     assert slow.cancelled.wait(LIMIT)
     assert entries(multi) == [("x", ("t2",), False)]

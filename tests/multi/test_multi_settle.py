@@ -406,7 +406,7 @@ def test_one_that_is_cut_short_has_said_before_who_lacks_it(op):
 def test_a_target_with_a_change_under_way_is_not_counted():
     deaf = Deaf("delete")
     places = [deaf, *switches(2)]
-    multi = mirror(places, "quorum", laggard_timeout=0.05, _crew=patient())
+    multi = mirror(places, "quorum", laggard_timeout=0.05, _crew=patient(deaf.entered.is_set))
     write_bytes(multi, "x", b"bytes")
     multi.delete("x")
     assert deaf.entered.wait(LIMIT)
@@ -423,7 +423,7 @@ def test_a_target_that_does_not_answer_is_given_up_where_it_is_not_needed():
     deaf = Deaf("stat")
     places = [deaf, *switches(2)]
     put(places, None, b"bytes", None)
-    multi = mirror(places, "quorum", laggard_timeout=0.05, _crew=patient())
+    multi = mirror(places, "quorum", laggard_timeout=0.05, _crew=patient(deaf.entered.is_set))
     try:
         assert multi.settle("x")
         assert [place.inner.peek("x") for place in places] == [None, b"bytes", b"bytes"]

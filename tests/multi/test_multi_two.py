@@ -194,13 +194,18 @@ def test_stores_without_conditions_create_what_was_deleted_without_them(tmp_path
 def test_a_deletion_that_was_given_up_undoes_nothing_later(how):
     deaf = Deaf()
     places = [deaf, *switches(2)]
-    multi = mirror(places, "quorum", laggard_timeout=0.05 if how == "laggard" else None, _crew=patient())
+    multi = mirror(
+        places, "quorum", laggard_timeout=0.05 if how == "laggard" else None, _crew=patient(deaf.entered.is_set)
+    )
     write_bytes(multi, "x", b"old")
     deaf.op = "delete"
     if how == "laggard":
         multi.delete("x")
     else:
-        with deadline(0.05, Once(lambda: peeks(places[1:], "x") == [None, None])), pytest.raises(DeadlineExceeded):
+        with (
+            deadline(0.05, Once(lambda: deaf.entered.is_set() and peeks(places[1:], "x") == [None, None])),
+            pytest.raises(DeadlineExceeded),
+        ):
             multi.delete("x")
     assert deaf.entered.wait(LIMIT)
     write_bytes(multi, "x", b"acknowledged")
@@ -216,11 +221,16 @@ def test_a_deletion_that_was_given_up_undoes_nothing_later(how):
 def test_a_publication_that_was_given_up_undoes_nothing_later(how):
     deaf = Deaf("close")
     places = [deaf, *switches(2)]
-    multi = mirror(places, "quorum", laggard_timeout=0.05 if how == "laggard" else None, _crew=patient())
+    multi = mirror(
+        places, "quorum", laggard_timeout=0.05 if how == "laggard" else None, _crew=patient(deaf.entered.is_set)
+    )
     if how == "laggard":
         write_bytes(multi, "x", b"given up")
     else:
-        with deadline(0.05, Once(lambda: peeks(places[1:], "x") == [b"given up"] * 2)), pytest.raises(DeadlineExceeded):
+        with (
+            deadline(0.05, Once(lambda: deaf.entered.is_set() and peeks(places[1:], "x") == [b"given up"] * 2)),
+            pytest.raises(DeadlineExceeded),
+        ):
             write_bytes(multi, "x", b"given up")
     assert deaf.entered.wait(LIMIT)
     write_bytes(multi, "x", b"acknowledged")
@@ -242,7 +252,7 @@ def test_a_target_that_hangs_is_not_asked_again_and_again():
 
     go = threading.Event()
     hangs = Hangs()
-    multi = mirror([hangs, *switches(2)], "quorum", laggard_timeout=0.02, _crew=patient())
+    multi = mirror([hangs, *switches(2)], "quorum", laggard_timeout=0.02, _crew=patient(lambda: hangs.asked))
     for number in range(20):
         write_bytes(multi, f"x{number}", b"1")
     assert hangs.asked <= 4
