@@ -94,7 +94,8 @@ class Mirror:
         missed = Counter(
             (name, self._shown(name, url))
             for entry in self.backend.journal.load()
-            for name, url in {*zip(entry.targets, (*entry.urls, *[None] * len(entry.targets)), strict=False)}
+            for name, url in {*zip(entry.among, entry.urls, strict=False)}
+            if name in entry.targets
         )
         for (name, text), count in sorted(missed.items()):
             why = self.backend.causes.get(name)

@@ -7,12 +7,15 @@ time: it can be written anywhere, by several processes at once, and removing one
 from __future__ import annotations
 
 import json
+import logging
 import re
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ..core import ExtendedBackend, WriteOptions
@@ -21,9 +24,10 @@ from ..ops import read_bytes, write_bytes
 from ..paths import join
 from ..strands import forks
 
-VERSION = 1
+VERSION = 2
 FRESH = 10.0
 """How many seconds old what a process knows of the entries of others may be, where it does not matter more."""
+log = logging.getLogger(__name__)
 _NAME = re.compile(r"([0-9a-f]{28})\.json")
 _CONTENT = "application/json"
 
@@ -32,6 +36,8 @@ class Missed(NamedTuple):
     """One entry. ``targets`` do not, or may not, have what ``path`` should be: a ``file`` with the digest ``sha256``
     (empty: there is to be none; None: not known, what the other targets have counts), a ``dir``, or the metadata
     (``meta``) of a file. All others of ``among``, which are the targets there were, have it.
+
+    ``urls`` are those of ``among``: a target may have another name or position when the entry is read.
 
     Where ``intent`` is true a change of all began and nobody has told its end; it was done if one of ``targets`` is as
     it should be. A ``doubt`` says of ``targets`` alone that they may not have what others do, and of those nothing."""
@@ -48,9 +54,10 @@ class Missed(NamedTuple):
 
 
 class Journal:
-    """The entries under ``folder`` of ``backend``. ``entries`` are those that this process knows of. Safe for several
-    threads. ``make`` is called before the first entry is written. What its backend raises says that it is the
-    journal's, with the path of the change."""
+    """The entries under ``folder`` of ``backend``. ``entries`` are those that this process knows of, ``damaged`` the
+    errors of those that cannot be read. Safe for several threads. ``make`` is called before the first entry is written,
+    ``names`` are those of the targets by URL. What its backend raises says that it is the journal's, with the path of
+    the change."""
 
     def __init__(
         self,
@@ -60,6 +67,7 @@ class Journal:
         now: Callable[[], float] = time.time,
         make: Callable[[], None] = lambda: None,
         draw: Callable[[], str] = lambda: uuid.uuid4().hex[:12],
+        names: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._backend = backend
         self._folder = folder
@@ -67,6 +75,7 @@ class Journal:
         self._now = now
         self._make = make
         self._draw = draw  # tells entries of one moment apart
+        self._targets = names
         self._lock = threading.RLock()
         self._last, self._top = 0, ""
         self._forks = forks[0]
@@ -75,13 +84,15 @@ class Journal:
         self._read_at: float | None = None
         self.bytes = 0
         self.entries: dict[str, Missed] = {}
+        self.damaged: dict[str, CorruptData] = {}
         self.live: set[str] = set()  # intents of this process whose end is still to come
         self.mine: set[str] = set()  # and all others of it
         self._until: dict[str, str] = {}  # what is remembered until another entry is gone
 
     def load(self, max_age: float = 0.0) -> Sequence[Missed]:
-        """All entries there are, oldest first, as they were ``max_age`` seconds ago or later. Raises ``CorruptData``
-        for one that is damaged."""
+        """All entries there are, oldest first, as they were ``max_age`` seconds ago or later. One that is damaged is
+        told in the log, and stands in ``damaged``: it says nothing of its path any more, and keeps nobody from the
+        others."""
         if self._forks != forks[0]:  # the parent's changes are not ours, and its locks may be held for ever
             self._forks, self._lock = forks[0], threading.RLock()
             self.live, self.mine = set(), set()
@@ -92,13 +103,18 @@ class Journal:
         found: list[tuple[Missed, int]] = []
         with self._ours(None):
             names = set(self._names())
-            for id in sorted(names - before):
+            for id in sorted(names - before - set(self.damaged)):
                 try:
                     text = read_bytes(self._backend, self._place(id))
                 except NotFound:
                     continue  # removed meanwhile
-                found.append((_entry(text, self._place(id)), len(text)))
+                try:
+                    found.append((self._as_named_now(_entry(text, self._place(id))), len(text)))
+                except CorruptData as error:
+                    self.damaged[id] = error
+                    log.warning("%s", error)
         with self._lock:
+            self.damaged = {id: error for id, error in self.damaged.items() if id in names}
             for id in before - names:
                 if "-" not in id:
                     self._forget(id)
@@ -106,6 +122,16 @@ class Journal:
                 self._take(entry, size)
             self._read_at = start
             return tuple(self.entries.values())
+
+    def _as_named_now(self, entry: Missed) -> Missed:
+        """``entry`` with the names that its targets have in this process."""
+        taken, now = set(self._targets.values()), dict[str, str]()
+        for name, url in zip(entry.among, entry.urls, strict=False):
+            now[name] = name if url is None else self._targets.get(url, url if name in taken else name)
+        return entry._replace(
+            targets=tuple(now.get(name, name) for name in entry.targets),
+            among=tuple(now.get(name, name) for name in entry.among),
+        )
 
     def _names(self) -> Iterator[str]:
         try:
@@ -154,7 +180,8 @@ class Journal:
         with self._lock:
             self._last = max(int(self._now() * 1e6), self._last + 1)
             entry = entry._replace(id=f"{self._last:016x}{self._draw()}")
-        text = json.dumps({"version": VERSION, **entry._asdict()}, separators=(",", ":")).encode()
+        row = entry._asdict()
+        text = _plain({"version": VERSION, "crc32": _checksum(row), "entry": row})
         if not in_place and self.bytes + len(text) > self._max_bytes:
             raise StorageError(
                 f"the repair journal has {len(self.entries)} entries and reached its {self._max_bytes} bytes: "
@@ -209,17 +236,31 @@ class Journal:
         return join(self._folder, f"{id}.json")
 
 
+def _plain(row: Mapping[str, Any]) -> bytes:
+    return json.dumps(row, separators=(",", ":"), sort_keys=True).encode()
+
+
+def _checksum(row: Mapping[str, Any]) -> str:
+    """CRC-32 (that of zlib) of the JSON text with sorted keys and no spaces."""
+    return f"{zlib.crc32(_plain(row)):08x}"
+
+
 def _entry(text: bytes, path: str) -> Missed:
     try:
-        row: dict[str, Any] = json.loads(text)
-        if row.pop("version") != VERSION:
+        whole = json.loads(text)
+        if whole["version"] != VERSION:
             raise ValueError("it is of another version")
-        row |= {"targets": tuple(row["targets"]), "urls": tuple(row["urls"]), "among": tuple(row.get("among", ()))}
+        row: dict[str, Any] = whole["entry"]
+        if whole["crc32"] != _checksum(row):
+            raise ValueError("its checksum differs")
+        row |= {"targets": tuple(row["targets"]), "urls": tuple(row["urls"]), "among": tuple(row["among"])}
         entry = Missed(**row)
         if not isinstance(entry.path, str) or entry.kind not in ("file", "dir", "meta") or not entry.targets:
             raise ValueError("it does not say what is missed")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorruptData(
-            f"this entry of the repair journal is damaged ({error}); delete it and verify() the targets", path=path
+            f"this entry of the repair journal is damaged ({error}): nobody knows what it said; delete it, and "
+            "verify(rebuild=True) the targets",
+            path=path,
         ) from error
     return entry

@@ -115,7 +115,8 @@ class Mirroring(Reading):
                 raise ConfigError(
                     f"the journal and target {target.name!r} are the same place: give it a folder of its own"
                 )
-        self.journal = Journal(backend, "", max_bytes, make=make)
+        names = {target.backend.url: target.name for target in self.places if target.backend.url is not None}
+        self.journal = Journal(backend, "", max_bytes, make=make, names=names)
         return place
 
     # -- what is known to be missed ------------------------------------------------------------------------------------
@@ -152,7 +153,7 @@ class Mirroring(Reading):
         return Fresh(self, entries) if entries else None
 
     def entry(self, path: str, missed: Sequence[Place], **what: Any) -> Missed:
-        urls = tuple(place.backend.url for place in missed)
+        urls = tuple(place.backend.url for place in self.places)
         among = tuple(place.name for place in self.places)
         return Missed("", path, tuple(place.name for place in missed), urls=urls, among=among, **what)
 

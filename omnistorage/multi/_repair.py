@@ -323,6 +323,7 @@ def repair(mirror: Mirroring, journal: Journal, grace: float) -> Repaired:
                     continue
                 why = StorageError("it was changed meanwhile", path=path, op="repair", transient=True)
                 waiting += [(entry, why) for entry in entries]
+    waiting += [(Missed(id, "", ()), error) for id, error in journal.damaged.items()]
     return Repaired(tuple(done), repairer.changed, tuple(waiting))
 
 
@@ -363,17 +364,15 @@ def _is_young(journal: Journal, entry: Missed, grace: float) -> bool:
 
 
 def _check_targets(mirror: Mirroring, entries: Sequence[Missed]) -> None:
-    """What the journal calls a target must be what is called so now."""
-    urls = {place.name: place.backend.url for place in mirror.places}
+    """Every target that the journal speaks of must be there."""
+    names = [place.name for place in mirror.places]
     for entry in entries:
-        for name, url in zip(entry.targets, entry.urls, strict=False):
-            if name not in urls:
+        for name in entry.targets:
+            if name not in names:
                 raise ConfigError(
-                    f"the journal speaks of a target {name!r}; there are: {', '.join(urls)}. Add it again, or delete "
+                    f"the journal speaks of a target {name!r}; there are: {', '.join(names)}. Add it again, or delete "
                     f"the entries that name it ({entry.id}.json, ...) and verify()"
                 )
-            if None not in (url, urls[name]) and url != urls[name]:
-                raise ConfigError(f"the journal knows the target {name!r} as {url}, and now it is {urls[name]}")
 
 
 # -- everything --------------------------------------------------------------------------------------------------------

@@ -122,7 +122,6 @@ def test_what_the_journal_says_of_another_place_is_not_said_of_this_one(cli, tmp
     mirror = ("--mode", "best_effort", "--journal", "J")
     assert cli("write", "x.ndjson", "--to", "A", "--to", "B", *mirror, stdin=ROWS).code == 0
     done = cli("write", "y.ndjson", "--to", "A", "--to", "C", *mirror, stdin=ROWS)
-    assert f"the journal knows the target C as file://{tmp_path}/B/" in done.err
     assert f"warning: file://{tmp_path}/B/ misses 1 object" in done.err
 
 

@@ -74,7 +74,7 @@ class Model:
         for info in self.journal.inner.list():
             row = self.rows.get(info.path)
             if row is None:
-                row = self.rows[info.path] = json.loads(self.journal.inner.peek(info.path))
+                row = self.rows[info.path] = json.loads(self.journal.inner.peek(info.path))["entry"]
             found.append(row)
         name = path and path.rstrip("/")
         return found if path is None else [row for row in found if row["path"] == name]

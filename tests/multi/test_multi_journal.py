@@ -221,23 +221,65 @@ def test_the_journal_tells_targets_apart_by_name_and_place(tmp_path):
 
     multi = made("b")
     multi.journal.add(multi.entry("x", [multi.places[1]]))
-    with pytest.raises(ConfigError, match="knows the target 'two' as"):
+    with pytest.raises(ConfigError):
         made("c").repair()
-    with pytest.raises(ConfigError, match="speaks of a target 'two'"):
-        made("b", "three").repair()
-    assert made("b").repair().paths == ("x",)
+    assert made("b", "three").repair().paths == ("x",), "the same place under another name"
+
+
+@pytest.mark.parametrize("order", ["BAC", "CAB", "CBA"])
+@pytest.mark.parametrize("named", [False, True])
+def test_targets_that_change_places_or_names_never_serve_what_one_has_missed(tmp_path, order, named):
+    def made(order):
+        places = [tmp_path / name for name in order]
+        if named:
+            places = [Target(name, LocalBackend(place)) for name, place in zip("abc", places, strict=True)]
+        else:
+            places = [f"{place}/" for place in places]
+        return MultiBackend(places, "quorum", journal=tmp_path / "journal")
+
+    for name in ("A", "B", "C", "journal"):
+        (tmp_path / name).mkdir()
+    multi = made("ABC")
+    write_bytes(multi, "k", b"old")
+    (tmp_path / "A").rename(tmp_path / "away")
+    (tmp_path / "A").write_bytes(b"in the way")
+    write_bytes(multi, "k", b"new")
+    (tmp_path / "A").unlink()
+    (tmp_path / "away").rename(tmp_path / "A")
+    again = made(order)
+    assert read_bytes(again, "k") == b"new"
+    again.copy("k", "k2")
+    assert again.repair(grace=0).paths == ("k",)
+    assert [(tmp_path / name / path).read_bytes() for name in "ABC" for path in ("k", "k2")] == [b"new"] * 6
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b"[]", b"{", b'{"version": 2}', b'{"version": 1, "path": 3, "targets": ["a"], "urls": []}']
+    "text", [b"", b"[]", b"{", b'{"version": 3}', b'{"version": 2, "crc32": "00000000", "entry": {}}', b"flipped"]
 )
-def test_a_damaged_entry_is_told_and_never_skipped(text):
-    journal = MemoryBackend()
-    journal.put_raw(f"{0:028x}.json", text)
+def test_a_damaged_entry_is_told_and_keeps_nobody_from_the_others(text):
+    journal, places = MemoryBackend(), switches(3, x=b"old", acc=b"old")
+    multi = mirror(places, "quorum", journal=journal)
+    places[0].down = True
+    write_bytes(multi, "x", b"new")
+    places[0].down = False
+    if text == b"flipped":
+        multi.journal.add(multi.entry("acc", multi.places[:1]))
+        name = max(info.path for info in journal.list())
+        text = journal.peek(name).replace(b'"acc"', b'"abc"')
+    else:
+        name = f"{0:028x}.json"
+    journal.put_raw(name, text)
     journal.put_raw("somebody/elses", b"object")
-    with pytest.raises(CorruptData, match="verify") as caught:
-        mirror(switches(2), journal=journal).repair()
-    assert caught.value.path == f"{0:028x}.json"
+    again = mirror(places, "quorum", journal=journal)
+    assert (read_bytes(again, "x"), read_bytes(again, "acc")) == (b"new", b"old")
+    write_bytes(again, "y", b"1")
+    done = again.repair(grace=0)
+    assert (done.paths, done.changed) == (("x",), 1)
+    ((entry, error),) = done.waiting
+    assert isinstance(error, CorruptData)
+    assert (entry.id, error.path) == (name.removesuffix(".json"), name)
+    journal.delete(name)
+    assert not again.repair().waiting
 
 
 @pytest.mark.parametrize("published", [0, 1, 2])

@@ -2,7 +2,6 @@
 reported as done is never taken back."""
 
 import hashlib
-import json
 import threading
 from dataclasses import replace
 
@@ -457,17 +456,6 @@ def test_each_target_keeps_the_metadata_that_are_its_own():
     stores[1].down = False
     multi.repair(grace=0)
     assert stores[1].inner.stat("x").metadata == {"k": "2", "class": "b"}
-
-
-def test_an_entry_that_names_only_who_missed_it_is_read_as_before():
-    (a, b), journal = switches(2, x=b"old"), MemoryBackend()
-    write(named(journal, a=a, b=b), b"done", without=[a])
-    (info,) = journal.list()
-    row = json.loads(journal.peek(info.path))
-    del row["among"], row["doubt"]
-    journal.put_raw(info.path, json.dumps(row).encode())
-    assert named(journal, a=a, b=b).repair(grace=0).paths == ("x",)
-    assert once([a, b], "x") == b"done"
 
 
 # -- targets that come and go ------------------------------------------------------------------------------------------
