@@ -25,6 +25,7 @@ from ._journal import FRESH, Journal, Missed
 from ._listing import Shows
 from ._reading import Reading
 from .outcomes import Outcome, State
+from .targets import check_apart
 from .tiers import Place, opened
 
 T = TypeVar("T")
@@ -111,10 +112,7 @@ class Mirroring(Reading):
         if not (can.write and can.list and can.delete and can.atomic_write):
             raise ConfigError(f"the journal needs whole writes, listings and deletions, which {backend.name} has not")
         for target in self.places:
-            if ops.same_place(backend, target.backend):
-                raise ConfigError(
-                    f"the journal and target {target.name!r} are the same place: give it a folder of its own"
-                )
+            check_apart(backend, "the journal", target.backend, f"target {target.name!r}")
         names = {target.backend.url: target.name for target in self.places if target.backend.url is not None}
         self.journal = Journal(backend, "", max_bytes, make=make, names=names)
         return place

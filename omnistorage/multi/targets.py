@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import combinations
+from itertools import combinations, permutations
 from os import PathLike
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from .. import ops
 from .._table import nearest
-from ..core import Backend, WriteOptions, check_metadata
+from ..core import Backend, ExtendedBackend, WriteOptions, check_metadata
 from ..errors import ConfigError
 from .tiers import Place, Tier, opened
 
@@ -81,9 +83,42 @@ def targets_of(
     if not found:
         raise ConfigError("there are no targets")
     for one, other in combinations(found, 2):
-        if apart and ops.same_place(one.backend, other.backend):
-            raise ConfigError(f"the targets {one.name!r} and {other.name!r} are the same place")
+        if apart:
+            check_apart(one.backend, f"target {one.name!r}", other.backend, f"target {other.name!r}")
     return tuple(found)
+
+
+def check_apart(a: ExtendedBackend, a_name: str, b: ExtendedBackend, b_name: str) -> None:
+    """Raise ``ConfigError`` where one place is the other or lies in it: by their URLs, and for local folders by what
+    is on the disk, whatever links lead there."""
+    if ops.same_place(a, b) or _is_same_folder(a, b):
+        raise ConfigError(f"{a_name} and {b_name} are the same place: give each a place of its own")
+    for (one, one_name), (other, other_name) in permutations(((a, a_name), (b, b_name))):
+        inner, outer = _real(one), _real(other)
+        if inner is not None and outer is not None and inner.startswith(outer):
+            raise ConfigError(f"{one_name} lies in {other_name} ({inner} in {outer}): give each a place of its own")
+
+
+def _folder(backend: ExtendedBackend) -> str | None:
+    """The folder of a backend on the local disk."""
+    parts = urlsplit(backend.url or "")
+    return unquote(parts.path) if parts.scheme == "file" else None
+
+
+def _is_same_folder(a: ExtendedBackend, b: ExtendedBackend) -> bool:
+    one, other = _folder(a), _folder(b)
+    try:
+        return one is not None and other is not None and os.path.samefile(one, other)
+    except OSError:  # one that is not there yet
+        return False
+
+
+def _real(backend: ExtendedBackend) -> str | None:
+    """The URL, of a local folder without links in it; None where there is none that could be the start of another."""
+    folder = _folder(backend)
+    if folder is not None:
+        return os.path.join(os.path.realpath(folder), "")
+    return backend.url if backend.url and backend.url.endswith("/") and "?" not in backend.url else None
 
 
 def _target(given: Any, number: int, taken: set[str], defaults: Mapping[str, Any] | None) -> Target:

@@ -80,7 +80,7 @@ def test_the_place_that_failed_is_named_as_it_was_typed(cli, tmp_path, template)
         r"^omnistorage: error: file/B/\w+\.ndjson: a file stands where a folder is needed$", done.err, re.MULTILINE
     )
     done = cli("write", template, "--to", "A", "--to", "./A/", stdin=ROWS)
-    assert "error: the targets A and ./A/ are the same place" in done.err
+    assert "error: target A and target ./A/ are the same place" in done.err
 
 
 def test_of_several_that_failed_each_is_named_with_what_it_says(cli, tmp_path):

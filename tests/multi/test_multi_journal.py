@@ -387,3 +387,17 @@ def test_verify_says_which_target_cannot_be_asked():
     with pytest.raises(BackendUnavailable) as caught:
         mirror(places).verify()
     assert "in target 't1'" in caught.value.__notes__
+
+
+def test_one_folder_under_two_names_and_nested_places_are_refused(tmp_path):
+    for name in ("a", "b", "a/inner"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    (tmp_path / "far").symlink_to(tmp_path / "a/inner")
+    for pair in (["a", "link"], ["a", "a/inner"], ["a/inner", "a"], ["a", "link/inner"], ["far", "a"], ["a", "a/new"]):
+        with pytest.raises(ConfigError):
+            MultiBackend([f"{tmp_path / name}/" for name in pair], journal=tmp_path / "journal")
+    for journal in ("a", "link", "a/journal", "far"):
+        with pytest.raises(ConfigError):
+            MultiBackend([f"{tmp_path / name}/" for name in "ab"], journal=tmp_path / journal)
+    MultiBackend([f"{tmp_path / name}/" for name in ("a", "b", "ab")], journal=tmp_path / "a-journal")

@@ -502,7 +502,7 @@ def test_goal_41_a_secret_in_the_journals_url_is_not_pickled(tmp_path):
 
 def test_a_journal_at_a_target_itself_is_refused():
     one = MemoryBackend()
-    with pytest.raises(StorageError, match="folder of its own"):
+    with pytest.raises(StorageError, match="place of its own"):
         MultiBackend([one, MemoryBackend()], journal=one)
 
 
