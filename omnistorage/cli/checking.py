@@ -11,7 +11,7 @@ import click
 
 from ..core import Reader
 from ..errors import ConfigError, StorageError
-from ..sync import CheckReport, check_sums
+from ..sync import CheckReport, SyncOptions, check_sums
 from ..sync import check as check_places
 from ..sync.sums import SumFile, algorithm_named
 from .app import App, Location, naming
@@ -86,8 +86,9 @@ def check(app: App, /, src: str, dst: str, **options: Any) -> None:
         page = html_report(app, stack, file, kind="check", verb="sync", leave_out=leave_out)
         if page is not None and sums:
             page.command = []  # no command makes a folder what a sum file says
-        elif page is not None and download:
-            page.command.append("--checksum=strict")
+        elif page is not None and (download or SyncOptions(**settings, list_equal=True).checks_content):
+            end = page.command.index("--") if "--" in page.command else len(page.command)
+            page.command.insert(end, "--checksum=strict" if download else "--checksum")
         app.draw(f"check {to.text}")
         with naming(f"{from_} -> {to.text}"), spelled():
             report = against(

@@ -59,7 +59,7 @@ def comparing(command: C) -> C:
     for option in reversed(
         [
             click.option("--checksum", type=Checksum(), is_flag=False, flag_value="stated", metavar="[=strict]",
-                         help="Compare digests that the stores state; strict reads what states none."),
+                         help="Compare digests; local files are read; strict reads whatever states none."),
             click.option("--size-only", is_flag=True, help="Compare sizes alone."),
             click.option("--modify-window", type=DURATION, metavar="TIME", help="Times closer than this are equal."),
             click.option("--compare", metavar="RULE", help="default, rclone, aws, s5cmd, size, mtime or checksum."),

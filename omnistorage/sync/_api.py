@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from contextlib import ExitStack
+from dataclasses import replace
 from os import PathLike, fspath
 from typing import Any
 
@@ -104,7 +105,9 @@ def _spelled(
         if not (download and name in ("checksum", "size_only")):
             option = f"--{name.replace('_', '-')}"
             found += [option] if value is True else [f"{option}={value}"]
-    return [*found, "--checksum=strict"] if download else found
+    if download:
+        return [*found, "--checksum=strict"]
+    return [*found, "--checksum"] if checked and made.options.checks_content else found
 
 
 _SAID = frozenset(
@@ -159,18 +162,39 @@ def check(
     report: Target | HtmlReport | None = None,
     **settings: Any,
 ) -> CheckReport:
-    """Compare two places and change nothing. ``one_way``: what only ``dst`` has does not matter; ``download``: read
-    both sides and compare the bytes. Each of ``listeners`` is called with a sign (``= - + * !``), a path and a reason
-    for every object. ``report``, a path or a binary file, gets all of it as one HTML page."""
+    """Compare two places and change nothing.
+
+    Two objects are the same if their digests are. A store's own digests are compared; a local file is read if the other
+    side states a digest or is a local file as well. Where no digest can be compared, size and time decide, and the
+    report counts the object in ``by_size_and_time``.
+
+    Args:
+        src: A URL, a path, a backend, a Store or a configuration.
+        dst: The place that is compared with it.
+        one_way: Ignore objects that only ``dst`` has.
+        download: Read both sides and compare the bytes.
+        listeners: Each is called with a sign (``= - + * !``), a path and a reason for every object.
+        report: A path or a binary file that gets the result as one HTML page.
+        settings: Fields of ``SyncOptions``. With ``size_only`` or a ``compare`` of sizes or times, that rule decides.
+
+    Returns:
+        The counts; ``in_sync`` is the answer.
+
+    Raises:
+        ConfigError: A setting that a check does not take.
+        NotFound: The source does not exist.
+    """
     _must_list(settings, one_way)
     for name in ("delete", "list_equal"):
         if name in settings:
             raise ConfigError(f"check takes no {name}: it shows all differences, or with one_way what the source has")
     settings = {"allow_empty_source": True, **settings, "ignore_errors": True, "max_delete": "100%"}
     with Plan(src, dst, list_equal=True, delete=not one_way, **settings) as made:
+        command = [] if report is None else _spelled(made, "sync", src, dst, checked=True, download=download)
+        if download:  # the bytes decide: no digest has to be computed before
+            made.options = replace(made.options, compare="size", size_only=False, checksum=False)
         if report is None:
             return Checker(made, download=download, listeners=listeners).run()
-        command = _spelled(made, "sync", src, dst, checked=True, download=download)
         with _page(report, made, "check", "check", command) as page:
             found = PagedChecker(made, page, download=download, listeners=listeners).run()
             finish(page, found)

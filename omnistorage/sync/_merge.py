@@ -24,7 +24,7 @@ from ._pools import Lookers
 from ._times import Times
 from ._unlisted import Unlisted
 from .actions import Action
-from .compare import BY_SIZE, EQUAL, LEFT, SAME, TOUCH, Comparison
+from .compare import BY_SIZE, EQUAL, LEFT, SAME, TOUCH, WEAK, Comparison
 from .places import Entry
 
 if TYPE_CHECKING:
@@ -324,8 +324,9 @@ class Merge(Listed):
             return Action("touch", a.path, verdict, None, a.info, b.info, name)
         if verdict in SAME:
             self.seen.equal += 1
+            checked = self.o.list_equal and not self.comparison.says_content
+            self.seen.by_size_and_time += not self.o.move and (verdict in WEAK or checked)
             if verdict == BY_SIZE:
-                self.seen.equal_by_size += 1
                 self.seen.warn("some objects were compared by their size alone: neither times nor digests are known")
             if self.o.move:
                 return Action("remove", a.path, verdict, a.info.size, a.info, b.info, name)

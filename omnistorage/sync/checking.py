@@ -26,12 +26,14 @@ _AHEAD = 4
 
 @dataclass
 class CheckReport:
-    """How two places compare. ``errors`` counts what could not be compared, which is neither equal nor different;
-    ``skipped`` what was left out, such as links."""
+    """How two places compare. ``by_size_and_time`` counts those of ``match`` whose content was not compared: no digest
+    of both could be had, or the rule does not ask for any. ``errors`` counts what could not be compared, which is
+    neither equal nor different; ``skipped`` what was left out, such as links."""
 
     source: str = ""
     destination: str = ""
     match: int = 0
+    by_size_and_time: int = 0
     differ: int = 0
     missing_on_src: int = 0
     missing_on_dst: int = 0
@@ -47,8 +49,8 @@ class CheckReport:
 
     @property
     def in_sync(self) -> bool:
-        """Whether everything was compared and is the same. What was left out, and counts as ``skipped``, such as
-        links, is not part of it."""
+        """Whether everything was compared and nothing differs, as far as ``by_size_and_time`` can tell. What was left
+        out, and counts as ``skipped``, such as links, is not part of it."""
         return self.complete and not self.errors and not self.differences
 
     def as_dict(self) -> dict[str, Any]:
@@ -58,7 +60,8 @@ class CheckReport:
         return {**found, "differences": self.differences, "in_sync": self.in_sync}
 
     def __str__(self) -> str:
-        parts = [f"{self.match:,} equal"]
+        parts = [f"{self.match - self.by_size_and_time:,} equal"]
+        parts += [f"{self.by_size_and_time:,} by size and time only"] if self.by_size_and_time else []
         parts += [f"{self.differ:,} differ"] if self.differ else []
         parts += [f"{self.missing_on_dst:,} only at the source"] if self.missing_on_dst else []
         parts += [f"{self.missing_on_src:,} only at the destination"] if self.missing_on_src else []
@@ -81,6 +84,7 @@ class Checker:
                 self._tell(sign, action.path, why)
         seen, report = self.plan.seen, self.report
         report.complete, report.warnings = seen.complete, list(seen.warnings)
+        report.by_size_and_time = 0 if self.download else seen.by_size_and_time
         for error in seen.listing_errors:
             self._tell(ERROR, error.path or "", str(error), error)
         return report

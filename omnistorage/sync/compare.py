@@ -2,33 +2,47 @@
 
 ``quick`` answers from the two listings alone, a million times in a few seconds; None means that a store has to be asked
 or something read, which ``slow`` does.
+
+A store that cannot set times shows the time of each upload. Where it holds user metadata, an upload keeps the time of
+its source as ``mtime`` (see ``_kept_times``), which one request shows. The rules therefore are:
+
+1. Listings decide where they can. Equal times are equal; an upload that is not older than its source is equal.
+2. Otherwise the stores are asked, and kept times are compared in place of the times of uploads.
+3. ``check`` and ``checksum`` compare digests first. Times count only where no digest can be compared, and the verdict
+   is then ``BY_TIME`` or ``BY_SIZE``, not ``EQUAL``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
+from typing import Literal
 
 from ..core import ObjectInfo
-from ..digests import new_hash
-from ..policies import check
+from ._content import EQUAL, Content, digest, same_digest
+from ._kept_times import kept_time, time_to_keep
 from .options import SyncOptions
 from .places import Side
 
-EQUAL = "equal"
 BY_SIZE = "equal in size, the only thing known of both"
+BY_TIME = "equal in size and time, no digest can be compared"
 TOUCH = "the same content, another time"
 EXISTS = "it exists at the destination"
 NEWER = "the destination is newer"
 UNKNOWN = "nothing is known that could be compared"
-SAME = (EQUAL, BY_SIZE, TOUCH)
+WEAK = (BY_SIZE, BY_TIME)
+"""The verdicts by which both seem to hold the same, though their content was not compared."""
+SAME = (EQUAL, *WEAK, TOUCH)
 """The verdicts by which both hold the same."""
 LEFT = (EXISTS, NEWER)
 """The verdicts by which the destination stays as it is, whatever it holds. Every other verdict is the reason why
 something has to be transferred."""
-_STRONGEST = ("sha512", "sha256", "sha1", "md5", "crc32c")
-_BLOCK = 1 << 20
+_SIZE_DIFFERS = "the size differs"
+_TIME_DIFFERS = "the time differs"
+_SOURCE_NEWER = "the source is newer"
+_BY_CONTENT = ("default", "rclone")
 _NO_TIME = timedelta(0)
+Rule = Callable[[ObjectInfo, ObjectInfo], str | None]
 
 
 class Comparison:
@@ -38,33 +52,38 @@ class Comparison:
         self.src, self.dst, self.options = src, dst, options
         precisions = (src.features.modified_precision, dst.features.modified_precision)
         self.window = max(options.modify_window, *(p or _NO_TIME for p in precisions))
+        self.content = Content(src, dst)
         self.holds_times = dst.features.set_modified
+        self._keeps = src.keeps_mtime, dst.keeps_mtime
         self._rule = options.compare
-        named = {
-            "default": self._by_time if self.holds_times else self._by_upload,
-            "mtime": self._by_mtime,
-            "size": self._by_size,
-            "checksum": self._by_hash,
-            "rclone": self._by_time if self.holds_times and not self._keeps(src) else self._ask,
-            "aws": self._as_aws,
-            "s5cmd": self._newer_wins,
-        }
-        rule: Callable[[ObjectInfo, ObjectInfo], str | None]
-        if callable(self._rule):
-            rule = self._by_caller
-        elif options.size_only:
-            rule = self._by_size
-        elif options.checksum:
-            rule = self._by_hash
-        else:
-            rule = named[self._rule]
+        self._hashes = bool(options.checksum) or self._rule == "checksum"
+        self._checks = options.checks_content
+        self.says_content = callable(self._rule) or self._hashes or self._checks
+        """Whether ``EQUAL`` of a check means that the content was compared."""
+        rule = self._chosen()
         if options.update:
             self._unless_newer, rule = rule, self._update
         self._decide = rule
 
-    def _keeps(self, side: Side) -> bool:
-        """Whether the side's own times are not those of its objects, which it keeps as metadata."""
-        return side.features.user_metadata and not side.features.set_modified
+    def _chosen(self) -> Rule:
+        if callable(self._rule):
+            return self._by_caller
+        if self.options.size_only:
+            return self._by_size
+        if self._checks:
+            return self._by_check
+        if self._hashes:
+            return self._by_hash
+        lost = not self.holds_times and not self._keeps[1]  # then every copy has another time than its source
+        rules: dict[str, Rule] = {
+            "default": self._by_time if self.holds_times else self._by_upload,
+            "mtime": self._by_upload if lost else self._by_mtime,
+            "size": self._by_size,
+            "rclone": self._by_upload if lost else self._ask if True in self._keeps else self._by_time,
+            "aws": self._as_aws,
+            "s5cmd": self._newer_wins,
+        }
+        return rules[str(self._rule)]
 
     # -- the answer ----------------------------------------------------------------------------------------------------
 
@@ -76,43 +95,68 @@ class Comparison:
         if options.ignore_times:
             return "times are ignored"
         if a[1] != b[1] and a[1] is not None and b[1] is not None and not options.update and not callable(self._rule):
-            return "the size differs"
+            return _SIZE_DIFFERS
         return self._decide(a, b)
 
     def slow(self, a: ObjectInfo, b: ObjectInfo) -> str:
         """The verdict after a look at the stores. Raises ``StorageError``."""
-        if not callable(self._rule) and not self.options.checksum and self._rule != "checksum":
-            a, b = self._asked(self.src, a), self._asked(self.dst, b)
-            if a.size != b.size and a.size is not None and b.size is not None:
-                return "the size differs"
-            return self._after_asking(a, b)
-        return self.by_digest(a, b)
+        if self._hashes and not callable(self._rule):
+            return self.by_digest(a, b)
+        a, b = self._asked(self.src, a), self._asked(self.dst, b)
+        if self._differ_in_size(a, b):
+            return _SIZE_DIFFERS
+        if self._checks:
+            return self.content.verdict(a, b, "files") or self._weakly(a, b)
+        return self._after_asking(a, b)
 
-    def _asked(self, side: Side, info: ObjectInfo) -> ObjectInfo:
-        return (
-            side.backend.stat(info.path) if side.features.stat and (side.features.hashes or self._keeps(side)) else info
+    def by_digest(self, a: ObjectInfo, b: ObjectInfo) -> str:
+        """``EQUAL`` or not, by the digests that the stores state when asked. Where one side states none, it is read; a
+        local file is always read. Without any digest, size and time decide. Raises ``StorageError``."""
+        a, b = self._asked(self.src, a), self._asked(self.dst, b)
+        strict = self.options.checksum == "strict"
+        return self.content.verdict(a, b, "both sides" if strict else "one side") or self._weakly(a, b)
+
+    def same_object(self, a: ObjectInfo, b: ObjectInfo) -> str | None:
+        """Whether an object of the destination that has another name is the source's. ``EQUAL`` by true times or by
+        digests, ``TOUCH`` where the digests are equal and the times are not; None if it is not known to be the same.
+        Raises ``StorageError``."""
+        if not self.options.checksum and True not in self._keeps and self.holds_times and self._same_time(a, b):
+            return EQUAL
+        a, b = self._asked(self.src, a), self._asked(self.dst, b)
+        verdict = self.content.verdict(a, b, self._may_read)
+        if verdict is None and not self.options.checksum:
+            return EQUAL if self._same_moment(a, b) else None
+        return None if verdict != EQUAL else EQUAL if self._same_moment(a, b) else TOUCH
+
+    def same_content(self, a: ObjectInfo, b: ObjectInfo) -> str | None:
+        """The verdict by digests alone; None if none can be had. Raises ``StorageError``."""
+        return same_digest(a, b) or self.content.verdict(
+            self._asked(self.src, a), self._asked(self.dst, b), self._may_read
         )
 
+    @property
+    def _may_read(self) -> Literal["one side", "both sides"]:
+        return "both sides" if self.options.checksum == "strict" else "one side"
+
+    def _asked(self, side: Side, info: ObjectInfo) -> ObjectInfo:
+        asks = side.features.stat and (side.features.hashes or side.keeps_mtime)
+        return side.backend.stat(info.path) if asks else info
+
     def _after_asking(self, a: ObjectInfo, b: ObjectInfo) -> str:
-        verdict = same_digest(a, b)
-        if verdict is not None:
-            return TOUCH if verdict == EQUAL and self.holds_times and not self._same_time(a, b) else verdict
-        kept_a, kept_b = kept_time(a), kept_time(b)
-        if self._rule == "rclone":
-            first, second = kept_a or a.modified_at, kept_b or b.modified_at
-        else:
-            # What we copied carries the source's time as that store shows it in its listing.
-            first, second = a.modified_at, kept_b
-        if first is not None and second is not None and abs(first - second) < self.window:
+        """The verdict of a rule of times, once both stores were asked."""
+        same = self._same_moment(a, b)
+        if self._rule in _BY_CONTENT:
+            # Where the destination cannot set times, only a transfer brings another time there.
+            verdict = self.content.verdict(a, b, "files" if self.holds_times and not same else "nothing")
+            if verdict is not None:
+                return TOUCH if verdict == EQUAL and self.holds_times and not same else verdict
+        if same:
             return EQUAL
         if a.modified_at is None or b.modified_at is None:
             return self._sizes_alone(a, b)
-        return "the time differs"
+        return _TIME_DIFFERS
 
     # -- rules ---------------------------------------------------------------------------------------------------------
-
-    def _sizes_alone(self, a: ObjectInfo, b: ObjectInfo) -> str:
-        return UNKNOWN if a.size is None or b.size is None else BY_SIZE
 
     def _by_size(self, a: ObjectInfo, b: ObjectInfo) -> str | None:
         return self._sizes_alone(a, b) if a.size is None or b.size is None else EQUAL
@@ -125,9 +169,9 @@ class Comparison:
         if first == second or abs(first - second) < self.window:
             return EQUAL
         verdict = same_digest(a, b)
-        if verdict is not None:
+        if verdict is not None and not (verdict == EQUAL and self._keeps[0]):
             return TOUCH if verdict == EQUAL else verdict
-        return self._ask_or(a, b, "the time differs")
+        return self._ask_or(a, b, _TIME_DIFFERS)
 
     def _by_upload(self, a: ObjectInfo, b: ObjectInfo) -> str | None:
         """Where its times say when something was put there."""
@@ -140,27 +184,27 @@ class Comparison:
         if second >= first:
             return EQUAL
         # Put there in the second in which it was made, by a clock that is behind, or truly older: metadata tell.
-        return self._ask_or(a, b, "the source is newer")
+        return self._ask_or(a, b, _SOURCE_NEWER)
 
     def _by_mtime(self, a: ObjectInfo, b: ObjectInfo) -> str | None:
         if a.modified_at is None or b.modified_at is None:
             return self._sizes_alone(a, b)
-        return EQUAL if self._same_time(a, b) else "the time differs"
-
-    def _same_time(self, a: ObjectInfo, b: ObjectInfo) -> bool:
-        first, second = a.modified_at, b.modified_at
-        return first is not None and second is not None and (first == second or abs(first - second) < self.window)
+        return EQUAL if self._same_time(a, b) else self._ask_times_or(_TIME_DIFFERS)
 
     def _newer_wins(self, a: ObjectInfo, b: ObjectInfo) -> str | None:
         if a.modified_at is None or b.modified_at is None:
             return self._sizes_alone(a, b)
-        return EQUAL if b.modified_at >= a.modified_at else "the source is newer"
+        if b.modified_at >= a.modified_at or a.modified_at - b.modified_at < self.window:
+            return EQUAL
+        return self._ask_times_or(_SOURCE_NEWER)
 
     def _as_aws(self, a: ObjectInfo, b: ObjectInfo) -> str | None:
         download = self.holds_times and not self.src.features.set_modified
         if not download or a.modified_at is None or b.modified_at is None:
             return self._newer_wins(a, b)
-        return EQUAL if b.modified_at <= a.modified_at else "the destination is newer than what is downloaded"
+        if b.modified_at <= a.modified_at or b.modified_at - a.modified_at < self.window:
+            return EQUAL
+        return self._ask_times_or("the destination is newer than what is downloaded")
 
     def _update(self, a: ObjectInfo, b: ObjectInfo) -> str | None:
         if a.modified_at is not None and b.modified_at is not None:
@@ -169,12 +213,9 @@ class Comparison:
                 return NEWER
             if ahead > -self.window or ahead == _NO_TIME:  # as good as the same time: only content counts
                 if self._differ_in_size(a, b):
-                    return "the size differs"
+                    return _SIZE_DIFFERS
                 return self._by_hash(a, b) if self.options.checksum else EQUAL
-        return "the size differs" if self._differ_in_size(a, b) else self._unless_newer(a, b)
-
-    def _differ_in_size(self, a: ObjectInfo, b: ObjectInfo) -> bool:
-        return a.size is not None and b.size is not None and a.size != b.size
+        return _SIZE_DIFFERS if self._differ_in_size(a, b) else self._unless_newer(a, b)
 
     def _by_caller(self, a: ObjectInfo, b: ObjectInfo) -> str | None:
         assert callable(self._rule)
@@ -184,76 +225,77 @@ class Comparison:
     def _by_hash(self, a: ObjectInfo, b: ObjectInfo) -> str | None:
         return same_digest(a, b)  # None: ask
 
+    def _by_check(self, a: ObjectInfo, b: ObjectInfo) -> str | None:
+        """Digests wherever they can be had. Objects of no bytes are the same."""
+        if a.size == 0 == b.size:
+            return EQUAL
+        verdict = same_digest(a, b)
+        if verdict is not None or self.content.known or True in self._keeps:
+            return verdict
+        return self._weakly(a, b)
+
     def _ask(self, a: ObjectInfo, b: ObjectInfo) -> str | None:
         return None
 
     def _ask_or(self, a: ObjectInfo, b: ObjectInfo, verdict: str) -> str | None:
-        """None if asking the stores can bring more to light than the listings did."""
+        """None if asking the stores, or reading local files, can bring more to light than the listings did."""
         src, dst = self.src.features, self.dst.features
-        hashes = bool(src.hashes & dst.hashes) and src.stat and dst.stat
-        return None if hashes or (dst.stat and self._keeps(self.dst)) else verdict
+        stated = self.content.stated and src.stat and dst.stat
+        computed = self.content.known and self.holds_times and self._rule in _BY_CONTENT
+        return None if stated or computed else self._ask_times_or(verdict)
 
-    # -- digests -------------------------------------------------------------------------------------------------------
+    def _ask_times_or(self, verdict: str) -> str | None:
+        sides = zip((self.src, self.dst), self._keeps, strict=True)
+        return None if any(keeps and side.features.stat for side, keeps in sides) else verdict
 
-    def by_digest(self, a: ObjectInfo, b: ObjectInfo) -> str:
-        """``EQUAL`` or not, by the digests that the stores state when asked; where one side states none, it is read."""
-        return self._by_read_hash(self._asked(self.src, a), self._asked(self.dst, b))
+    # -- what is known -------------------------------------------------------------------------------------------------
 
-    def _by_read_hash(self, a: ObjectInfo, b: ObjectInfo) -> str:
-        verdict = same_digest(a, b)
-        if verdict is not None:
-            return verdict
-        stated = [name for name in _STRONGEST if a.hash(name) or b.hash(name)]
-        if not stated and self.options.checksum != "strict":
+    def _differ_in_size(self, a: ObjectInfo, b: ObjectInfo) -> bool:
+        return a.size is not None and b.size is not None and a.size != b.size
+
+    def _sizes_alone(self, a: ObjectInfo, b: ObjectInfo) -> str:
+        return UNKNOWN if a.size is None or b.size is None else BY_SIZE
+
+    def _same_time(self, a: ObjectInfo, b: ObjectInfo) -> bool:
+        return self._is_close(a.modified_at, b.modified_at)
+
+    def _same_moment(self, a: ObjectInfo, b: ObjectInfo) -> bool:
+        """Whether both are of one time, where kept times stand for those of uploads."""
+        kept = self._kept(b, 1)
+        if self._is_close(self._kept(a, 0) or a.modified_at, kept or b.modified_at):
+            return True
+        return self._is_close(a.modified_at, kept)  # a copy of an upload whose own kept time was not known
+
+    def _kept(self, info: ObjectInfo, side: int) -> datetime | None:
+        return kept_time(info) if self._keeps[side] else None
+
+    def _is_close(self, first: datetime | None, second: datetime | None) -> bool:
+        return first is not None and second is not None and (first == second or abs(first - second) < self.window)
+
+    def _weakly(self, a: ObjectInfo, b: ObjectInfo) -> str:
+        """The verdict by size and time, where no digest can be compared. That of a check is the same for both
+        directions."""
+        if self._same_moment(a, b):
+            return BY_TIME
+        first, second = self._kept(a, 0) or a.modified_at, self._kept(b, 1) or b.modified_at
+        if first is None or second is None:
             return self._sizes_alone(a, b)
-        name = stated[0] if stated else "sha256"
-        first = a.hash(name) or digest(self.src, a.path, name)
-        second = b.hash(name) or digest(self.dst, b.path, name)
-        return EQUAL if first == second else f"the {name} differs"
+        uploads = self._is_upload(a, 0) and self.options.list_equal, self._is_upload(b, 1)
+        if all(uploads):
+            return self._sizes_alone(a, b)
+        if (uploads[1] and second >= first) or (uploads[0] and first >= second):
+            return BY_TIME
+        return _TIME_DIFFERS
 
-
-def same_digest(a: ObjectInfo, b: ObjectInfo) -> str | None:
-    """The verdict by a digest that both state; None if there is none."""
-    if not a.hashes or not b.hashes:
-        return None
-    for name in _STRONGEST:
-        first = a.hashes.get(name)
-        second = b.hashes.get(name)
-        if first and second:
-            return EQUAL if first == second else f"the {name} differs"
-    return None
-
-
-def digest(side: Side, key: str, name: str) -> str:
-    """The digest of an object of one side, by reading it. Raises ``StorageError``."""
-    running = new_hash(name)
-    with side.backend.open_reader(key) as reader:
-        while block := reader.read(_BLOCK):
-            check("digest", key)
-            running.update(block)
-    return str(running.hexdigest())
-
-
-def kept_time(info: ObjectInfo) -> datetime | None:
-    """The source's time that a copy carries as ``metadata["mtime"]``: seconds since 1970, as rclone writes them."""
-    text = (info.metadata or {}).get("mtime")
-    if text is None:
-        return None
-    try:
-        whole, _, part = text.partition(".")
-        return datetime.fromtimestamp(int(whole), UTC) + timedelta(microseconds=int((part + "000000")[:6]))
-    except (ValueError, OverflowError, OSError):
-        return None
-
-
-def time_to_keep(moment: datetime) -> str:
-    """``moment`` as ``metadata["mtime"]``."""
-    seconds, rest = divmod(moment - datetime(1970, 1, 1, tzinfo=UTC), timedelta(seconds=1))
-    return f"{seconds}.{rest // timedelta(microseconds=1):06d}000"
+    def _is_upload(self, info: ObjectInfo, side: int) -> bool:
+        """Whether nothing but the time of its upload is known."""
+        features = (self.src, self.dst)[side].features
+        return features.write and not features.set_modified and self._kept(info, side) is None
 
 
 __all__ = [
     "BY_SIZE",
+    "BY_TIME",
     "EQUAL",
     "EXISTS",
     "LEFT",
@@ -261,6 +303,7 @@ __all__ = [
     "SAME",
     "TOUCH",
     "UNKNOWN",
+    "WEAK",
     "Comparison",
     "digest",
     "kept_time",

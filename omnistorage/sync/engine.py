@@ -327,7 +327,7 @@ class _Job:
 
     def _close_books(self) -> None:
         seen, report = self.plan.seen, self.report
-        report.equal = seen.equal
+        report.equal, report.by_size_and_time = seen.equal, seen.by_size_and_time
         report.blocked += seen.blocked
         report.complete = seen.complete
         for text in seen.warnings:

@@ -88,11 +88,12 @@ _TILES = (
     ("folder_times", "folders given another time", "folders to give another time"),
     ("removed", "removed from the source", "to remove from the source"),
     ("equal", "equal", "equal"),
+    ("by_size_and_time", "by size and time only", "by size and time only"),
     ("skipped", "left out", "left out"),
     ("blocked", "not deleted, for safety", "not to be deleted, for safety"),
     ("failed", "failed", "cannot be synced"),
 )
-_CHANGED = tuple(field for field, *_ in _TILES if field not in ("equal", "skipped", "failed"))
+_CHANGED = tuple(field for field, *_ in _TILES if field not in ("equal", "by_size_and_time", "skipped", "failed"))
 _COLUMNS = {"check": "Result", "plan": "Action", "run": "Action"}
 
 
@@ -315,8 +316,9 @@ def finish(page_: HtmlReport, report: CheckReport | Report) -> None:
     for failure in report.failures:
         if failure.action == "list":  # the only ones that no event speaks of
             page_.row("error", failure.path, None, f"list: {_reason(failure.error, None)}")
+    counts = {**vars(report), "equal": report.equal - report.by_size_and_time}
     words = {field: would if report.dry_run else done for field, done, would in _TILES}
-    totals: dict[str, int | str] = {word: value for field, word in words.items() if (value := getattr(report, field))}
+    totals: dict[str, int | str] = {word: value for field, word in words.items() if (value := counts[field])}
     if report.transferred:
         totals["to transfer" if report.dry_run else "transferred"] = human(report.bytes)
     good = None if report.dry_run and report.ok else report.ok
@@ -337,7 +339,8 @@ def _verdict(report: Report) -> str:
 
 def _finish_check(page_: HtmlReport, report: CheckReport) -> None:
     totals = {
-        "same": report.match,
+        "same": report.match - report.by_size_and_time,
+        **({"by size and time only": report.by_size_and_time} if report.by_size_and_time else {}),
         "differ": report.differ,
         "only at the source": report.missing_on_dst,
         "only at the destination": report.missing_on_src,

@@ -40,7 +40,8 @@ class SyncOptions:
 
     **Comparing.** ``compare``: a rule by name (``default rclone aws s5cmd size mtime checksum``), or a callable that
     takes the source's and the destination's ``ObjectInfo`` and returns True for equal, or False, or why not;
-    ``size_only``; ``checksum`` (True: digests that the stores state, ``"strict"``: read what states none);
+    ``size_only``; ``checksum`` (True: digests that the stores state; one is computed where the other side states it,
+    and of local files; ``"strict"``: both sides are read where neither states any);
     ``ignore_times`` and ``ignore_existing``; ``update`` (a newer destination stays); ``immutable`` (an existing,
     differing object is an error); ``modify_window``, at least the coarser clock of the two.
 
@@ -219,6 +220,11 @@ class SyncOptions:
     def renames(self) -> tuple[str, ...]:
         """The strategies of ``track_renames``."""
         return tuple(part.strip() for part in self.track_renames.split(",") if part.strip())
+
+    @property
+    def checks_content(self) -> bool:
+        """Whether a check compares digests first, as no other rule was chosen."""
+        return self.list_equal and self.compare in ("default", "rclone") and not (self.size_only or self.checksum)
 
     def delete_limit(self, objects: int) -> float:
         """How many of a destination's ``objects`` may be deleted."""

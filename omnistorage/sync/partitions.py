@@ -108,6 +108,7 @@ def prepare(
             "parts": [vars(part) for part in parts],
             "objects": seen.source_objects,
             "equal": seen.equal,
+            "by_size_and_time": seen.by_size_and_time,
             "blocked": seen.blocked,
             "complete": seen.complete,
             "failed": said,
@@ -468,6 +469,7 @@ def _plan_of(folder: _Folder) -> dict[str, Any]:
 def _begun(found: dict[str, Any]) -> Report:
     """The report of a plan of which nothing is done yet."""
     report = Report(str(found["source"]), str(found["destination"]), equal=found["equal"], complete=found["complete"])
+    report.by_size_and_time = found.get("by_size_and_time", 0)
     report.blocked = found["blocked"]
     for text in found["warnings"]:
         report.warn(text)

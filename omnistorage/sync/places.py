@@ -122,6 +122,11 @@ class Side:
             return None
         return Path(unquote(urlsplit(url).path, errors="surrogateescape"))
 
+    @property
+    def keeps_mtime(self) -> bool:
+        """Whether the store's own times are those of uploads, and metadata can keep the times of sources."""
+        return self.features.user_metadata and not self.features.set_modified
+
     def file_in_the_way(self) -> str | None:
         """The file that has the folder's name (of a local one also: that of a folder above it), where a name cannot be
         both. None as well where nobody can tell."""

@@ -33,7 +33,7 @@ class Seen:
     source_bytes: int = 0
     destination_objects: int = 0
     equal: int = 0
-    equal_by_size: int = 0
+    by_size_and_time: int = 0  # of those: the content was not compared, though the rule asks for it
     filtered: int = 0
     blocked: int = 0  # deletions not planned, as the source's folder could not be listed
     complete: bool = False  # both listings came to their end without an error

@@ -23,7 +23,8 @@ class Failure(NamedTuple):
 @dataclass
 class Report:
     """Counts of objects, and ``bytes`` moved. ``deleted`` counts what is gone from the destination, ``removed`` what a
-    move took from the source, ``blocked`` deletions that were not done as it was not safe. ``stopped`` says which limit
+    move took from the source, ``blocked`` deletions that were not done as it was not safe. ``by_size_and_time`` counts
+    those of ``equal`` whose content should have been compared, but no digest could be had. ``stopped`` says which limit
     ended the run early. With ``dry_run`` everything is what would have been done."""
 
     source: str = ""
@@ -40,6 +41,7 @@ class Report:
     folder_times: int = 0
     skipped: int = 0
     equal: int = 0
+    by_size_and_time: int = 0
     blocked: int = 0
     bytes: int = 0
     failed: int = 0
@@ -84,7 +86,8 @@ class Report:
         did = "would be " if self.dry_run else ""
         parts = []
         for name, word in _SHOWN:
-            if count := getattr(self, name):
+            count = getattr(self, name) - (self.by_size_and_time if name == "equal" else 0)
+            if count or (name == "equal" and self.equal):
                 parts.append(f"{count:,} {'' if name in _SEEN else did}{word}")
         if self.folder_times and not any(getattr(self, name) for name, _ in _SHOWN if name not in _SEEN):
             parts.insert(0, f"{self.folder_times:,} folders {did}given another time")  # else a matter of course
@@ -105,7 +108,7 @@ _COUNTERS = {
     "skip": "skipped",
     "equal": "equal",
 }
-_SEEN = ("equal", "skipped", "blocked", "failed")  # not done, in a dry run as little as in another
+_SEEN = ("equal", "by_size_and_time", "skipped", "blocked", "failed")  # not done, in a dry run as little as in another
 _SHOWN = (
     ("copied", "copied"),
     ("updated", "updated"),
@@ -116,6 +119,7 @@ _SHOWN = (
     ("folders_removed", "folders removed"),
     ("removed", "removed from the source"),
     ("equal", "equal"),
+    ("by_size_and_time", "by size and time only"),
     ("skipped", "skipped"),
     ("blocked", "not deleted"),
     ("failed", "failed"),

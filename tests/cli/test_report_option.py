@@ -94,7 +94,7 @@ def test_names_that_look_like_options_stay_names(folders, cli):
     (folders / "a").rename(folders / "-a")
     cli("check", "--report", "out.html", "--", "-a", "b")
     command = command_of(folders / "out.html")
-    assert command == ["omnistorage", "sync", "--delete", "--", "-a", "b"]
+    assert command == ["omnistorage", "sync", "--delete", "--checksum", "--", "-a", "b"]
     assert cli(*command[1:]).code == 0
     assert cli("check", "--", "-a", "b").code == 0
 

@@ -8,8 +8,10 @@ import pytest
 from omnistorage import ConfigError, LocalBackend, MemoryBackend, NotFound, StorageError
 from omnistorage.sync import Filter, Plan, check, check_sums
 from omnistorage.sync.checking import Checker, CheckReport
+from omnistorage.sync.compare import time_to_keep
 
-from .stores import Acting, HalfListed, Locked, bucket, failing, fill, held, listing, memory, put
+from .stores import Acting, HalfListed, Locked, bucket, day, failing, fill, held, listing, memory, planned, put
+from .test_comparing import hashing
 
 
 def looked_at(src, dst, **settings):
@@ -208,6 +210,69 @@ def test_what_size_alone_can_tell_is_said():
     assert any("by their size alone" in text for text in report.warnings)
 
 
+# --- digests ----------------------------------------------------------------------------------------------------------
+
+
+def stating(*names, make=bucket, **more):
+    """A bucket that states digests when it is asked, and keeps the times of sources as metadata."""
+    return hashing(*names, in_listings=False, make=make, metadata=True, **more)
+
+
+def test_a_file_is_read_where_the_other_side_states_a_digest(tmp_path):
+    for algorithm in ("md5", "sha1", "sha256", "crc32c"):
+        folder, store = LocalBackend(tmp_path / algorithm), stating(algorithm)
+        for path, here, there in (("same", b"same", b"same"), ("f", b"SMALLER", b"smaller")):
+            put(folder, path, here)
+            put(store, path, there)
+        for sides in ((folder, store), (store, folder)):
+            assert planned(*sides, checksum=True) == [("update", "f")]
+            report, said = looked_at(*sides)
+            assert said == [("*", "f"), ("=", "same")]
+            assert (report.by_size_and_time, str(report)) == (0, "1 equal, 1 differ")
+        assert planned(folder, store) == [], "the bucket has it since the source changed"
+
+
+def test_two_stores_are_asked_for_the_digests_that_both_state():
+    one, other = stating("md5"), stating("md5", "sha256")
+    for path, here, there in (("same", b"same", b"same"), ("f", b"SMALLER", b"smaller")):
+        put(one, path, here)
+        put(other, path, there)
+    assert looked_at(one, other)[1] == looked_at(other, one)[1] == [("*", "f"), ("=", "same")]
+
+
+def test_two_folders_are_compared_by_what_their_files_hold(tmp_path):
+    one, other = LocalBackend(tmp_path / "one"), LocalBackend(tmp_path / "other")
+    put(one, "f", b"AAAA")
+    put(other, "f", b"BBBB")
+    put(one, "touched", b"same")
+    put(other, "touched", b"same", at=3)
+    for sides in ((one, other), (other, one)):
+        assert looked_at(*sides)[1] == [("*", "f"), ("=", "touched")]
+    assert check(one, other, compare="mtime", filter=Filter.parse(["- touched"])).in_sync, "that rule was asked for"
+
+
+def test_what_size_and_time_alone_can_tell_is_counted_apart(tmp_path):
+    folder, store = LocalBackend(tmp_path / "a"), bucket(metadata=True)
+    for side in (folder, store):
+        put(side, "f", b"data")
+        put(side, "empty", b"")
+    for sides in ((folder, store), (store, folder)):
+        report = check(*sides, report=tmp_path / "page.html")
+        assert (report.match, report.by_size_and_time, report.in_sync) == (2, 1, True)
+        assert str(report) == "1 equal, 1 by size and time only"
+        assert report.as_dict()["by_size_and_time"] == 1
+        assert "by size and time only" in (tmp_path / "page.html").read_text()
+        assert check(*sides, download=True).by_size_and_time == 0
+    assert check(folder, store, size_only=True).by_size_and_time == 2
+
+
+def test_two_uploads_of_other_sources_differ_whichever_comes_first():
+    one, other = bucket(metadata=True), bucket(metadata=True, now=lambda: day(101))
+    put(one, "f", b"data", user_metadata={"mtime": time_to_keep(day(1))})
+    put(other, "f", b"DATA", user_metadata={"mtime": time_to_keep(day(2))})
+    assert looked_at(one, other)[1] == looked_at(other, one)[1] == [("*", "f")]
+
+
 def test_the_whole_destination_may_be_missing():
     src = fill(memory(), "a", "b")
     report = check(src, bucket())
@@ -216,7 +281,7 @@ def test_the_whole_destination_may_be_missing():
 
 def test_the_report_says_itself_in_words_and_in_json():
     report = check(*both())
-    assert str(report) == "2 equal, 2 differ, 1 only at the source, 2 only at the destination"
+    assert str(report) == "0 equal, 2 by size and time only, 2 differ, 1 only at the source, 2 only at the destination"
     found = json.loads(json.dumps(report.as_dict()))
     assert (found["differences"], found["in_sync"]) == (5, False)
 

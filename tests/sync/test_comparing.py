@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from omnistorage import ConfigError, MemoryBackend
+from omnistorage import ConfigError, LocalBackend, MemoryBackend
 from omnistorage.core import ObjectInfo
 from omnistorage.digests import new_hash
 from omnistorage.sync import SyncOptions, check
@@ -276,12 +276,30 @@ def test_go_w6_any_common_digest_serves_and_others_are_not_compared():
     assert whys(src, dst, checksum="strict") == {}
 
 
-def test_go_w6_checksum_without_any_digest_compares_sizes_and_says_so():
-    src, dst = pair(b"this", b"that", at=(9, 0))
+def test_go_w6_checksum_without_any_digest_compares_size_and_time_and_counts_it():
+    src, dst = pair(b"this", b"that")
     report = go(src, dst, checksum=True)
     assert held(dst) == {"f": b"that"}
-    assert [text for text in report.warnings if "by their size alone" in text] != []
-    assert len(report.warnings) == 1
+    assert (report.equal, report.by_size_and_time) == (1, 1)
+    assert report.as_dict()["by_size_and_time"] == 1
+    assert str(report) == "0 equal, 1 by size and time only"
+    src, dst = pair(b"this", b"that", at=(9, 0))
+    assert verdict(src, dst, checksum=True) == "update", "never less than without it"
+
+
+def test_checksum_reads_the_files_of_two_folders(tmp_path):
+    for name, data in (("a", b"AAAA"), ("b", b"BBBB")):
+        with LocalBackend(tmp_path / name) as store:
+            put(store, "f", data)
+            put(store, "same", b"same", at=7 if name == "a" else 0)
+    sides = LocalBackend(tmp_path / "a"), LocalBackend(tmp_path / "b")
+    assert verdict(*sides) == "touch", "sizes and times are those of the other"
+    for more in ({"checksum": True}, {"compare": "checksum"}):
+        assert whys(*sides, **more) == {"f": "the sha256 differs"}
+        report = check(*sides, **more)
+        assert (report.match, report.differ, report.by_size_and_time) == (1, 1, 0)
+    assert go(*sides, checksum=True).updated == 1
+    assert held(sides[1])["f"] == b"AAAA"
 
 
 def test_go_w6_strict_reads_where_no_digest_is_stated():

@@ -213,7 +213,8 @@ def test_check_puts_every_object_on_the_page_with_its_size(tmp_path):
         ("=", "same", len("data of same")),
     ]
     assert found.totals == {
-        "same": "1",
+        "same": "0",
+        "by size and time only": "1",
         "differ": "1",
         "only at the source": "1",
         "only at the destination": "1",
@@ -347,9 +348,9 @@ def test_the_command_mends_what_was_found(folders, tmp_path):
 def test_the_command_of_a_check_replaces_folders_only_where_it_deletes(folders, tmp_path):
     page = tmp_path / "page.html"
     check(*folders, report=page, on_type_clash="replace")
-    assert command_of(page)[4:] == ["--on-type-clash=replace", "--delete"]
+    assert command_of(page)[4:] == ["--on-type-clash=replace", "--checksum", "--delete"]
     check(*folders, report=page, on_type_clash="replace", one_way=True)
-    assert command_of(page)[4:] == []
+    assert command_of(page)[4:] == ["--checksum"]
 
 
 def test_the_command_says_how_it_was_compared(folders, tmp_path):
@@ -367,7 +368,7 @@ def test_the_command_says_how_it_was_compared(folders, tmp_path):
 def test_a_url_stands_in_the_command_as_it_was_given_and_a_path_as_one_that_holds_anywhere(folders, tmp_path):
     url = (tmp_path / "c").as_uri()
     check(folders[0], url, report=tmp_path / "page.html", one_way=True)
-    assert command_of(tmp_path / "page.html") == ["omnistorage", "sync", f"{folders[0].as_uri()}/", url]
+    assert command_of(tmp_path / "page.html") == ["omnistorage", "sync", f"{folders[0].as_uri()}/", url, "--checksum"]
 
 
 def test_there_is_no_command_where_it_would_not_say_all(folders, tmp_path):
