@@ -15,6 +15,7 @@ STRONGEST = ("sha512", "sha256", "sha1", "md5", "crc32c")
 Read = Literal["nothing", "files", "one side", "both sides"]
 _FOR_BOTH = "sha256"
 _BLOCK = 1 << 20
+_REMEMBERED = 200_000
 
 
 class Content:
@@ -28,6 +29,8 @@ class Content:
         """Whether both stores state digests by a common algorithm, at least for some objects."""
         self.known = self.stated or all(self._files) or bool((self._files[0] and other) or (self._files[1] and one))
         """Whether the digests of some objects can be compared, if local files are read."""
+        self.remembered: dict[tuple[str, str, str], str] | None = None
+        """Digests that were computed, where each object is compared with several others."""
 
     def verdict(self, a: ObjectInfo, b: ObjectInfo, read: Read) -> str | None:
         """Compare the digests of two objects.
@@ -57,10 +60,20 @@ class Content:
         return None
 
     def _of_src(self, info: ObjectInfo, name: str) -> str:
-        return digest(self.src, info.path, name)
+        return self._computed(self.src, info.path, name)
 
     def _of_dst(self, info: ObjectInfo, name: str) -> str:
-        return digest(self.dst, info.path, name)
+        return self._computed(self.dst, info.path, name)
+
+    def _computed(self, side: Side, key: str, name: str) -> str:
+        if self.remembered is None:
+            return digest(side, key, name)
+        found = self.remembered.get((side.role, key, name))
+        if found is None:
+            if len(self.remembered) >= _REMEMBERED:
+                self.remembered.clear()
+            found = self.remembered[side.role, key, name] = digest(side, key, name)
+        return found
 
     def _compared(self, name: str, first: str, second: str) -> str:
         return EQUAL if first == second else f"the {name} differs"

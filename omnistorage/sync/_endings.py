@@ -6,21 +6,16 @@ source, or beyond the limits nothing is deleted at all.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ..core import ObjectInfo
-from ..errors import StorageError
+from ._renames import RenameFinder
 from .actions import Action, Spool
-from .compare import Comparison, same_digest
+from .compare import Comparison
 from .places import Entry, Fold
 
 if TYPE_CHECKING:
     from .plan import Plan
-
-MOST_RENAMES = 100_000
-"""Objects to be deleted that are held against new ones; beyond it they are not."""
 
 
 class Ending:
@@ -112,6 +107,23 @@ class Ending:
             else:
                 yield action
 
+    def _renames(self, failed: set[str] | None) -> tuple[Spool, Spool]:
+        """New objects that are to be deleted ones under another name, and the other new ones. None: there are no
+        renames."""
+        deletes = self._deletes(failed) if len(self.new) and failed is not None else iter(())
+        finder = RenameFinder(self.seen, self.comparison, deletes)
+        renames, others = Spool(), Spool()
+        for new in self.new:
+            old = finder.take(new)
+            if old is None:
+                others.add(new)
+            else:
+                self._renamed.add(old.path)
+                renames.add(
+                    new._replace(kind="rename", why="the same object", expect_dst=old.expect_dst, other=old.path)
+                )
+        return renames, others
+
     def _is_below(self, action: Action, folders: set[str]) -> bool:
         return bool(folders) and lies_below(self.fold(action.path), folders)
 
@@ -138,67 +150,6 @@ class Ending:
         if o.max_delete_size is not None and size > o.max_delete_size:
             return f"{size:,} bytes would be deleted, max_delete_size allows {o.max_delete_size:,}: nothing is deleted"
         return ""
-
-    # -- renames -------------------------------------------------------------------------------------------------------
-
-    def _renames(self, failed: set[str] | None) -> tuple[Spool, Spool]:
-        """New objects that are to be deleted ones under another name, and the other new ones. None: there are no
-        renames."""
-        candidates = self._candidates(failed) if len(self.new) and failed is not None else {}
-        renames, others = Spool(), Spool()
-        for new in self.new:
-            old = self._match(new, candidates)
-            if old is None:
-                others.add(new)
-            else:
-                self._renamed.add(old.path)
-                renames.add(
-                    new._replace(kind="rename", why="the same object", expect_dst=old.expect_dst, other=old.path)
-                )
-        return renames, others
-
-    def _candidates(self, failed: set[str]) -> dict[int, list[Action]]:
-        found: dict[int, list[Action]] = defaultdict(list)
-        for number, action in enumerate(self._deletes(failed)):
-            if number >= MOST_RENAMES:
-                self.seen.warn(
-                    f"more than {MOST_RENAMES:,} objects to delete: renames were sought among the first only"
-                )
-                break
-            if action.size:
-                found[action.size].append(action)
-        return found
-
-    def _match(self, new: Action, candidates: dict[int, list[Action]]) -> Action | None:
-        among = candidates.get(new.size or 0, ())
-        for old in among:
-            if self._is_same(new, old):
-                among.remove(old)  # type: ignore[union-attr]
-                return old
-        return None
-
-    def _is_same(self, new: Action, old: Action) -> bool:
-        a, b = new.expect_src, old.expect_dst
-        assert a is not None
-        assert b is not None
-        by = self.o.renames
-        if "leaf" in by and a.name != b.name:
-            return False
-        if "modtime" in by:
-            if a.modified_at is None or b.modified_at is None:
-                return False
-            if a.modified_at != b.modified_at and abs(a.modified_at - b.modified_at) >= self.comparison.window:
-                return False
-        return "hash" not in by or self._same_content(a, b)
-
-    def _same_content(self, a: ObjectInfo, b: ObjectInfo) -> bool:
-        verdict = same_digest(a, b)
-        if verdict is None:
-            try:
-                verdict = self.comparison.by_digest(a, b)
-            except StorageError:
-                return False  # then it is transferred
-        return verdict == "equal"
 
 
 def _copied(rename: Action) -> Action:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Literal
 
 from ..core import ObjectInfo
 from ._content import EQUAL, Content, digest, same_digest
@@ -102,7 +101,7 @@ class Comparison:
         """The verdict after a look at the stores. Raises ``StorageError``."""
         if self._hashes and not callable(self._rule):
             return self.by_digest(a, b)
-        a, b = self._asked(self.src, a), self._asked(self.dst, b)
+        a, b = self.asked(self.src, a), self.asked(self.dst, b)
         if self._differ_in_size(a, b):
             return _SIZE_DIFFERS
         if self._checks:
@@ -112,33 +111,29 @@ class Comparison:
     def by_digest(self, a: ObjectInfo, b: ObjectInfo) -> str:
         """``EQUAL`` or not, by the digests that the stores state when asked. Where one side states none, it is read; a
         local file is always read. Without any digest, size and time decide. Raises ``StorageError``."""
-        a, b = self._asked(self.src, a), self._asked(self.dst, b)
+        a, b = self.asked(self.src, a), self.asked(self.dst, b)
         strict = self.options.checksum == "strict"
         return self.content.verdict(a, b, "both sides" if strict else "one side") or self._weakly(a, b)
 
-    def same_object(self, a: ObjectInfo, b: ObjectInfo) -> str | None:
-        """Whether an object of the destination that has another name is the source's. ``EQUAL`` by true times or by
-        digests, ``TOUCH`` where the digests are equal and the times are not; None if it is not known to be the same.
-        Raises ``StorageError``."""
-        if not self.options.checksum and True not in self._keeps and self.holds_times and self._same_time(a, b):
-            return EQUAL
-        a, b = self._asked(self.src, a), self._asked(self.dst, b)
-        verdict = self.content.verdict(a, b, self._may_read)
-        if verdict is None and not self.options.checksum:
-            return EQUAL if self._same_moment(a, b) else None
-        return None if verdict != EQUAL else EQUAL if self._same_moment(a, b) else TOUCH
+    def same_times(self, a: ObjectInfo, b: ObjectInfo) -> bool:
+        """Whether two listings show the same time of a source, and the rule of the run trusts times."""
+        return not self._hashes and self.holds_times and not self._keeps[0] and self._same_time(a, b)
+
+    def same_source_time(self, a: ObjectInfo, b: ObjectInfo) -> bool:
+        """The same, of two objects that were ``asked`` for."""
+        return not self._hashes and not self._is_upload(b, 1) and self._same_moment(a, b)
 
     def same_content(self, a: ObjectInfo, b: ObjectInfo) -> str | None:
-        """The verdict by digests alone; None if none can be had. Raises ``StorageError``."""
-        return same_digest(a, b) or self.content.verdict(
-            self._asked(self.src, a), self._asked(self.dst, b), self._may_read
-        )
+        """The verdict by digests alone of two objects that were ``asked`` for, as far as the rule of the run reads
+        them. Digests that were computed are remembered. None if there are none. Raises ``StorageError``."""
+        if self.content.remembered is None:
+            self.content.remembered = {}
+        asked_for = self._hashes or "hash" in self.options.renames
+        strict = self.options.checksum == "strict"
+        return self.content.verdict(a, b, "both sides" if strict else "one side" if asked_for else "files")
 
-    @property
-    def _may_read(self) -> Literal["one side", "both sides"]:
-        return "both sides" if self.options.checksum == "strict" else "one side"
-
-    def _asked(self, side: Side, info: ObjectInfo) -> ObjectInfo:
+    def asked(self, side: Side, info: ObjectInfo) -> ObjectInfo:
+        """``info`` with the digests and the metadata that its store shows when it is asked. Raises ``StorageError``."""
         asks = side.features.stat and (side.features.hashes or side.keeps_mtime)
         return side.backend.stat(info.path) if asks else info
 

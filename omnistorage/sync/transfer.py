@@ -182,8 +182,8 @@ class Hands(Steps):
         if not features.create_only:
             self._must_be_absent(key)
         ops.move(self.dst.backend, old.path, self.dst.backend, key, options)
-        # Only where the content was compared does the source's time belong to it: else the next run has to look again.
-        if "hash" in self.o.renames and action.expect_src.modified_at != old.modified_at and features.set_modified:
+        # The plan has verified that it is the same object, so the time of the source is its own.
+        if action.expect_src.modified_at != old.modified_at and features.set_modified:
             self._set_time(key, action.expect_src)
         return 0
 

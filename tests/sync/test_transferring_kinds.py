@@ -6,7 +6,7 @@ import pytest
 
 from omnistorage import BackendUnavailable, ConfigError, LocalBackend, MemoryBackend, NotFound, OutcomeUnknown, ops
 from omnistorage.core import WriteOptions
-from omnistorage.sync import Filter, Plan, SyncOptions, copy_file, move_file, run, sync
+from omnistorage.sync import Filter, Plan, SyncOptions, check, copy_file, move_file, run, sync
 from omnistorage.wrappers import Prefix
 
 from .simulation import Inline
@@ -60,6 +60,57 @@ def test_track_renames_takes_only_what_is_the_same():
         "copy",
         "delete",
     }
+
+
+@pytest.mark.parametrize("strategy", ["leaf", "modtime", "modtime,leaf"])
+@pytest.mark.parametrize("metadata", [True, False])
+def test_a_rename_in_a_bucket_is_verified_or_copied(strategy, metadata):
+    """The upload is newer than the source, so no later run would look at it again."""
+    src, dst = memory(), bucket(metadata=metadata, copy=False)
+    for path in ("xy/d", "same/e", "keep"):
+        put(src, path, f"444 of {path[-1]}", at=1)
+    go(src, dst, **ALL)
+    for path in ("xy/d", "same/e"):
+        src.delete(path)
+    put(src, "new/d", b"333 of d", at=2)
+    put(src, "new/e", b"444 of e", at=1)
+    report = go(src, dst, track_renames=strategy, **ALL)
+    assert held(dst) == held(src)
+    assert report.renamed == (metadata and strategy == "leaf")
+    assert check(src, dst, download=True).in_sync
+
+
+def test_a_rename_by_name_asks_for_a_digest_where_the_rule_of_the_run_does(tmp_path):
+    src, dst = LocalBackend(tmp_path / "a"), LocalBackend(tmp_path / "b")
+    for name, there in (("d", b"other"), ("e", b"equal")):
+        put(src, f"new/{name}", b"equal")
+        put(dst, f"old/{name}", there)
+    kinds = planned(src, dst, track_renames="leaf", checksum=True, no_folder_times=True, **ALL)
+    assert ("copy", "new/d") in kinds
+    assert ("rename", "new/e") in kinds
+
+
+def test_renames_by_hash_read_the_files_of_two_folders_once(tmp_path):
+    src, dst = LocalBackend(tmp_path / "a"), LocalBackend(tmp_path / "b")
+    for number in range(4):
+        put(src, f"new{number}", f"number {number}", at=5)
+        put(dst, f"old{number}", f"number {number}")
+    reads = Acting(src, lambda op, number: None), Acting(dst, lambda op, number: None)
+    with Plan(src, dst, pool=Inline, track_renames="hash", **ALL) as plan:
+        for side, backend in zip((plan.src, plan.dst), reads, strict=True):
+            side.backend = backend
+        assert [action.kind for action in plan if action.kind != "dirtime"] == ["rename"] * 4
+    assert [one.log.count("open_reader") for one in reads] == [4, 4]
+    report = go(src, dst, track_renames="hash", **ALL)
+    assert (report.renamed, report.copied, report.warnings) == (4, 0, [])
+    assert held(dst) == held(src)
+    assert planned(src, dst, **ALL) == []
+
+
+def test_renames_by_hash_say_where_there_are_no_digests():
+    src, dst = fill(memory(), new=b"the same"), fill(bucket(), old=b"the same")
+    report = go(src, dst, track_renames="hash", **ALL)
+    assert (report.renamed, report.copied, len(report.warnings)) == (0, 1, 1)
 
 
 def test_after_a_listing_error_nothing_is_renamed():
