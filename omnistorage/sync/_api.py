@@ -14,6 +14,7 @@ from ..core import ObjectInfo
 from ..errors import ConfigError, NotFound
 from ..registry import locate, mask_url
 from ._blame import met_at
+from ._overlap import stores
 from .actions import Action
 from .checking import Checker, CheckReport, SumChecker, SumPlan
 from .compare import LEFT, SAME, TOUCH, Comparison
@@ -21,7 +22,7 @@ from .engine import raise_for, run
 from .events import Listener
 from .html import HtmlReport, PagedChecker, ReportKind, Target, finish, listener
 from .options import SyncOptions
-from .places import Place, stores
+from .places import Place
 from .plan import Plan
 from .report import Report
 from .sums import SumFile

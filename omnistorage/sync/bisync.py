@@ -23,12 +23,13 @@ from ._bisync_merge import COPY, DELETE, KEEP, LATE, NAMES, SETTLE, Decisions, S
 from ._bisync_report import BisyncReport
 from ._bisync_state import Lock, Rows, StateFolder
 from ._bisync_steps import Directed, Given, Pair, empty_folders
+from ._overlap import overlap
 from .actions import Action
 from .engine import run
 from .events import Event, Events, Listener
 from .filters import Filter
 from .options import SyncOptions
-from .places import Entry, Fold, Place, Side, overlap
+from .places import Entry, Fold, Place, Side
 from .versions import is_same_version
 
 POLICIES = ("keep-both", "newer", "older", "larger", "smaller", "path1", "path2", "skip", "error")

@@ -188,6 +188,8 @@ class _Job:
         found: list[int | StorageError] = []
         for action in actions:
             try:
+                if self.hands.removal.failed:
+                    raise LimitReached(self.hands.removal.failed, path=action.path)
                 if self.report.stopped or (self.limited and self._is_over(action, begun=True)):
                     raise LimitReached(self.report.stopped, path=action.path)
                 if self.events:

@@ -70,11 +70,11 @@ class Side:
             self._mine.append(backend)
         else:
             backend = ops.extended(_a_backend(place, role))
-        bare = _bare(backend)
-        while isinstance(bare, Prefix):
-            self.prefix = join(bare.prefix, self.prefix)
-            bare = _bare(bare.inner)
-        self.backend: ExtendedBackend = ops.extended(bare)
+        inner = bare(backend)
+        while isinstance(inner, Prefix):
+            self.prefix = join(inner.prefix, self.prefix)
+            inner = bare(inner.inner)
+        self.backend: ExtendedBackend = ops.extended(inner)
         self.features = self.backend.features
         self._cut = len(self.prefix) + 1 if self.prefix else 0
         self._followed: set[str] = set()  # links that were taken for the folders they lead to
@@ -429,7 +429,7 @@ def _unheard(folder: str) -> None:
     pass
 
 
-def _bare(backend: Backend) -> Backend:
+def bare(backend: Backend) -> Backend:
     return backend.inner if isinstance(backend, ops.BasicView) else backend
 
 
@@ -447,45 +447,3 @@ def _a_backend(place: Any, role: str) -> Backend:
 def _above(path: str) -> Iterator[str]:
     while path := path.rpartition("/")[0]:
         yield path
-
-
-def overlap(a: Side, b: Side) -> str | None:
-    """The relative path from the outer to the inner of two places of which one lies in the other (``""``: they are one
-    place), or None if they are apart, or nobody knows."""
-    if ops.same_place(a.backend, b.backend):
-        one, other = f"{a.prefix}/".lstrip("/"), f"{b.prefix}/".lstrip("/")
-        if (inner := _between(one, other)) is not None:
-            return inner
-    first, second = a.where(), b.where()
-    if first is None or second is None:
-        return None
-    inner = _between(first, second)
-    return inner if inner is None or first.startswith("/") else unquote(inner, errors="surrogateescape")
-
-
-def _between(one: str, other: str) -> str | None:
-    if one.startswith(other):
-        return one[len(other) :].rstrip("/")
-    return other[len(one) :].rstrip("/") if other.startswith(one) else None
-
-
-def overlaps(a: Side, b: Side, *, tiers: bool = True) -> Iterator[str]:
-    """What ``overlap`` says of the two, and of each store behind the wrappers and tiers of one with each behind those
-    of the other, where they overlap: what is deleted on one side may then be gone from the other, whatever their urls
-    say. Different backends without a url are taken to be apart."""
-    others = list(stores(b, tiers))
-    for one in stores(a, tiers):
-        for other in others:
-            if (inner := overlap(one, other)) is not None:
-                yield inner
-
-
-def stores(side: Side, tiers: bool = True) -> Iterator[Side]:
-    """The side, and what is behind its wrappers, and its ``tiers``."""
-    yield side
-    backend: Any = _bare(side.backend)
-    behind: list[Any] = [getattr(backend, "inner", None)]
-    behind += [getattr(tier, "backend", None) for tier in (getattr(backend, "places", None) or ()) if tiers]
-    for inner in behind:
-        if callable(getattr(inner, "open_reader", None)):
-            yield from stores(Side(Prefix(inner, side.prefix) if side.prefix else inner, side.role), tiers)

@@ -16,11 +16,13 @@ from .. import ops
 from .._context import Closes
 from ..core import FolderTimes, ObjectInfo, power
 from ..errors import CapabilityNotSupported, ConfigError, StorageError
+from ._aliases import differ_by_host_alone
 from ._links import store_links
 from ._merge import Merge
+from ._overlap import overlap, overlaps
 from .actions import Action
 from .options import SyncOptions
-from .places import Place, Side, overlap, overlaps
+from .places import Place, Side
 
 KEPT_ERRORS = 1_000
 
@@ -98,7 +100,7 @@ class Plan(Closes):
     def __iter__(self) -> Iterator[Action]:
         self.seen = Seen()
         if self.options.delete and self._may_overlap():
-            self.seen.warn("nobody can tell whether source and destination overlap, as one has no url")
+            self.seen.warn("nobody can tell whether source and destination overlap: compare their places yourself")
         return Merge(self).actions()
 
     def __repr__(self) -> str:
@@ -172,7 +174,9 @@ class Plan(Closes):
             )
 
     def _may_overlap(self) -> bool:
-        return not ops.same_place(self.src.backend, self.dst.backend) and None in (self.src.url, self.dst.url)
+        src, dst = self.src, self.dst
+        unknown = None in (src.url, dst.url) or differ_by_host_alone(src.url, dst.url)
+        return unknown and not ops.same_place(src.backend, dst.backend)
 
     def _check_backup(self, backup: Side) -> None:
         self._need(backup, "write")

@@ -40,6 +40,7 @@ from ..errors import (
 )
 from ..policies import CLOCK, Backoff, Clock, TokenBucket, check, pause
 from . import _lanes
+from ._aliases import FirstRemoval
 from ._blame import WRITES, blamed, met_at
 from ._steps import Steps
 from .actions import TRANSFERS, Action
@@ -87,6 +88,7 @@ class Hands(Steps):
             # A file can be written to in place while it is copied, which only its reader can notice.
             and (self.src.features.if_match or not self.src.features.dirs)
         )
+        self.removal = FirstRemoval(self.src, self.dst)
         if self.backup is None and self.o.suffix:
             self.backup = self.dst
         # Whether an object of the source can be written to while it is read.
@@ -159,8 +161,12 @@ class Hands(Steps):
                 raise PreconditionFailed("immutable, but the content differs", path=action.path, op="move")
             return self._transfer(action)
         must_be(target, self._now(self.dst, target.path), self.dst)
-        self._delete_seen(self.src, source)
+        self._remove_source(source, target, found=True)
         return 0
+
+    def _remove_source(self, source: ObjectInfo, copy: ObjectInfo, *, found: bool = False) -> None:
+        """Of a move: remove the object whose ``copy`` was made or ``found``."""
+        self.removal.remove(source, copy, partial(self._delete_seen, self.src, source), found=found)
 
     def _touch(self, action: Action) -> int:
         assert action.expect_src is not None
@@ -285,7 +291,7 @@ class Hands(Steps):
                 raise CorruptData("the copy differs from its source", path=action.path, op="move")
         self.plan.made(action, info)
         if self.o.move:
-            self._delete_seen(self.src, source)
+            self._remove_source(source, info._replace(path=key))
         return size
 
     def _streamed(self, action: Action, create_only: bool, if_match: bool) -> int:
@@ -319,7 +325,7 @@ class Hands(Steps):
             self._verify(target, made, reader.info, count, digests)
             self.plan.made(action, made)
             if self.o.move:
-                self._delete_seen(self.src, source)
+                self._remove_source(source, made._replace(path=target))
         return count - at
 
     def _begun(self, action: Action) -> tuple[Writer | None, int, Mapping[str, Any]]:
