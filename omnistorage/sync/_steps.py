@@ -6,6 +6,8 @@ leaves a moment in which somebody else may be faster.
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from .. import ops
 from ..core import (
     CopyOptions,
@@ -18,6 +20,7 @@ from ..errors import AlreadyExists, CapabilityNotSupported, NotFound, Preconditi
 from ..paths import parent
 from ..policies import check
 from ._blame import WRITES, blamed
+from ._kept_times import kept_time
 from .actions import Action
 from .compare import same_digest
 from .limits import BLOCK
@@ -121,12 +124,29 @@ class Steps:
             if setter is not None:
                 setter.set_metadata(key, modified_at=seen.modified_at)
 
+    def _source_time(self, listed: ObjectInfo, found: ObjectInfo | None = None) -> datetime | None:
+        """The time that a copy gets.
+
+        Args:
+            listed: The object, as the listing of the source showed it.
+            found: The same object, as its reader or a request shows it.
+
+        Returns:
+            The time that an upload keeps of its own source, or else that of the store.
+        """
+        if self.src.keeps_mtime:
+            if (found is None or found.metadata is None) and self.src.features.stat:
+                found = self._now(self.src, listed.path)
+            return (kept_time(found) if found is not None else None) or listed.modified_at
+        return listed.modified_at if found is None or found.modified_at is None else found.modified_at
+
     def _set_time(self, key: str, source: ObjectInfo) -> ObjectInfo | None:
         """What the object is then; None if nothing was set."""
         setter = power(self.dst.backend, SetMetadata)
-        if setter is None or source.modified_at is None:
+        moment = self._source_time(source)
+        if setter is None or moment is None:
             return None
-        return setter.set_metadata(key, modified_at=source.modified_at)
+        return setter.set_metadata(key, modified_at=moment)
 
     def _take_back(self, key: str, made: ObjectInfo) -> None:
         """Remove a bad copy, unless somebody has replaced it meanwhile."""

@@ -343,15 +343,11 @@ class _Manifest(Plan):
         if action.kind == "remove":
             return self.src.look(a.path) is None
         if action.kind == "touch":
-            return self._same_time(a, there)
+            return self._comparison.same_source_time(self._comparison.asked(self.src, a), there)
         precision = self.dst.features.modified_precision
         if seen is not None and precision is not None and is_same_version(seen, there, precision):
             return False
         return action.kind in TRANSFERS and self._is_copy(a, there)
-
-    def _same_time(self, a: ObjectInfo, b: ObjectInfo) -> bool:
-        first, second = a.modified_at, b.modified_at
-        return first is not None and second is not None and abs(first - second) <= self._comparison.window
 
     def _is_copy(self, a: ObjectInfo, b: ObjectInfo) -> bool:
         """Whether ``b`` is what copying ``a`` gives, whatever the user's rule says of the two."""

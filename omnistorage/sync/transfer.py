@@ -445,11 +445,12 @@ class Hands(Steps):
     ) -> WriteOptions:
         features = self.dst.features
         metadata: dict[str, str] = {}
-        modified_at = source.modified_at if features.set_modified else None
+        moment = self._source_time(source, info)
+        modified_at = moment if features.set_modified else None
         if features.user_metadata:
             metadata = self._metadata(info)
-            if modified_at is None and source.modified_at is not None:
-                metadata["mtime"] = time_to_keep(source.modified_at)
+            if modified_at is None and moment is not None:
+                metadata["mtime"] = time_to_keep(moment)
         return WriteOptions(
             overwrite=not create_only,
             if_match=condition,
