@@ -17,6 +17,7 @@ FLOOR_0 = {
     "policies",
     "bad_records",
     "digests",
+    "_moments",
     "_table",
     "_lookup",
     "_context",

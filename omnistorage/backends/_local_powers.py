@@ -13,7 +13,7 @@ from ..core import ObjectInfo, check_time
 from ..errors import AlreadyExists, InvalidPath, NotFound, StorageError
 from ..paths import check_key, check_new
 from ._base import BackendBase, is_folder_error
-from ._local_read import NAME, Folder, info_of, new_temporary, translate, why_not
+from ._local_read import NAME, Folder, info_of, new_temporary, time_in, translate, why_not
 from ._local_root import Root
 from ._local_write import nanoseconds, set_modified
 
@@ -45,6 +45,23 @@ class LocalPowers(BackendBase):
                     "this is a symbolic link, not a folder", path=path, op="set_folder_time", backend=NAME
                 ) from error
             raise translate(error, "set_folder_time", path, reading=True) from error
+
+    def exact_time(self, info: ObjectInfo) -> int | None:
+        """The modification time of a file or folder in nanoseconds since 1970, which ``modified_at`` cannot hold.
+
+        Args:
+            info: What this backend said of it. The time of a file is that of ``info``; a folder is looked at again.
+
+        Returns:
+            The nanoseconds; None if they are not known, or the folder is gone.
+        """
+        if info.etag is not None:
+            return time_in(info.etag)
+        try:
+            with self._at.folder(self._at.open(), info.path, READ_FOLDER | os.O_NOFOLLOW) as folder:
+                return self._os.fstat(folder.fd).st_mtime_ns if info.is_dir else None
+        except OSError:
+            return None
 
     def read_link(self, path: str) -> tuple[str, ObjectInfo]:
         self._enter("read", "read_link", path)

@@ -10,10 +10,10 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from stat import S_IFDIR, S_IFLNK, S_IFMT, S_IFREG
 from typing import Self
 
+from .._moments import rounded_down
 from .._os import OS, READ_FOLDER
 from ..core import Kind, ListOptions, ObjectInfo, ReadOptions
 from ..errors import (
@@ -105,11 +105,20 @@ def etag_of(found: os.stat_result) -> str:
     return f"{found.st_ino:x}-{found.st_mtime_ns:x}-{found.st_size:x}"
 
 
+def time_in(etag: str) -> int | None:
+    """The modification time in an etag, in nanoseconds since 1970."""
+    fields = etag.split("-", 1)[-1].rpartition("-")[0]
+    try:
+        return int(fields, 16)
+    except ValueError:
+        return None
+
+
 def info_of(path: str, found: os.stat_result) -> ObjectInfo:
     """What ``list``, ``stat`` and writers say about a file, the same in all three."""
     try:
-        modified_at = datetime.fromtimestamp(found.st_mtime, UTC)
-    except (ValueError, OverflowError, OSError):  # a year that datetime does not know
+        modified_at = rounded_down(found.st_mtime_ns)
+    except OverflowError:  # a year that datetime does not know
         modified_at = None
     form = S_IFMT(found.st_mode)
     if form == S_IFREG:

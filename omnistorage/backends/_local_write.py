@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import errno
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from fcntl import LOCK_EX, LOCK_NB, LOCK_UN
 from os import O_CREAT, O_EXCL, stat_result
 from stat import S_ISDIR, S_ISREG
 
+from .._moments import nanoseconds_of
 from .._os import (
     APPEND_FILE,
     FOLDER_HANDLE,
@@ -42,8 +43,6 @@ from ._local_root import TRIES, Root
 from ._local_stale import NO_LOCKS
 from ._streams import READ_BLOCK, WriterBase
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 _COARSEST = 2 * 10**9  # the coarsest time stamps a file system in use keeps, in ns: two seconds
 _NAMES_TO_TRY = 16
 
@@ -62,7 +61,7 @@ def _check_time(found: stat_result, wanted: int | None) -> None:
 
 def nanoseconds(moment: datetime) -> int:
     """Since 1970, as the system counts."""
-    return (moment - _EPOCH) // _MICROSECOND * 1000
+    return nanoseconds_of(moment)
 
 
 def open_temporary(os_: OS, folder: Folder) -> tuple[int, str]:

@@ -20,7 +20,7 @@ from ..errors import AlreadyExists, CapabilityNotSupported, NotFound, Preconditi
 from ..paths import parent
 from ..policies import check
 from ._blame import WRITES, blamed
-from ._kept_times import kept_time
+from ._kept_times import exact_time, for_store, kept_time
 from .actions import Action
 from .compare import same_digest
 from .limits import BLOCK
@@ -137,8 +137,10 @@ class Steps:
         if self.src.keeps_mtime:
             if (found is None or found.metadata is None) and self.src.features.stat:
                 found = self._now(self.src, listed.path)
-            return (kept_time(found) if found is not None else None) or listed.modified_at
-        return listed.modified_at if found is None or found.modified_at is None else found.modified_at
+            moment = (kept_time(found) if found is not None else None) or listed.modified_at
+        else:
+            moment = exact_time(self.src, listed if found is None or found.modified_at is None else found)
+        return for_store(self.dst, moment)
 
     def _set_time(self, key: str, source: ObjectInfo) -> ObjectInfo | None:
         """What the object is then; None if nothing was set."""

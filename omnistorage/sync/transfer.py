@@ -42,6 +42,7 @@ from ..policies import CLOCK, Backoff, Clock, TokenBucket, check, pause
 from . import _lanes
 from ._aliases import FirstRemoval
 from ._blame import WRITES, blamed, met_at
+from ._kept_times import exact_time, for_store
 from ._steps import Steps
 from .actions import TRANSFERS, Action
 from .compare import EQUAL, same_digest, time_to_keep
@@ -220,8 +221,9 @@ class Hands(Steps):
     def _dirtime(self, action: Action) -> int:
         assert action.expect_src is not None
         setter = power(self.dst.backend, FolderTimes)
-        if setter is not None and action.expect_src.modified_at is not None:
-            setter.set_folder_time(self.dst.key(action.target), action.expect_src.modified_at)
+        moment = exact_time(self.src, action.expect_src)
+        if setter is not None and moment is not None:
+            setter.set_folder_time(self.dst.key(action.target), for_store(self.dst, moment) or moment)
         return 0
 
     # -- transfers -----------------------------------------------------------------------------------------------------

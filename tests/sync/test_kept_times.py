@@ -1,14 +1,20 @@
 """The times of sources survive the way to a bucket, from there to another one, and back."""
 
+import os
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
 from omnistorage import LocalBackend, MemoryBackend
 from omnistorage.sync import check
 from omnistorage.sync.compare import kept_time
+from omnistorage.sync.partitions import execute, prepare
 
+from .simulation import Inline
 from .stores import Acting, bucket, day, fill, go, held, memory, planned, put
 from .test_comparing import hashing
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 COMPARES = ("default", "rclone", "aws", "s5cmd", "size", "mtime", "checksum")
 
 
@@ -115,3 +121,62 @@ def test_what_keeps_a_time_that_cannot_be_read_counts_as_uploaded_then():
     go(store, back)
     assert back.stat("f").modified_at == day(100)
     assert planned(store, back) == []
+
+
+EXACT = 1_577_836_800_123_456_789
+
+
+def exact(folder):
+    """The nanoseconds of every file and folder."""
+    return {path.relative_to(folder).as_posix(): path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def timed(folder):
+    """A folder whose times have nanoseconds, one of them before 1970."""
+    (folder / "d").mkdir(parents=True)
+    for number, name in enumerate(("a", "d/b", "d")):
+        if name != "d":
+            (folder / name).write_bytes(b"data")
+        moment = EXACT + number if name != "a" else -1_111_111_111
+        os.utime(folder / name, ns=(moment, moment))
+    return folder
+
+
+@pytest.mark.parametrize("by", ["run", "journal", "bucket"])
+def test_nanoseconds_are_kept(tmp_path, by):
+    one, other = timed(tmp_path / "one"), tmp_path / "other"
+    if by == "journal":
+        prepare(one, other, tmp_path / "plan")
+        execute(tmp_path / "plan", Inline())
+    elif by == "bucket":
+        store = keeping()
+        go(LocalBackend(one), store)
+        assert store.stat("d/b").metadata["mtime"] == "1577836800.123456790"
+        go(store, LocalBackend(other))
+    else:
+        go(LocalBackend(one), LocalBackend(other))
+    found, wanted = exact(other), exact(one)
+    if by == "bucket":  # which holds no folders
+        del found["d"], wanted["d"]
+    assert found == wanted
+
+
+def test_nanoseconds_are_kept_where_the_time_alone_is_set(tmp_path):
+    one, other = timed(tmp_path / "one"), tmp_path / "other"
+    go(LocalBackend(one), LocalBackend(other))
+    os.utime(other / "d" / "b", (1, 1))
+    assert go(LocalBackend(one), LocalBackend(other)).touched == 1
+    assert exact(other) == exact(one)
+
+
+def test_no_time_is_rounded_up(tmp_path):
+    folder = timed(tmp_path / "one")
+    for info in LocalBackend(folder).list():
+        shown = (info.modified_at - EPOCH) // timedelta(microseconds=1)
+        assert shown == (folder / info.path).stat().st_mtime_ns // 1000
+
+
+def test_a_store_that_shows_microseconds_gets_no_more(tmp_path):
+    store = memory()
+    go(LocalBackend(timed(tmp_path / "one")), store)
+    assert {type(info.modified_at) for info in store.list()} == {datetime}
