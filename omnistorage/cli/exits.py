@@ -95,7 +95,7 @@ def explain(error: StorageError) -> str:
 def _hint(error: StorageError) -> str:
     if isinstance(error, NotFound) and "folder, not an object" in str(error.args[0]):
         return "cp and rm take folders with -R, ls lists them"
-    if isinstance(error, AlreadyExists):
+    if isinstance(error, AlreadyExists) and not getattr(error, "advised", False):
         return "leave out --no-clobber to replace it"
     if isinstance(error, InvalidPath) and "a folder has this name" in str(error.args[0]):
         return "end it with / to put things into that folder"

@@ -19,7 +19,8 @@ def in_options(text: str) -> str:
 
 
 def worded(error: StorageError) -> StorageError:
-    """The error, which says the same ``in_options``."""
+    """The error, which says the same ``in_options``. It says what to do: no other verb's options help."""
+    error.advised = True  # type: ignore[attr-defined]
     if error.args:
         error.args = (in_options(str(error.args[0])), *error.args[1:])
     return error

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import click
 
 from ..core import Backend
-from ..errors import ConfigError, StorageError
+from ..errors import ConfigError, NotFound, StorageError
 from ..paths import name, parent
 from ..sync import Action, Event, Filter, Report, SyncOptions, run
 from ..sync._api import OneFile
@@ -291,7 +291,7 @@ class Job:
 
     def made(self, src: str, dst: str) -> Plan:
         """The plan for two arguments, of which the first may name an object."""
-        app = self.app
+        app, self.src = self.app, src
         target, self.to = folder_of(app, dst)
         self.kept = self.to
         if self.settings.get("backup_dir"):
@@ -321,6 +321,8 @@ class Job:
                     raise_errors=False,
                 )
             except StorageError as error:
+                if app.verb == "sync" and isinstance(error, NotFound) and one_object(app, self.src) is not None:
+                    raise click.UsageError(f"{self.src!r} is one object, and sync takes folders: use copy") from error
                 with naming(self._side(error).text):
                     raise worded(error) from error.__cause__
             self.meter.stop()

@@ -430,6 +430,7 @@ class Hands(Steps):
             self.amount.give_back(count - at)  # it did not arrive
             raise
         if reader.info.size not in (None, count):
+            self._must_not_have_changed(reader, reader.info.path)
             raise CorruptData(f"{count} bytes came of {reader.info.size}", path=action.path, op="read")
         return count
 

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from omnistorage import LocalBackend, PermissionDenied
-from omnistorage.cli.spelling import in_options
+from omnistorage import AlreadyExists, LocalBackend, PermissionDenied
+from omnistorage.cli.exits import explain
+from omnistorage.cli.spelling import in_options, worded
 
 from ..waiting import LIMIT
 
@@ -332,3 +333,17 @@ def test_a_copy_replaces_no_folder(cli: Cli, tree: Path, verb: str) -> None:
     assert answer.code == 2
     assert "--on-type-clash 'replace' deletes what is in the way" in answer.err
     assert files(tree / "dst") == {"a.csv/precious": "x"}
+
+
+def test_sync_of_one_file_says_which_verb_takes_it(cli: Cli, tree: Path) -> None:
+    answer = cli("sync", "src/a.csv", "dst")
+    assert answer.code == 2
+    assert "src/a.csv" in answer.err
+    assert cli("copy", "src/a.csv", "dst").code == 0
+    assert cli("sync", "src/nothing", "dst").code == 3
+
+
+def test_an_object_that_appeared_gives_no_hint_of_another_verb() -> None:
+    error = AlreadyExists("it appeared", path="f")
+    assert "--no-clobber" in explain(error)
+    assert "--no-clobber" not in explain(worded(error))

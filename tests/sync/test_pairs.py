@@ -1,5 +1,6 @@
 """Stores of every kind: a tree arrives, the second run has nothing to do, changes and deletions follow."""
 
+import os
 import tempfile
 from itertools import product
 
@@ -131,6 +132,27 @@ def test_go_p3_an_unchanged_bucket_costs_one_listing_and_no_other_request(role):
         kinds = [request.split()[0] for request in proxy.requests]
         assert kinds.count("GET") == 1
         assert kinds.count("HEAD") <= 60, "a check asks for digests and kept times"
+
+
+def test_a_bucket_gives_back_times_and_tells_other_content(tmp_path):
+    folder, back = LocalBackend(tmp_path / "a"), LocalBackend(tmp_path / "b")
+    put(folder, "f", b"SMALLER")
+    put(folder, "same", b"same")
+    for path, moment in (("f", 1_577_836_800_123_456_789), ("same", 1_300_000_000_000_000_001)):
+        os.utime(tmp_path / "a" / path, ns=(moment, moment))
+    with test_s3.fresh("seaweedfs") as store:
+        assert sync(folder, store).copied == 2
+        assert sync(store, back).copied == 2
+        assert [(tmp_path / "b" / name).stat().st_mtime_ns for name in ("f", "same")] == [
+            1_577_836_800_123_456_789,
+            1_300_000_000_000_000_001,
+        ]
+        for sides in ((folder, store), (store, folder), (store, back), (back, store)):
+            assert sync(*sides, delete=True).transferred == 0
+            found = check(*sides)
+            assert (found.match, found.by_size_and_time, found.in_sync) == (2, 0, True)
+        put(store, "f", b"smaller")
+        assert check(folder, store).differ == check(store, folder).differ == 1
 
 
 def test_go_f14_between_two_handles_on_one_bucket_the_store_copies():

@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from omnistorage import BackendUnavailable, ConfigError, ops
+from omnistorage import BackendUnavailable, ConfigError, MemoryBackend, PreconditionFailed, ops
 from omnistorage.core import WriteOptions
 from omnistorage.policies import CancelScope
 from omnistorage.sync import Filter
@@ -256,3 +256,20 @@ def test_tpslimit_bounds_the_operations_of_a_second():
     src, clock = fill(memory(), *(f"f{n}" for n in range(50))), VirtualClock()
     go(src, memory(), tpslimit=5, clock=clock)
     assert abs(clock.now() - 10) <= 0.5
+
+
+def test_a_source_that_grows_while_it_is_read_is_said_to_have_changed():
+    class Growing(MemoryBackend):
+        """Its readers give more than the object had when they were opened."""
+
+        def _open_reader(self, path, options):
+            reader = super()._open_reader(path, options)
+            put(self, path, b"longer than before", at=1)
+            reader._data, reader._stop = b"longer than before", 18
+            return reader
+
+    src, dst = memory(Growing), memory()
+    put(src, "f", b"short")
+    report = go(src, dst, raise_errors=False)
+    assert [type(failure.error) for failure in report.failures] == [PreconditionFailed]
+    assert held(dst) == {}
