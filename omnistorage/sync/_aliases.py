@@ -98,7 +98,8 @@ class FirstRemoval:
             if self._apart:
                 self._one(source, target, delete)
                 return
-            held = self._read(source) if found else None
+            doubtful = found or differ_by_host_alone(self.src.url, self.dst.url)
+            held = self._read(source) if doubtful else None
             self._one(source, target, delete)
             if self.dst.look(target.path) is None and self.src.look(source.path) is None:
                 self._failed = f"{self.src.shown} and {self.dst.shown} are one place: nothing more is removed"

@@ -4,10 +4,10 @@ import os
 
 import pytest
 
-from omnistorage import LocalBackend, MemoryBackend
+from omnistorage import LocalBackend, MemoryBackend, StorageError
 from omnistorage.core import ObjectInfo
 from omnistorage.sync import Plan
-from omnistorage.sync._aliases import differ_by_host_alone, is_one_object
+from omnistorage.sync._aliases import FirstRemoval, differ_by_host_alone, is_one_object
 from omnistorage.sync._overlap import overlap
 from omnistorage.sync._volumes import volume_path
 from omnistorage.sync.places import Side
@@ -48,6 +48,21 @@ def test_a_move_to_another_name_of_its_source_writes_the_first_object_back_and_s
     assert (report.removed, report.failed) == (0, 1)
     assert not report.ok
     assert report.stopped
+
+
+def test_a_new_copy_in_a_bucket_of_the_same_name_may_be_its_source_as_well():
+    """An upload onto itself has the etag of before, where etags are those of content."""
+    store = fill(bucket(), "a", "b")
+    store.url = "s3+http://127.0.0.1:8333/bench/"
+    alias = Alias(store, "s3+http://localhost:8333/bench/")
+    removal = FirstRemoval(Side(store, "source"), Side(alias, "destination"))
+    before, seen = held(store), store.stat("a")
+    with pytest.raises(StorageError):
+        removal.remove(seen, seen._replace(modified_at=None), lambda: store.delete("a"), found=False)
+    assert held(store) == before
+    with pytest.raises(StorageError):
+        removal.remove(store.stat("b"), seen._replace(path="b"), lambda: store.delete("b"), found=False)
+    assert held(store) == before
 
 
 def test_what_is_too_long_to_be_held_is_the_only_loss_and_is_said(monkeypatch):
