@@ -1,12 +1,15 @@
 """check: what it says of two places that it leaves alone, section 8 of the engine's contract."""
 
 import json
+import sqlite3
 import threading
+from contextlib import closing
 
 import pytest
 
 from omnistorage import ConfigError, LocalBackend, MemoryBackend, NotFound, StorageError
-from omnistorage.sync import Filter, Plan, check, check_sums
+from omnistorage.backends.sql_blob import SQLBlobBackend
+from omnistorage.sync import Filter, Plan, check, check_sums, copy
 from omnistorage.sync.checking import Checker, CheckReport
 from omnistorage.sync.compare import time_to_keep
 
@@ -306,3 +309,17 @@ def test_what_only_the_destination_has_is_not_seen_without_its_listing(tmp_path)
         with pytest.raises(ConfigError, match="set one_way as well"):
             call(no_traverse=True)
         assert not call(no_traverse=True, one_way=True).in_sync
+
+
+def test_the_strict_check_reads_where_a_digest_was_only_noted_when_the_object_was_written(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/x").write_bytes(b"hello world")
+    folder = LocalBackend(tmp_path / "a")
+    with SQLBlobBackend(f"sqlite:///{tmp_path}/o.db") as table:
+        copy(folder, table)
+        assert check(folder, table, checksum="strict").in_sync
+        with closing(sqlite3.connect(tmp_path / "o.db")) as connection:
+            connection.execute("UPDATE omnistorage_objects SET data = 'hello earth'")
+            connection.commit()
+        report = check(folder, table, checksum="strict")
+    assert (report.in_sync, report.errors) == (False, 1)
