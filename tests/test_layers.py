@@ -51,7 +51,7 @@ THIRD_PARTIES = {
     "backends/_azure_hns.py": {"azure"},
     "backends/_azure_wire.py": {"azure"},
     "backends/s3.py": {"boto3", "botocore"},
-    "backends/_s3_client.py": {"botocore"},
+    "backends/_s3_errors.py": {"botocore"},
     "backends/_obstore.py": {"obstore"},
     "backends/gcs.py": {"google", "requests"},
     "backends/_gcs_errors.py": {"google", "requests"},

@@ -18,7 +18,7 @@ from typing import Protocol, TypeVar
 
 from ..core import ObjectInfo, ReadOptions
 from ..digests import new_hash
-from ..errors import CorruptData, NotFound, PreconditionFailed, ReaderClosed
+from ..errors import BackendUnavailable, CorruptData, NotFound, PreconditionFailed, ReaderClosed
 from ..policies import check
 from ..strands import IO
 from ._object_client import Body, Get, ObjectClient
@@ -185,6 +185,11 @@ class ObjectReader(ReaderBase):
             self._split()
         data = self._first.read(size) if self._lanes is None else self._lanes.read(size)
         self._at += len(data)
+        if not data and self._last is not None and self._at < self._last:
+            raise BackendUnavailable(
+                f"the body ended {self._last - self._at} bytes too early: read the object again",
+                path=self._info.path, backend=self._store.name, op="read",
+            )  # fmt: skip
         if self._digest is not None:
             self._digest.update(data)
             if self._at == self._last and self._digest.hexdigest() != self._wanted:

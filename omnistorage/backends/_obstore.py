@@ -243,7 +243,7 @@ def without_answer(error: BaseException, backend: str) -> StorageError:
         return CapabilityNotSupported(
             "the server gives another range than it was asked for", capability="range_read", backend=backend
         )
-    if "redirect without LOCATION" in told:
+    if "redirect without LOCATION" in told or "error following redirect" in told:
         return ConfigError(f"the endpoint sends elsewhere, look at where it is: {told}", backend=backend)
     if "lacked valid authentication" in told:
         return PermissionDenied(f"no usable credentials: {told}", backend=backend)

@@ -11,22 +11,12 @@ from datetime import UTC
 from typing import Any, TypeVar
 
 from ..core import ObjectInfo
-from ..errors import (
-    BackendUnavailable,
-    CapabilityNotSupported,
-    ConfigError,
-    CorruptData,
-    InvalidPath,
-    NotFound,
-    PermissionDenied,
-    PreconditionFailed,
-    StorageError,
-)
-from ._base import retry_after
+from ..errors import BackendUnavailable, NotFound, StorageError
 from ._object_client import Body, Get, Page, Put, Upload
+from ._object_marks import span, understood, unmarked
+from ._s3_errors import NAME, of_code, translate
 
 T = TypeVar("T")
-NAME = "s3"
 WRITE_ID = "omnistorage-write-id"
 """Key of user metadata; users' own keys hold no dash."""
 
@@ -42,21 +32,6 @@ EXTRA = {
     "s3.tags": "Tagging",
 }
 """``WriteOptions.extra`` -> the parameter of PutObject, CreateMultipartUpload and CopyObject."""
-
-_MISSING = frozenset(("NoSuchKey", "NoSuchBucket", "NoSuchUpload", "NoSuchVersion", "NotFound", "404"))
-_DENIED = frozenset(
-    ("AccessDenied", "AllAccessDisabled", "ExpiredToken", "Forbidden", "InvalidAccessKeyId", "InvalidToken",
-     "RequestTimeTooSkewed", "SignatureDoesNotMatch", "AccountProblem", "401", "403")
-)  # fmt: skip
-_BUSY = frozenset(
-    ("ConditionalRequestConflict", "OperationAborted", "SlowDown", "ServiceUnavailable", "Throttling",
-     "ThrottlingException", "TooManyRequests", "RequestLimitExceeded", "429")
-)  # fmt: skip
-_AGAIN = frozenset(("InternalError", "RequestTimeout", "500", "502", "503", "504"))
-_DAMAGED = frozenset(
-    ("BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch", "IncompleteBody")
-)
-_NAME = frozenset(("KeyTooLongError", "InvalidObjectName", "XMinioInvalidObjectName"))
 
 
 class S3Client:
@@ -76,6 +51,8 @@ class S3Client:
         self.sdk.close()
 
     def translate(self, error: BaseException) -> StorageError | None:
+        if type(error) is ValueError:  # a header that should hold a number or a time
+            return unmarked(f"a header holds what it cannot: {error}", NAME)
         return translate(error)
 
     # -- reading -------------------------------------------------------------------------------------------------------
@@ -93,19 +70,23 @@ class S3Client:
         if get.version is not None:
             wanted["VersionId"] = get.version
         answer = self.sdk.get_object(Bucket=self._bucket, Key=key, **wanted)
-        if get.version not in (None, "null", answer.get("VersionId")):
-            answer["Body"].close()  # a server that knows no versions gives what it has
-            raise NotFound("no such version", backend=NAME)
-        told = str(answer.get("ContentRange", "bytes 0-"))  # a server may ignore the range, and give all
-        if get.range is not None and not told.startswith(f"bytes {get.start}-"):
+        try:
+            return self._body(key, get, answer)
+        except BaseException:
             answer["Body"].close()
-            raise CapabilityNotSupported(
-                "the server gives another range than it was asked for", capability="range_read"
-            )
-        info = self._info(key, answer)
-        if get.end is not None and answer.get("ContentLength") is not None:  # what is more was not asked for
-            answer["ContentLength"] = min(answer["ContentLength"], get.end - get.start)
-        return _Body(info, answer, _digest(answer, info) if self._mode else None)
+            raise
+
+    def _body(self, key: str, get: Get, answer: Mapping[str, Any]) -> _Body:
+        if get.version not in (None, "null", answer.get("VersionId")):
+            raise NotFound("no such version", backend=NAME)  # a server that knows no versions gives what it has
+        meta = answer["ResponseMetadata"]
+        length, whole = span(
+            get, meta["HTTPStatusCode"], answer.get("ContentLength"), answer.get("ContentRange"),
+            framed="chunked" in meta["HTTPHeaders"].get("transfer-encoding", "").lower(), backend=NAME,
+        )  # fmt: skip
+        info = self._info(key, answer)._replace(size=whole)
+        most = length if length is not None or get.end is None else get.end - get.start
+        return _Body(info, answer, length, most, _digest(answer, info) if self._mode else None)
 
     def head(self, key: str, version: str | None = None) -> ObjectInfo:
         return self._info(key, self._head(key, version))
@@ -128,19 +109,12 @@ class S3Client:
         return self.sdk.head_object(Bucket=self._bucket, Key=key, **self._mode, **wanted)
 
     def _info(self, key: str, answer: Mapping[str, Any]) -> ObjectInfo:
-        size = answer.get("ContentLength")
-        whole = answer.get("ContentRange")
-        if whole is None and answer.get("ResponseMetadata", {}).get("HTTPStatusCode") == 206:
-            size = None  # of a part: that of the whole is not told
-        if whole is not None:
-            total = whole.rpartition("/")[2]
-            size = int(total) if total.isdigit() else None
         moment = answer.get("LastModified")
         metadata = {name.lower(): value for name, value in (answer.get("Metadata") or {}).items()}
         metadata.pop(WRITE_ID, None)
         return ObjectInfo(
             key[self.skip :],
-            size,
+            answer.get("ContentLength"),
             None if moment is None else moment.astimezone(UTC),
             "file",
             _bare(answer.get("ETag")),
@@ -176,28 +150,27 @@ class S3Client:
             wanted["MaxKeys"] = limit
         answer = self.sdk.list_objects_v2(Bucket=self._bucket, **wanted)
         skip = self.skip
-        objects = [
-            ObjectInfo(
-                row["Key"][skip:], row["Size"], row["LastModified"].astimezone(UTC), "file", row["ETag"].strip('"')
-            )
-            for row in answer.get("Contents", ())
-        ]
-        return Page(
-            objects,
-            [row["Prefix"] for row in answer.get("CommonPrefixes", ())],
-            _more(answer, answer.get("NextContinuationToken")),
-        )
+        with understood("the listing", NAME):
+            objects = [
+                ObjectInfo(
+                    row["Key"][skip:], row["Size"], row["LastModified"].astimezone(UTC), "file", row["ETag"].strip('"')
+                )
+                for row in answer.get("Contents", ())
+            ]
+            below = [row["Prefix"] for row in answer.get("CommonPrefixes", ())]
+        return Page(objects, below, _more(answer, answer.get("NextContinuationToken")))
 
     def versions(self, key: str, token: Any) -> tuple[list[ObjectInfo], Any]:
         """A page of the versions of exactly ``key``, newest first."""
         answer = self.sdk.list_object_versions(Bucket=self._bucket, Prefix=key, **(token or {}))
-        found = [
-            ObjectInfo(
-                key[self.skip :], row["Size"], row["LastModified"].astimezone(UTC), "file", _bare(row["ETag"]),
-                row["VersionId"],
-            )
-            for row in answer.get("Versions", ()) if row["Key"] == key
-        ]  # fmt: skip
+        with understood("the list of versions", NAME):
+            found = [
+                ObjectInfo(
+                    key[self.skip :], row["Size"], row["LastModified"].astimezone(UTC), "file", _bare(row["ETag"]),
+                    row["VersionId"],
+                )
+                for row in answer.get("Versions", ()) if row["Key"] == key
+            ]  # fmt: skip
         more = {"KeyMarker": answer.get("NextKeyMarker"), "VersionIdMarker": answer.get("NextVersionIdMarker")}
         past = (answer.get("NextKeyMarker") or key) > key
         more = {name: value for name, value in more.items() if value}
@@ -296,8 +269,6 @@ class S3Client:
             Bucket=self._bucket, Key=upload.key, UploadId=upload.id, MultipartUpload={"Parts": parts},
             **self._whole, **_condition(upload.put),
         )  # fmt: skip
-        if not answer.get("ETag"):
-            raise BackendUnavailable("the store ended the upload with an answer that says nothing", backend=NAME)
         return self._published(upload.key, {"ETag": answer["ETag"], "VersionId": answer.get("VersionId")}, None)
 
     def abort_upload(self, upload: Upload) -> None:
@@ -314,7 +285,9 @@ class S3Client:
     def uploads(self, prefix: str, token: Any) -> tuple[list[tuple[str, str, Any]], Any]:
         """A page of the multipart uploads under way: key, id, and when each was begun."""
         answer = self.sdk.list_multipart_uploads(Bucket=self._bucket, Prefix=prefix, **(token or {}))
-        found = [(row["Key"], row["UploadId"], row["Initiated"].astimezone(UTC)) for row in answer.get("Uploads", ())]
+        rows = answer.get("Uploads", ())
+        with understood("the list of uploads", NAME):
+            found = [(row["Key"], row["UploadId"], row["Initiated"].astimezone(UTC)) for row in rows]
         more = {"KeyMarker": answer.get("NextKeyMarker"), "UploadIdMarker": answer.get("NextUploadIdMarker")}
         more = {name: value for name, value in more.items() if value}
         return found, _more(answer, more)
@@ -323,7 +296,8 @@ class S3Client:
         """A page of the parts of an upload: size, and when each arrived."""
         wanted = {} if token is None else {"PartNumberMarker": token}
         answer = self.sdk.list_parts(Bucket=self._bucket, Key=key, UploadId=upload, **wanted)
-        found = [(row["Size"], row["LastModified"].astimezone(UTC)) for row in answer.get("Parts", ())]
+        with understood("the list of parts", NAME):
+            found = [(row["Size"], row["LastModified"].astimezone(UTC)) for row in answer.get("Parts", ())]
         return found, _more(answer, answer.get("NextPartNumberMarker"))
 
     def tagged(self, upload: Upload, token: Any) -> tuple[list[tuple[int, int, str]], Any]:
@@ -331,26 +305,34 @@ class S3Client:
         wanted = {} if token is None else {"PartNumberMarker": token}
         answer = self.sdk.list_parts(Bucket=self._bucket, Key=upload.key, UploadId=upload.id, **wanted)
         found = []
-        for row in answer.get("Parts", ()):
-            checksum = row.get("ChecksumCRC32")
-            tag = f"{row['ETag']} {checksum}" if checksum and self._part else str(row["ETag"])
-            found.append((row["PartNumber"], row["Size"], tag))
+        with understood("the list of parts", NAME):
+            for row in answer.get("Parts", ()):
+                checksum = row.get("ChecksumCRC32")
+                tag = f"{row['ETag']} {checksum}" if checksum and self._part else str(row["ETag"])
+                found.append((row["PartNumber"], row["Size"], tag))
         return found, _more(answer, answer.get("NextPartNumberMarker"))
 
 
 class _Body:
     """The body of a GetObject."""
 
-    def __init__(self, info: ObjectInfo, answer: Mapping[str, Any], digest: tuple[str, str] | None) -> None:
+    def __init__(
+        self, info: ObjectInfo, answer: Mapping[str, Any], length: int | None, most: int | None,
+        digest: tuple[str, str] | None,
+    ) -> None:  # fmt: skip
         self.info = info
-        self.length: int | None = answer.get("ContentLength")
+        self.length = length
         self.digest = digest
+        self._left = most  # what is more was not asked for
         self._body = answer["Body"]
         # Below boto3's own body, whose checks end with the connection: the reader's go on over several.
         self._raw = getattr(self._body, "_raw_stream", self._body)
 
     def read(self, size: int, /) -> bytes:
-        return bytes(self._raw.read(size))
+        data = bytes(self._raw.read(size if self._left is None else min(size, self._left)))
+        if self._left is not None:
+            self._left -= len(data)
+        return data
 
     def close(self) -> None:
         self._body.close()
@@ -412,87 +394,5 @@ def _more(answer: Mapping[str, Any], token: T) -> T | None:
 
 def _failure(row: Mapping[str, str] | None) -> StorageError | None:
     """What a DeleteObjects answer says of one key; one that was not there is no failure."""
-    error = None if row is None else _of_code(row.get("Code", ""), row.get("Message", ""), 0)
+    error = None if row is None else of_code(row.get("Code", ""), row.get("Message", ""), 0)
     return None if isinstance(error, NotFound) else error
-
-
-# -- errors ------------------------------------------------------------------------------------------------------------
-
-
-def translate(error: BaseException) -> StorageError | None:
-    """Ours for an error of botocore; None for what is none of its."""
-    from botocore import exceptions as native
-
-    if isinstance(error, native.ClientError):
-        return _of_answer(error.response)
-    text = f"{type(error).__name__}: {error}"
-    if isinstance(error, native.FlexibleChecksumError):
-        return CorruptData(
-            f"the body does not have the checksum that came with it: {error}", transient=True, backend=NAME
-        )
-    if isinstance(error, native.NoCredentialsError | native.PartialCredentialsError | native.CredentialRetrievalError):
-        return PermissionDenied(f"no usable credentials: {error}", backend=NAME)
-    if isinstance(error, native.EndpointConnectionError | native.ConnectTimeoutError | native.ProxyConnectionError):
-        return BackendUnavailable(text, retry_after=0.0, backend=NAME)  # nothing was sent
-    if isinstance(error, native.SSLError):  # the wrong certificate stays wrong; what breaks off may go on
-        return BackendUnavailable(text, transient="CERTIFICATE_VERIFY_FAILED" not in text, backend=NAME)
-    if isinstance(error, native.HTTPClientError | native.IncompleteReadError | native.ResponseStreamingError):
-        return BackendUnavailable(text, backend=NAME)
-    if isinstance(error, native.ConnectionError | native.ConnectionClosedError | native.ReadTimeoutError):
-        return BackendUnavailable(text, backend=NAME)
-    if type(error).__name__ == "ResponseParserError":
-        return BackendUnavailable(f"the answer cannot be understood: {error}", backend=NAME)
-    if isinstance(error, UnicodeEncodeError):
-        return InvalidPath("the key of an object is UTF-8, and this name is not", backend=NAME)
-    if isinstance(error, native.ParamValidationError | native.BotoCoreError):
-        return ConfigError(text, backend=NAME)
-    if isinstance(error, OSError):
-        return BackendUnavailable(text, backend=NAME)
-    if type(error).__module__.partition(".")[0] == "urllib3":
-        return BackendUnavailable(text, backend=NAME)
-    return None
-
-
-def _of_answer(response: Mapping[str, Any]) -> StorageError:
-    told, meta = response.get("Error", {}), response.get("ResponseMetadata", {})
-    status = int(meta.get("HTTPStatusCode", 0) or 0)
-    error = _of_code(str(told.get("Code", "")), str(told.get("Message", "")), status)
-    asked = retry_after(meta.get("HTTPHeaders", {}).get("retry-after"))
-    if asked is not None and error.retry_after is not None:  # only where nothing was done
-        error.retry_after = asked
-    return error
-
-
-def _of_code(code: str, message: str, status: int) -> StorageError:
-    text = f"{code}: {message}" if message else code or f"HTTP {status}"
-    if code in ("PreconditionFailed", "412", "NotModified", "304") or status in (304, 412):
-        return PreconditionFailed(text, backend=NAME)
-    if code in _MISSING or (status == 404 and code not in _AGAIN):
-        return NotFound("no such bucket" if code == "NoSuchBucket" else f"no such object ({text})", backend=NAME)
-    if code in _BUSY or status == 429:
-        return BackendUnavailable(text, retry_after=0.0, backend=NAME)  # it says that it did nothing
-    if code == "InvalidObjectState":
-        return PermissionDenied(f"the object is archived, restore it first: {text}", backend=NAME)
-    if code in _DENIED or (status in (401, 403) and code not in _DAMAGED):
-        return PermissionDenied(text, backend=NAME)
-    if code in _DAMAGED:
-        return CorruptData(
-            f"what arrived at the store is not what was sent: {text}", transient=True, retry_after=0.0, backend=NAME
-        )
-    if code in _AGAIN or (status >= 500 and status != 501):
-        return BackendUnavailable(text, backend=NAME)
-    if code == "NotImplemented" or status == 501:
-        return CapabilityNotSupported(f"the server cannot do this: {text}", capability=code, backend=NAME)
-    if code in _NAME:
-        return InvalidPath(f"the store cannot hold such a name: {text}", backend=NAME)
-    if code in ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"):
-        return ConfigError(f"another region has this bucket, set region=...: {text}", backend=NAME)
-    if status in (301, 307, 308):
-        return ConfigError(f"the endpoint sends elsewhere, set region=... or endpoint_url=...: {text}", backend=NAME)
-    return StorageError(text, backend=NAME)
-
-
-def is_too_long(error: StorageError) -> bool:
-    """Whether a copy was refused for the length of its source."""
-    text = str(error.args[0])
-    return ("InvalidRequest" in text and "maximum" in text) or "EntityTooLarge" in text

@@ -17,7 +17,8 @@ from ..errors import StorageError
 from . import _obstore
 from ._object_client import Body, Get, Put
 from ._obstore import Obstore, answer_of, is_obstores, request_options, without_answer
-from ._s3_client import NAME, WRITE_ID, S3Client, _of_code, _quoted
+from ._s3_client import WRITE_ID, S3Client, _quoted
+from ._s3_errors import NAME, of_code
 
 LEASE = timedelta(minutes=15)
 """How long obstore keeps credentials before it asks the SDK's chain again."""
@@ -49,7 +50,7 @@ class ObstoreS3Client(S3Client):
         if (answer := answer_of(error)) is None:
             return without_answer(error, NAME)
         status, code, message = answer
-        return _of_code(code or str(status), message, status)
+        return of_code(code or str(status), message, status)
 
     def get(self, key: str, get: Get) -> Body:
         body = self._second.get(key, get) if self._second.gives(key, get) else None

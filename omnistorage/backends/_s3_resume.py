@@ -19,7 +19,8 @@ from ..paths import check_new
 from ._object_client import Put, Upload
 from ._object_streams import ObjectWriter, Parts, part_length
 from ._objects import ObjectBackend
-from ._s3_client import NAME, S3Client
+from ._s3_client import S3Client
+from ._s3_errors import NAME
 
 
 class Resumes(ObjectBackend):

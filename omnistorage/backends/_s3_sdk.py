@@ -20,7 +20,7 @@ def parse_time(value: Any) -> datetime:
         try:
             moment = parsedate_to_datetime(text)
         except (ValueError, TypeError):
-            moment = datetime.fromtimestamp(float(text), UTC)
+            moment = datetime.fromtimestamp(float(text), UTC)  # a ValueError if it is no time at all
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 

@@ -10,13 +10,13 @@ takes ``part_size * (concurrency + 2)`` bytes. After 1,000 parts they double (10
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache, partial
 from typing import Any, ClassVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from ..core import CopyOptions, Features, ObjectInfo, Reader, ReadOptions, WriteOptions
+from ..core import CopyOptions, ObjectInfo, Reader, ReadOptions, WriteOptions
 from ..errors import (
     AlreadyExists,
     CapabilityNotSupported,
@@ -33,49 +33,16 @@ from ..secret import Secret
 from ._object_client import Put
 from ._object_streams import ObjectWriter, conclude, new_put
 from ._objects import CONTENT_TYPE, LIVE, MAX_COPY
-from ._s3_client import EXTRA, NAME, S3Client, is_too_long, translate
+from ._s3_client import EXTRA, S3Client
+from ._s3_errors import NAME, is_too_long, translate
+from ._s3_marks import checker, stayer
 from ._s3_obstore import ObstoreS3Client, store_options, use_obstore
 from ._s3_resume import Resumes
 from ._s3_sdk import parse_time, send_at_once
+from ._s3_vendors import VENDORS, features_of
 
 PART_SIZE = 8 << 20
 LEAST_PART = 5 << 20
-
-
-@dataclass(frozen=True)
-class Vendor:
-    """What a server is known to keep: conditions on writes (exactly one winner), those on the end of an upload, on
-    copies and deletes too, listings in the order of the keys' bytes, that the ETag of a simple object is its MD5, that
-    a backslash is none of its slashes, that it answers ranges as they are asked for, and so surely that even the first
-    request of a read may be one. (SeaweedFS also keeps the folder of a deleted object for a while, and refuses
-    meanwhile to create an object of that name under a condition.)"""
-
-    conditional_writes: bool = False
-    conditional_uploads: bool = False
-    conditional_copies: bool = False
-    ordered_listing: bool = False
-    md5_etags: bool = False
-    backslashes: bool = True
-    ranges: bool = True
-    ranged: bool = False
-
-
-VENDORS = {
-    "aws": Vendor(
-        conditional_writes=True,
-        conditional_uploads=True,
-        conditional_copies=True,
-        ordered_listing=True,
-        md5_etags=True,
-    ),
-    "moto": Vendor(ordered_listing=True, md5_etags=True, ranged=True),
-    "rclone": Vendor(ranges=False),  # its answers to ranges say otherwise
-    "seaweedfs": Vendor(
-        conditional_writes=True, conditional_copies=True, md5_etags=True, backslashes=False, ranged=True
-    ),
-    "swift": Vendor(ordered_listing=True, md5_etags=True),
-    "other": Vendor(),
-}
 
 
 class S3Backend(Resumes):
@@ -172,7 +139,7 @@ class S3Backend(Resumes):
         ordered = self._vendor.ordered_listing if ordered_listing is None else ordered_listing
         self._checksums = endpoint_url is None if checksums is None else checksums
         self.url = _url(endpoint_url, bucket, prefix)
-        self.features = _features(self._vendor, self._conditional, ordered, self._checksums)
+        self.features = features_of(self._vendor, self._conditional, ordered, self._checksums)
         self.ranged = self._vendor.ranged and not self._checksums  # only a whole body comes with its checksum
         super().__init__(prefix, policy, part_size=part_size, concurrency=concurrency, least_part=LEAST_PART)
 
@@ -234,6 +201,9 @@ class S3Backend(Resumes):
             region = None if session.region_name or self.endpoint_url is None else "us-east-1"
             sdk = session.client("s3", endpoint_url=self.endpoint_url, config=config, region_name=region)
             sdk.meta.events.register_last("before-call.s3", send_at_once)
+            sdk.meta.events.register_first("needs-retry.s3", stayer(custom=self.endpoint_url is not None))
+            vendor = self._vendor
+            sdk.meta.events.register("after-call.s3", checker(request_ids=vendor.request_ids, loose=vendor.loose))
         except Exception as error:
             ours = translate(error) or (ConfigError(str(error)) if isinstance(error, ValueError) else None)
             if ours is None:
@@ -426,32 +396,6 @@ class S3Backend(Resumes):
                 begun, size = max(begun, arrived), size + length
             if token is None:
                 return begun, size
-
-
-def _features(vendor: Vendor, conditional: bool, ordered: bool, checksums: bool) -> Features:
-    hashes = {"md5"} if vendor.md5_etags else set()
-    if checksums:
-        hashes |= {"crc32c", "sha1", "sha256"}
-    return Features(
-        read=True,
-        write=True,
-        delete=True,
-        list=True,
-        sorted_list=ordered,
-        list_seek=ordered,
-        stat=True,
-        copy=True,
-        move=True,
-        range_read=True,
-        lazy_read=True,
-        atomic_write=True,
-        create_only=conditional,
-        if_match=conditional,
-        user_metadata=True,
-        purge=True,
-        hashes=frozenset(hashes),
-        modified_precision=timedelta(seconds=1),
-    )
 
 
 def _put_for_copy(head: ObjectInfo, kept: Mapping[str, Any], options: CopyOptions) -> Put:

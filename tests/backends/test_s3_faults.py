@@ -28,7 +28,7 @@ from omnistorage.policies import Clock, RequestPolicy, RetryBudget, deadline
 
 from ..budget import pick
 from ..servers import server
-from ..servers.proxy import Answer, Fault, Flip, Lost, Proxy, Reset, Stall, Unsent
+from ..servers.proxy import Answer, Fault, Flip, Lost, Proxy, Reset, Stall, Unsent, Without
 from ..waiting import LIMIT
 from .sampling import asked_again, broken_bodies, one_of_each, silence
 from .stalls import close_when_blocked
@@ -540,3 +540,56 @@ def test_a_server_that_ignores_the_range_of_the_first_request_gives_all(proxy, s
     proxy.next(Answer("GET", 200, b"0123456789", {"ETag": '"e"'}))
     assert ops.read_bytes(store, "x") == b"0123456789"
     assert proxy.count("GET") == 1
+
+
+@pytest.mark.parametrize(
+    ("offset", "length"),
+    [(0, None), *(pytest.param(*of, marks=pytest.mark.ci_only) for of in ((1, None), (5, 11 << 20)))],
+)
+def test_bodies_without_a_length_are_read_to_the_end(proxy, make, offset, length):
+    """Proxies send a body on in chunks: how long it is then stands in Content-Range alone."""
+    store = make(part_size=5 << 20)
+    data = random.Random(7).randbytes(12 << 20)
+    plant(store, "x", data)
+    proxy.next(*[Without("GET", ("content-length",))] * 12)
+    end = None if length is None else offset + length
+    assert ops.read_bytes(store, "x", ReadOptions(offset, length)) == data[offset:end]
+    assert store.open_reader("x").info.size == len(data)
+
+
+def test_a_listing_cut_short_by_a_login_page_raises(proxy, make):
+    store = make(policy=policy(retries=1))
+    for name in ("a", "b", "c"):
+        plant(store, name, b"x")
+    first = sdk("seaweedfs").list_objects_v2
+    found = first(Bucket=store.bucket, Prefix=store._prefix, MaxKeys=2)
+    page = f"<ListBucketResult><IsTruncated>true</IsTruncated><NextContinuationToken>{found['NextContinuationToken']}"
+    page += "</NextContinuationToken></ListBucketResult>"
+    proxy.next(Answer("GET", 200, page.encode()), *[Answer("continuation-token", 200, b"<html>login</html>")] * 2)
+    with pytest.raises(BackendUnavailable):
+        list(store.list())
+
+
+def test_a_write_answered_without_an_etag_is_not_published(proxy, make):
+    store = make(policy=policy(retries=1))
+    proxy.next(*[Answer("PUT", 200, b"<html>login</html>")] * 2)
+    with pytest.raises(OutcomeUnknown):
+        put(store, "x")
+    assert peek(store, "x") is None
+
+
+@pytest.mark.parametrize("client", ["sdk", "obstore"])
+def test_a_redirect_sends_one_request_and_ends_in_our_error(proxy, make, client):
+    store = make(client=client)
+    put(store, "x")
+    proxy.forget()
+    proxy.next(*[Answer("", 302, b"", {"Location": proxy.url + "/elsewhere"})] * 100)
+    with pytest.raises(StorageError):
+        ops.read_bytes(store, "x")
+    assert len(proxy.requests) <= 12
+
+
+def test_a_timeout_of_the_store_is_tried_again(proxy, store):
+    proxy.next(Answer("PUT", 408))
+    put(store, "x")
+    assert proxy.count("PUT") == 2

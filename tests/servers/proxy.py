@@ -77,6 +77,13 @@ class Answer(Fault):
     length: int | None = None  # a Content-Length that is not the body's
 
 
+@dataclass
+class Without(Fault):
+    """The answer comes without these headers (in lower case). A body without its length comes in chunks."""
+
+    names: tuple[str, ...] = ()
+
+
 class _Torn(Exception):
     """This connection ends here."""
 
@@ -231,7 +238,8 @@ class Proxy:
             client_in.read(length)
         lines = [f"HTTP/1.1 {fault.status} X", *(f"{name}: {value}" for name, value in fault.headers.items())]
         lines.append(f"Content-Length: {len(fault.body) if fault.length is None else fault.length}")
-        client.sendall("\r\n".join([*lines, "", ""]).encode() + fault.body)
+        bare = head.startswith(b"HEAD ") or fault.status in (204, 304)
+        client.sendall("\r\n".join([*lines, "", ""]).encode() + (b"" if bare else fault.body))
         if fault.length is not None:
             raise _Torn("end")
 
@@ -249,6 +257,8 @@ class Proxy:
             raise _Torn("reset")
         if isinstance(fault, Reset) and fault.after < 0:
             raise _Torn("reset")
+        if isinstance(fault, Without):
+            return self._send_without(client, server_in, head, fault, b"" if bare else length)
         client.sendall(head)
         if bare:
             return True
@@ -267,6 +277,24 @@ class Proxy:
             left -= len(data)
             sent += len(data)
         return b"close" not in (_value(head, b"connection") or b"").lower()
+
+    def _send_without(
+        self, client: socket.socket, server_in: Any, head: bytes, fault: Without, length: bytes | None
+    ) -> bool:
+        names = tuple(name.encode() for name in fault.names)
+        kept = [line for line in head.split(b"\r\n") if line.partition(b":")[0].strip().lower() not in names]
+        if "content-length" not in fault.names or not length:
+            client.sendall(b"\r\n".join(kept) + server_in.read(int(length or 0)))
+            return True
+        kept[1:1] = [b"Transfer-Encoding: chunked"]
+        client.sendall(b"\r\n".join(kept))
+        left = int(length)
+        while left:
+            data = server_in.read1(min(left, 65536))
+            client.sendall(b"%x\r\n%s\r\n" % (len(data), data))
+            left -= len(data)
+        client.sendall(b"0\r\n\r\n")
+        return True
 
     def _pass(self, client: socket.socket, data: bytes, sent: int, fault: Fault | None) -> None:
         """A piece of the body, which has ``sent`` bytes before it."""
