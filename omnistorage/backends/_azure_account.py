@@ -155,7 +155,7 @@ class Clients:
         adapter = HTTPAdapter(pool_connections=4, pool_maxsize=max(32, 2 * options["concurrency"]))
         for scheme in ("http://", "https://"):
             self.session.mount(scheme, adapter)
-        self._common: dict[str, Any] = {"retry_total": 0}
+        self._common: dict[str, Any] = {"retry_total": 0, "permit_redirects": False}
         if options["api_version"] is not None:
             self._common["api_version"] = options["api_version"]
         timeouts = {"connection_timeout": options["connect_timeout"], "read_timeout": options["read_timeout"]}

@@ -8,7 +8,6 @@ service wants. Imports floor 0 and ``_azure_*``.
 from __future__ import annotations
 
 import hashlib
-import re
 import uuid
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ from ..errors import BackendUnavailable, CapabilityNotSupported, ConfigError, No
 from ._azure_account import NAME, Clients, check_text
 from ._azure_wire import Refused, Wire, quiet, translate
 from ._object_client import Body, Get, Page, Put, Upload
+from ._object_marks import span, understood, unmarked
 
 WRITE_ID = "omnistorage_write_id"
 """Key of metadata; a user's own key may not be this one."""
@@ -32,6 +32,8 @@ FOLDER = "hdi_isfolder"
 MD5 = "md5"
 """Key of ``Put.extra``: the digest of the whole of an upload, known when its last block is there."""
 
+NO_ETAG = '"0x0"'
+"""An etag that no blob has."""
 EXTRA = {
     "azure.access_tier": "x-ms-access-tier",
     "azure.cache_control": "x-ms-blob-cache-control",
@@ -76,12 +78,18 @@ class AzureClient:
             headers.pop("x-ms-range")  # a blob without a byte has no range that begins at 0
             answer = self.wire.send("GET", key, "", headers, stream=True)
         try:
-            info, length = self._info(key, answer.headers), _length(get, answer.headers)
+            headers = answer.headers
+            length, whole = span(
+                get, answer.status_code, _number(headers.get("Content-Length", "")), headers.get("Content-Range"),
+                framed="chunked" in headers.get("Transfer-Encoding", "").lower(), backend=NAME,
+            )  # fmt: skip
+            info = self._info(key, headers)._replace(size=whole)
         except BaseException:
             answer.close()
             raise
+        most = length if length is not None or get.end is None else get.end - get.start
         md5 = info.hash("md5") if self._checksums else None
-        return _Body(info, answer, length, None if md5 is None else ("md5", md5))
+        return _Body(info, answer, length, most, None if md5 is None else ("md5", md5))
 
     def head(self, key: str, version: str | None = None) -> ObjectInfo:
         return self._info(key, self.wire.send("HEAD", key).headers)
@@ -103,6 +111,8 @@ class AzureClient:
     def _info(self, key: str, headers: Mapping[str, str]) -> ObjectInfo:
         if self._hierarchical and _is_folder(headers):
             raise NotFound("a folder has this name", backend=NAME)
+        if not headers.get("ETag"):
+            raise unmarked("an object without an ETag", NAME)
         whole = headers.get("Content-Range", "").rpartition("/")[2] or headers.get("Content-Length", "")
         metadata = {name.lower()[10:]: value for name, value in headers.items() if name[:10].lower() == "x-ms-meta-"}
         metadata.pop(WRITE_ID, None)
@@ -184,7 +194,7 @@ class AzureClient:
 
     def _published(self, key: str, headers: Mapping[str, str], size: int | None) -> ObjectInfo:
         if not headers.get("ETag"):
-            raise BackendUnavailable("the store ended the write with an answer that says nothing", backend=NAME)
+            raise unmarked("the answer to the write has no ETag", NAME)
         return ObjectInfo(
             key[self.skip :], size, _time(headers.get("Last-Modified")), "file", _bare(headers.get("ETag")), None, None,
             _md5(headers.get("Content-MD5")),
@@ -205,7 +215,7 @@ class AzureClient:
         return True
 
     def delete_many(self, keys: Sequence[str]) -> list[StorageError | None]:
-        with quiet():
+        with quiet(), understood("the answer to a batch", NAME):
             answers = list(
                 self.clients.container.delete_blobs(*keys, delete_snapshots="include", raise_on_any_failure=False)
             )
@@ -214,7 +224,7 @@ class AzureClient:
                 raise _failure(answers[0])  # of the batch as a whole
             raise BackendUnavailable(f"{len(answers)} answers came for {len(keys)} objects to delete", backend=NAME)
         return [
-            None if each.status_code < 300 or _is_gone(failed := _failure(each)) else translate(failed)
+            None if each.status_code == 202 or _is_gone(failed := _failure(each)) else translate(failed)
             for each in answers
         ]
 
@@ -227,8 +237,10 @@ class AzureClient:
             headers |= {**_metadata(put), **_condition(put)}
         if source_if_match is not None:
             headers["x-ms-source-if-match"] = quoted(source_if_match)
-        answer = self.wire.send("PUT", key, "", headers).headers
-        done = answer.get("x-ms-copy-status", "success") == "success"
+        answer = self.wire.send("PUT", key, "", headers, statuses=(202,)).headers
+        if "x-ms-copy-status" not in answer:
+            raise unmarked("the answer to the copy has no x-ms-copy-status", NAME)
+        done = answer["x-ms-copy-status"] == "success"
         return self._published(key, answer, None), None if done else answer.get("x-ms-copy-id", "")
 
     def copy_state(self, key: str) -> tuple[str | None, str, ObjectInfo]:
@@ -238,7 +250,7 @@ class AzureClient:
         return headers.get("x-ms-copy-id"), status.strip(), self._info(key, headers)
 
     def abort_copy(self, key: str, copy_id: str) -> None:
-        self.wire.send("PUT", key, f"comp=copy&copyid={quote(copy_id)}", {"x-ms-copy-action": "abort"})
+        self.wire.send("PUT", key, f"comp=copy&copyid={quote(copy_id)}", {"x-ms-copy-action": "abort"}, statuses=(204,))
 
     # -- blocks --------------------------------------------------------------------------------------------------------
 
@@ -286,11 +298,12 @@ class AzureClient:
 class _Body:
     """The body of a Get Blob."""
 
-    def __init__(self, info: ObjectInfo, answer: Any, length: int | None, digest: tuple[str, str] | None) -> None:
+    def __init__(
+        self, info: ObjectInfo, answer: Any, length: int | None, most: int | None, digest: tuple[str, str] | None
+    ) -> None:
         self.info = info
         self.length = length
-        more = _number(answer.headers.get("Content-Length", "")) != length
-        self._left = length if more else None  # what is more was not asked for
+        self._left = most  # what is more was not asked for
         self.digest = digest
         self._raw = answer.raw
 
@@ -328,25 +341,6 @@ def _described(put: Put) -> dict[str, str]:
         if name in EXTRA:
             headers[EXTRA[name]] = _tags(value) if name == "azure.tags" else str(value)
     return headers
-
-
-def _length(get: Get, headers: Mapping[str, str]) -> int | None:
-    """How many bytes of an answer were asked for, which are its first ones. Refuses one that begins elsewhere or holds
-    fewer than there are."""
-    length = _number(headers.get("Content-Length", ""))
-    start, end, whole = 0, length, length
-    if "Content-Range" in headers:
-        found = re.fullmatch(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})", headers["Content-Range"], re.ASCII)
-        start, end, whole = (int(found[1]), int(found[2]) + 1, int(found[3])) if found else (-1, None, None)
-    elif length is None and get.range is None:
-        return None
-    if end is not None and whole is not None and start == get.start and length == end - start:
-        wanted = whole if get.end is None else min(get.end, whole)
-        if end >= wanted:
-            return wanted - start
-    raise CapabilityNotSupported(
-        "the server gives another range than it was asked for", capability="range_read", backend=NAME
-    )
 
 
 def _is_gone(error: Refused) -> bool:
@@ -388,7 +382,7 @@ def _failure(part: Any) -> Refused:
 def quoted(etag: str) -> str:
     if not (etag.isascii() and etag.isprintable()):
         raise ConfigError(f"an etag is printable ASCII, not {etag!r}")
-    return f'"{etag}"'
+    return NO_ETAG if etag == "*" else f'"{etag}"'  # the service takes a quoted star for any etag
 
 
 def _bare(etag: str | None) -> str | None:

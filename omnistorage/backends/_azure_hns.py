@@ -15,8 +15,9 @@ from ..core import ObjectInfo
 from ..errors import BackendUnavailable, InvalidPath
 from ._azure_account import NAME
 from ._azure_client import WRITE_ID, AzureClient, _bare, quoted
-from ._azure_wire import Refused, quiet
+from ._azure_wire import REQUEST_ID, Refused, quiet
 from ._object_client import Put
+from ._object_marks import unmarked
 
 
 class Folders:
@@ -30,7 +31,7 @@ class Folders:
         """A folder, and those above it; False if there is something of this name."""
         try:
             with quiet():
-                self._files.get_directory_client(key).create_directory(**_only_new())
+                self._files.get_directory_client(key).create_directory(raw_response_hook=_check_id, **_only_new())
         except Refused as error:
             if error.status != 409 or error.code not in ("PathAlreadyExists", "ResourceAlreadyExists"):
                 raise
@@ -41,7 +42,7 @@ class Folders:
         """An object, never a folder: without ``recursive`` the service takes files alone."""
         try:
             with quiet():
-                self._files.get_file_client(key).delete_file(**_matching(if_match))
+                self._files.get_file_client(key).delete_file(raw_response_hook=_check_id, **_matching(if_match))
         except Refused as error:
             if _is_no_object(error):
                 return False
@@ -55,7 +56,7 @@ class Folders:
     def remove_all(self, key: str) -> None:
         """A folder with all that is in it, at once."""
         with quiet():
-            self._files.get_directory_client(key).delete_directory()
+            self._files.get_directory_client(key).delete_directory(raw_response_hook=_check_id)
 
     def rename(self, src: str, dst: str, put: Put, etag: str | None) -> ObjectInfo:
         """Move the object ``src``, as it was when it had ``etag``, in one step. What stood at ``dst`` is replaced."""
@@ -80,6 +81,12 @@ class Folders:
         if not lower.get("etag"):
             raise BackendUnavailable("the store ended the rename with an answer that says nothing", backend=NAME)
         return ObjectInfo(dst[self._client.skip :], etag=_bare(lower["etag"]))
+
+
+def _check_id(answer: Any) -> None:
+    response = answer.http_response
+    if response.status_code < 300 and REQUEST_ID not in {name.lower() for name in response.headers}:
+        raise unmarked(f"it has no {REQUEST_ID}", NAME)
 
 
 def _is_no_object(error: Refused) -> bool:

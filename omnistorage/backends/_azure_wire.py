@@ -27,6 +27,7 @@ from ..errors import (
 from ..secret import mask_url
 from ._azure_account import NAME, blob_url
 from ._base import retry_after
+from ._object_marks import unmarked
 
 _BUSY = frozenset(
     ("ServerBusy", "PendingCopyOperation", "ContainerBeingDeleted", "AccountBeingCreated", "SourcePathIsBeingDeleted",
@@ -44,6 +45,12 @@ _FOLDER = frozenset(
 )
 _THERE = frozenset(("BlobAlreadyExists", "PathAlreadyExists"))
 _NEVER_SENT = frozenset(("NewConnectionError", "NameResolutionError", "ConnectTimeoutError", "ConnectTimeout"))
+
+
+STATUSES = {"GET": (200, 206), "HEAD": (200,), "PUT": (201,), "DELETE": (202,)}
+"""The documented statuses of success, of all requests that do not say otherwise."""
+REQUEST_ID = "x-ms-request-id"
+"""The header by which an answer is known to be the service's: each one has it."""
 
 
 class Refused(Exception):
@@ -85,9 +92,11 @@ class Wire:
         data: bytes | None = None,
         *,
         stream: bool = False,
+        statuses: tuple[int, ...] = (),
     ) -> Any:
         """The answer (of ``requests``) to one request about the blob ``key``, or about the container; ``Refused`` or
-        ``Broken`` if it is no success. Its body has been read unless it is a ``stream``."""
+        ``Broken`` if it is no success. Its body has been read unless it is a ``stream``. ``statuses`` are those of
+        success, where they are not the usual ones of the method. A redirect is never followed."""
         url = self.url if key is None else blob_url(self.url, key)
         request = self._request(
             method, f"{url}?{query}" if query else url, headers={**self._headers, **(headers or {})}
@@ -95,12 +104,24 @@ class Wire:
         if data is not None:
             request.set_bytes_body(data)
         with quiet():
-            answer = self._pipeline.run(request, stream=True).http_response.internal_response
-            if 200 <= answer.status_code < 300:
-                if not stream:
-                    answer.content  # noqa: B018  read, so that the connection is free
-                return answer
-            raise _refused(answer)
+            answer = self._pipeline.run(request, stream=True, permit_redirects=False).http_response.internal_response
+            if answer.status_code >= 300 and not (answer.status_code == 304 and method != "GET"):
+                raise _refused(answer)
+            if not stream or answer.status_code >= 300:
+                answer.content  # noqa: B018  read, so that the connection is free
+            try:
+                _check_marks(method, answer, statuses or STATUSES[method])
+            except BaseException:
+                answer.close()
+                raise
+            return answer
+
+
+def _check_marks(method: str, answer: Any, statuses: tuple[int, ...]) -> None:
+    if answer.status_code not in statuses:
+        raise unmarked(f"{method} was answered with {answer.status_code}", NAME)
+    if REQUEST_ID not in answer.headers:
+        raise unmarked(f"the answer to {method} has no {REQUEST_ID}", NAME)
 
 
 def _refused(answer: Any) -> Refused:
@@ -236,7 +257,7 @@ def _of_status(error: Refused) -> StorageError:
         return BackendUnavailable(text, retry_after=error.retry_after, backend=NAME)
     if status == 501 or code in ("UnsupportedHeader", "UnsupportedQueryParameter", "FeatureVersionMismatch"):
         return CapabilityNotSupported(f"the server cannot do this: {text}", capability=code or "501", backend=NAME)
-    if status in (301, 302, 307, 308) or code in ("AccountRequiresHttps", "InvalidHttpVerb"):
+    if 300 <= status < 400 or code in ("AccountRequiresHttps", "InvalidHttpVerb"):
         return ConfigError(f"the endpoint is not right, look at endpoint_url=...: {text}", backend=NAME)
     if code == "InvalidHeaderValue" and "version" in text:
         return ConfigError(

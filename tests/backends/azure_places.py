@@ -9,6 +9,7 @@ from omnistorage.secret import Secret
 
 from ..servers import server
 from ..servers.azure import bare
+from ..servers.proxy import Answer
 
 _numbers = itertools.count()
 _bare = {}
@@ -54,6 +55,11 @@ def peek(backend, path):
 
 def plant(backend, path, data=b"x", **options):
     sdk(_name(backend)).upload_blob(backend._prefix + path, data, overwrite=True, **options)
+
+
+def marked(when, status, body=b"", headers=(), **more):
+    """An answer of the service, which puts an id on each."""
+    return Answer(when, status, body, {"x-ms-request-id": "1", **dict(headers)}, **more)
 
 
 class Token:

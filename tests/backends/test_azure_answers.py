@@ -24,7 +24,7 @@ from omnistorage.policies import Clock, RequestPolicy, RetryBudget
 
 from ..servers import server
 from ..servers.proxy import Answer, Lost, Proxy
-from .azure_places import fresh, peek, sdk, via
+from .azure_places import fresh, marked, peek, sdk, via
 
 
 class NoWait(Clock):
@@ -83,7 +83,7 @@ def answer(method, status, code=""):
 def test_goal_27_a_range_of_another_length_is_refused(proxy, store, status, said):
     put(store, "x", b"0123456789")
     body = b"01" if "0-1" in str(said) else b"0123456789"
-    proxy.next(Answer("GET", status, body, {"ETag": '"e"', **said}))
+    proxy.next(marked("GET", status, body, {"ETag": '"e"', **said}))
     with pytest.raises(CapabilityNotSupported, match="range"):
         ops.read_bytes(store, "x", ReadOptions(0, 5))
 
@@ -91,7 +91,7 @@ def test_goal_27_a_range_of_another_length_is_refused(proxy, store, status, said
 @pytest.mark.parametrize(("status", "said"), [(200, {}), (206, {"Content-Range": "bytes 0-9/10"})])
 def test_goal_27_what_is_more_than_the_range_is_not_given(proxy, store, status, said):
     put(store, "x", b"0123456789")
-    proxy.next(Answer("GET", status, b"0123456789", {"ETag": '"e"', **said}))
+    proxy.next(marked("GET", status, b"0123456789", {"ETag": '"e"', **said}))
     with store.open_reader("x", ReadOptions(0, 5)) as reader:
         assert reader.read(-1) == b"01234"
         assert reader._first._body.read(100) == b"", "nor read to the end, however long that is"
@@ -142,7 +142,7 @@ def test_a_digest_that_the_service_did_not_keep_up_to_date_is_none(store):
     [{"Content-MD5": "???"}, {"Content-MD5": "é"}, {"Last-Modified": "yesterday"}, {"x-ms-blob-content-md5": "a"}],
 )
 def test_headers_that_cannot_be_read_say_nothing(proxy, store, said):
-    proxy.next(Answer("HEAD", 200, b"", {"ETag": '"e"', **said}))
+    proxy.next(marked("HEAD", 200, b"", {"ETag": '"e"', **said}))
     info = store.stat("x")
     assert info.etag == "e"
     assert not info.hashes
@@ -154,7 +154,7 @@ def test_a_listing_that_cannot_be_read_is_asked_for_again(proxy, store):
     proxy.forget()
     row = "<Blob><Name>x</Name><Properties><Content-Length>many</Content-Length></Properties></Blob>"
     page = f"<EnumerationResults><Blobs>{row}</Blobs><NextMarker/></EnumerationResults>".encode()
-    proxy.next(Answer("comp=list", 200, page))
+    proxy.next(marked("comp=list", 200, page))
     assert [info.size for info in store.list()] == [4]
 
 
@@ -204,7 +204,7 @@ def test_goal_26_a_copy_under_way_whose_answer_was_lost_is_waited_for(proxy, sto
         ours = {"x-ms-meta-omnistorage_write_id": Wrote(proxy).id()}
         states = [pending("pending"), pending("pending"), pending("failed"), pending("failed"), pending("failed")]
         proxy.next(answer("PUT", 409, "BlobAlreadyExists"))
-        proxy.next(*[Answer("HEAD", 200, b"", {**ours, **state}) for state in states])
+        proxy.next(*[marked("HEAD", 200, b"", {**ours, **state}) for state in states])
         store._policy.clock.wait = lambda seconds, wake: None
 
     store._policy.clock.wait = wait

@@ -29,7 +29,7 @@ from ..budget import pick
 from ..servers import server
 from ..servers.proxy import Answer, Fault, Flip, Lost, Proxy, Reset, Stall, Unsent
 from ..waiting import LIMIT
-from .azure_places import fresh, peek, plant, via
+from .azure_places import fresh, marked, peek, plant, via
 from .sampling import asked_again, broken_bodies, one_of_each, silence
 from .stalls import close_when_blocked
 
@@ -235,13 +235,13 @@ def test_goal_24_an_outage_ends_in_our_error_after_the_tries_there_are(proxy, ma
 
 
 def test_goal_27_a_write_whose_answer_says_nothing_is_not_taken_for_success(proxy, store):
-    proxy.next(Answer("PUT", 201))
+    proxy.next(marked("PUT", 201))
     put(store, "x")
     assert peek(store, "x") == b"data"
     writer = store.open_writer("long")
     writer.write(BIG)
     writer.prepare()
-    proxy.next(Answer("comp=blocklist", 201))
+    proxy.next(marked("comp=blocklist", 201))
     writer.close()
     assert peek(store, "long") == BIG
 
@@ -250,7 +250,7 @@ def test_goal_27_a_write_whose_answer_says_nothing_is_not_taken_for_success(prox
 def test_goal_27_an_answer_of_the_wrong_length_is_no_answer(proxy, store, method):
     put(store, "x", BIG)
     if method == "GET":
-        proxy.next(Answer("GET", 200, b"short", {"ETag": '"another"'}, length=3_000_000))
+        proxy.next(marked("GET", 200, b"short", {"ETag": '"another"'}, length=3_000_000))
         with pytest.raises(CorruptData, match="changed"):
             ops.read_bytes(store, "x")
     else:
@@ -260,7 +260,7 @@ def test_goal_27_an_answer_of_the_wrong_length_is_no_answer(proxy, store, method
 
 def test_goal_27_an_answer_with_another_range_is_refused(proxy, store):
     put(store, "x", b"0123456789")
-    proxy.next(Answer("GET", 200, b"0123456789", {"ETag": '"e"'}))
+    proxy.next(marked("GET", 200, b"0123456789", {"ETag": '"e"'}))
     with pytest.raises(CapabilityNotSupported, match="range"):
         ops.read_bytes(store, "x", ReadOptions(4, 3))
 
@@ -269,14 +269,14 @@ def test_goal_27_an_answer_with_another_range_is_refused(proxy, store):
 def test_goal_30_a_page_that_says_nothing_is_no_end_of_a_listing(proxy, store, body):
     put(store, "x")
     proxy.forget()
-    proxy.next(Answer("comp=list", 200, body))
+    proxy.next(marked("comp=list", 200, body))
     assert [info.path for info in store.list()] == ["x"]
     assert proxy.count("comp=list") == 2
 
 
 def test_goal_30_a_page_that_comes_again_is_no_endless_listing(proxy, store):
     page = b"<EnumerationResults><Blobs/><NextMarker>m</NextMarker></EnumerationResults>"
-    proxy.next(Answer("comp=list", 200, page), Answer("comp=list", 200, page))
+    proxy.next(marked("comp=list", 200, page), marked("comp=list", 200, page))
     with pytest.raises(StorageError, match="repeats"):
         list(store.list())
 
@@ -284,7 +284,7 @@ def test_goal_30_a_page_that_comes_again_is_no_endless_listing(proxy, store):
 def test_a_batch_that_answers_for_too_few_is_not_taken_for_done(proxy, make):
     store = make(policy=policy(retries=0))
     part = b"--b\r\nContent-Type: application/http\r\n\r\nHTTP/1.1 202 Accepted\r\n\r\n\r\n--b--\r\n"
-    proxy.next(Answer("POST", 202, part, {"Content-Type": "multipart/mixed; boundary=b"}))
+    proxy.next(marked("POST", 202, part, {"Content-Type": "multipart/mixed; boundary=b"}))
     with pytest.raises(BackendUnavailable, match="1 answers came for 2"):
         list(store.delete_many(["x", "y"]))
 
@@ -504,3 +504,22 @@ def test_goal_24_a_timeout_ends_a_request_that_nobody_answers(proxy, make):
     proxy.next(Stall("GET"))
     with pytest.raises(BackendUnavailable):
         ops.read_bytes(store, "x")
+
+
+@pytest.mark.parametrize("status", [303, *(pytest.param(s, marks=pytest.mark.ci_only) for s in (301, 302, 307, 308))])
+def test_a_redirect_takes_no_body_elsewhere(proxy, store, status):
+    with Proxy(server("azurite")["port"]) as other:
+        proxy.next(*[Answer("PUT", status, b"", {"Location": other.url + "/stolen"})] * 9)
+        with pytest.raises(StorageError):
+            put(store, "x")
+        assert other.requests == []
+    assert not store.exists("x")
+
+
+def test_a_star_is_an_etag_that_no_blob_has(store):
+    put(store, "x", b"old")
+    with pytest.raises(PreconditionFailed):
+        put(store, "x", b"new", if_match="*")
+    with pytest.raises(PreconditionFailed):
+        store.delete("x", if_match="*")
+    assert ops.read_bytes(store, "x", ReadOptions(if_none_match="*")) == b"old"

@@ -35,7 +35,7 @@ from ..budget import pick
 from ..servers import server
 from ..servers.proxy import Answer, Lost, Proxy, Reset, Stall, Unsent
 from ..waiting import LIMIT
-from .azure_places import Token, fresh, peek, plant, via
+from .azure_places import Token, fresh, marked, peek, plant, via
 from .sampling import asked_again, broken_bodies, one_of_each, silence
 from .stalls import close_when_blocked
 from .test_azure_faults import BIG, CASES, answer, policy, put
@@ -152,7 +152,7 @@ def test_metadata_never_becomes_a_header(store):
 def test_what_others_wrote_into_headers_can_be_read(proxy, store):
     put(store, "x")
     seen = {"ETag": '"0x8D"', "x-ms-meta-k": "ü".encode().decode("latin-1")}
-    proxy.next(Answer("GET", 200, b"data", {**seen, "Last-Modified": "Sun, 01 Nov 2026 00:00:00 GMT"}))
+    proxy.next(marked("GET", 200, b"data", {**seen, "Last-Modified": "Sun, 01 Nov 2026 00:00:00 GMT"}))
     assert ops.read_bytes(store, "x") == b"data"
 
 
@@ -310,7 +310,7 @@ def test_goal_27_a_page_that_a_request_is_sent_on_to_is_neither_an_object_nor_a_
             there = {"Location": f"{stranger.url}/page"}
             store = make()
             proxy.next(Answer("PUT", 303, b"", there))
-            stranger.next(Answer("GET", 200, b"<html>", PAGE))
+            stranger.next(marked("GET", 200, b"<html>", PAGE))
             put(store, "x", overwrite=overwrite)
             assert peek(store, "x") == b"data"
             assert len(stranger.requests) == 1
@@ -318,7 +318,7 @@ def test_goal_27_a_page_that_a_request_is_sent_on_to_is_neither_an_object_nor_a_
             store = make()
             plant(store, "x", b"data")
             proxy.next(Answer("GET", 302, b"", there))
-            stranger.next(Answer("GET", 200, b"<html>", PAGE))
+            stranger.next(marked("GET", 200, b"<html>", PAGE))
             assert ops.read_bytes(store, "x") == b"data"
             proxy.forget()
             put(store, "x")
@@ -328,20 +328,20 @@ def test_goal_27_a_page_that_a_request_is_sent_on_to_is_neither_an_object_nor_a_
 def test_goal_27_an_answer_with_another_range_is_refused(proxy, store):
     put(store, "x", b"0123456789")
     told = {"ETag": '"0x8D"', "Last-Modified": "Sun, 01 Nov 2026 00:00:00 GMT"}
-    proxy.next(Answer("GET", 200, b"0123456789", told))
+    proxy.next(marked("GET", 200, b"0123456789", told))
     with pytest.raises(CapabilityNotSupported, match="range"):
         ops.read_bytes(store, "x", ReadOptions(4, 3))
-    proxy.next(Answer("GET", 206, b"0123", {**told, "Content-Range": "bytes 0-3/10"}))
+    proxy.next(marked("GET", 206, b"0123", {**told, "Content-Range": "bytes 0-3/10"}))
     with pytest.raises(CapabilityNotSupported, match="range"):
         ops.read_bytes(store, "x", ReadOptions(4, 3))
     etag = {"ETag": f'"{store.stat("x").etag}"'}
     for body in (b"4", b"456789"):  # fewer or more than the range that it names
-        proxy.next(Answer("GET", 206, body, {**told, **etag, "Content-Range": "bytes 4-6/10"}))
+        proxy.next(marked("GET", 206, body, {**told, **etag, "Content-Range": "bytes 4-6/10"}))
         assert ops.read_bytes(store, "x", ReadOptions(4, 3)) == b"456"
 
 
 def test_goal_27_a_write_whose_answer_says_nothing_is_not_taken_for_success(proxy, store):
-    proxy.next(Answer("PUT", 201))
+    proxy.next(marked("PUT", 201))
     put(store, "x")
     assert peek(store, "x") == b"data"
 

@@ -11,9 +11,9 @@ from omnistorage.errors import AlreadyExists, NotFound, StorageError
 from omnistorage.policies import CancelScope, Clock, RequestPolicy
 
 from ..servers import server
-from ..servers.proxy import Answer, Proxy
+from ..servers.proxy import Proxy
 from ..waiting import LIMIT
-from .azure_places import fresh, peek, plant, via
+from .azure_places import fresh, marked, peek, plant, via
 
 
 @pytest.fixture
@@ -239,9 +239,9 @@ def copier(proxy):
 
 def test_a_copy_that_takes_the_store_long_is_waited_for(proxy, copier):
     proxy.next(
-        Answer("PUT", 202, b"", pending()),
-        Answer("HEAD", 200, b"", pending()),
-        Answer("HEAD", 200, b"", pending("success")),
+        marked("PUT", 202, b"", pending()),
+        marked("HEAD", 200, b"", pending()),
+        marked("HEAD", 200, b"", pending("success")),
     )
     assert copier.copy("src", "dst").etag == "0x1"
     assert [line.split(" ")[0] for line in proxy.requests] == ["PUT", "HEAD", "HEAD"]
@@ -250,8 +250,8 @@ def test_a_copy_that_takes_the_store_long_is_waited_for(proxy, copier):
 
 @pytest.mark.parametrize("status", ["failed", "aborted"])
 def test_a_copy_that_fails_is_an_error_and_taken_back(proxy, copier, status):
-    states = [Answer("HEAD", 200, b"", pending(status))] * 3
-    proxy.next(Answer("PUT", 202, b"", pending()), *states)
+    states = [marked("HEAD", 200, b"", pending(status))] * 3
+    proxy.next(marked("PUT", 202, b"", pending()), *states)
     with pytest.raises(StorageError, match=status):
         copier.copy("src", "dst")
     assert proxy.requests[-1].startswith("DELETE")
@@ -261,8 +261,8 @@ def test_a_copy_that_fails_is_an_error_and_taken_back(proxy, copier, status):
 def test_a_copy_that_is_cancelled_is_aborted_at_the_store(proxy, copier):
     with CancelScope() as scope:
         copier._policy.clock.wait = lambda seconds, wake: scope.cancel()
-        states = [Answer("HEAD", 200, b"", pending())] * 2 + [Answer("HEAD", 200, b"", pending("aborted"))]
-        proxy.next(Answer("PUT", 202, b"", pending()), *states, Answer("comp=copy", 204))
+        states = [marked("HEAD", 200, b"", pending())] * 2 + [marked("HEAD", 200, b"", pending("aborted"))]
+        proxy.next(marked("PUT", 202, b"", pending()), *states, marked("comp=copy", 204))
         with pytest.raises(StorageError, match="cancelled"):
             copier.copy("src", "dst")
     assert proxy.count("comp=copy&copyid=c1") == 1
@@ -270,7 +270,7 @@ def test_a_copy_that_is_cancelled_is_aborted_at_the_store(proxy, copier):
 
 
 def test_another_write_in_the_place_of_a_copy_is_noticed_and_left_alone(proxy, copier):
-    proxy.next(Answer("PUT", 202, b"", pending()), *[Answer("HEAD", 200, b"", pending("success", "c2"))] * 3)
+    proxy.next(marked("PUT", 202, b"", pending()), *[marked("HEAD", 200, b"", pending("success", "c2"))] * 3)
     with pytest.raises(StorageError, match="another write"):
         copier.copy("src", "dst")
     assert proxy.count("DELETE") == 0

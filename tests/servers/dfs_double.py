@@ -123,6 +123,7 @@ class Handler(BaseHTTPRequestHandler):
         self, status: int, headers: dict[str, str] | None = None, body: bytes = b"", size: int | None = None
     ) -> None:
         self.send_response(status)
+        self.send_header("x-ms-request-id", "1")
         for name, value in {"Content-Length": str(len(body) if size is None else size), **(headers or {})}.items():
             self.send_header(name, value)
         self.end_headers()

@@ -257,7 +257,7 @@ class Proxy:
             raise _Torn("reset")
         if isinstance(fault, Reset) and fault.after < 0:
             raise _Torn("reset")
-        if isinstance(fault, Without):
+        if isinstance(fault, Without) and not chunked:
             return self._send_without(client, server_in, head, fault, b"" if bare else length)
         client.sendall(head)
         if bare:
