@@ -41,6 +41,8 @@ class StorageError(Exception):
     op: str | None
     transient: bool
     retry_after: float | None
+    wait_for: float | None = None
+    """Seconds that the store asks to be left alone after an answer which does not say that nothing was done."""
 
     def __init__(
         self,

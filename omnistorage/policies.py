@@ -35,6 +35,8 @@ class Clock:
 
 
 CLOCK = Clock()
+LONGEST_WAIT = 300.0
+"""Seconds. A store that asks to be left alone for longer is not waited for: the error says how long."""
 
 
 # --- deadlines and cancellation ---------------------------------------------------------------------------------------
@@ -275,6 +277,11 @@ class RequestPolicy:
             except StorageError as error:
                 if not error.transient or isinstance(error, OutcomeUnknown):
                     raise
+                asked = error.wait_for if error.retry_after is None else error.retry_after
+                if asked is not None and asked > LONGEST_WAIT:
+                    error.transient = False
+                    error.args = (f"{error.args[0]}; it asks to be left alone for {asked:.0f} s, try again then",)
+                    raise
                 if not idempotent and error.retry_after is None:
                     raise OutcomeUnknown(
                         f"the answer was lost, and sending it again could do it twice: {error.args[0]}",
@@ -285,7 +292,7 @@ class RequestPolicy:
                 attempt += 1
                 if attempt > self.retries or not self.budget.spend():
                     raise
-                pause(self.backoff.delay(attempt, error.retry_after), self.clock, op, path)
+                pause(self.backoff.delay(attempt, asked), self.clock, op, path)
 
     def throttle(self, size: int) -> None:
         """Wait until ``size`` more bytes may be moved."""

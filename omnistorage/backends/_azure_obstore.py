@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from ..core import ObjectInfo
 from ..errors import StorageError
@@ -22,6 +22,7 @@ from ._azure_wire import Refused
 from ._object_client import Body, Get, Put
 from ._obstore import Lent, Obstore, answer_of, is_obstores, private_ca, request_options, use_obstore, without_answer
 
+T = TypeVar("T")
 ETAGS = "0x[0-9a-f]{1,16}"
 SCOPE = "https://storage.azure.com/.default"
 _SILENT = frozenset(("AZURE_ENCRYPTION_KEY", "AZURE_STORAGE_ENCRYPTION_KEY"))
@@ -78,6 +79,7 @@ class ObstoreAzureClient(AzureClient):
         if not is_obstores(error):
             return super().translate(error)
         if (answer := answer_of(error)) is not None:
+            self._second.is_busy = answer[0] in (429, 503)
             return super().translate(_refused(answer))
         failed = None if self._lent is None else self._lent.failed(error)
         ours = None if failed is None else super().translate(failed)
@@ -85,7 +87,7 @@ class ObstoreAzureClient(AzureClient):
 
     def get(self, key: str, get: Get) -> Body:
         if not self._second.gives(key, get):
-            return super().get(key, get)
+            return self._served(super().get(key, get))
         try:
             body = self._second.get(key, get)
         except self._second.errors as error:
@@ -94,19 +96,24 @@ class ObstoreAzureClient(AzureClient):
                 raise
             body = None  # a blob without a byte has no range that begins at 0, and the SDK reads it without one
         if body is None:
-            return super().get(key, get)
+            return self._served(super().get(key, get))
         body.info = body.info._replace(version=None)
         return body
 
+    def _served(self, result: T) -> T:
+        self._second.is_busy = False
+        return result
+
     def put(self, key: str, data: bytes, put: Put) -> ObjectInfo:
         if not self._second.takes(key, data, put):
-            return super().put(key, data, put)
+            return self._served(super().put(key, data, put))
         try:
             return self._second.put(key, data, put, NAME)._replace(version=None)
         except self._second.errors as error:
             answer = answer_of(error)
             if answer is None:
                 raise
+            self._second.is_busy = answer[0] in (429, 503)
             return self._beside_blocks(key, data, put, _refused(answer))
 
 

@@ -254,7 +254,9 @@ def _of_status(error: Refused) -> StorageError:
             backend=NAME,
         )
     if status == 408 or (status >= 500 and status not in (501, 505)):
-        return BackendUnavailable(text, retry_after=error.retry_after, backend=NAME)
+        ours = BackendUnavailable(text, backend=NAME)
+        ours.wait_for = error.retry_after if status == 503 else None
+        return ours
     if status == 501 or code in ("UnsupportedHeader", "UnsupportedQueryParameter", "FeatureVersionMismatch"):
         return CapabilityNotSupported(f"the server cannot do this: {text}", capability=code or "501", backend=NAME)
     if 300 <= status < 400 or code in ("AccountRequiresHttps", "InvalidHttpVerb"):

@@ -24,10 +24,11 @@ from ..errors import AlreadyExists, BackendUnavailable, CapabilityNotSupported, 
 from ._gcs_errors import NAME, Refused, is_bucket_missing, of_part, translate
 from ._gcs_wire import WRITE_ID, ReadBody, Told, bare, base64_of, camel, generation_of, hashes, of_crc
 from ._object_client import Body, Get, Page, Put, Upload
+from ._object_marks import span, understood, unmarked
 
 QUANTUM = 256 * 1024
 """All chunks of a resumable upload but its last are a multiple of this."""
-LISTED = "items(name,size,timeCreated,generation,md5Hash,crc32c),prefixes,nextPageToken"
+LISTED = "kind,items(name,size,timeCreated,generation,md5Hash,crc32c),prefixes,nextPageToken"
 EXTRA = frozenset(
     ("gcs.cache_control", "gcs.content_disposition", "gcs.content_encoding", "gcs.content_language",
      "gcs.kms_key_name", "gcs.predefined_acl", "gcs.storage_class")
@@ -126,25 +127,26 @@ class GCSClient:
         generation = headers.get("x-goog-generation")
         if get.if_match not in (None, generation) or (generation and get.if_none_match == generation):
             raise Refused(answer, 412, f"the object's generation is {generation}")
-        if get.range is not None and not headers.get("Content-Range", "").startswith(f"bytes {get.start}-"):
-            raise CapabilityNotSupported(
-                "the server gives another range than it was asked for", capability="range_read"
-            )
-        length = _number(headers.get("Content-Length"))
-        total = headers.get("Content-Range", "").rpartition("/")[2] or headers.get("x-goog-stored-content-length")
+        if not generation:
+            raise unmarked("an object without x-goog-generation", NAME)
+        length, whole = span(
+            get, answer.status_code, _number(headers.get("Content-Length")), headers.get("Content-Range"),
+            framed="chunked" in headers.get("Transfer-Encoding", "").lower(), backend=NAME,
+        )  # fmt: skip
+        if whole is None:
+            whole = _number(headers.get("x-goog-stored-content-length"))
         stated = dict(item.strip().split("=", 1) for item in headers.get("x-goog-hash", "").split(",") if "=" in item)
         prefix = "x-goog-meta-"
         metadata = {
             name.lower()[len(prefix) :]: value for name, value in headers.items() if name.lower().startswith(prefix)
         }
         info = ObjectInfo(
-            key[self.skip :], _number(total) if total else length, None, "file", generation, generation,
+            key[self.skip :], whole, None, "file", generation, generation,
             headers.get("Content-Type"), hashes(stated.get("md5"), stated.get("crc32c")), bare(metadata),
         )  # fmt: skip
-        crc, brings = info.hash("crc32c") if self._checksums else None, length
-        if brings is not None and get.end is not None:
-            brings = min(brings, get.end - get.start)  # what is more was not asked for
-        return ReadBody(info, answer, brings, None if crc is None else ("crc32c", crc))
+        crc = info.hash("crc32c") if self._checksums else None
+        most = length if length is not None or get.end is None else get.end - get.start
+        return ReadBody(info, answer, length, most, None if crc is None else ("crc32c", crc))
 
     def head(self, key: str, version: str | None = None) -> ObjectInfo:
         return self._info(self._reloaded(key, version))
@@ -179,20 +181,15 @@ class GCSClient:
         )  # fmt: skip
         skip = self.skip
         objects = []
-        for blob in next(listing.pages):
-            generation = str(blob.generation)
-            objects.append(
-                ObjectInfo(
-                    blob.name[skip:],
-                    blob.size,
-                    blob.time_created,
-                    "file",
-                    generation,
-                    generation,
-                    None,
-                    hashes(blob.md5_hash, blob.crc32c),
-                )
-            )
+        with understood("the listing", NAME):
+            for blob in next(listing.pages):
+                generation = str(blob.generation)
+                objects.append(
+                    ObjectInfo(
+                        blob.name[skip:], blob.size, blob.time_created, "file", generation, generation, None,
+                        hashes(blob.md5_hash, blob.crc32c),
+                    )
+                )  # fmt: skip
         return Page(objects, sorted(listing.prefixes), None if limit is not None else listing.next_page_token)
 
     def versions(self, key: str, token: Any) -> tuple[list[ObjectInfo], Any]:
@@ -358,7 +355,7 @@ class GCSClient:
     def abort_upload(self, upload: Upload) -> None:
         self._sessions.pop(upload.id, None)
         answer = self._told(upload, b"", {"Content-Length": "0"}, "DELETE")
-        if answer.status_code not in (200, 204, 404, 410, 499):
+        if answer.status_code not in (*((200,) if not self._resumes else ()), 204, 404, 410, 499):
             raise Refused(answer)
 
     def etag_of(self, tags: Mapping[int, str]) -> None:
@@ -422,11 +419,12 @@ class GCSClient:
         if answer.status_code not in (200, 201):
             raise Refused(answer)
         try:
-            return self._info(Told(json.loads(answer.content)))
+            told = json.loads(answer.content)
+            if told["kind"] != "storage#object":
+                raise ValueError("another kind of resource")
+            return self._info(Told(told))
         except (ValueError, KeyError, TypeError) as error:
-            raise BackendUnavailable(
-                "the store took an object with an answer that says nothing", backend=NAME
-            ) from error
+            raise unmarked("what was made is not described", NAME) from error
 
 
 def _number(text: str | None) -> int | None:

@@ -127,7 +127,9 @@ def _of_status(status: int, message: str, headers: Mapping[str, str], reasons: l
     if status == 501:
         return CapabilityNotSupported(f"the server cannot do this: {text}", capability="501", backend=NAME)
     if status in (408, 409) or status >= 500:
-        return BackendUnavailable(text, backend=NAME)
-    if status in (301, 302, 307):
+        error = BackendUnavailable(text, backend=NAME)
+        error.wait_for = retry_after(headers.get("Retry-After")) if status == 503 else None
+        return error
+    if 300 <= status < 400:
         return ConfigError(f"the endpoint sends elsewhere, set endpoint_url=...: {text}", backend=NAME)
     return StorageError(text, backend=NAME)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from ..core import ObjectInfo
 from ..errors import StorageError
@@ -21,6 +21,7 @@ from ._gcs_wire import WRITE_ID, generation_of
 from ._object_client import Body, Get, Put
 from ._obstore import Lent, Obstore, answer_of, is_obstores, private_ca, request_options, use_obstore, without_answer
 
+T = TypeVar("T")
 LEASE = timedelta(minutes=15)
 """How long obstore keeps a token that does not say when it ends."""
 _SILENT = frozenset(
@@ -64,6 +65,7 @@ class ObstoreGCSClient(GCSClient):
             return super().translate(error)
         if (answer := answer_of(error)) is not None:
             status, code, message = answer
+            self._second.is_busy = status in (429, 503)
             return _of_status(status, ": ".join(filter(None, (code, message))), {})
         failed = self._lent.failed(error)
         ours = None if failed is None else super().translate(failed)
@@ -73,14 +75,18 @@ class ObstoreGCSClient(GCSClient):
         conditional = get.if_match is not None or get.if_none_match is not None
         body = self._second.get(key, get) if not conditional and self._second.gives(key, get) else None
         if body is None:
-            return super().get(key, get)
+            return self._served(super().get(key, get))
         body.info = body.info._replace(modified_at=None)  # what comes is the time of the metadata
         return body
+
+    def _served(self, result: T) -> T:
+        self._second.is_busy = False
+        return result
 
     def put(self, key: str, data: bytes, put: Put) -> ObjectInfo:
         # For a write obstore asks the machine that it runs on who it is, if it is to be nobody.
         if self._nobody or not self._second.takes(key, data, put):
-            return super().put(key, data, put)
+            return self._served(super().put(key, data, put))
         return self._second.put(key, data, put, NAME)
 
 

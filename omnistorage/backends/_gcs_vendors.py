@@ -11,7 +11,8 @@ from ..core import Features
 @dataclass(frozen=True)
 class Vendor:
     """What a server is known to keep: generation preconditions of writes, those of the end of uploads, those of deletes
-    and copies too, listings in the order of the keys' bytes, the status of resumable uploads, the batch endpoint."""
+    and copies too, listings in the order of the keys' bytes, the status of resumable uploads, the batch endpoint, and
+    that each answer has ``X-GUploader-UploadID`` (``ids``) or 200 and a document for a deletion (``bodies``)."""
 
     conditional_writes: bool = False
     conditional_uploads: bool = False
@@ -20,6 +21,8 @@ class Vendor:
     resumes: bool = False
     batches: bool = False
     xml: bool = False
+    ids: bool = False
+    bodies: bool = False
 
 
 VENDORS = {
@@ -31,10 +34,11 @@ VENDORS = {
         resumes=True,
         batches=True,
         xml=True,
+        ids=True,
     ),
     # It looks at conditions when an upload begins and not when it ends, its answer to a status query publishes what has
     # arrived so far, and its batch endpoint is broken (1.54).
-    "fake-gcs-server": Vendor(conditional_writes=True, ordered_listing=True),
+    "fake-gcs-server": Vendor(conditional_writes=True, ordered_listing=True, bodies=True),
     "other": Vendor(),
 }
 

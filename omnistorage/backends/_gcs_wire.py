@@ -30,14 +30,21 @@ class Told:
 class ReadBody:
     """The body of a GET."""
 
-    def __init__(self, info: ObjectInfo, answer: Any, length: int | None, digest: tuple[str, str] | None) -> None:
+    def __init__(
+        self, info: ObjectInfo, answer: Any, length: int | None, most: int | None, digest: tuple[str, str] | None
+    ) -> None:
         self.info = info
+        self._left = most  # what is more was not asked for
         self.length = length
         self.digest = digest
         self._answer = answer
 
     def read(self, size: int, /) -> bytes:
-        return bytes(self._answer.raw.read(size, decode_content=False))
+        size = size if self._left is None else min(size, self._left)
+        data = bytes(self._answer.raw.read(size, decode_content=False))
+        if self._left is not None:
+            self._left -= len(data)
+        return data
 
     def close(self) -> None:
         self._answer.close()

@@ -46,8 +46,6 @@ from ._object_client import Get
 
 REDIRECTS = frozenset((301, 302, 303, 307, 308))
 NO_HEAD = frozenset((405, 501))
-LONGEST_WAIT = 300.0
-"""A server that asks to be left alone for longer is not waited for: the error says how long."""
 SMALL = 64 * 1024
 WASTE = 256 * 1024
 """What is rather read and thrown away than left in a connection, which is closed then."""
@@ -271,9 +269,6 @@ def error_of(status: int, headers: Mapping[str, str]) -> StorageError:
         asked = retry_after(headers.get("Retry-After"), time_of(headers.get("Date")))
         if asked is not None and (status in (425, 429, 503)):
             error.retry_after = asked
-            error.transient = asked <= LONGEST_WAIT
-            if not error.transient:
-                error.args = (f"{error.args[0]}; it asks to be left alone for {asked:.0f} s",)
     error.__dict__["status"] = status
     return error
 

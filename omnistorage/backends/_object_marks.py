@@ -31,6 +31,8 @@ def understood(what: str, backend: str) -> Iterator[None]:
     """Turn what goes wrong in reading a document of the store into ``unmarked``."""
     try:
         yield
+    except UnicodeEncodeError:  # of what was asked for
+        raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise unmarked(f"{what} lacks {error}", backend) from error
 

@@ -122,16 +122,20 @@ class Obstore:
         self._etags = re.compile(f'"?({etags})"?', re.ASCII | re.IGNORECASE)
         self._quoted = quoted
         self._astray = False
+        self.is_busy = False
+        """The store asked to be left alone, and obstore does not say for how long: the SDK asks until it is served."""
 
     def gives(self, key: str, get: Get) -> bool:
         """Whether this can be read here."""
         rest = get.if_match is not None and get.end is not None and get.end - get.start > LONG
-        return not (rest or self._astray or get.version is not None or (get.end or 0) >= 1 << 63) and _fits(key)
+        return not (
+            rest or self._astray or self.is_busy or get.version is not None or (get.end or 0) >= 1 << 63
+        ) and _fits(key)
 
     def takes(self, key: str, data: bytes, put: Put) -> bool:
         """Whether this can be written here."""
         odd = any(name.replace("_", "") in _ALIASES for name in put.metadata)
-        return not (odd or self._astray or put.extra or len(data) > LONG) and _fits(key)
+        return not (odd or self._astray or self.is_busy or put.extra or len(data) > LONG) and _fits(key)
 
     def get(self, key: str, get: Get) -> Body | None:
         """None: the SDK must be asked."""

@@ -77,6 +77,8 @@ def _of_answer(response: Mapping[str, Any]) -> StorageError:
     asked = retry_after(meta.get("HTTPHeaders", {}).get("retry-after"))
     if asked is not None and error.retry_after is not None:  # only where nothing was done
         error.retry_after = asked
+    elif status == 503:
+        error.wait_for = asked
     return error
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from ..core import ObjectInfo
 from ..errors import StorageError
@@ -20,6 +20,7 @@ from ._obstore import Obstore, answer_of, is_obstores, request_options, without_
 from ._s3_client import WRITE_ID, S3Client, _quoted
 from ._s3_errors import NAME, of_code
 
+T = TypeVar("T")
 LEASE = timedelta(minutes=15)
 """How long obstore keeps credentials before it asks the SDK's chain again."""
 ETAGS = r"[0-9a-f]{32}(-\d+)?"
@@ -50,15 +51,20 @@ class ObstoreS3Client(S3Client):
         if (answer := answer_of(error)) is None:
             return without_answer(error, NAME)
         status, code, message = answer
+        self._second.is_busy = status in (429, 503)
         return of_code(code or str(status), message, status)
 
     def get(self, key: str, get: Get) -> Body:
         body = self._second.get(key, get) if self._second.gives(key, get) else None
-        return super().get(key, get) if body is None else body
+        return self._served(super().get(key, get)) if body is None else body
+
+    def _served(self, result: T) -> T:
+        self._second.is_busy = False
+        return result
 
     def put(self, key: str, data: bytes, put: Put) -> ObjectInfo:
         if not self._second.takes(key, data, put):
-            return super().put(key, data, put)
+            return self._served(super().put(key, data, put))
         return self._second.put(key, data, put, NAME)
 
 

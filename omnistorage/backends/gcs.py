@@ -32,6 +32,7 @@ from ..policies import RequestPolicy
 from ..secret import Secret
 from ._gcs_client import EXTRA, QUANTUM, GCSClient
 from ._gcs_errors import NAME, NO_BUCKET, is_bucket_missing, translate
+from ._gcs_marks import checker
 from ._gcs_obstore import ObstoreGCSClient, takes_over, unable
 from ._gcs_vendors import VENDORS, features_of
 from ._object_client import Put
@@ -178,6 +179,7 @@ class GCSBackend(ObjectBackend):
             pool = HTTPAdapter(pool_connections=4, pool_maxsize=max(32, 2 * self.concurrency), max_retries=0)
             session.mount("https://", pool)
             session.mount("http://", pool)
+            session.hooks["response"].append(checker(ids=self._vendor.ids, bodies=self._vendor.bodies))
             project = o["project"] or getattr(credentials, "project_id", None) or "-"  # objects need none
             endpoint = (self.endpoint_url or ENDPOINT).rstrip("/")
             sdk = storage.Client(project, credentials, _http=session, client_options={"api_endpoint": endpoint})

@@ -377,7 +377,7 @@ def test_goal_24_retry_after_is_heeded(proxy, store):
 
 
 def test_goal_30_a_page_that_repeats_itself_is_no_listing(proxy, store):
-    page = b'{"items": [], "nextPageToken": "1"}'
+    page = b'{"kind": "storage#objects", "items": [], "nextPageToken": "1"}'
     proxy.next(Answer("GET", 200, page), Answer("GET", 200, page))
     with pytest.raises(StorageError, match="repeats"):
         list(store.list())
@@ -385,7 +385,7 @@ def test_goal_30_a_page_that_repeats_itself_is_no_listing(proxy, store):
 
 def test_goal_27_an_answer_with_another_range_is_refused(proxy, store):
     put(store, "x", b"0123456789")
-    proxy.next(Answer("GET", 200, b"0123456789"))
+    proxy.next(Answer("GET", 200, b"0123456789", {"x-goog-generation": "7"}))
     with pytest.raises(CapabilityNotSupported, match="range"):
         ops.read_bytes(store, "x", ReadOptions(4, 3))
 
@@ -700,7 +700,9 @@ def test_a_write_into_a_bucket_that_is_not_there_says_so(make):
 def test_goal_27_an_upload_that_ended_unasked_is_no_success(proxy, make):
     """As fake-gcs-server ends one when it is asked how much it has."""
     store = make(part_size=QUANTUM)
-    proxy.next(Reset("PUT"), Answer("PUT", 200, b'{"name": "x", "size": "5", "generation": "7"}'))
+    proxy.next(
+        Reset("PUT"), Answer("PUT", 200, b'{"kind": "storage#object", "name": "x", "size": "5", "generation": "7"}')
+    )
     with pytest.raises(StorageError, match="before it was whole"):
         put(store, "x", BIG)
     assert peek(store, "x") is None

@@ -230,6 +230,29 @@ def test_goal_24_retry_after_is_heeded(proxy, store):
     assert store._policy.clock.waits[-1] >= 7
 
 
+@pytest.mark.parametrize(
+    ("status", "body"), [(429, error_body("TooManyRequests")), (503, error_body("SlowDown")), (503, b"")]
+)
+@pytest.mark.parametrize("method", ["PUT", "GET"])
+@pytest.mark.parametrize("client", ["sdk", "obstore"])
+def test_retry_after_is_heeded_by_both_clients_and_never_for_hours(proxy, make, client, method, status, body):
+    """obstore does not show the header: the SDK sees it with the next answer."""
+    store = make(client=client)
+    put(store, "x")
+    call = {"PUT": lambda: put(store, "x"), "GET": lambda: ops.read_bytes(store, "x")}[method]
+    proxy.next(*[Answer(method, status, body, {"Retry-After": "7"})] * 2)
+    call()
+    assert store._policy.clock.waits[-1] >= 7
+    proxy.forget()
+    proxy.next(*[Answer(method, status, body, {"Retry-After": "3600"})] * 9)
+    with pytest.raises(StorageError):
+        call()
+    assert len(proxy.requests) == (1 if client == "sdk" else 2)
+    assert max(store._policy.clock.waits) < 60
+    proxy.forget()
+    call()
+
+
 def test_goal_24_an_outage_ends_in_our_error_after_the_tries_there_are(proxy, make):
     store = make(policy=policy(retries=2))
     proxy.next(*[Answer("PUT", 503, error_body("SlowDown"))] * 3)

@@ -12,8 +12,9 @@ from omnistorage.errors import StorageError
 
 from ..budget import FULL
 from ..servers import server
+from ..servers.gcs import Double
 from ..servers.proxy import Proxy, Without
-from . import azure_places, test_s3
+from . import azure_places, gcs_places, test_s3
 from .wrong_answers import Call, answers, believed, elsewhere, once_more
 
 _numbers = itertools.count()
@@ -94,6 +95,18 @@ FOLDERS = [
 ]
 
 
+GCS = [
+    *[Call(c.name, {"PUT": "POST", "HEAD": "GET"}.get(c.when, c.when), c.run) for c in COMMON if c.name != "purge"],
+    Call("replace", "POST", lambda b: write(path="x", if_match=b.stat("x").etag)(b)),
+    Call("begin an upload", "uploadType=resumable", write_long()),
+    Call("send a chunk", "PUT /session", write_long()),
+    Call("delete_many", "POST /batch", lambda b: [e for _, e in b.delete_many(["x"])]),
+    Call("copy, its look", "GET", lambda b: b.copy("x", "y", CopyOptions(user_metadata={"a": "b"}))),
+    Call("delete what is expected", "DELETE", lambda b: b.delete("x", if_match=b.stat("x").etag)),
+    Call("versions", "GET", lambda b: list(b.versions("x"))),
+]
+
+
 class Place:
     """A backend behind a proxy, with the objects that the calls speak of."""
 
@@ -142,14 +155,30 @@ def azure(client, name="azurite"):
     return make
 
 
+def gcs(stack):
+    double = stack.enter_context(Double())
+    proxy = stack.enter_context(Proxy(double.port))
+    backend = gcs_places.fresh(double, endpoint=proxy.url, client="sdk", policy=once_more(), part_size=256 << 10)
+    stack.callback(backend.close)
+    return Place(proxy, backend, lambda *of: gcs_places.plant(backend, *of))
+
+
 PLACES = {
+    "gcs sdk": gcs,
     "s3 sdk": s3("sdk"),
     "s3 obstore": s3("obstore"),
     "azure sdk": azure("sdk"),
     "azure obstore": azure("obstore"),
     "azure folders": azure("sdk", "dfs"),
 }
-CALLS = {"s3 sdk": S3, "s3 obstore": S3, "azure sdk": AZURE, "azure obstore": AZURE, "azure folders": FOLDERS}
+CALLS = {
+    "gcs sdk": GCS,
+    "s3 sdk": S3,
+    "s3 obstore": S3,
+    "azure sdk": AZURE,
+    "azure obstore": AZURE,
+    "azure folders": FOLDERS,
+}
 ROWS = [(name, call) for name, calls in CALLS.items() for call in calls]
 
 

@@ -91,6 +91,7 @@ class Double:
             moment = datetime.fromtimestamp(self._clock / 1e6, UTC).isoformat(timespec="milliseconds")
             row = {
                 **{key: value for key, value in told.items() if key not in ("crc32c", "md5Hash")},
+                "kind": "storage#object",
                 "name": name, "bucket": BUCKET, "size": str(len(data)), "generation": str(self._clock), "crc32c": crc,
                 "timeCreated": moment.replace("+00:00", "Z"), "metageneration": "1",
             }  # fmt: skip
@@ -141,6 +142,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         status, headers, data = self._answer(self.command, self.path, dict(self.headers.items()), body)
         self.send_response(status)
+        self.send_header("X-GUploader-UploadID", "1")
         for name, value in {**headers, "Content-Length": str(len(data))}.items():
             self.send_header(name, value)
         self.end_headers()
@@ -256,13 +258,24 @@ class _Handler(BaseHTTPRequestHandler):
         size = len(source["data"])
         if done < double.rewrites:
             return _json(
-                {"done": False, "rewriteToken": str(done), "totalBytesRewritten": "1", "objectSize": str(size)}
+                {
+                    "kind": "storage#rewriteResponse",
+                    "done": False,
+                    "rewriteToken": str(done),
+                    "totalBytesRewritten": "1",
+                    "objectSize": str(size),
+                }
             )
         told = {key: value for key, value in json.loads(body or b"{}").items() if key not in ("name", "bucket")}
         kept = ("contentType", "metadata", "cacheControl", "storageClass")
         told = told or {key: source["row"][key] for key in kept if key in source["row"]}
         row = double.store(target, source["data"], told)
-        return _json({"done": True, "resource": row, "totalBytesRewritten": str(size), "objectSize": str(size)})
+        return _json(
+            {
+                "kind": "storage#rewriteResponse", "done": True, "resource": row, "totalBytesRewritten": str(size),
+                "objectSize": str(size),
+            }
+        )  # fmt: skip
 
     def _list(self, query: Any) -> dict[str, Any]:
         double = self.server.double
@@ -285,7 +298,7 @@ class _Handler(BaseHTTPRequestHandler):
             rows += [(name, version["row"]) for version in versions]
         at = int(query.get("pageToken", "0"))
         most = min(double.page, int(query.get("maxResults", double.page)))
-        told: dict[str, Any] = {"items": [row for _, row in rows[at : at + most]]}
+        told: dict[str, Any] = {"kind": "storage#objects", "items": [row for _, row in rows[at : at + most]]}
         if folders and not at:
             told["prefixes"] = sorted(folders)
         if at + most < len(rows):
