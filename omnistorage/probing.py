@@ -35,6 +35,7 @@ class Probed(ExtendedBackend, Protocol):
     all go well with the option on."""
 
     probes: Mapping[str, tuple[str, ...]]
+    probe_with: Mapping[str, Any]  # options of the trials, like parts as short as the server takes them
 
     def with_options(self, **options: Any) -> ExtendedBackend: ...  # the same place, configured otherwise
 
@@ -79,7 +80,7 @@ def probe(backend: ExtendedBackend) -> Probe:
     findings: list[Finding] = []
     kept: dict[str, bool] = {}
     for option, trials in wanted.items():
-        opened = cast(Probed, backend).with_options(**kept, **{option: True})
+        opened = cast(Probed, backend).with_options(**kept, **{option: True}, **getattr(backend, "probe_with", {}))
         try:
             found = [_tried(opened, option, trial) for trial in trials]
         finally:
@@ -116,23 +117,36 @@ def _cleared(backend: ExtendedBackend, folder: str) -> None:
 # -- trials ------------------------------------------------------------------------------------------------------------
 
 
-def _write(backend: ExtendedBackend, path: str, data: bytes, options: WriteOptions, *, prepare: bool = False) -> None:
+def _body(backend: ExtendedBackend, text: bytes, long: bool) -> bytes:
+    """``text``; with ``long`` more than one part of an upload, of which it is the last."""
+    return b"." * getattr(backend, "part_size", 0) + text if long else text
+
+
+def _write(backend: ExtendedBackend, path: str, data: bytes, options: WriteOptions, *, long: bool = False) -> None:
     with backend.open_writer(path, options) as writer:
-        writer.write(data)
-        if prepare:
-            writer.prepare()
+        writer.write(_body(backend, data, long))
 
 
-def _raced(backend: ExtendedBackend, path: str, options: WriteOptions, loss: type[Exception], prepare: bool) -> None:
-    """Writers of one key, all at once: one of them wins, and what is there is what it wrote."""
+def _raced(backend: ExtendedBackend, path: str, options: WriteOptions, loss: type[Exception], long: bool) -> None:
+    """Writers of one key, all at once: one of them wins, and what is there is what it wrote. Those of ``long`` bodies
+    bring their parts one after the other, and only publish at once: that is when conditions are looked at."""
     won: list[int] = []
     broken: list[BaseException] = []
     start = threading.Barrier(RACERS)
+    one_by_one = threading.Lock()
 
     def run(number: int) -> None:
         try:
-            start.wait(60)
-            _write(backend, path, b"%d" % number, options, prepare=prepare)
+            with backend.open_writer(path, options) as writer:
+                try:
+                    with one_by_one:
+                        writer.write(_body(backend, b"%d" % number, long))
+                        if long:
+                            writer.prepare()
+                except BaseException:
+                    start.abort()
+                    raise
+                start.wait(600)
             won.append(number)
         except loss:
             pass
@@ -145,40 +159,57 @@ def _raced(backend: ExtendedBackend, path: str, options: WriteOptions, loss: typ
     for thread in threads:
         thread.join()
     if broken:
-        raise broken[0]
+        raise next((error for error in broken if not isinstance(error, threading.BrokenBarrierError)), broken[0])
     if len(won) != 1:
         raise _Differs(f"of {RACERS} writers at once, {len(won)} won")
-    if ops.read_bytes(backend, path) != b"%d" % won[0]:
+    if ops.read_bytes(backend, path) != _body(backend, b"%d" % won[0], long):
         raise _Differs("what one writer was told it wrote is not what is there")
 
 
-def _create(backend: ExtendedBackend, folder: str, prepare: bool = False) -> None:
+def _create(backend: ExtendedBackend, folder: str, long: bool = False) -> None:
     only = WriteOptions(overwrite=False)
-    for number in range(ROUNDS):
-        _raced(backend, f"{folder}/{number}", only, AlreadyExists, prepare)
+    for number in range(1 if long else ROUNDS):
+        _raced(backend, f"{folder}/{number}", only, AlreadyExists, long)
     try:
-        _write(backend, f"{folder}/0", b"second", only, prepare=prepare)
+        _write(backend, f"{folder}/0", b"second", only, long=long)
     except AlreadyExists:
         return
     raise _Differs("an object that was there was replaced")
 
 
 def _create_upload(backend: ExtendedBackend, folder: str) -> None:
-    _create(backend, folder, prepare=True)
+    _create(backend, folder, long=True)
 
 
-def _replace(backend: ExtendedBackend, folder: str) -> None:
+def _replace(backend: ExtendedBackend, folder: str, long: bool = False) -> None:
     path = f"{folder}/x"
     _write(backend, path, b"old", WriteOptions())
     etag = backend.stat(path).etag
-    _write(backend, path, b"new", WriteOptions(if_match=etag))
+    _write(backend, path, b"new", WriteOptions(if_match=etag), long=long)
     try:
-        _write(backend, path, b"late", WriteOptions(if_match=etag))
+        _write(backend, path, b"late", WriteOptions(if_match=etag), long=long)
     except PreconditionFailed:
         pass
     else:
         raise _Differs("an object was replaced although its etag was another")
-    _raced(backend, path, WriteOptions(if_match=backend.stat(path).etag), PreconditionFailed, False)
+    _raced(backend, path, WriteOptions(if_match=backend.stat(path).etag), PreconditionFailed, long)
+
+
+def _replace_upload(backend: ExtendedBackend, folder: str) -> None:
+    _replace(backend, folder, long=True)
+
+
+def _copy_if(backend: ExtendedBackend, folder: str) -> None:
+    """Conditions on the target of a copy, which is an upload where the server keeps none of copies."""
+    _write(backend, f"{folder}/x", b"data", WriteOptions())
+    _write(backend, f"{folder}/y", b"other", WriteOptions())
+    other = backend.stat(f"{folder}/y").etag
+    for options in (CopyOptions(if_match=other), CopyOptions(overwrite=False)):
+        try:
+            backend.copy(f"{folder}/y", f"{folder}/x", options)
+        except (PreconditionFailed, AlreadyExists):
+            continue
+        raise _Differs("an object was copied over although its etag was another")
 
 
 def _delete_if(backend: ExtendedBackend, folder: str) -> None:
@@ -232,6 +263,8 @@ TRIALS: Mapping[str, Callable[[ExtendedBackend, str], None]] = {
     "one winner of new keys": _create,
     "one winner of new keys in uploads": _create_upload,
     "conditions by etag": _replace,
+    "conditions by etag in uploads": _replace_upload,
+    "conditions of copies in uploads": _copy_if,
     "conditions of deletes and copies": _delete_if,
     "order of listings": _order,
     "replacing": _overwrite,

@@ -19,7 +19,7 @@ from .servers.ssh import on_disk, options_of
 
 FOUND = {
     "seaweedfs": {"conditional_writes": True, "ordered_listing": False},
-    "moto": {"conditional_writes": True, "ordered_listing": True},
+    "moto": {"conditional_writes": True, "conditional_uploads": False, "ordered_listing": True},
     "rclone_s3": {"conditional_writes": False, "conditional_uploads": False},
     "swift": {"conditional_writes": False, "conditional_uploads": False, "ordered_listing": True},
 }

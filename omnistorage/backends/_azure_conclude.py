@@ -5,17 +5,14 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TypeVar
 
 from ..core import CopyOptions, ObjectInfo, WriteOptions
-from ..errors import AlreadyExists, ConfigError, PreconditionFailed, StorageError
+from ..errors import AlreadyExists, ConfigError, PreconditionFailed
 from ._azure_client import WRITE_ID
 from ._azure_wire import Refused
-from ._object_client import ObjectClient, Put
+from ._object_client import Put
 from ._object_streams import Store, conclude, new_put
 from ._objects import CONTENT_TYPE
-
-T = TypeVar("T")
 
 
 def check_names(metadata: Mapping[str, str] | None) -> None:
@@ -32,21 +29,6 @@ def put_for_copy(head: ObjectInfo, options: CopyOptions) -> Put:
     metadata = head.metadata if options.user_metadata is None else options.user_metadata
     # With an id in any case: without a single key the store would keep those of the source.
     return replace(put, metadata=dict(metadata or {}), write_id=put.write_id or uuid.uuid4().hex)
-
-
-def noting(client: ObjectClient, call: Callable[[], T], lost: list[StorageError]) -> Callable[[], T]:
-    """``call``; ``lost`` takes the errors of attempts that may have done it."""
-
-    def attempt() -> T:
-        try:
-            return call()
-        except Exception as error:
-            ours = error if isinstance(error, StorageError) else client.translate(error)
-            if ours is not None and ours.transient and ours.retry_after is None:
-                lost.append(ours)
-            raise
-
-    return attempt
 
 
 def conclude_copy(

@@ -39,6 +39,7 @@ from ._http_settings import NAME
 from ._http_urls import new_hidden
 from ._http_writer import DAVWriter, Moving, Source
 from ._object_client import Get
+from ._object_marks import unmarked
 
 T = TypeVar("T")
 LARGE = 1 << 20
@@ -142,6 +143,13 @@ class Dav(Listing):
                 raise PermissionDenied(f"the server did {method} in part only", backend=NAME)
             raise error_of(answer.status, answer.headers)
         return int(answer.status)
+
+    def _marked(self, method: str, url: str, headers: dict[str, str]) -> int:
+        """The status of a MOVE or COPY, which says 201 or 204 for success (RFC 4918, sections 9.8.5 and 9.9.4)."""
+        status = self._ask(method, url, headers)
+        if status in (200, 202):
+            raise unmarked(f"{method} was answered with {status}", NAME)
+        return status
 
     def _make_folders(self, path: str, op: str) -> None:
         """The folder ``path`` and those above it."""
@@ -278,7 +286,7 @@ class Dav(Listing):
         if self.conditional_writes and is_strong(options.if_match):
             headers["If"] = f'<{self.root.tag(dst)}> (["{options.if_match}"])'
         url = moving.source.root.of(moving.info.path)
-        status = self._noting(lost, lambda: self._ask("MOVE", url, headers))
+        status = self._noting(lost, lambda: self._marked("MOVE", url, headers))
         if status in (404, 409) and self._has_gone(moving):
             raise NotFound("what was to be moved is gone", path=moving.info.path, backend=NAME)
         if status == 412 and not options.overwrite:
@@ -381,7 +389,7 @@ class Dav(Listing):
         return ObjectInfo(dst, info.size, content_type=info.content_type)
 
     def _copied(self, url: str, headers: dict[str, str]) -> int:
-        status = self._ask("COPY", url, headers)
+        status = self._marked("COPY", url, headers)
         if status == 412:
             raise PreconditionFailed("the source changed while it was looked at", backend=NAME)
         return status

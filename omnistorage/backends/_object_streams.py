@@ -232,12 +232,17 @@ class ObjectWriter(WriterBase):
         self._small.clear()
         return data
 
-    def _check_upload(self) -> None:
+    def check_size(self) -> None:
+        """Refuse at once a body that is announced to be too long for the conditions on it."""
+        if (self._options.size or 0) > self._part_size:
+            self._check_upload("open_writer")
+
+    def _check_upload(self, op: str = "write") -> None:
         if self._put.conditional and not self._store.conditional_uploads:
             raise CapabilityNotSupported(
                 "this server keeps overwrite=False and if_match only for a body in one request: give a part_size that "
                 "holds it, and do not prepare it",
-                capability="conditional_uploads", path=self._path, backend=self._backend, op="write",
+                capability="conditional_uploads", path=self._path, backend=self._backend, op=op,
             )  # fmt: skip
 
     def prepare(self) -> None:
@@ -359,6 +364,21 @@ def conclude(
         if lost and not isinstance(error, OutcomeUnknown):
             raise _unknown(lost[0], path=path, backend=store.name, op=op) from error
         raise
+
+
+def noting(client: ObjectClient, call: Callable[[], T], lost: list[StorageError]) -> Callable[[], T]:
+    """``call``; ``lost`` takes the errors of attempts that may have done it."""
+
+    def attempt() -> T:
+        try:
+            return call()
+        except Exception as error:
+            ours = error if isinstance(error, StorageError) else client.translate(error)
+            if ours is not None and ours.transient and ours.retry_after is None:
+                lost.append(ours)
+            raise
+
+    return attempt
 
 
 def _resolved(

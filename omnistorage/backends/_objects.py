@@ -288,9 +288,14 @@ class ObjectBackend(BackendBase):
 
     def _open_writer(self, path: str, options: WriteOptions) -> ObjectWriter:
         self.client  # noqa: B018  a configuration that cannot work is an error here, not in the first write
-        return ObjectWriter(
-            self, path, self._prefix + path, options, new_put(options, content_type("x" + "".join(suffixes(path)[-2:])))
-        )
+        put = new_put(options, content_type("x" + "".join(suffixes(path)[-2:])))
+        writer = ObjectWriter(self, path, self._prefix + path, options, put)
+        try:
+            writer.check_size()
+        except BaseException:
+            writer.abort()
+            raise
+        return writer
 
     def _delete(self, path: str, if_match: str | None) -> bool | None:
         return self.run("delete", path, lambda: self.client.delete(self._prefix + path, if_match))

@@ -19,6 +19,7 @@ from ..errors import (
 from ._base import retry_after
 
 NAME = "s3"
+NO_BUCKET = "no such bucket"
 
 _MISSING = frozenset(("NoSuchKey", "NoSuchBucket", "NoSuchUpload", "NoSuchVersion", "NotFound", "404"))
 _DENIED = frozenset(
@@ -87,7 +88,7 @@ def of_code(code: str, message: str, status: int) -> StorageError:
     if code in ("PreconditionFailed", "412", "NotModified", "304") or status in (304, 412):
         return PreconditionFailed(text, backend=NAME)
     if code in _MISSING or (status == 404 and code not in _AGAIN):
-        return NotFound("no such bucket" if code == "NoSuchBucket" else f"no such object ({text})", backend=NAME)
+        return NotFound(NO_BUCKET if code == "NoSuchBucket" else f"no such object ({text})", backend=NAME)
     if code in _BUSY or status == 429:
         return BackendUnavailable(text, retry_after=0.0, backend=NAME)  # it says that it did nothing
     if code == "InvalidObjectState":
@@ -115,3 +116,7 @@ def is_too_long(error: StorageError) -> bool:
     """Whether a copy was refused for the length of its source."""
     text = str(error.args[0])
     return ("InvalidRequest" in text and "maximum" in text) or "EntityTooLarge" in text
+
+
+def is_bucket_missing(error: StorageError) -> bool:
+    return isinstance(error, NotFound) and error.args[0] == NO_BUCKET

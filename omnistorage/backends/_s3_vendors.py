@@ -14,8 +14,8 @@ class Vendor:
     copies and deletes too, listings in the order of the keys' bytes, that the ETag of a simple object is its MD5, that
     a backslash is none of its slashes, that it answers ranges as they are asked for, and so surely that even the first
     request of a read may be one; that each answer has ``x-amz-request-id``, and the operations whose documents it
-    writes otherwise than S3 (``loose``). (SeaweedFS also keeps the folder of a deleted object for a while, and refuses
-    meanwhile to create an object of that name under a condition.)"""
+    writes otherwise than S3 (``loose``); that it keeps metadata without a value. (SeaweedFS also keeps the folder of a
+    deleted object for a while, and refuses meanwhile to create an object of that name under a condition.)"""
 
     conditional_writes: bool = False
     conditional_uploads: bool = False
@@ -27,6 +27,7 @@ class Vendor:
     ranged: bool = False
     request_ids: bool = False
     loose: frozenset[str] = frozenset()
+    empty_metadata: bool = False
 
 
 VENDORS = {
@@ -37,8 +38,11 @@ VENDORS = {
         ordered_listing=True,
         md5_etags=True,
         request_ids=True,
+        empty_metadata=True,
     ),
-    "moto": Vendor(ordered_listing=True, md5_etags=True, ranged=True, loose=frozenset({"ListParts"})),
+    "moto": Vendor(
+        ordered_listing=True, md5_etags=True, ranged=True, loose=frozenset({"ListParts"}), empty_metadata=True
+    ),
     # Its answers to ranges say otherwise, and its lists of uploads never whether there are more.
     "rclone": Vendor(ranges=False, request_ids=True, loose=frozenset({"ListMultipartUploads", "ListParts"})),
     "seaweedfs": Vendor(

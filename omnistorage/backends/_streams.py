@@ -158,9 +158,9 @@ class WriterBase(Publishes):
     # -- the life of a writer ------------------------------------------------------------------------------------------
 
     def write(self, data: Data, /) -> int:
-        view: bytes | memoryview = data if type(data) is bytes else memoryview(data).cast("B")
         self._begin("write")
         try:
+            view: bytes | memoryview = data if type(data) is bytes else memoryview(data).cast("B")
             if self._state != "open":
                 raise WriterClosed("the writer is prepared and takes no more", path=self._path, op="write")
             self._write(view)

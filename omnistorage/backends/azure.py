@@ -31,12 +31,12 @@ from ..policies import RequestPolicy, pause
 from ..secret import Secret
 from ._azure_account import NAME, SIGNED, SUFFIX, account_of, blob_url, check_sendable, features_of, root_url
 from ._azure_client import EXTRA, AzureClient, check_headers
-from ._azure_conclude import check_names, conclude_copy, noting, put_for_copy
+from ._azure_conclude import check_names, conclude_copy, put_for_copy
 from ._azure_hns import Folders
 from ._azure_obstore import make_client, unable
 from ._azure_streams import MAX_BLOCK, BlockWriter, DigestWriter, in_byte_order
 from ._base import is_folder_error
-from ._object_streams import ObjectWriter, new_put
+from ._object_streams import ObjectWriter, new_put, noting
 from ._objects import SECOND, ObjectBackend, _side_by_side, content_type
 from ._obstore import check_client
 

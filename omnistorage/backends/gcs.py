@@ -74,9 +74,10 @@ class GCSBackend(ObjectBackend):
     extra_keys = EXTRA
     any_order = False
     most_parts: int | None = None
+    probe_with: ClassVar = {"part_size": QUANTUM}
     probes: ClassVar = {
         "conditional_writes": ("one winner of new keys", "conditions by etag", "conditions of deletes and copies"),
-        "conditional_uploads": ("one winner of new keys in uploads",),
+        "conditional_uploads": ("one winner of new keys in uploads", "conditions by etag in uploads"),
         "ordered_listing": ("order of listings",),
     }
 

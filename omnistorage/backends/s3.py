@@ -24,6 +24,7 @@ from ..errors import (
     InvalidPath,
     MissingExtra,
     NotFound,
+    OutcomeUnknown,
     PreconditionFailed,
     StorageError,
 )
@@ -31,10 +32,10 @@ from ..paths import check_key
 from ..policies import RequestPolicy
 from ..secret import Secret
 from ._object_client import Put
-from ._object_streams import ObjectWriter, conclude, new_put
+from ._object_streams import ObjectWriter, conclude, new_put, noting
 from ._objects import CONTENT_TYPE, LIVE, MAX_COPY
 from ._s3_client import EXTRA, S3Client
-from ._s3_errors import NAME, is_too_long, translate
+from ._s3_errors import NAME, is_bucket_missing, is_too_long, translate
 from ._s3_marks import checker, stayer
 from ._s3_obstore import ObstoreS3Client, store_options, use_obstore
 from ._s3_resume import Resumes
@@ -69,9 +70,14 @@ class S3Backend(Resumes):
 
     name = NAME
     extra_keys = frozenset(EXTRA)
+    probe_with: ClassVar = {"part_size": LEAST_PART}
     probes: ClassVar = {
         "conditional_writes": ("one winner of new keys", "conditions by etag"),
-        "conditional_uploads": ("one winner of new keys in uploads",),
+        "conditional_uploads": (
+            "one winner of new keys in uploads",
+            "conditions by etag in uploads",
+            "conditions of copies in uploads",
+        ),
         "ordered_listing": ("order of listings",),
     }
 
@@ -243,7 +249,21 @@ class S3Backend(Resumes):
         self._checked(path, "delete")
         if if_match is not None and not self.conditional_deletes:
             super()._refuse("if_match", "delete", path)
-        return super()._delete(path, if_match)
+        if if_match is None:
+            return super()._delete(path, if_match)
+        lost: list[StorageError] = []
+        delete = noting(self.client, lambda: self.client.delete(self._prefix + path, if_match), lost)
+        try:
+            return self.run("delete", path, delete)
+        except (NotFound, PreconditionFailed) as error:
+            if not lost or is_bucket_missing(error):
+                raise
+            if not super()._exists(path):
+                return None  # the try whose answer was lost may have been the one
+            raise OutcomeUnknown(
+                f"the answer to the deletion was lost ({lost[0].args[0]}), and another object is there now: look at it",
+                path=path, backend=self.name, op="delete",
+            ) from error  # fmt: skip
 
     def _source(self, options: CopyOptions, src: str, op: str) -> tuple[str, str]:
         source = options.source or self
@@ -257,6 +277,7 @@ class S3Backend(Resumes):
         if source == self._place(dst):
             return self._onto_itself("copy", dst, options)
         self._checked(dst, "copy")
+        self._check_metadata(options.user_metadata, dst, "copy")
         conditional, seen = not options.overwrite or options.if_match is not None, options.source_if_match
         # Whether an answer that was lost can be told by what stands there then: the copy has its source's etag.
         telling = seen is not None and "-" not in seen
@@ -289,7 +310,18 @@ class S3Backend(Resumes):
 
     def _open_writer(self, path: str, options: WriteOptions) -> ObjectWriter:
         self._checked(path, "open_writer")
+        self._check_metadata(options.user_metadata, path, "open_writer")
         return super()._open_writer(path, options)
+
+    def _check_metadata(self, metadata: Mapping[str, str] | None, path: str, op: str) -> None:
+        """Refuse what the store would change: a header has no spaces around its value."""
+        for name, value in (metadata or {}).items():
+            if value != value.strip() or not (value or self._vendor.empty_metadata):
+                raise ConfigError(
+                    f"the metadata value of {name!r} is {value!r}: S3 keeps no spaces around a value, and this server "
+                    "perhaps no empty one; give another value",
+                    path=path, backend=self.name, op=op,
+                )  # fmt: skip
 
     def _open_reader(self, path: str, options: ReadOptions) -> Reader:
         self._checked(path, "open_reader")

@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 
 from omnistorage import ops
-from omnistorage.core import ReadOptions, WriteOptions
+from omnistorage.core import CopyOptions, ReadOptions, WriteOptions
 from omnistorage.errors import (
     AlreadyExists,
     BackendUnavailable,
@@ -616,3 +616,38 @@ def test_a_timeout_of_the_store_is_tried_again(proxy, store):
     proxy.next(Answer("PUT", 408))
     put(store, "x")
     assert proxy.count("PUT") == 2
+
+
+def test_a_lost_answer_to_a_conditional_delete_is_no_conflict(proxy, store):
+    info = put(store, "x")
+    proxy.next(Lost("DELETE"))
+    assert store.delete("x", if_match=info.etag) is None
+    assert peek(store, "x") is None
+    put(store, "a")
+    proxy.next(Lost("DELETE"))
+    store.move("a", "b")
+    assert (peek(store, "a"), peek(store, "b")) == (None, b"data")
+    with pytest.raises((NotFound, PreconditionFailed)):
+        store.delete("x", if_match=info.etag)
+
+
+def test_a_conditional_delete_that_is_lost_and_refused_is_unknown(proxy, store):
+    info = put(store, "x")
+    proxy.next(Answer("DELETE", 500), Answer("DELETE", 412, error_body("PreconditionFailed")))
+    with pytest.raises(OutcomeUnknown):
+        store.delete("x", if_match=info.etag)
+
+
+@pytest.mark.parametrize("value", [" x", "x ", "  ", ""])
+def test_metadata_that_the_store_would_change_is_refused(store, value):
+    put(store, "x")
+    with pytest.raises(ConfigError):
+        put(store, "y", user_metadata={"k": value})
+    with pytest.raises(ConfigError):
+        store.copy("x", "y", CopyOptions(user_metadata={"k": value}))
+
+
+def test_a_body_too_long_for_its_condition_is_refused_before_it_is_written(store):
+    with pytest.raises(CapabilityNotSupported):
+        store.open_writer("x", WriteOptions(overwrite=False, size=store.part_size + 1))
+    store.open_writer("x", WriteOptions(overwrite=False, size=store.part_size)).abort()

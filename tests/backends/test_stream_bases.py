@@ -105,3 +105,14 @@ def test_what_was_opened_is_closed_when_a_stage_cannot_be_made(mode, monkeypatch
     gc.collect()
     assert ended == ["close" if mode == "r" else "abort"]
     assert store.peek("x.log") == b"old\n"
+
+
+def test_a_write_of_what_is_no_bytes_poisons_the_writer():
+    with MemoryBackend() as store:
+        writer = store.open_writer("x")
+        writer.write(b"data")
+        with pytest.raises(TypeError):
+            writer.write(5)
+        with pytest.raises(TypeError):
+            writer.close()
+        assert not store.exists("x")
