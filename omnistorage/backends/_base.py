@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, NoReturn, Self
 
 from .._context import Closes
@@ -282,3 +282,10 @@ def retry_after(value: str | None, now: datetime | None = None) -> float | None:
         return max(0.0, (moment - (now or datetime.now(UTC))).total_seconds())
     except (ValueError, TypeError, OverflowError):
         return None
+
+
+def check_expires(expires: timedelta, path: str, most: timedelta | None) -> None:
+    """Refuse a presigned URL that would be dead, or that the store would refuse: it lives 1 second to ``most``."""
+    if expires < timedelta(seconds=1) or (most is not None and expires > most):
+        limit = "" if most is None else f" to {most.days} days"
+        raise ConfigError(f"expires={expires}: a presigned URL lives from 1 second{limit}", path=path, op="presign")

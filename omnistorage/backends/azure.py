@@ -35,7 +35,7 @@ from ._azure_conclude import check_names, conclude_copy, put_for_copy
 from ._azure_hns import Folders
 from ._azure_obstore import make_client, unable
 from ._azure_streams import MAX_BLOCK, BlockWriter, DigestWriter, in_byte_order
-from ._base import is_folder_error
+from ._base import check_expires, is_folder_error
 from ._object_streams import ObjectWriter, new_put, noting
 from ._objects import SECOND, ObjectBackend, _side_by_side, content_type
 from ._obstore import check_client
@@ -464,6 +464,7 @@ class AzureBackend(ObjectBackend):
         check_key(path, op="presign")
         if method not in SIGNED:
             raise ConfigError(f"method={method!r}: use one of {', '.join(SIGNED)}", path=path, op="presign")
+        check_expires(expires, path, None if self._account.key is not None else timedelta(days=7))
         sas = self.run(
             "presign", path, lambda: self._azure.clients.signed(self._prefix + path, SIGNED[method], expires)
         )

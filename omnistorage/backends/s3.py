@@ -31,6 +31,7 @@ from ..errors import (
 from ..paths import check_key
 from ..policies import RequestPolicy
 from ..secret import Secret
+from ._base import check_expires
 from ._object_client import Put
 from ._object_streams import ObjectWriter, conclude, new_put, noting
 from ._objects import CONTENT_TYPE, LIVE, MAX_COPY
@@ -44,6 +45,8 @@ from ._s3_vendors import VENDORS, features_of
 
 PART_SIZE = 8 << 20
 LEAST_PART = 5 << 20
+WEEK = timedelta(days=7)
+"""The longest life of a presigned URL (Signature Version 4)."""
 
 
 class S3Backend(Resumes):
@@ -351,6 +354,7 @@ class S3Backend(Resumes):
         calls = {"GET": "get_object", "PUT": "put_object", "HEAD": "head_object", "DELETE": "delete_object"}
         if method not in calls:
             raise ConfigError(f"method={method!r}: use one of {', '.join(calls)}", path=path, op="presign")
+        check_expires(expires, path, WEEK)
         url = self.run(
             "presign",
             path,

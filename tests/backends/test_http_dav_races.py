@@ -328,3 +328,12 @@ def test_times_that_are_not_known_are_not_compared(dav):
     dav._check_arrival("y", ObjectInfo("x", None), BackendUnavailable("lost"))
     with pytest.raises(OutcomeUnknown):
         dav._check_arrival("y", ObjectInfo("x", 6), BackendUnavailable("lost"))
+
+
+def test_a_move_answered_with_a_page_is_not_published(dav):
+    page = Answer("MOVE", 200, b"<html>login</html>", {"Content-Type": "text/html"})
+    dav.proxy.next(*[page] * 50)
+    with pytest.raises(OutcomeUnknown):
+        put(dav, "x")
+    dav.proxy.forget()
+    assert file_peek(dav, "x") is None
