@@ -14,8 +14,9 @@ class Vendor:
     copies and deletes too, listings in the order of the keys' bytes, that the ETag of a simple object is its MD5, that
     a backslash is none of its slashes, that it answers ranges as they are asked for, and so surely that even the first
     request of a read may be one; that each answer has ``x-amz-request-id``, and the operations whose documents it
-    writes otherwise than S3 (``loose``); that it keeps metadata without a value. (SeaweedFS also keeps the folder of a
-    deleted object for a while, and refuses meanwhile to create an object of that name under a condition.)"""
+    writes otherwise than S3 (``loose``); that it keeps metadata without a value, and keys with an empty segment apart
+    from those without. (SeaweedFS also keeps the folder of a deleted object for a while, and refuses meanwhile to
+    create an object of that name under a condition.)"""
 
     conditional_writes: bool = False
     conditional_uploads: bool = False
@@ -28,6 +29,7 @@ class Vendor:
     request_ids: bool = False
     loose: frozenset[str] = frozenset()
     empty_metadata: bool = False
+    empty_segments: bool = True
 
 
 VENDORS = {
@@ -50,6 +52,7 @@ VENDORS = {
         conditional_copies=True,
         md5_etags=True,
         backslashes=False,
+        empty_segments=False,
         ranged=True,
         request_ids=True,
     ),

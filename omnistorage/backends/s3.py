@@ -335,15 +335,23 @@ class S3Backend(Resumes):
         return super()._stat(path)
 
     def _exists(self, path: str) -> bool:
-        return ("\\" not in path or self._vendor.backslashes) and super()._exists(path)
+        return self._misread(path) is None and super()._exists(path)
 
     def _place(self, path: str) -> tuple[str, str]:
         return self.bucket, self._prefix + path
 
     def _checked(self, path: str, op: str) -> str:
-        if "\\" in path and not self._vendor.backslashes:
-            raise InvalidPath("this server takes a backslash for a slash", path=path, backend=self.name, op=op)
+        if (why := self._misread(path)) is not None:
+            raise InvalidPath(why, path=path, backend=self.name, op=op)
         return super()._checked(path, op)
+
+    def _misread(self, path: str) -> str | None:
+        """Why the server takes ``path`` for another key; None if it does not."""
+        if "\\" in path and not self._vendor.backslashes:
+            return "this server takes a backslash for a slash: give a name without one"
+        if ("//" in path or path.startswith("/")) and not self._vendor.empty_segments:
+            return "this server drops empty segments, and would take another object: give the name without them"
+        return None
 
     # -- powers --------------------------------------------------------------------------------------------------------
 

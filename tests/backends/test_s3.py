@@ -576,3 +576,15 @@ def test_go_f6_rclone_ignores_conditions_and_so_is_not_asked():
 def test_a_presigned_url_that_would_be_dead_is_refused(expires):
     with fresh("seaweedfs") as store, pytest.raises(ConfigError):
         store.presign("x", "GET", expires)
+
+
+def test_a_key_with_an_empty_segment_is_no_other_object():
+    """SeaweedFS drops the segment: ``/a`` would be ``a``."""
+    with fresh("seaweedfs") as store:
+        sdk("seaweedfs").put_object(Bucket=store.bucket, Key=f"{store._prefix}f/a", Body=b"data")
+        for path in ("/f/a", "f//a"):
+            assert store.exists(path) is False
+            for call in (store.stat, store.delete, store.open_reader, lambda path=path: store.copy(path, "b")):
+                with pytest.raises(InvalidPath):
+                    call(path) if call.__name__ != "<lambda>" else call()
+        assert store.exists("f/a")
