@@ -216,6 +216,9 @@ class Repairer:
                 options = replace(options, overwrite=True, if_match=None)
                 ops.transfer(ruler.backend, path, target, path, options, policy=self._policy)
         except (NotFound, FileExistsError) as error:
+            if isinstance(error, NotFound) and is_still(info, ruler, path) and is_still(there, place, path):
+                self.changed -= 1
+                raise  # nobody changed anything: its bucket or folder cannot be had
             raise PreconditionFailed("it changed meanwhile", path=path, op="repair") from error
 
     def _touch(self, path: str, place: Place) -> None:
@@ -275,7 +278,7 @@ class Repairer:
         for place in self._mirror.places:
             able = power(place.backend, SetMetadata)
             if able is not None and look(place, path) is not None:
-                own = with_own(info.metadata or {}, place, ruler)
+                own = with_own(info.metadata or {}, place, ruler) if place.backend.features.user_metadata else None
                 able.set_metadata(path, modified_at=info.modified_at, user_metadata=own)
                 self.changed += place is not ruler
 

@@ -2,6 +2,7 @@
 
 import threading
 from contextlib import suppress
+from datetime import UTC, datetime
 
 import pytest
 
@@ -9,15 +10,18 @@ from omnistorage import (
     AlreadyExists,
     BackendUnavailable,
     DeadlineExceeded,
+    LocalBackend,
     MemoryBackend,
     MultiBackend,
     NotFound,
+    PermissionDenied,
     PreconditionFailed,
     Target,
 )
 from omnistorage.core import CopyOptions, SetMetadata, WriteOptions, power
 from omnistorage.ops import read_bytes, write_bytes
 from omnistorage.policies import CancelScope, deadline
+from omnistorage.testing.faults import Faulty
 
 from ..waiting import LIMIT, until
 from .mirrors import entries, mirror, peeks, states, switches
@@ -309,3 +313,44 @@ def test_nothing_is_there_where_nothing_was():
     write_bytes(multi, "x", b"data")
     with pytest.raises(AlreadyExists):
         write_bytes(multi, "x", b"more", NEW)
+
+
+class Bucketless(Faulty):
+    """A store whose bucket does not exist: nothing is there, and nothing can be written."""
+
+    missing = NotFound
+
+    def _before(self, op, number):
+        if self.missing is not None and op == "open_writer":
+            raise self.missing("no such bucket")
+
+
+@pytest.mark.parametrize("missing", [NotFound, PermissionDenied])
+def test_repair_gives_the_reason_of_a_target_that_fails_for_good(missing):
+    places = [Switch(MemoryBackend()), Switch(MemoryBackend()), Bucketless(MemoryBackend())]
+    places[2].missing = missing
+    multi = mirror(places, "quorum")
+    write_bytes(multi, "x", b"1")
+    done = multi.repair(grace=0)
+    assert [(entry.path, type(error)) for entry, error in done.waiting] == [("x", missing)]
+    assert done.waiting[0][1].__notes__ == ["in target 't2'"]
+    assert not done.changed or missing is not NotFound
+    with pytest.raises(missing):
+        mirror(places, "all").settle("x")
+    places[2].missing = None
+    assert multi.repair(grace=0).paths == ("x",)
+    assert peeks(places, "x") == [b"1"] * 3
+
+
+def test_repair_brings_metadata_to_targets_that_keep_times_alone(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    places = [Switch(LocalBackend(tmp_path / name)) for name in "ab"]
+    multi = mirror(places, "best_effort")
+    write_bytes(multi, "x", b"1")
+    then = datetime(2020, 1, 1, tzinfo=UTC)
+    places[1].down = True
+    multi.set_metadata("x", modified_at=then)
+    places[1].down = False
+    assert not multi.repair(grace=0).waiting
+    assert places[1].stat("x").modified_at == then
