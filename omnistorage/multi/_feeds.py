@@ -25,6 +25,7 @@ from ..errors import (
 )
 from ..policies import CancelScope, Waiter
 from ._crew import Crew, Stuck, Turn
+from ._roots import RootUnavailable
 from .outcomes import Outcome, State
 from .tiers import Place, told
 
@@ -219,7 +220,8 @@ def one_reason(errors: Iterable[BaseException]) -> BaseException | None:
     whoever could be reached."""
     found = list(errors)
     said = [error for error in found if not isinstance(error, BackendUnavailable)] or found
-    if len({type(error) for error in said}) != 1 or (len(said) < len(found) and not isinstance(said[0], REFUSALS)):
+    kinds = {BackendUnavailable if isinstance(error, RootUnavailable) else type(error) for error in said}
+    if len(kinds) != 1 or (len(said) < len(found) and not isinstance(said[0], REFUSALS)):
         return None
     return said[0]
 
@@ -234,6 +236,8 @@ def unsure_of(error: BaseException, targets: Sequence[str]) -> BaseException:
 
 def may_have_happened(error: BaseException | None) -> bool:
     """Whether a change that ended with ``error`` may have been made all the same."""
+    if isinstance(error, RootUnavailable):
+        return False
     if not isinstance(error, StorageError) or error.transient:
         return True
     return isinstance(error, OutcomeUnknown | Cancelled | CorruptData)

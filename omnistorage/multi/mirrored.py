@@ -30,6 +30,7 @@ from ._crew import CREW, Crew, Stuck
 from ._fanout import BUFFER, Aim, Mode, MultiWriter, Terms, checked, needed_of
 from ._mirroring import Mirroring, Noting, PathLocks
 from ._repair import Repaired, Verified, repair, verify
+from ._roots import watch_roots
 from ._settling import settle
 from ._shadow import Shadow
 from .outcomes import Difference, ShadowStats
@@ -66,6 +67,9 @@ class MultiBackend(Mirroring):
     targets were asked for. Etags carry the target's name. ``overwrite=False`` has one winner, as the first target
     decides; where that one is down the next does, if more than half are needed, and else the write fails.
 
+    A target on the local disk is down while its root folder is missing or is another folder than before: the disk may
+    not be mounted. The first write makes missing root folders if no target holds an object yet.
+
     Closing it closes the targets. Raises ``ConfigError`` for targets and options that do not fit together.
     """
 
@@ -89,6 +93,7 @@ class MultiBackend(Mirroring):
         _crew: Crew = CREW,
     ) -> None:
         self.places = self.writes = targets_of(targets, defaults)
+        watch_roots(self.places, lambda: self.journal)
         count = len(self.places)
         self.mode: Any = mode
         self.read, self.quorum = read, read_quorum
@@ -321,8 +326,8 @@ class MultiBackend(Mirroring):
 
     def verify(self, prefix: str = "", *, rebuild: bool = False) -> Verified:
         """Compare what the targets hold under ``prefix``, by the digests they state or else of what is read. With
-        ``rebuild`` a minority that differs from more than half of all targets is made like them. ``NotFound`` where the
-        root of a target is not there, which may be a disk that is not mounted."""
+        ``rebuild`` a minority that differs from more than half of all targets is made like them. Raises ``NotFound``
+        where the bucket of a target is missing, ``BackendUnavailable`` where its root folder is."""
         return verify(self, prefix, rebuild=rebuild)
 
     def settle(self, path: str) -> bool:

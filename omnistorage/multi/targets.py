@@ -99,14 +99,14 @@ def check_apart(a: ExtendedBackend, a_name: str, b: ExtendedBackend, b_name: str
             raise ConfigError(f"{one_name} lies in {other_name} ({inner} in {outer}): give each a place of its own")
 
 
-def _folder(backend: ExtendedBackend) -> str | None:
+def folder_of(backend: ExtendedBackend) -> str | None:
     """The folder of a backend on the local disk."""
     parts = urlsplit(backend.url or "")
     return unquote(parts.path) if parts.scheme == "file" else None
 
 
 def _is_same_folder(a: ExtendedBackend, b: ExtendedBackend) -> bool:
-    one, other = _folder(a), _folder(b)
+    one, other = folder_of(a), folder_of(b)
     try:
         return one is not None and other is not None and os.path.samefile(one, other)
     except OSError:  # one that is not there yet
@@ -115,7 +115,7 @@ def _is_same_folder(a: ExtendedBackend, b: ExtendedBackend) -> bool:
 
 def _real(backend: ExtendedBackend) -> str | None:
     """The URL, of a local folder without links in it; None where there is none that could be the start of another."""
-    folder = _folder(backend)
+    folder = folder_of(backend)
     if folder is not None:
         return os.path.join(os.path.realpath(folder), "")
     return backend.url if backend.url and backend.url.endswith("/") and "?" not in backend.url else None

@@ -40,10 +40,13 @@ def test_who_misses_something_is_named_and_gets_it_with_the_next_run(cli, tmp_pa
     why = "a file stands where a folder is needed"
     assert f"warning: B misses 1 object ({why}): the next run with this --journal brings it\n" in done.err
     again = cli("--json", "write", "z.ndjson", *mirror, stdin=ROWS)
-    assert f"warning: B misses 2 objects ({why}): the next run with this --journal brings them\n" in again.err
     told = next(row for row in map(json.loads, again.lines) if row["event"] == "missed")
-    assert told == {"event": "missed", "target": "local-2", "to": "B", "objects": 2, "why": why}
+    why = told.pop("why")
+    assert str(tmp_path / "B") in why, "the others hold objects by now, so the disk of B may be the one that is missing"
+    assert f"warning: B misses 2 objects ({why}): the next run with this --journal brings them\n" in again.err
+    assert told == {"event": "missed", "target": "local-2", "to": "B", "objects": 2}
     (tmp_path / "B").unlink()
+    (tmp_path / "B").mkdir()
     done = cli("--json", "write", "y.ndjson", *mirror, stdin=ROWS)
     assert done.code == 0, done.err
     assert "brought what earlier runs left out: 2 objects" in done.err
@@ -84,6 +87,7 @@ def test_the_place_that_failed_is_named_as_it_was_typed(cli, tmp_path, template)
 
 
 def test_of_several_that_failed_each_is_named_with_what_it_says(cli, tmp_path):
+    (tmp_path / "A").mkdir()
     places = ("--to", "A", "--to", "failing://odd/x", "--to", "failing://busy/x")
     done = cli("write", "x.ndjson", *places, "--mode", "quorum", "--journal", "J", stdin=ROWS)  # one alone ends nothing
     assert done.code == 1, done.err

