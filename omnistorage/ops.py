@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, NoReturn
 
+from ._same_bucket import is_one_object
 from ._sorted_list import from_plain, plain, sort_entries, sorted_entries
 from ._transfer import ResumingReader, pump, take_back
 from ._transfer import verify as check_copy
@@ -171,10 +172,12 @@ def move(
     *,
     progress: Callable[[int], None] | None = None,
 ) -> ObjectInfo:
-    """Move one object; a streamed move deletes the source only if it is still what was read. Onto itself: nothing."""
+    """Move one object; a streamed move deletes the source only if it is still what was read. Onto itself: nothing.
+    Where two buckets of one name have different hosts, a small object that is written and removed shows whether they
+    are one."""
     from_, to = extended(source), extended(target)
-    if src == dst and same_place(from_, to):
-        return _onto_itself(to, src, options, "move")
+    if (src == dst and same_place(from_, to)) or is_one_object(to, dst, from_, src):
+        return _onto_itself(to, dst, options, "move")
     moved = _moved(from_, to, src, dst, options)
     if moved is not None:
         return moved
@@ -196,17 +199,18 @@ def move(
 
 
 def _moved(from_: ExtendedBackend, to: ExtendedBackend, src: str, dst: str, options: CopyOptions) -> ObjectInfo | None:
-    """What the target moved by itself, or None where it cannot: it has no such power, or does not reach the source."""
+    """What the target moved by itself, or None where it cannot: it has no such power, does not reach the source, or
+    the two are on different file systems."""
     if not to.features.move:
         return None
-    if same_place(from_, to):
-        return to.move(src, dst, options)
-    if type(from_) is not type(to) or hasattr(from_, "inner"):  # what wraps another backend wants to see the bytes
-        return None
+    if not same_place(from_, to):
+        if type(from_) is not type(to) or hasattr(from_, "inner"):  # what wraps another backend wants to see the bytes
+            return None
+        options = replace(options, source=from_)
     try:
-        return to.move(src, dst, replace(options, source=from_))
+        return to.move(src, dst, options)
     except CapabilityNotSupported as error:
-        if error.capability != "source":
+        if error.capability not in ("source", "atomic_move"):
             raise
         return None
 

@@ -25,7 +25,8 @@ FLOOR_0 = {
 }
 FLOOR_1 = {"_os", "secret", "backends", "compression", "formats", "wrappers"}
 FLOOR_2 = {
-    "records", "record_reader", "record_writer", "ops", "_sorted_list", "_transfer", "probing", "segments", "config",
+    "records", "record_reader", "record_writer", "ops", "_same_bucket", "_sorted_list",
+    "_transfer", "probing", "segments", "config",
     "registry",
 }  # fmt: skip
 FLOOR_3 = {"multi", "store", "sync", "delivery"}

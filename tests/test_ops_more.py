@@ -244,3 +244,33 @@ def test_an_error_of_the_listing_ends_the_sort_and_leaves_no_file_open():
 
     with pytest.raises(BackendUnavailable):
         list(sorted_entries(Broken(), "", LIST, run=10, fan_in=4))
+
+
+class AtHost(Wrapper):
+    """A store under the URL of another host."""
+
+    url = property(lambda self: self.own)
+
+    def __init__(self, inner, url):
+        super().__init__(inner)
+        self.own = url
+
+
+@pytest.mark.parametrize("path", ["k", "a b/k"])
+def test_a_move_between_two_names_of_one_bucket_keeps_the_object(path):
+    bucket = MemoryBackend()
+    bucket.url = "s3+http://127.0.0.1:1/bucket/"
+    alias = AtHost(bucket, "s3+http://localhost:1/bucket/")
+    ops.write_bytes(bucket, path, b"the only copy")
+    assert ops.move(bucket, path, alias, path).path == path
+    assert ops.read_bytes(bucket, path) == b"the only copy"
+    assert ops.move(alias, path, bucket, "other").path == "other"
+    assert [info.path for info in bucket.list()] == ["other"], "another key of the bucket takes the object"
+
+
+def test_a_move_between_two_buckets_of_one_name_moves():
+    one, other = MemoryBackend(), MemoryBackend()
+    one.url, other.url = "s3+http://127.0.0.1:1/bucket/", "s3+http://localhost:1/bucket/"
+    ops.write_bytes(one, "k", b"1")
+    ops.move(one, "k", other, "k")
+    assert ([info.path for info in one.list()], [info.path for info in other.list()]) == ([], ["k"])

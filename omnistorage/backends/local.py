@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 from .._os import HANDLE, OS, READ_FILE, READ_FOLDER, REAL
 from ..core import WRITE, CopyOptions, Features, ListOptions, ObjectInfo, ReadOptions, WriteOptions, check_time
-from ..errors import AlreadyExists, ConfigError, InvalidPath, NotFound, OutcomeUnknown, StorageError
+from ..errors import (
+    AlreadyExists,
+    CapabilityNotSupported,
+    ConfigError,
+    InvalidPath,
+    NotFound,
+    OutcomeUnknown,
+    StorageError,
+)
 from ..paths import check_key, check_new, check_prefix, parent
 from ._local_powers import LocalPowers
 from ._local_read import (
@@ -396,8 +404,9 @@ class LocalBackend(LocalPowers):
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
-            raise StorageError(
+            raise CapabilityNotSupported(
                 "source and destination are on different file systems: copy, then delete",
+                capability="atomic_move",
                 path=dst,
                 op="move",
                 backend=NAME,

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import click
 
 from .. import ops
+from .._same_bucket import is_one_object
 from ..core import CopyOptions, ObjectInfo
 from ..errors import CapabilityNotSupported, DirectoryNotEmpty, NotFound, PreconditionFailed, StorageError
 from .app import App, Location, naming
@@ -51,7 +52,8 @@ class _Moves(Copies):
 
     def _transfer(self, source: Location, target: Location) -> ObjectInfo:
         options = CopyOptions(overwrite=not self.no_clobber, user_metadata=self.metadata)
-        if same_object(source, target):
+        alike = self.checksum and is_one_object(target.backend, target.path, source.backend, source.path)
+        if same_object(source, target) or alike:
             return ops.move(source.backend, source.path, target.backend, target.path, options)
         info = self._renamed(source, target, options)
         if info is not None:

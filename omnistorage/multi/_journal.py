@@ -69,7 +69,7 @@ class Journal:
         draw: Callable[[], str] = lambda: uuid.uuid4().hex[:12],
         names: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        self._backend = backend
+        self.backend = backend
         self._folder = folder
         self._max_bytes = max_bytes
         self._now = now
@@ -105,7 +105,7 @@ class Journal:
             names = set(self._names())
             for id in sorted(names - before - set(self.damaged)):
                 try:
-                    text = read_bytes(self._backend, self._place(id))
+                    text = read_bytes(self.backend, self._place(id))
                 except NotFound:
                     continue  # removed meanwhile
                 try:
@@ -135,7 +135,7 @@ class Journal:
 
     def _names(self) -> Iterator[str]:
         try:
-            for info in self._backend.list(self._folder):
+            for info in self.backend.list(self._folder):
                 match = _NAME.fullmatch(info.name)
                 if match:
                     yield match[1]
@@ -187,9 +187,9 @@ class Journal:
                 f"the repair journal has {len(self.entries)} entries and reached its {self._max_bytes} bytes: "
                 "repair() the targets, or raise journal_bytes", path=self._folder, op="write",
             )  # fmt: skip
-        options = WriteOptions(durable=getattr(self._backend, "durable", False), content_type=_CONTENT)
+        options = WriteOptions(durable=getattr(self.backend, "durable", False), content_type=_CONTENT)
         with self._ours(entry.path):
-            write_bytes(self._backend, self._place(entry.id), text, options)
+            write_bytes(self.backend, self._place(entry.id), text, options)
         with self._lock:
             self._take(entry, len(text))
             self.mine.add(entry.id)
@@ -213,7 +213,7 @@ class Journal:
             if "-" not in id:  # else only remembered
                 known = self.entries.get(id)
                 with self._ours(None if known is None else known.path):
-                    self._backend.delete(self._place(id))
+                    self.backend.delete(self._place(id))
             with self._lock:
                 self._forget(id)
 
@@ -225,7 +225,7 @@ class Journal:
         except (Cancelled, CorruptData):
             raise
         except StorageError as error:
-            where = self._backend.url or f"<{self._backend.name}>"
+            where = self.backend.url or f"<{self.backend.name}>"
             head = f"the repair journal {where} cannot be used: "
             if error.args and not str(error.args[0]).startswith(head):  # a store may raise one error twice
                 error.args = (head + str(error.args[0]), *error.args[1:])

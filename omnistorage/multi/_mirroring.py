@@ -19,6 +19,7 @@ from ..paths import is_under
 from ..policies import check
 from ..strands import forks
 from ._asking import ask_all
+from ._buckets import SameBuckets
 from ._crew import Stuck, Turn
 from ._feeds import REFUSALS, may_have_happened, one_reason, unsure_of
 from ._journal import FRESH, Journal, Missed
@@ -81,6 +82,7 @@ class Mirroring(Reading):
 
     word = "target"
     journal: Journal | None
+    buckets: SameBuckets
     locks: PathLocks
     stuck: Stuck
     needed: int
@@ -191,6 +193,7 @@ class Mirroring(Reading):
             )
             answers.update(zip((place.name for place in places), found, strict=True))
 
+        self.buckets.check()
         with self.locks.hold(path, *paths, *reads):
             if unless():
                 return {}

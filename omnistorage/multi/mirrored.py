@@ -26,6 +26,7 @@ from ..core import (
 from ..errors import AlreadyExists, ConfigError, CorruptData, DirectoryNotEmpty, NotFound, PreconditionFailed
 from ..paths import check_key, check_new
 from ._asking import ask_all, info_of
+from ._buckets import SameBuckets
 from ._crew import CREW, Crew, Stuck
 from ._fanout import BUFFER, Aim, Mode, MultiWriter, Terms, checked, needed_of
 from ._mirroring import Mirroring, Noting, PathLocks
@@ -68,7 +69,9 @@ class MultiBackend(Mirroring):
     decides; where that one is down the next does, if more than half are needed, and else the write fails.
 
     A target on the local disk is down while its root folder is missing or is another folder than before: the disk may
-    not be mounted. The first write makes missing root folders if no target holds an object yet.
+    not be mounted. The first write makes missing root folders if no target holds an object yet. Two targets whose URLs
+    differ by their host alone may be one bucket: the first change writes an object to one and looks for it at the
+    other.
 
     Closing it closes the targets. Raises ``ConfigError`` for targets and options that do not fit together.
     """
@@ -123,6 +126,10 @@ class MultiBackend(Mirroring):
         self._plain = read != "shadow"
         self._shadow = Shadow(self.places, on_difference) if read == "shadow" else None
         self.locks, self.stuck, self.causes = PathLocks(), Stuck(), {}
+        stores = [(f"target {place.name!r}", place.backend) for place in self.places]
+        if self.journal is not None:
+            stores.append(("the journal", self.journal.backend))
+        self.buckets = SameBuckets(stores, _crew.clock)
 
     def _check_reads(self, count: int, on_difference: Any) -> None:
         if self.read not in READS:
@@ -144,6 +151,7 @@ class MultiBackend(Mirroring):
         if options.if_match is not None and not self.features.if_match:
             self._refuse("if_match", "open_writer", path)
         check_new(path, op="open_writer")
+        self.buckets.check()
         conditional = not options.overwrite or options.if_match is not None
         arbiters: Callable[[], tuple[int, ...]] = tuple
         told = [self._told(place, options) for place in self.places]

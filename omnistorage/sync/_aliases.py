@@ -1,5 +1,5 @@
 """One place under two names: bind mounts, second mounts of a volume, two host names of one bucket. Imports floors 0
-and ``places``.
+and 2, ``places``.
 
 A move that takes the copy for another object deletes the only one there is. So it is looked for three times:
 
@@ -14,8 +14,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
-from urllib.parse import urlsplit
 
+from .._same_bucket import differ_by_host_alone
 from ..core import ObjectInfo, WriteOptions
 from ..errors import PreconditionFailed, StorageError
 from .places import Side
@@ -41,26 +41,6 @@ def _is_one_file(one: Path, other: Path) -> bool:
         return first.st_nlink == 1 or (one.name == other.name and os.path.samefile(one.parent, other.parent))
     except OSError:
         return False  # the removal will say what is wrong
-
-
-def differ_by_host_alone(one: str | None, other: str | None) -> bool:
-    """Whether two URLs name buckets of one name at different servers, and folders in them of which one is in the
-    other. The two may be one bucket."""
-    if one is None or other is None:
-        return False
-    first, second = _bucket(one), _bucket(other)
-    if first is None or second is None or first[:2] == second[:2] or first[0] != second[0]:
-        return False
-    return first[2].startswith(second[2]) or second[2].startswith(first[2])
-
-
-def _bucket(url: str) -> tuple[str, str, str] | None:
-    """The kind of store, its server and the path with the bucket; None where a URL is not that of a bucket."""
-    parts = urlsplit(url)
-    kind, plus, _ = parts.scheme.partition("+")
-    if plus:
-        return kind, parts.netloc, parts.path
-    return (kind, "", f"/{parts.netloc}{parts.path}") if kind in ("s3", "gs", "az") else None
 
 
 class FirstRemoval:

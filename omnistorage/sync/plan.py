@@ -14,9 +14,9 @@ from typing import Any, Self
 
 from .. import ops
 from .._context import Closes
+from .._same_bucket import differ_by_host_alone
 from ..core import FolderTimes, ObjectInfo, power
 from ..errors import CapabilityNotSupported, ConfigError, StorageError
-from ._aliases import differ_by_host_alone
 from ._links import store_links
 from ._merge import Merge
 from ._overlap import overlap, overlaps

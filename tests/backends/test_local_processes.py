@@ -17,11 +17,13 @@ from pathlib import Path
 
 import pytest
 
+from omnistorage import ops
 from omnistorage.backends.local import LocalBackend
 from omnistorage.core import CopyOptions, ReadOptions, WriteOptions
 from omnistorage.errors import (
     AlreadyExists,
     BackendUnavailable,
+    CapabilityNotSupported,
     ConfigError,
     DirectoryNotEmpty,
     InvalidPath,
@@ -196,9 +198,20 @@ def test_a_move_to_another_file_system_says_what_to_do(tmp_path: Path) -> None:
     backend = LocalBackend(tmp_path, _os=FaultyOS(at=1, error=errno.EXDEV, sticky=True, only=("rename", "link")))
     (tmp_path / "f").write_bytes(b"x")
     for options in (CopyOptions(), CopyOptions(overwrite=False)):
-        with pytest.raises(StorageError, match="copy, then delete"):
+        with pytest.raises(CapabilityNotSupported) as caught:
             backend.move("f", "g", options)
+        assert caught.value.capability == "atomic_move"
     assert os.listdir(tmp_path) == ["f"]
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_a_move_to_another_file_system_copies(tmp_path: Path, overwrite: bool) -> None:
+    across = FaultyOS(at=1, error=errno.EXDEV, only=("rename" if overwrite else "link",))
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "f").write_bytes(b"x")
+    one, other = LocalBackend(tmp_path / "one"), LocalBackend(tmp_path / "other", _os=across)
+    assert ops.move(one, "f", other, "g", CopyOptions(overwrite=overwrite)).path == "g"
+    assert (list((tmp_path / "one").iterdir()), get(other, "g")) == ([], b"x")
 
 
 # -- processes and threads ---------------------------------------------------------------------------------------------

@@ -338,7 +338,7 @@ def test_shutdown_is_ordered_targets_first_the_journal_last_and_open_writers_pub
     write_bytes(multi, "kept", b"1")
     writer = multi.open_writer("x")
     writer.write(b"half")
-    journal = multi.journal._backend
+    journal = multi.journal.backend
     end = journal.close
     journal.close = lambda: (closed.append(journal), end())
     with pytest.raises(BackendUnavailable) if fails else nullcontext():

@@ -4,10 +4,11 @@ import os
 
 import pytest
 
-from omnistorage import LocalBackend, MemoryBackend, StorageError
+from omnistorage import ConfigError, LocalBackend, MemoryBackend, StorageError
+from omnistorage._same_bucket import differ_by_host_alone
 from omnistorage.core import ObjectInfo
-from omnistorage.sync import Plan
-from omnistorage.sync._aliases import FirstRemoval, differ_by_host_alone, is_one_object
+from omnistorage.sync import Filter, Plan
+from omnistorage.sync._aliases import FirstRemoval, is_one_object
 from omnistorage.sync._overlap import overlap
 from omnistorage.sync._volumes import volume_path
 from omnistorage.sync.places import Side
@@ -164,6 +165,28 @@ def test_a_path_is_found_on_its_volume_whatever_is_mounted_where():
     }
     assert {path: volume_path(path, MOUNTS) for path in found} == found
     assert volume_path("/x", "") is None
+
+
+@pytest.mark.parametrize(
+    ("root", "inner"),
+    [("/srv/dst", "mnt"), ("/srv", "mnt/dst"), ("/srv/dst/k", "mnt"), ("/srv/other", None), ("/srv/dst2", None)],
+)
+def test_a_mount_inside_a_place_that_shows_the_other_is_an_overlap(monkeypatch, tmp_path, root, inner):
+    for name in ("src", "dst"):
+        (tmp_path / name).mkdir()
+    mounts = f"""\
+22 1 8:1 / / rw - ext4 /dev/sda1 rw
+30 22 8:1 /srv/dst {tmp_path}/dst rw - ext4 /dev/sda1 rw
+31 22 8:1 {root} {tmp_path}/src/mnt rw - ext4 /dev/sda1 rw
+32 22 8:9 /srv/dst {tmp_path}/src/else rw - ext4 /dev/sdb rw
+"""
+    monkeypatch.setattr("omnistorage.sync._volumes._mounts", lambda: mounts)
+    src, dst = Side(tmp_path / "src", "source"), Side(tmp_path / "dst", "destination")
+    assert overlap(src, dst) == overlap(dst, src) == inner
+    if inner is not None:
+        with pytest.raises(ConfigError):
+            Plan(tmp_path / "src", tmp_path / "dst", delete=True)
+        Plan(tmp_path / "src", tmp_path / "dst", delete=True, filter=Filter.parse(exclude=["/mnt/**"])).close()
 
 
 def test_two_mounts_of_one_volume_overlap(monkeypatch, tmp_path):
