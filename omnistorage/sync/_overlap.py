@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 from urllib.parse import unquote
 
 from .. import ops
 from ..wrappers import Prefix
-from ._volumes import volume_path
+from ._volumes import mounts_below, volume_path
 from .places import Side, bare
 
 
@@ -29,11 +30,29 @@ def overlap(a: Side, b: Side) -> str | None:
 
 
 def _between_volumes(one: str, other: str) -> str | None:
-    """The same of two local folders, by where they lie on their volumes."""
+    """The same of two local folders, by where they lie on their volumes, and by what is mounted inside them."""
     first, second = volume_path(one), volume_path(other)
-    if first is None or second is None or first[0] != second[0]:
+    if first is None or second is None:
         return None
-    return _between(*(f"{place[1].rstrip('/')}/" for place in (first, second)))
+    inner = _on_volume(first, second)
+    if inner is None:
+        inner = next(chain(_mounted(one, second), _mounted(other, first)), None)
+    return inner
+
+
+def _mounted(outer: str, place: tuple[str, str]) -> Iterator[str]:
+    """The paths from ``outer`` to the mounts inside it that show ``place``, or show a folder of it."""
+    for point, device, root in mounts_below(outer):
+        inner = _on_volume((device, root), place)
+        if inner is not None:
+            below = f"{place[1].rstrip('/')}/".startswith(f"{root.rstrip('/')}/")
+            yield f"{point}/{inner}".rstrip("/") if below else point
+
+
+def _on_volume(one: tuple[str, str], other: tuple[str, str]) -> str | None:
+    if one[0] != other[0]:
+        return None
+    return _between(*(f"{place[1].rstrip('/')}/" for place in (one, other)))
 
 
 def _between(one: str, other: str) -> str | None:
