@@ -25,6 +25,7 @@ from ._feeds import REFUSALS, may_have_happened, one_reason, unsure_of
 from ._journal import FRESH, Journal, Missed
 from ._listing import Shows
 from ._reading import Reading
+from ._roots import Contents
 from .outcomes import Outcome, State
 from .targets import check_apart
 from .tiers import Place, opened
@@ -83,6 +84,7 @@ class Mirroring(Reading):
     word = "target"
     journal: Journal | None
     buckets: SameBuckets
+    contents: Contents
     locks: PathLocks
     stuck: Stuck
     needed: int
@@ -194,6 +196,7 @@ class Mirroring(Reading):
             answers.update(zip((place.name for place in places), found, strict=True))
 
         self.buckets.check()
+        self.contents.decide()
         with self.locks.hold(path, *paths, *reads):
             if unless():
                 return {}

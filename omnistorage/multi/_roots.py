@@ -11,6 +11,7 @@ the mount point. So every call on such a target looks at its root folder first, 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from stat import S_ISDIR
 from typing import TypeVar
@@ -19,7 +20,7 @@ from .._context import Publishes
 from ..core import ExtendedBackend, ObjectInfo, Writer
 from ..errors import BackendUnavailable, NotFound, StorageError
 from ..wrappers._base import Wrapper
-from ._journal import FRESH, Journal
+from ._journal import FRESH, Journal, Missed
 from .targets import folder_of
 from .tiers import Place
 
@@ -32,13 +33,27 @@ class RootUnavailable(BackendUnavailable):
     """The root folder of a target is not the one it was. Nothing was asked of the target."""
 
 
-def watch_roots(places: Sequence[Place], journal: Callable[[], Journal | None]) -> None:
+def watch_roots(places: Sequence[Place], journal: Callable[[], Journal | None]) -> Contents:
     """Make the local ones of ``places`` look at their roots before each call."""
     contents = Contents([(place.name, place.backend) for place in places], journal)
     for place in places:
         folder = folder_of(place.backend)
         if folder is not None:
-            place.backend = WatchedRoot(place.backend, place.name, folder, contents)
+            place.backend = watched = WatchedRoot(place.backend, place.name, folder, contents)
+            contents.watched.append(watched)
+    return contents
+
+
+def identity_of(folder: Path) -> Identity | None:
+    """The device and inode of a folder, None where nothing is. Raises ``NotADirectoryError`` for a file, and for a
+    folder below one."""
+    try:
+        info = folder.stat()
+    except FileNotFoundError:
+        return None
+    if not S_ISDIR(info.st_mode):
+        raise NotADirectoryError
+    return info.st_dev, info.st_ino
 
 
 class Contents:
@@ -46,7 +61,14 @@ class Contents:
 
     def __init__(self, backends: Sequence[tuple[str, ExtendedBackend]], journal: Callable[[], Journal | None]) -> None:
         self._backends, self._journal = backends, journal
+        self.watched: list[WatchedRoot] = []
         self._new: bool | None = None
+
+    def decide(self) -> None:
+        """Called before each change, which may delete the last object: whether the mirror is new is decided before."""
+        if self._new is None and any(root.is_unseen() for root in self.watched):
+            with suppress(StorageError):  # the target that is missing says it
+                self._new = self._is_empty()
 
     def is_new(self, op: str) -> bool:
         """Whether there was nothing yet at the first change. Raises ``StorageError`` where that cannot be told."""
@@ -59,7 +81,7 @@ class Contents:
 
     def _is_empty(self) -> bool:
         journal, error = self._journal(), None
-        if journal is not None and not all(entry.intent for entry in journal.load(FRESH)):
+        if journal is not None and any(_tells_of_objects(entry, journal) for entry in journal.load(FRESH)):
             return False
         for name, backend in self._backends:
             try:
@@ -75,6 +97,11 @@ class Contents:
         return True
 
 
+def _tells_of_objects(entry: Missed, journal: Journal) -> bool:
+    """Whether there was an object when ``entry`` was made. A deletion of another process may be of the last one."""
+    return not entry.intent or (entry.sha256 == "" and entry.id not in journal.live)
+
+
 class WatchedRoot(Wrapper):
     """A target whose root is ``folder`` on the local disk."""
 
@@ -83,19 +110,18 @@ class WatchedRoot(Wrapper):
         self._name, self._folder, self._contents = name, Path(folder), contents
         self._known: Identity | None = None
         try:
-            self._known = self._identity()
+            self._known = identity_of(self._folder)
         except OSError:
             pass  # the first call looks again
 
-    def _identity(self) -> Identity | None:
-        """None where nothing is there. Raises ``NotADirectoryError`` for a file, and for a folder below one."""
-        try:
-            info = self._folder.stat()
-        except FileNotFoundError:
-            return None
-        if not S_ISDIR(info.st_mode):
-            raise NotADirectoryError
-        return info.st_dev, info.st_ino
+    def is_unseen(self) -> bool:
+        """Whether the root was never there."""
+        if self._known is None:
+            try:
+                self._known = identity_of(self._folder)
+            except OSError:
+                return True
+        return self._known is None
 
     def _forward(self, op: str, path: str, run: Callable[[str], R]) -> R:
         self.check(op, path)
@@ -108,7 +134,7 @@ class WatchedRoot(Wrapper):
         """Raise ``RootUnavailable`` unless the root folder is what it was."""
         now, missing = None, "is gone: mount its disk, or bring the folder back"
         try:
-            now = self._identity()
+            now = identity_of(self._folder)
         except NotADirectoryError:
             missing = "is not a folder any more: move away what is in its place, and bring the folder back"
         except OSError as error:

@@ -96,7 +96,7 @@ class MultiBackend(Mirroring):
         _crew: Crew = CREW,
     ) -> None:
         self.places = self.writes = targets_of(targets, defaults)
-        watch_roots(self.places, lambda: self.journal)
+        self.contents = watch_roots(self.places, lambda: self.journal)
         count = len(self.places)
         self.mode: Any = mode
         self.read, self.quorum = read, read_quorum
@@ -152,6 +152,7 @@ class MultiBackend(Mirroring):
             self._refuse("if_match", "open_writer", path)
         check_new(path, op="open_writer")
         self.buckets.check()
+        self.contents.decide()
         conditional = not options.overwrite or options.if_match is not None
         arbiters: Callable[[], tuple[int, ...]] = tuple
         told = [self._told(place, options) for place in self.places]

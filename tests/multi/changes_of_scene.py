@@ -9,7 +9,10 @@ from omnistorage.errors import ConfigError, StorageError
 from .model import PATHS
 from .steps import Steps
 
-SCENES = ("restart", "reorder", "absent", "shrink", "grow", "grow", "quiet", "quiet")
+SCENES = (
+    "restart", "reorder", "absent", "shrink", "grow", "grow", "quiet", "quiet", "rename", "unmount", "unmount",
+    "damage",
+)  # fmt: skip
 
 
 class Scenes(Steps):
@@ -25,6 +28,7 @@ class Scenes(Steps):
         """One target is left out, and repair is all that is done: it does what is safe, or says why not."""
         if len(self.stores) < 3:
             return
+        self.mount()
         gone = self.stores.pop(self.rng.randrange(len(self.stores)))
         self.open()
         self.lose_marks()
@@ -46,6 +50,7 @@ class Scenes(Steps):
     def hush(self):
         """Nothing is under way, and nothing fails."""
         slow, self.slow, self.calm = self.slow, False, True
+        self.mount()
         self.run_out()
         return slow
 
@@ -96,7 +101,7 @@ class Scenes(Steps):
         slow = self.hush()
         self.open()
         self.lose_marks()
-        waiting = self.mirror.repair(grace=0).waiting
+        waiting = self.tell_damaged(self.mirror.repair(grace=0).waiting)
         self.names_who_missed()
         if not waiting and self.mirror.verify(rebuild=True).alike:
             for path in PATHS:

@@ -69,12 +69,17 @@ class Model:
         return [store.holds(path) for store in self.stores]
 
     def entries(self, path=None):
-        """What stands in the journal, of ``path`` or of all."""
+        """What stands in the journal, of ``path`` or of all, with the labels of the targets."""
         found = []
         for info in self.journal.inner.list():
+            if info.path in self.damaged:
+                continue
             row = self.rows.get(info.path)
             if row is None:
                 row = self.rows[info.path] = json.loads(self.journal.inner.peek(info.path))["entry"]
+                known = zip(row["among"], row["urls"], strict=True)
+                labels = {name: url.split("/")[-2] for name, url in known if url is not None}
+                row["targets"] = [labels.get(name, name) for name in row["targets"]]
             found.append(row)
         name = path and path.rstrip("/")
         return found if path is None else [row for row in found if row["path"] == name]
@@ -216,6 +221,8 @@ class Model:
     # -- promises ------------------------------------------------------------------------------------------------------
 
     def nothing_is_torn(self):
+        if self.broken:
+            self.fail(self.broken[0])
         for store in self.stores:
             for path in PATHS:
                 data = store.inner.peek(path)

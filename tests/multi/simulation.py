@@ -14,6 +14,7 @@ from contextlib import nullcontext
 from contextvars import Context, copy_context
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import count
 
 from omnistorage import MemoryBackend, MultiBackend, Target
 from omnistorage.backends.memory import _MemoryWriter
@@ -24,6 +25,7 @@ from omnistorage.testing import BasicBackend
 from omnistorage.testing.faults import Faulty
 
 from .changes_of_scene import SCENES, Scenes
+from .misfortunes import Misfortunes
 from .model import Frame
 from .steps import CHANGES, OPS, WEIGHTS
 
@@ -59,13 +61,14 @@ class Late(MemoryBackend):
         return _MemoryWriter(self, path, options)
 
 
-class World(Scenes, Clock):
+class World(Misfortunes, Scenes, Clock):
     """It is the clock of its mirror, too."""
 
     def __init__(self, seed, chance=None):
         self.seed, self.rng = seed, random.Random(seed)
         rng = self.rng
         self.time = 1000.0
+        self.numbers = count(1)
         self.steps = []  # [not before, step, turn, wake, whether it runs]
         self.log, self.fired, self.did = [], Counter(), Counter()
         self.writers = []
@@ -84,8 +87,8 @@ class World(Scenes, Clock):
         # At once there is no time between them.
         self.nests = rng.choice((0.02, 0.1)) if self.processes > 1 and not self.skew else 0.0
         self.basic = self.nests == 0 and rng.random() < 0.1
+        self.broken, self.damaged, self.away = [], set(), None
         self.stores = [self.store(f"t{n}") for n in range(rng.randint(2, 5))]
-        self.away = None  # a target that was taken away
         self.journal = Place(self, "journal", MemoryBackend(dirs=rng.random() < 0.5, now=self.date))
         self.read = rng.choice(("first", "first", "first", "quorum"))  # a race has threads of its own
         self.late = rng.choice((None, 5.0, 30.0)) if self.mode != "all" else None
@@ -93,7 +96,8 @@ class World(Scenes, Clock):
         self.quorum = rng.randint(1, len(self.stores)) if few else None
         self.etags = defaultdict(list)
         self.start_model()
-        self.open()
+        with self.on_disks():
+            self.open()
 
     def store(self, label):
         rng = self.rng
@@ -116,6 +120,7 @@ class World(Scenes, Clock):
             self.writers.pop().abort()  # nothing of it ever was visible, and nobody is left to be warned
         for store in self.stores:
             store.down_until = -1.0
+        self.start_on_disks()
         for frame in self.frames:
             self.end(frame)
         self.frames, self.born = [], {}
@@ -125,7 +130,7 @@ class World(Scenes, Clock):
     def process(self):
         quorum = self.quorum and min(self.quorum, len(self.stores))
         mirror = MultiBackend(
-            [Target(store.label, store) for store in self.stores],
+            [Target(store.target, store) for store in self.stores],
             self.mode, quorum, read=self.read, journal=self.journal, laggard_timeout=self.late, buffer=64,
             _crew=Hands(self),
         )  # fmt: skip
@@ -238,7 +243,8 @@ class World(Scenes, Clock):
     def live(self):
         gc.disable()  # what it finds would be aborted at any moment, and each abort is a roll of the dice
         try:
-            self.pass_time()
+            with self.on_disks():
+                self.pass_time()
         finally:
             gc.enable()
         return self
@@ -246,7 +252,7 @@ class World(Scenes, Clock):
     def pass_time(self):
         for _ in range(self.rng.randint(5, 36)):
             self.time += self.rng.choice((0, 1, 60))
-            op = self.rng.choice(SCENES) if self.rng.random() < 0.08 else self.rng.choices(OPS, WEIGHTS)[0]
+            op = self.rng.choice(SCENES) if self.rng.random() < 0.12 else self.rng.choices(OPS, WEIGHTS)[0]
             mirror, self.mirror = self.mirror, self.rng.choice(self.mirrors)
             self.time += self.skew * 2 * (mirror is not self.mirror)
             self.did["skewed"] += self.skew > 0
@@ -289,16 +295,16 @@ class World(Scenes, Clock):
 
     def come_to_rest(self):
         """When all is well again, one repair makes all targets alike, at what each path may hold."""
-        self.calm, self.slow = True, False
-        self.run_out()
+        self.hush()
         self.names_who_missed()
         self.open()
         self.lose_marks()
         done = self.mirror.repair(grace=0)
-        for entry, error in done.waiting:
+        waiting = self.tell_damaged(done.waiting)
+        for entry, error in waiting:
             # Only what nobody can decide may wait: no target is known to be right, and they are of three minds.
             assert "agree" in str(error), f"seed {self.seed}: {entry} waits: {error!r}"
-        undecided = {entry.path for entry, _ in done.waiting}
+        undecided = {entry.path for entry, _ in waiting}
         self.is_at_rest(undecided)
         assert not self.entries() or undecided, f"seed {self.seed}: entries are left"
         while self.writers:
@@ -313,12 +319,28 @@ class Place(Faulty):
     def __init__(self, world, label, inner):
         super().__init__(inner)
         self.world, self.label, self.down_until = world, label, -1.0
+        self.target = label  # its name in the mirror
+        self.root = self.number = next(world.numbers)
+
+    @property
+    def url(self):
+        return f"file:///disks/{self.label}/" if self.url_of_target else None
+
+    @property
+    def url_of_target(self):
+        """Whether the mirror sees the URL: it does not where the store has the basic methods alone."""
+        return self.label != "journal" and not isinstance(self.inner, BasicBackend)
+
+    @property
+    def is_mounted(self):
+        return self.root == self.number
 
     def _call(self, op, run):
         if op != "abort" and self.world.rng.random() < 0.5:
             check(op)  # as a store does before a request; what is under way ends by itself
         self.world.log.append(f"{self.label} {op}")
         self.world.before(self, op)
+        self.world.reached(self, op)
         if self.world.nests:
             self.world.meanwhile()
         answer = run()

@@ -200,3 +200,19 @@ def test_a_folder_that_cannot_be_looked_at_is_down(tmp_path, monkeypatch):
     write_bytes(multi, "k", b"1")
     assert {entry.targets for entry in multi.journal.load()} == {("a",)}
     os.unlink(tmp_path / "a")
+
+
+def test_the_deletion_of_the_last_object_does_not_make_a_mirror_new(tmp_path):
+    """Another process is in the middle of it: two targets have done it, and the third is not mounted."""
+    journal = MemoryBackend()
+    other = MultiBackend(folders(tmp_path), "quorum", journal=journal)
+    other.journal.add(other.entry("k", other.places, sha256="", intent=True))
+    disk = Disk(tmp_path / "c", "gone")
+    disk.unmount()
+    targets = [Target(name, LocalBackend(tmp_path / name)) for name in "abc"]
+    multi = MultiBackend(targets, "quorum", journal=journal)
+    write_bytes(multi, "x", b"1")
+    assert not (tmp_path / "c").exists()
+    disk.mount()
+    assert set(multi.repair(grace=0).paths) == {"k", "x"}
+    assert (tmp_path / "c" / "x").read_bytes() == b"1"

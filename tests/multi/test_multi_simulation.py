@@ -13,12 +13,13 @@ REPLAYED = pick(default=10, ci=40, soak=40)
 # How often each must have happened in each part of the seeds; what is not named, ten times.
 RARE = {
     "brought": 1, "moved": 1, "rebuilt": 1, "rmdir done": 1, "absent and named": 1, "absent and repaired": 2,
+    "restarted unmounted": 1, "damaged": 3, "damage": 5, "rename": 5,
     "partly": 2, "met": 5, "mkdir done": 5, "shrunk": 5, "onto itself": 5,
 }  # fmt: skip
 DONE = (
     "rest", "partly", "settled", "brought", "moved", "marked", "removed", "refused", "as shown", "onto itself",
     "mkdir done", "rmdir done", "shrunk", "grown", "absent and named", "absent and repaired", "rebuilt", "nested",
-    "met", "skewed", "streamed", "basic", "late",
+    "met", "skewed", "streamed", "basic", "late", "restarted unmounted", "damaged",
 )  # fmt: skip
 
 
