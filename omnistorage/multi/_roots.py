@@ -20,7 +20,7 @@ from .._context import Publishes
 from ..core import ExtendedBackend, ObjectInfo, Writer
 from ..errors import BackendUnavailable, NotFound, StorageError
 from ..wrappers._base import Wrapper
-from ._journal import FRESH, Journal, Missed
+from ._journal import Journal, Missed
 from .targets import folder_of
 from .tiers import Place
 
@@ -81,7 +81,7 @@ class Contents:
 
     def _is_empty(self) -> bool:
         journal, error = self._journal(), None
-        if journal is not None and any(_tells_of_objects(entry, journal) for entry in journal.load(FRESH)):
+        if journal is not None and any(_tells_of_objects(entry, journal) for entry in journal.load()):
             return False
         for name, backend in self._backends:
             try:
