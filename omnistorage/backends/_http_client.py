@@ -43,6 +43,7 @@ from ._http_net import Blocked, Dial, make_manager
 from ._http_settings import NAME, Settings, own_headers
 from ._http_urls import cleaned, decode, origin_of
 from ._object_client import Get
+from ._object_marks import unmarked
 
 REDIRECTS = frozenset((301, 302, 303, 307, 308))
 NO_HEAD = frozenset((405, 501))
@@ -191,8 +192,10 @@ class HTTPClient:
         if not self._no_head:
             answer = self.send("HEAD", url)
             finish(answer)
-            if 200 <= answer.status < 300:
+            if answer.status == 200:
                 return info_of(path, answer.headers, self._settings.encoded)
+            if 200 < answer.status < 300:
+                raise unmarked(f"HEAD was answered with {answer.status}", NAME)
             if answer.status not in NO_HEAD and answer.status not in (400, 403):
                 fail(answer)
             self._no_head = answer.status in NO_HEAD

@@ -124,13 +124,22 @@ class Dav(Listing):
         except (PermissionDenied, CapabilityNotSupported):
             self._object(path, "open_reader")  # a folder cannot be got, and each server says so in its own way
             raise
-        if body.info.etag is None and body.info.modified_at is None:  # perhaps a page about a folder
+        if body.info.etag is None and body.info.modified_at is None:  # a page about a folder, or of somebody else
             try:
-                self._object(path, "open_reader")
+                self._check_page(body, self._object(path, "open_reader"))
             except BaseException:
                 body.close()
                 raise
         return body
+
+    def _check_page(self, body: Body, there: ObjectInfo) -> None:
+        """An answer that has neither etag nor time must have the object's length."""
+        if there.size is None or body.info.size is None:
+            known = there.etag is not None or there.modified_at is not None
+        else:
+            known = there.size != body.info.size
+        if known:
+            raise unmarked("it is not the object that the server describes, and has no ETag", NAME)
 
     # -- requests ------------------------------------------------------------------------------------------------------
 
@@ -158,12 +167,12 @@ class Dav(Listing):
         if status in (404, 409) and path:
             self._make_folders(parent(path), op)
             status = self._ask("MKCOL", url)
-        if status in DONE:
+        if status == 201:
             return
         found = self._look(path) if path else ObjectInfo("", kind="dir")
         if found is None:
             self._refuse_below(path, op)
-            raise error_of(status, {})
+            raise unmarked(f"MKCOL was answered with {status}", NAME) if status in DONE else error_of(status, {})
         if not found.is_dir:
             raise InvalidPath(f"{path!r} is an object, and not a folder", op=op, backend=NAME)
 
@@ -256,6 +265,18 @@ class Dav(Listing):
     def _has_gone(self, moving: Moving) -> bool:
         return moving.source._look(moving.info.path) is None
 
+    def _check_moved(self, moving: Moving, status: int, lost: list[StorageError]) -> None:
+        """A MOVE that was done leaves nothing in the old place. Another object may have come there meanwhile."""
+        try:
+            there = moving.source._look(moving.info.path)
+        except Exception as error:
+            lost.append(error if isinstance(error, StorageError) else StorageError(str(error)))
+            raise
+        before = moving.info
+        known = "etag", "size", "modified_at"
+        if there is not None and not any(_differ(getattr(there, one), getattr(before, one)) for one in known):
+            raise unmarked(f"MOVE was answered with {status}, and nothing was moved", NAME)
+
     def _settle(self, moving: Moving, lost: StorageError, error: StorageError) -> None:
         """An answer was lost, and then came an error, perhaps over what we ourselves have done."""
         try:
@@ -293,6 +314,8 @@ class Dav(Listing):
             raise AlreadyExists("the object exists, and overwrite=False keeps it", path=dst, backend=NAME)
         if status == 412 and options.if_match is not None:
             raise PreconditionFailed("the object is not the one expected", path=dst, backend=NAME)
+        if status in DONE:
+            self._check_moved(moving, status, lost)
         return status
 
     def _noting(self, lost: list[StorageError], request: Callable[[], int]) -> int:
@@ -335,6 +358,7 @@ class Dav(Listing):
             headers = {"If-Match": f'"{there.etag}"'} if self.conditional_writes and is_strong(there.etag) else {}
             status = self._noting(lost, lambda: self._ask("DELETE", self.root.of(path), headers))
             if status in DONE:
+                self._check_deleted(path, status, there)
                 return True
             if status == 412 and if_match is None:
                 raise BackendUnavailable("the object changed while it was looked at", retry_after=0.0, backend=NAME)
@@ -348,6 +372,14 @@ class Dav(Listing):
             if lost and not isinstance(error, OutcomeUnknown):
                 raise _unknown(lost[0], path=path, op="delete") from error
             raise
+
+    def _check_deleted(self, path: str, status: int, before: ObjectInfo) -> None:
+        """204 is what servers say of a DELETE. After another status of success what was deleted must be gone."""
+        if status == 204:
+            return
+        there = self._look(path)
+        if there is not None and (there.kind, there.etag, there.size) == (before.kind, before.etag, before.size):
+            raise unmarked(f"DELETE was answered with {status}, and nothing was deleted", NAME)
 
     # -- copy and move -------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from ._http_client import error_of, finish
 from ._http_dav import DONE, Dav
 from ._http_settings import NAME
 from ._http_urls import born, is_hidden, new_hidden
+from ._object_marks import unmarked
 
 GRACE = timedelta(hours=1)
 OLDEST = datetime.min.replace(tzinfo=UTC)
@@ -30,6 +31,8 @@ class Folders(Dav):
             found = self._look(path)
             if found is None:
                 self._make_folders(path, "mkdir")
+                if self._look(path) is None:
+                    raise unmarked("MKCOL was answered with 201, and there is no folder", NAME)
             elif not found.is_dir:
                 raise AlreadyExists("an object has this name", path=path, op="mkdir", backend=NAME)
 
@@ -63,6 +66,8 @@ class Folders(Dav):
             status = self._noting(gone, lambda: self._ask("DELETE", self.root.folder(aside)))
             if status not in DONE and status != 404:
                 raise error_of(status, {})
+            if status in DONE:
+                self._check_deleted(aside, status, found or ObjectInfo(aside, kind="dir"))
 
         try:
             self.run("rmdir", path, attempt)
@@ -75,8 +80,10 @@ class Folders(Dav):
 
     def _shift(self, src: str, dst: str, gone: list[StorageError]) -> int:
         headers = {"Destination": self.root.folder(dst), "Overwrite": "F", "Depth": "infinity"}
-        status = self._noting(gone, lambda: self._ask("MOVE", self.root.folder(src), headers))
+        status = self._noting(gone, lambda: self._marked("MOVE", self.root.folder(src), headers))
         if status in DONE:
+            if self._look(src) is not None and self._look(dst) is None:
+                raise unmarked(f"MOVE was answered with {status}, and nothing was moved", NAME)
             gone.append(StorageError("it was taken out of the way"))
         return status
 
@@ -116,6 +123,8 @@ class Folders(Dav):
             status = self._noting(lost, lambda: self._ask("DELETE", self.root.folder(path)))
             if status not in DONE and status != 404:
                 raise error_of(status, {})
+            if status in DONE:
+                self._check_deleted(path, status, found)
 
         self.run("purge", path, attempt)
 

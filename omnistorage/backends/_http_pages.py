@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from typing import Any, NamedTuple
+from urllib.parse import unquote, urljoin, urlsplit
 from xml.parsers import expat
 
 from ..core import ObjectInfo
@@ -31,6 +32,8 @@ MAX_TEXT = 1 << 16
 MAX_DEPTH = 64
 _SIZE = re.compile(r"\s*(?:[0-9]{2}-[A-Z][a-z]{2}-[0-9]{4}|[0-9]{4}-[0-9]{2}-[0-9]{2}) [0-9:]{5,8}\s+([0-9]{1,18})\s*")
 """What stands behind a link: a time, and a size in bytes, and nothing more."""
+_TITLE = re.compile(r"\s*(?:Index of|Directory listing)\b", re.IGNORECASE)
+_SORTED = re.compile(r"\?C=[NMSD];O=[AD]")
 _MARK = "\ufeff".encode()
 _ENDS = frozenset(("a", "tr", "hr", "pre", "table", "address", "li", "ul"))
 
@@ -43,14 +46,16 @@ def _bad(text: str) -> CorruptData:
 
 
 class _Links(HTMLParser):
-    """Each link of a page, and the text behind it in the same row."""
+    """Each link of a page, and the text behind it in the same row; and whether a heading says that it is an index."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
         self.found: list[tuple[str, list[str]]] = []
-        self._behind = False
+        self.is_titled = False
+        self._behind = self._heads = False
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._heads = tag in ("title", "h1")
         if tag in _ENDS:
             self._behind = False
         href = dict(attrs).get("href") if tag == "a" else None
@@ -58,19 +63,24 @@ class _Links(HTMLParser):
             self.found.append((href, []))
 
     def handle_endtag(self, tag: str) -> None:
+        self._heads = False
         if tag in _ENDS:
             self._behind = tag == "a" and bool(self.found)
         elif tag == "td" and self._behind:
             self.found[-1][1].append(" ")
 
     def handle_data(self, data: str) -> None:
+        if self._heads and _TITLE.match(data):
+            self.is_titled = True
         if self._behind:
             self.found[-1][1].append(data)
 
 
 def index_page(page: bytes, content_type: str, root: Root, folder: str, url: str) -> list[ObjectInfo]:
     """The entries of ``folder`` on its index page: nginx's in HTML or JSON, Apache's, Python's. A page in HTML tells
-    the minute of a change and not the second, so it tells no time here; and a size only where it is given in bytes."""
+    the minute of a change and not the second, so it tells no time here; and a size only where it is given in bytes. It
+    counts as an index by its heading, or by a link to the folder above or to itself in another order: a login page is
+    none."""
     if content_type.startswith("application/json"):
         return _json_index(page, folder)
     if not content_type.startswith(("text/html", "application/xhtml")):
@@ -81,6 +91,8 @@ def index_page(page: bytes, content_type: str, root: Root, folder: str, url: str
         if len(links.rawdata) > MAX_TAG:
             raise _bad("the folder's page has a tag that never ends")
     links.close()
+    if not links.is_titled and not any(_SORTED.fullmatch(href) or _is_above(href, url) for href, _ in links.found):
+        raise _bad("the folder's page is no index: it has neither the heading of one nor a link to the folder above")
     head = folder + "/" if folder else ""
     found: dict[str, ObjectInfo] = {}
     for href, text in links.found:
@@ -97,6 +109,14 @@ def index_page(page: bytes, content_type: str, root: Root, folder: str, url: str
             head + name, None if size is None else int(size[1]), kind="dir" if is_folder else "file"
         )
     return list(found.values())
+
+
+def _is_above(href: str, url: str) -> bool:
+    """Whether a link on the page of the folder ``url`` leads to the folder above it."""
+    try:
+        return unquote(urlsplit(urljoin(url, href)).path) == unquote(urlsplit(urljoin(url, "../")).path)
+    except ValueError:
+        return False
 
 
 def _json_index(page: bytes, folder: str) -> list[ObjectInfo]:

@@ -63,12 +63,13 @@ class HTTPBackend(Folders):
     framing ends where the connection ends; a listing of that kind is refused. Several ranges are read of one version,
     which takes a server that tells versions apart. A redirect that only adds a slash means a folder.
 
-    WebDAV: a write costs a PUT, a look at its place and a MOVE; ``close`` knows neither time nor etag. A MOVE onto an
-    existing object is what the server makes of it: RFC 4918 lets it delete the old one first, so for a moment there may
-    be none (``atomic_move`` is off), but never a part of one. ``overwrite=False`` and ``if_match`` are refused unless
-    ``conditional_writes=True`` says that the server keeps ``Overwrite: F``, ``If`` and ``If-Match`` without a race.
-    Names with ``?`` or ``;`` cannot be made. With ``listing="index"`` the server is never asked by PROPFIND (nginx has
-    none): folders cannot be made or removed by themselves then, since such pages hide names that begin with a dot.
+    WebDAV: a write costs a PUT, a look at its place, a MOVE, and a look whether that moved something; ``close`` knows
+    neither time nor etag. A MOVE onto an existing object is what the server makes of it: RFC 4918 lets it delete the
+    old one first, so for a moment there may be none (``atomic_move`` is off), but never a part of one.
+    ``overwrite=False`` and ``if_match`` are refused unless ``conditional_writes=True`` says that the server keeps
+    ``Overwrite: F``, ``If`` and ``If-Match`` without a race. Names with ``?`` or ``;`` cannot be made. With
+    ``listing="index"`` the server is never asked by PROPFIND (nginx has none): folders cannot be made or removed by
+    themselves then, since such pages hide names that begin with a dot.
     """
 
     name = NAME

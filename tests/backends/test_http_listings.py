@@ -59,7 +59,8 @@ APACHE = b"""<table><tr><th><a href="?C=N;O=D">Name</a></th><th><a href="?C=M;O=
 <a href="http://other/a%20b/x/evil">evil</a><a href="//h:81/a%20b/x/port">p</a><a href="../../up">up</a>
 <a href="deep/er">deeper</a><a href="%2e%2e/">dots</a><a href="q?x">q</a></table>"""
 
-FOOTER = b"""<tr><td><a href="x">x</a></td><td>2026-11-21 16:50  </td><td align="right">123 </td><td>&nbsp;</td></tr>
+FOOTER = b"""<h1>Index of /</h1>
+<tr><td><a href="x">x</a></td><td>2026-11-21 16:50  </td><td align="right">123 </td><td>&nbsp;</td></tr>
 <tr><td><a href="y">y</a></td><td>2026-11-21 16:50  </td><td align="right">1.2K</td><td>version 5</td></tr>
 <tr><td><a href="z">z</a></td><td>2026-11-21 16:50  </td><td align="right">7 </td><td>or 8</td></tr></table>
 <pre><a href="w">w</a>  2026-11-21 16:50  </pre><address>Apache/2.4.57 (Debian) Server at h Port 80</address>"""
@@ -87,7 +88,7 @@ def test_index_pages_of_nginx_and_apache_are_read_and_links_elsewhere_are_not():
 
 @pytest.mark.parametrize(
     ("page", "kind"),
-    [(b"x", "text/plain")]
+    [(b"x", "text/plain"), (b"", "text/html"), (b"<title>Sign in</title><a href='x.css'>Index of x</a>", "text/html")]
     + [(text, "application/json") for text in (b"{}", b'[{"name":"../x"}]', b"[", b'[{"name":1}]', b"[" * 100_000)],
 )
 def test_a_page_that_is_no_index_is_an_error_never_an_empty_folder(page, kind):

@@ -32,12 +32,23 @@ MOST = 12
 @dataclass(frozen=True)
 class Call:
     """``when`` is what the first line of the request holds; ``run`` gets the backend; ``documented`` are the statuses
-    that alone, without a header or a body, are a right answer in the protocol."""
+    that alone, without a header or a body, are a right answer in the protocol; ``trusts`` is for calls of which every
+    200, and what a redirect leads to, is a right answer; ``empty`` is the body that says that there is nothing."""
 
     name: str
     when: str
     run: Callable[[Any], Any]
     documented: tuple[int, ...] = ()
+    trusts: bool = False
+    empty: bytes | None = None
+
+    def is_right(self, answer: Answer) -> bool:
+        """Whether the protocol makes it a right answer, so that it is to be believed."""
+        if self.trusts and (answer.status == 200 or "Location" in answer.headers):
+            return True
+        if self.empty is not None and answer.body == self.empty:
+            return True
+        return answer.status in self.documented and not answer.headers
 
 
 class NoWait(Clock):
