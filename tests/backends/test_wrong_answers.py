@@ -17,6 +17,7 @@ from ..servers.gcs import Double
 from ..servers.proxy import Proxy, Without
 from . import azure_places, gcs_places, test_s3
 from .http_places import file_dispose, file_plant, on_disk
+from .test_gcs_obstore import by as by_obstore
 from .wrong_answers import Call, answers, believed, elsewhere, once_more
 
 _numbers = itertools.count()
@@ -149,6 +150,15 @@ HTTP = [  # a server of files has no marks: whatever it gives with 200, or where
 ]
 
 
+GCS_OBSTORE = [  # reads and small writes; the SDK does the rest
+    Call("read", "GET", lambda b: ops.read_bytes(b, "x")),
+    Call("read a range", "GET", lambda b: ops.read_bytes(b, "x", ReadOptions(2, 3))),
+    Call("read ranges", "GET", lambda b: b.read_ranges("x", [(0, 2), (3, 2)])),
+    Call("write", "PUT", write()),
+    Call("create", "PUT", write(overwrite=False)),
+]
+
+
 class Place:
     """A backend behind a proxy, with the objects that the calls speak of."""
 
@@ -197,12 +207,15 @@ def azure(client, name="azurite"):
     return make
 
 
-def gcs(stack):
-    double = stack.enter_context(Double())
-    proxy = stack.enter_context(Proxy(double.port))
-    backend = gcs_places.fresh(double, endpoint=proxy.url, client="sdk", policy=once_more(), part_size=256 << 10)
-    stack.callback(backend.close)
-    return Place(proxy, backend, lambda *of: gcs_places.plant(backend, *of))
+def gcs(make, **options):
+    def made(stack):
+        double = stack.enter_context(Double())
+        proxy = stack.enter_context(Proxy(double.port))
+        backend = make(double, endpoint=proxy.url, policy=once_more(), part_size=256 << 10, **options)
+        stack.callback(backend.close)
+        return Place(proxy, backend, lambda *of: gcs_places.plant(backend, *of), follows=not options)
+
+    return made
 
 
 def webdav(stack):
@@ -222,7 +235,8 @@ def http(stack):
 PLACES = {
     "webdav": webdav,
     "http": http,
-    "gcs sdk": gcs,
+    "gcs sdk": gcs(gcs_places.fresh, client="sdk"),
+    "gcs obstore": gcs(by_obstore),
     "s3 sdk": s3("sdk"),
     "s3 obstore": s3("obstore"),
     "azure sdk": azure("sdk"),
@@ -233,6 +247,7 @@ CALLS = {
     "webdav": WEBDAV,
     "http": HTTP,
     "gcs sdk": GCS,
+    "gcs obstore": GCS_OBSTORE,
     "s3 sdk": S3,
     "s3 obstore": S3,
     "azure sdk": AZURE,
