@@ -15,12 +15,14 @@ from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
 from os import PathLike
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..core import Backend
-from ..errors import ConfigError, DeadlineExceeded, RecordError, StorageError
+from ..errors import ConfigError, DeadlineExceeded, RecordError, StorageError, WriterClosed
 from ..policies import CLOCK, Backoff
 from ..strands import forks, wait_for
+from ._log_report import Shipped as Shipped
+from ._log_report import shortened
 from ._settings import Seconds, seconds
 from .rolling import RollingRecordWriter
 
@@ -31,32 +33,6 @@ _DEEPEST = 8
 _TEXT = logging.Formatter()
 _THREADS = "omnistorage-"
 _SAFE = frozenset((bool, float, type(None)))
-
-
-class Shipped(NamedTuple):
-    """Counters of log records.
-
-    Attributes:
-        taken: Came in.
-        handed: Went to a writer.
-        queued: Wait for it.
-        dropped: Met a full queue.
-        lost: Were handed to a writer that failed before it published them, or came to a handler that was closed.
-        bad: Could not be made or written.
-        own: Those of omnistorage and its threads, which are not shipped.
-        refused: Those of a forked child.
-        repaired: Values that no format holds, which were written as their ``repr``.
-    """
-
-    taken: int
-    handed: int
-    queued: int
-    dropped: int
-    lost: int
-    bad: int
-    own: int
-    refused: int
-    repaired: int
 
 
 class OmniHandler(logging.Handler):
@@ -84,7 +60,7 @@ class OmniHandler(logging.Handler):
     ``flush`` waits until all is written and flushed, ``close`` until all is published (or flushed, if the writer was
     given), each ``timeout`` seconds at most, and no longer than until the store fails; ``logging.shutdown`` calls both
     when the program ends. Records of loggers below ``omnistorage`` and of its threads are not shipped, as writing them
-    would make more of them. A forked child ships nothing: it makes its own handler.
+    would make more of them. A forked child ships nothing, and says so once by ``handleError``: it makes its own.
     """
 
     def __init__(
@@ -130,7 +106,7 @@ class OmniHandler(logging.Handler):
         self._thread: threading.Thread | None = None
         self._taken = self._done = self._unwritten = self._dropped = self._told = self._lost = self._bad = self._own = 0
         self._refused = self._repaired = self._waiting = self._flush_to = self._flushed = 0
-        self._forks = forks[0]
+        self._forks = self._forks_told = forks[0]
         super().__init__(level)
 
     @property
@@ -153,7 +129,7 @@ class OmniHandler(logging.Handler):
     def handle(self, record: logging.LogRecord) -> bool:
         """What ``logging`` calls. Whether the record was taken."""
         if self._forks != forks[0]:  # whoever held a lock at the fork is not here to give it back
-            self._refused += 1
+            self._refuse(record)
             return False
         if _is_ours(record):
             self._own += 1
@@ -167,6 +143,17 @@ class OmniHandler(logging.Handler):
         finally:
             self.release()
         return True
+
+    def _refuse(self, record: logging.LogRecord) -> None:
+        """Count a record of a forked child. The first one of each child is reported by ``handleError``."""
+        self._refused += 1
+        if self._forks_told != forks[0]:
+            self._forks_told = forks[0]
+            why = (
+                "the log handler belongs to the process that made it, and this is a forked child: its records are not "
+                "written, and progress.refused counts them; make a handler in the child"
+            )
+            self._tell(WriterClosed(why, op="write"), record.msg, record.name)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Put the record into the queue."""
@@ -412,7 +399,7 @@ class OmniHandler(logging.Handler):
             raise error
         except BaseException:
             text = row.get("message", row) if isinstance(row, dict) else row
-            self.handleError(logging.makeLogRecord({"name": name, "msg": text}))
+            self.handleError(logging.makeLogRecord({"name": name, "msg": shortened(text)}))
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
