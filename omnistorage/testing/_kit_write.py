@@ -149,6 +149,16 @@ class WriteTests(Kit):
             writer.write(wrong)
         self.is_kept(backend, "x", b"old")
 
+    def test_a_writer_that_was_given_no_bytes_publishes_nothing(self, backend: Backend) -> None:
+        put(backend, "x", b"old")
+        writer = backend.open_writer("x")
+        writer.write(b"some")
+        with pytest.raises((TypeError, ValueError)):
+            writer.write(5)  # type: ignore[arg-type]
+        with pytest.raises((TypeError, ValueError, StorageError)):
+            writer.close()
+        self.is_kept(backend, "x", b"old")
+
     def test_many_writes_of_all_sizes_arrive_in_order(self, backend: Backend) -> None:
         data = payload(3 << 20)
         at = 0

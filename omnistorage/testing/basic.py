@@ -123,11 +123,11 @@ class _Writer:
             raise WriterClosed(f"the writer is {self._state}", path=self._path)
 
     def write(self, data: Data, /) -> int:
-        copied = bytes(memoryview(data))
         try:
+            copied = bytes(memoryview(data))
             self._check("open")
-        except WriterClosed:
-            self._state = "aborted" if self._state == "prepared" else self._state
+        except (TypeError, WriterClosed):  # a failed write ends the writer
+            self._state = "aborted" if self._state in ("open", "prepared") else self._state
             raise
         self._parts.append(copied)
         return len(copied)

@@ -200,6 +200,8 @@ class _ChunkyWriter(FaultyWriter):
     backend: Chunky
 
     def write(self, data: Data, /) -> int:
+        if not isinstance(data, Data):
+            return super().write(data)  # which refuses it
         view = memoryview(data).cast("B")
         for at in range(0, len(view), self.backend.size):
             super().write(view[at : at + self.backend.size])
@@ -221,7 +223,7 @@ class _FullWriter(FaultyWriter):
     backend: Full
 
     def write(self, data: Data, /) -> int:
-        size = memoryview(data).nbytes
+        size = memoryview(data).nbytes if isinstance(data, Data) else 0
         with self.backend._count_lock:
             self.backend.left -= size
             full = self.backend.left < 0
