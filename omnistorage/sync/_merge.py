@@ -254,7 +254,7 @@ class Merge(Listed):
 
     def _refused(self, a: Entry, why: str) -> Action:
         self.shields.push(a.key, a.path)
-        return Action("error", a.path, why, a.info.size, a.info)
+        return Action("refused", a.path, why, a.info.size, a.info)
 
     def _source_folder(self, a: Entry) -> None:
         self.included += self.o.empty_dirs  # else nothing of it arrives anywhere

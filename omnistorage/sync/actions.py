@@ -27,8 +27,10 @@ Kind = Literal[
     "equal",
     "skip",  # left alone on purpose; why says the reason
     "error",  # cannot be done; why says the reason
+    "refused",  # the destination cannot hold this name; an error that keeps nothing else from being deleted
 ]
 TRANSFERS = frozenset({"copy", "update"})
+ERRORS = frozenset({"error", "refused"})
 CHANGES = frozenset({"copy", "update", "touch", "rename", "remove", "mkdir", "delete", "rmdir", "dirtime"})
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from ..core import ObjectInfo
 from ..errors import StorageError
 from ._pools import Lookers
-from .actions import Action
+from .actions import ERRORS, Action
 from .compare import UNKNOWN, digest
 from .places import Place
 from .plan import Plan
@@ -114,7 +114,8 @@ class Checker:
         return None
 
     def _sign(self, action: Action) -> tuple[str, str]:
-        signs = {"equal": MATCH, "touch": MATCH, "copy": ONLY_SRC, "delete": ONLY_DST, "update": DIFFER, "error": ERROR}
+        signs = {"equal": MATCH, "touch": MATCH, "copy": ONLY_SRC, "delete": ONLY_DST, "update": DIFFER}
+        signs |= dict.fromkeys(ERRORS, ERROR)
         if self.plan.options.empty_dirs:
             signs |= {"mkdir": ONLY_SRC, "rmdir": ONLY_DST}
         sign = signs.get(action.kind, "")
@@ -125,7 +126,7 @@ class Checker:
     def _read(self, action: Action) -> tuple[str, str]:
         """The sign by the bytes themselves."""
         a, b = action.expect_src, action.expect_dst
-        if a is None or b is None or action.kind in ("error", "skip"):
+        if a is None or b is None or action.kind in (*ERRORS, "skip"):
             return self._sign(action)
         if a.size is not None and b.size is not None and a.size != b.size:
             return DIFFER, "the size differs"
@@ -180,7 +181,7 @@ class SumChecker(Checker):
 
     def _known(self, action: Action) -> tuple[str, str] | None:
         a, b = action.expect_src, action.expect_dst
-        if a is None or b is None or action.kind in ("error", "skip"):
+        if a is None or b is None or action.kind in (*ERRORS, "skip"):
             return self._sign(action)
         if b.kind == "other":
             return ERROR, "neither a file nor a folder"

@@ -17,7 +17,7 @@ from ..core import ObjectInfo
 from ..errors import Cancelled, DirectoryNotEmpty, NotFound, PermissionDenied, StorageError, SyncError
 from ..policies import CLOCK, Backoff, CancelScope, Clock, TokenBucket
 from ._pace import Pace
-from .actions import TRANSFERS, Action, Spool
+from .actions import ERRORS, TRANSFERS, Action, Spool
 from .events import Event, EventKind, Events, Listener
 from .limits import Amount, Bandwidth
 from .plan import Plan
@@ -265,7 +265,8 @@ class _Job:
 
     def _said(self, action: Action) -> bool:
         """Whether there is nothing to do but to take note of it."""
-        if action.kind == "error":
+        if action.kind in ERRORS:
+            self.report.refused += action.kind == "refused"
             broken = self.plan.seen.broken
             error = StorageError(action.why, path=action.path or None, op="plan")
             if not action.path and broken is not None:
@@ -296,7 +297,7 @@ class _Job:
         self.events.send(Event("error", action.path, action.size, action, error))
 
     def _may_not_delete(self) -> bool:
-        if self.report.failed and not self.o.ignore_errors:
+        if self.report.failed > self.report.refused and not self.o.ignore_errors:
             self.report.warn("there were errors, so nothing is deleted; ignore_errors deletes all the same")
             return True
         return False

@@ -21,7 +21,7 @@ from typing import IO, Any, Literal, NamedTuple, Protocol, Self
 from ..core import ExtendedBackend, WriteOptions, Writer
 from ..registry import locate, mask_url
 from . import _html_page as page
-from .actions import Action
+from .actions import ERRORS, Action
 from .checking import Checker, CheckReport
 from .events import Event, Listener
 from .plan import Plan
@@ -63,6 +63,7 @@ KINDS = {
     "-": Kind("-", "only at destination", "del"),
     "=": Kind("=", "same", "same"),
     "error": Kind("!", "error", "err"),
+    "refused": Kind("!", "name refused", "err"),
     "copy": Kind("+", "copy", "add"),
     "update": Kind("*", "update", "mod"),
     "touch": Kind("~", "set time", "mod"),
@@ -302,7 +303,7 @@ def listener(report: HtmlReport) -> Listener:
 
 
 def _reason(error: Exception | None, action: Action | None) -> str:
-    doing = "" if action is None or action.kind == "error" else f"{KINDS[action.kind].word}: "
+    doing = "" if action is None or action.kind in ERRORS else f"{KINDS[action.kind].word}: "
     text = str(error.args[0]) if error is not None and error.args else str(error)
     return doing + text
 

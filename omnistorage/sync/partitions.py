@@ -27,7 +27,7 @@ from ..config import holds_secret
 from ..core import ObjectInfo, WriteOptions
 from ..errors import ConfigError, CorruptData, NotFound, StorageError
 from ..registry import mask_url
-from .actions import TRANSFERS, Action
+from .actions import ERRORS, TRANSFERS, Action
 from .compare import LEFT, SAME, Comparison
 from .engine import raise_for, run
 from .filters import Filter
@@ -96,7 +96,7 @@ def prepare(
         for side in (plan.src, plan.dst):
             folder.must_lie_outside(side, options.filter)
         folder.make()
-        said, parts = _write_parts(plan, folder, most_actions, most_bytes)
+        failed, refused, parts = _write_parts(plan, folder, most_actions, most_bytes)
         seen = plan.seen
         found = {
             "version": VERSION,
@@ -111,7 +111,8 @@ def prepare(
             "by_size_and_time": seen.by_size_and_time,
             "blocked": seen.blocked,
             "complete": seen.complete,
-            "failed": said,
+            "failed": failed,
+            "refused": refused,
             "warnings": seen.warnings,
             "listing_errors": [[error.path, str(error)] for error in seen.listing_errors],
         }
@@ -119,11 +120,11 @@ def prepare(
     return found
 
 
-def _write_parts(plan: Plan, folder: _Folder, most_actions: int, most_bytes: int) -> tuple[int, list[Part]]:
-    """The manifests, and how many actions cannot be done."""
+def _write_parts(plan: Plan, folder: _Folder, most_actions: int, most_bytes: int) -> tuple[int, int, list[Part]]:
+    """How many actions cannot be done, how many of those as a name is refused, and the manifests."""
     parts: list[Part] = []
     lines: list[str] = []
-    size = stage = group = failed = 0
+    size = stage = group = failed = refused = 0
     with folder.writer("said.ndjson") as said:
 
         def seal() -> None:
@@ -137,8 +138,9 @@ def _write_parts(plan: Plan, folder: _Folder, most_actions: int, most_bytes: int
                 size = 0
 
         for action in plan:
-            if action.kind in ("error", "skip", "equal"):
-                failed += action.kind == "error"
+            if action.kind in (*ERRORS, "skip", "equal"):
+                failed += action.kind in ERRORS
+                refused += action.kind == "refused"
                 said.write(action.to_json().encode("ascii") + b"\n")
                 continue
             # What takes the place of a folder comes behind what empties it, though it is a transfer like others.
@@ -151,7 +153,7 @@ def _write_parts(plan: Plan, folder: _Folder, most_actions: int, most_bytes: int
             lines.append(action.to_json())
             size += action.size or 0
         seal()
-    return failed, parts
+    return failed, refused, parts
 
 
 # -- executing ---------------------------------------------------------------------------------------------------------
@@ -193,7 +195,7 @@ def execute(
         share = 1 / (workers or getattr(executor, "_max_workers", None) or 1)
         for stage in sorted({part.stage for part in parts}):
             here = [part for part in parts if part.stage == stage]
-            if 0 < here[0].group < 5 and report.failed and not found["options"].get("ignore_errors"):
+            if 0 < here[0].group < 5 and report.failed > report.refused and not found["options"].get("ignore_errors"):
                 report.blocked += sum(part.actions for part in here if part.group == 2)
                 report.warn("there were errors, so nothing is deleted; ignore_errors deletes all the same")
                 continue
@@ -472,6 +474,7 @@ def _begun(found: dict[str, Any]) -> Report:
     for where, text in found["listing_errors"]:
         report.fail(where or "", "list", StorageError(text, path=where, op="list"))
     report.failed += found["failed"]
+    report.refused = found["refused"]
     if found["failed"]:
         report.failures.append(
             Failure(

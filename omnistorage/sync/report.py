@@ -24,8 +24,9 @@ class Failure(NamedTuple):
 class Report:
     """Counts of objects, and ``bytes`` moved. ``deleted`` counts what is gone from the destination, ``removed`` what a
     move took from the source, ``blocked`` deletions that were not done as it was not safe. ``by_size_and_time`` counts
-    those of ``equal`` whose content should have been compared, but no digest could be had. ``stopped`` says which limit
-    ended the run early. With ``dry_run`` everything is what would have been done."""
+    those of ``equal`` whose content should have been compared, but no digest could be had. ``refused`` counts
+    those of ``failed`` whose name the destination cannot hold: they keep nothing else from being deleted. ``stopped``
+    says which limit ended the run early. With ``dry_run`` everything is what would have been done."""
 
     source: str = ""
     destination: str = ""
@@ -45,6 +46,7 @@ class Report:
     blocked: int = 0
     bytes: int = 0
     failed: int = 0
+    refused: int = 0
     seconds: float = 0.0
     complete: bool = False
     stopped: str = ""

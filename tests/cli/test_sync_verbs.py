@@ -116,11 +116,13 @@ def test_what_a_run_says_has_options_for_settings(cli: Cli, tree: Path) -> None:
     assert "--max-delete allows 1: nothing" in done.err
     done = cli("sync", "src/sub", "dst", "--delete", "--max-delete", "90%", "--max-delete-size", "1b")
     assert "--max-delete-size allows 1: nothing" in done.err
-    (tree / "src/aux.txt").write_text("x")
+    (tree / "src/clash").write_text("x")
+    (tree / "dst/clash").mkdir()
+    (tree / "dst/clash/x").write_text("x")
     (tree / "src/b.tmp").unlink()
-    done = cli("sync", "src", "dst", "--delete", "--portable-names")
+    done = cli("sync", "src", "dst", "--delete")
     assert "warning: there were errors, so nothing is deleted; --ignore-errors deletes all the same\n" in done.err
-    done = cli("sync", "src", "dst", "--journal", "plan", "--delete", "--portable-names")
+    done = cli("sync", "src", "dst", "--journal", "plan", "--delete")
     assert "; --ignore-errors deletes all the same" in done.err
 
 

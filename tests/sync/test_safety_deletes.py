@@ -347,3 +347,16 @@ def test_an_archived_source_shields_its_destination_and_says_what_to_do():
     assert [type(failure.error) for failure in report.failures] == [PermissionDenied]
     assert "archived, restore it first" in errors(report)["cold"]
     assert held(dst) == {"cold": b"of an earlier run", "gone": b"of an earlier run", "warm": b"1"}
+
+
+@pytest.mark.parametrize("make", [memory, bucket])
+def test_a_name_that_the_destination_cannot_hold_keeps_nothing_else_from_being_deleted(make):
+    src, dst = fill(make(), "a", "b"), fill(make(), "a", "gone")
+    src.put_raw("tab\there", b"1")
+    report = go(src, dst, delete=True, raise_errors=False)
+    assert (report.failed, report.refused, report.deleted, report.ok) == (1, 1, 1, False)
+    assert set(held(dst)) == {"a", "b"}
+    assert [failure.path for failure in report.failures] == ["tab\there"]
+    dst = fill(make(), "a", "gone")
+    report = go(src, failing(dst, "open_writer"), delete=True, raise_errors=False)
+    assert (report.failed, report.refused, report.deleted) == (2, 1, 0), "another error does"
