@@ -202,6 +202,15 @@ class _SQLWriter(WriterBase):
         self._link: Link | None = None
         self._etag = new_token()
         self._stopped = False
+        self._limit: int | None = backend.write_limit
+
+    def _check_limit(self, data: bytes | memoryview) -> None:
+        """Raise before ``data`` would make the object longer than ``max_blob_size``."""
+        if self._limit is not None and self._written + len(data) > self._limit:
+            raise CapabilityNotSupported(
+                f"this backend takes objects of at most max_blob_size={self._limit} bytes",
+                capability="max_blob_size", path=self._path, backend=self._backend, op="write",
+            )  # fmt: skip
 
     def _hash(self, data: bytes | memoryview) -> None:
         if self._sha is None:
@@ -269,6 +278,7 @@ class BlobWriter(_SQLWriter):
         self._stage = False
 
     def _write(self, data: bytes | memoryview) -> None:
+        self._check_limit(data)
         size = len(data)
         if self._size + size > INLINE:
             self._write_chunks(data)
@@ -367,16 +377,12 @@ class ColumnWriter(_SQLWriter):
     def __init__(self, backend: Any, path: str, options: WriteOptions) -> None:
         super().__init__(backend, path, options)
         self._streams = backend._table.streams
-        self._limit = backend.max_blob_size
         # Closed by _publish, _discard or _drop.
-        self._file = tempfile.SpooledTemporaryFile(max_size=INLINE if self._streams else self._limit + 1)  # noqa: SIM115
+        held = INLINE if self._streams or self._limit is None else self._limit + 1
+        self._file = tempfile.SpooledTemporaryFile(max_size=held)  # noqa: SIM115
 
     def _write(self, data: bytes | memoryview) -> None:
-        if not self._streams and self._written + len(data) > self._limit:
-            raise CapabilityNotSupported(
-                f"this table takes at most max_blob_size={self._limit} bytes",
-                capability="max_blob_size", path=self._path, backend=self._backend, op="write",
-            )  # fmt: skip
+        self._check_limit(data)
         self._file.write(data)
         self._hash(data)
 

@@ -78,6 +78,8 @@ _FEATURES = Features(
     kept_hashes=frozenset({"sha256"}),
     modified_precision=timedelta(microseconds=1),
 )
+_HELD = 64 << 20
+"""The longest body that is held in memory, in bytes, unless ``max_blob_size`` says otherwise."""
 _OURS = "omnistorage_objects"
 
 
@@ -92,7 +94,10 @@ class SQLBlobBackend(BackendBase):
     by its bytes, and one for the data; ``columns={"key": "id", "data": "body", ...}`` names them and any of ``size
     modified_at content_type digest etag extra``. What is missing is None in every answer, and ``features`` claims
     ``if_match``, ``user_metadata`` and the rest only for columns named in ``columns``. In such a table a body is one
-    value: SQLite streams it, elsewhere it may have ``max_blob_size`` bytes and is held in memory.
+    value: SQLite streams it, elsewhere it is held in memory.
+
+    ``max_blob_size``, in bytes: a longer object cannot be written. By default there is no limit, except where a body is
+    held in memory (64 MiB); there a longer object cannot be read either.
 
     ``policy`` sends every request; ``timeout`` bounds one, in seconds, ``busy_timeout`` the wait for SQLite's lock.
     """
@@ -109,13 +114,15 @@ class SQLBlobBackend(BackendBase):
         columns: Mapping[str, str] | None = None,
         password: str | Secret | None = None,
         policy: RequestPolicy | None = None,
-        max_blob_size: int = 64 << 20,
+        max_blob_size: int | None = None,
         timeout: float = 60.0,
         busy_timeout: float = 10.0,
         lease: float = 600.0,
     ) -> None:
         check_name(table_name, ours=create_table)
         self.table_name, self.create_table = table_name, create_table
+        if max_blob_size is not None and (type(max_blob_size) is not int or max_blob_size < 0):
+            raise ConfigError(f"max_blob_size is a number of bytes, not {max_blob_size!r}")
         self.max_blob_size, self._lease = max_blob_size, lease
         self._columns = _checked_columns(columns, create_table)
         self._db = Database(url, password, name=self.name, policy=policy, timeout=timeout, busy_timeout=busy_timeout)
@@ -127,6 +134,12 @@ class SQLBlobBackend(BackendBase):
         self._waits = (busy_timeout, lease)
         place = self._db.place
         self.url = None if place is None else f"{place}#{table_name}/"
+
+    @property
+    def write_limit(self) -> int | None:
+        """The length of the longest object that can be written, in bytes; None for any."""
+        streams = self.create_table or self._table.streams
+        return _HELD if self.max_blob_size is None and not streams else self.max_blob_size
 
     def __repr__(self) -> str:
         return f"SQLBlobBackend({self.url or self._db.source!r})"
@@ -255,7 +268,8 @@ class SQLBlobBackend(BackendBase):
 
     def _column_reader(self, link: Link, path: str, options: ReadOptions) -> Reader:
         table = self._table
-        limit = INLINE if table.streams and not self._db.shared else self.max_blob_size
+        held = _HELD if self.max_blob_size is None else self.max_blob_size
+        limit = INLINE if table.streams and not self._db.shared else held
         row = link.one(table.read_bounded, (limit, table.key(path)))
         if row is None:
             raise NotFound("no such object", path=path, backend=self.name, op="open_reader")

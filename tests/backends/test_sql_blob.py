@@ -29,6 +29,7 @@ from omnistorage.core import (
 from omnistorage.errors import (
     AlreadyExists,
     BackendUnavailable,
+    CapabilityNotSupported,
     ConfigError,
     CorruptData,
     InvalidPath,
@@ -927,3 +928,19 @@ def test_two_databases_in_memory_are_not_one_place():
         assert not ops.same_place(one, other)
         ops.copy(one, "x", other, "y")
         assert ops.read_bytes(other, "y") == b"one"
+
+
+@pytest.mark.parametrize("limit", [0, 10, 100_000])
+def test_no_object_is_longer_than_the_limit_that_was_given(tmp_path, limit):
+    backend = SQLBlobBackend(f"sqlite:///{tmp_path}/limited.db", max_blob_size=limit)
+    put(backend, "x", bytes(limit))
+    for pieces in ([limit + 1], [limit, 1]):
+        writer = backend.open_writer("x")
+        with pytest.raises(CapabilityNotSupported) as caught:
+            for size in pieces:
+                writer.write(bytes(size))
+        assert caught.value.capability == "max_blob_size"
+        writer.abort()
+    assert get(backend, "x") == bytes(limit)
+    with pytest.raises(ConfigError):
+        SQLBlobBackend(f"sqlite:///{tmp_path}/limited.db", max_blob_size="10 MiB")

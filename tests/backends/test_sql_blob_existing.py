@@ -175,7 +175,7 @@ def test_a_value_beyond_the_bound_is_refused_where_it_cannot_be_streamed():
 
 def test_sqlite_streams_a_large_value_and_a_reader_keeps_its_snapshot():
     place = Existing("file", EVERYTHING)
-    backend = place.make(max_blob_size=10)
+    backend = place.make()
     data = payload(5 * MIB + 3)
     put(backend, "x", data)
     assert peek(backend, "x") == data
