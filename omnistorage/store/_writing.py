@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, BinaryIO
 
@@ -19,6 +20,8 @@ Content = Data | BinaryIO | Iterable[bytes]
 """What can be written: bytes, a binary stream, or an iterable of bytes."""
 
 
+_ANNOUNCED = 1 << 20
+"""From so many bytes on, the backend is told how long the object will be."""
 _CREATE, _REPLACE = WriteOptions(overwrite=False), WriteOptions()
 
 
@@ -40,6 +43,8 @@ class Writing(Reading):
         failure leaves what was there, and nothing of the new."""
         key = file_key(path, "write", new=True)
         options = _options(overwrite, metadata, content_type, if_match)
+        if isinstance(content, bytes | bytearray) and len(content) >= _ANNOUNCED:
+            options = replace(options, size=len(content))
         pieces = _pieces(content, key)
         try:
             with self._at.open_writer(key, options) as writer:
