@@ -72,6 +72,7 @@ class CancelScope:
 
 _SCOPE: ContextVar[CancelScope | None] = ContextVar("omnistorage_cancel_scope", default=None)
 _DEADLINE: ContextVar[tuple[float, Clock] | None] = ContextVar("omnistorage_deadline", default=None)
+_RETRYING: ContextVar[float] = ContextVar("omnistorage_retrying", default=0.0)
 
 
 @contextmanager
@@ -88,6 +89,17 @@ def deadline(seconds: float, clock: Clock = CLOCK) -> Iterator[None]:
         yield
     finally:
         _DEADLINE.reset(token)
+
+
+@contextmanager
+def retrying(seconds: float) -> Iterator[None]:
+    """Requests in the block, and in work it starts, are tried again until ``seconds`` after they failed for the first
+    time, even if their policy's ``retries`` or its budget are used up. A deadline still ends them."""
+    token = _RETRYING.set(seconds)
+    try:
+        yield
+    finally:
+        _RETRYING.reset(token)
 
 
 def remaining() -> float | None:
@@ -253,6 +265,9 @@ class RequestPolicy:
     """The one place that retries. ``run`` sends a request: rate gate, deadline and cancellation before each attempt,
     then backoff within the budget while the error is ``transient``.
 
+    ``retrying`` makes it go on for a number of seconds, whatever ``retries`` and ``budget`` say: the backoff alone
+    bounds the load then.
+
     A request that is not ``idempotent`` is sent again only if the store said that it did not do it (it named a time to
     come back); when the answer was lost, the error is ``OutcomeUnknown``.
     """
@@ -267,7 +282,7 @@ class RequestPolicy:
     def run(self, op: str, call: Callable[[], T], *, path: str | None = None, idempotent: bool = True) -> T:
         """What ``call`` returns, after as many attempts as the policy allows."""
         self.budget.earn()
-        attempt = 0
+        attempt, ends = 0, 0.0
         while True:
             check(op, path)
             if self.requests is not None:
@@ -290,7 +305,9 @@ class RequestPolicy:
                         backend=error.backend,
                     ) from error
                 attempt += 1
-                if attempt > self.retries or not self.budget.spend():
+                if attempt == 1:
+                    ends = self.clock.now() + _RETRYING.get()
+                if (attempt > self.retries or not self.budget.spend()) and self.clock.now() >= ends:
                     raise
                 pause(self.backoff.delay(attempt, asked), self.clock, op, path)
 

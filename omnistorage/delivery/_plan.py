@@ -8,13 +8,14 @@ from datetime import datetime, tzinfo
 from typing import Any
 
 from ..bad_records import BadRecords, OnError
-from ..core import WriteOptions
+from ..core import ExtendedBackend, WriteOptions
 from ..errors import ConfigError
 from ..paths import check_new
 from ..record_writer import known_exit
 from ..stages import Codec, Format
 from ._crew import Crew
 from ._object import Committed
+from ._patience import patient
 from ._settings import (
     NameMode,
     Seconds,
@@ -66,6 +67,7 @@ class Plan:
         options: WriteOptions,
         now: Callable[[], datetime],
         timer: Timer,
+        retry_for: Seconds | None,
         crew: Crew,
     ) -> None:
         self.form, self.codec, suffix = layers_of(template, format, compression)
@@ -89,7 +91,9 @@ class Plan:
             check_new(name)
         self.manifest, self.on_commit, self.now, self.timer = manifest, on_commit, now, timer
         self.crew = crew
-        self.backend, self.prefix, self.owned = open_target(target, names)
+        retry_for = seconds("retry_for", retry_for)
+        backend, self.prefix, self.owned = open_target(target, names)
+        self.backend: ExtendedBackend = patient(backend, retry_for)
         self.options = replace(
             options,
             overwrite=not self.backend.features.create_only,

@@ -62,6 +62,9 @@ class RollingRecordWriter(Publishes):
     exception in the ``with`` block, ``abort`` or garbage collection discards what is open, and publishes what was
     rolled before (``on_exception="commit_whole_records"`` publishes both on an exception); a kill discards both. A
     record that cannot be encoded or named goes where ``on_error`` says; one that cannot be stored poisons the writer.
+    A request that fails is tried again for ``retry_for`` (seconds or timedelta; a minute, so that a server may restart;
+    None: as the target's ``RequestPolicy`` says). With a spool, which waits for as long as it takes, and for a mirror,
+    which goes on without a target, the policy alone counts.
     ``write`` may be called by many threads; a forked child must make its own writer.
 
     ``manifest`` is a path in the target: one NDJSON line for each published object (see ``delivery.manifest``).
@@ -108,6 +111,7 @@ class RollingRecordWriter(Publishes):
         now: Callable[[], datetime] = utc_now,
         timer: Timer = TIMER,
         spool: Spool | None = None,
+        retry_for: Seconds | None = 60.0,
         _crew: Crew = CREW,
     ) -> None:
         plan = Plan(
@@ -139,6 +143,7 @@ class RollingRecordWriter(Publishes):
             options=options,
             now=now,
             timer=timer,
+            retry_for=None if spool is not None else retry_for,
             crew=_crew,
         )
         self.format, self.codec = plan.form, plan.codec

@@ -27,6 +27,7 @@ from omnistorage.policies import (
     deadline,
     pause,
     remaining,
+    retrying,
 )
 
 from ..waiting import LIMIT
@@ -303,3 +304,37 @@ def test_policies_pickle():
 def test_every_error_here_is_ours():
     assert issubclass(Cancelled, StorageError)
     assert issubclass(DeadlineExceeded, TimeoutError)
+
+
+@pytest.mark.parametrize(("down", "seconds", "done"), [(45, 60, True), (90, 60, False), (1, 0, False)])
+def test_what_is_retried_for_a_time_outlasts_the_retries_and_the_budget(down, seconds, done):
+    clock = FakeClock()
+    began = clock.now()
+    policy = RequestPolicy(retries=1, backoff=Backoff(base=1.0, cap=5.0), budget=RetryBudget(0, 0), clock=clock)
+
+    def call():
+        if clock.now() < began + down:
+            raise BackendUnavailable("down")
+        return "up"
+
+    with retrying(seconds):
+        if done:
+            assert policy.run("write", call) == "up"
+            return
+        with pytest.raises(BackendUnavailable):
+            policy.run("write", call)
+    assert seconds <= clock.now() - began < seconds + 5
+    with pytest.raises(BackendUnavailable):
+        policy.run("write", call)
+    assert clock.now() - began < seconds + 10, "outside of the block the policy counts alone"
+
+
+def test_a_deadline_ends_what_is_retried_for_a_time():
+    clock = FakeClock()
+
+    def call():
+        raise BackendUnavailable("down")
+
+    with retrying(60), deadline(10, clock), pytest.raises(DeadlineExceeded):
+        RequestPolicy(clock=clock).run("write", call)
+    assert clock.now() <= 1010
