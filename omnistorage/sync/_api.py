@@ -17,7 +17,7 @@ from ._blame import met_at
 from ._overlap import stores
 from .actions import Action
 from .checking import Checker, CheckReport, SumChecker, SumPlan
-from .compare import LEFT, SAME, TOUCH, Comparison
+from .compare import LEFT, SAME, TIME_DIFFERS, TOUCH, Comparison
 from .engine import raise_for, run
 from .events import Listener
 from .html import HtmlReport, PagedChecker, ReportKind, Target, finish, listener
@@ -334,6 +334,8 @@ class OneFile(Plan):
         verdict = comparison.quick(a, b) or comparison.slow(a, b)
         if verdict in LEFT:
             return [Action("skip", path, verdict, a.size, a, b, other)]
+        if verdict == TOUCH and self.options.immutable:
+            verdict = TIME_DIFFERS
         if verdict in SAME and self.options.move:
             return [Action("remove", path, verdict, a.size, a, b, other)]
         if verdict == TOUCH and self.dst.features.set_modified:

@@ -24,7 +24,7 @@ from ._pools import Lookers
 from ._times import Times
 from ._unlisted import Unlisted
 from .actions import Action
-from .compare import BY_SIZE, EQUAL, LEFT, SAME, TOUCH, WEAK, Comparison
+from .compare import BY_SIZE, EQUAL, LEFT, SAME, TIME_DIFFERS, TOUCH, WEAK, Comparison
 from .places import Entry
 
 if TYPE_CHECKING:
@@ -320,6 +320,8 @@ class Merge(Listed):
         name = None if b.path == a.path else b.path
         if verdict in LEFT:
             return Action("skip", a.path, verdict, a.info.size, a.info, b.info, name)
+        if verdict == TOUCH and self.o.immutable and not self.o.list_equal:
+            verdict = TIME_DIFFERS
         if verdict == TOUCH and self.dst.features.set_modified and not self.o.move:
             return Action("touch", a.path, verdict, None, a.info, b.info, name)
         if verdict in SAME:

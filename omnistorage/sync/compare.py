@@ -37,7 +37,7 @@ LEFT = (EXISTS, NEWER)
 """The verdicts by which the destination stays as it is, whatever it holds. Every other verdict is the reason why
 something has to be transferred."""
 _SIZE_DIFFERS = "the size differs"
-_TIME_DIFFERS = "the time differs"
+TIME_DIFFERS = "the time differs"
 _SOURCE_NEWER = "the source is newer"
 _BY_CONTENT = ("default", "rclone")
 _NO_TIME = timedelta(0)
@@ -149,7 +149,7 @@ class Comparison:
             return EQUAL
         if a.modified_at is None or b.modified_at is None:
             return self._sizes_alone(a, b)
-        return _TIME_DIFFERS
+        return TIME_DIFFERS
 
     # -- rules ---------------------------------------------------------------------------------------------------------
 
@@ -166,7 +166,7 @@ class Comparison:
         verdict = same_digest(a, b)
         if verdict is not None and not (verdict == EQUAL and self._keeps[0]):
             return TOUCH if verdict == EQUAL else verdict
-        return self._ask_or(a, b, _TIME_DIFFERS)
+        return self._ask_or(a, b, TIME_DIFFERS)
 
     def _by_upload(self, a: ObjectInfo, b: ObjectInfo) -> str | None:
         """Where its times say when something was put there."""
@@ -184,7 +184,7 @@ class Comparison:
     def _by_mtime(self, a: ObjectInfo, b: ObjectInfo) -> str | None:
         if a.modified_at is None or b.modified_at is None:
             return self._sizes_alone(a, b)
-        return EQUAL if self._same_time(a, b) else self._ask_times_or(_TIME_DIFFERS)
+        return EQUAL if self._same_time(a, b) else self._ask_times_or(TIME_DIFFERS)
 
     def _newer_wins(self, a: ObjectInfo, b: ObjectInfo) -> str | None:
         if a.modified_at is None or b.modified_at is None:
@@ -280,7 +280,7 @@ class Comparison:
             return self._sizes_alone(a, b)
         if (uploads[1] and second >= first) or (uploads[0] and first >= second):
             return BY_TIME
-        return _TIME_DIFFERS
+        return TIME_DIFFERS
 
     def _is_upload(self, info: ObjectInfo, side: int) -> bool:
         """Whether nothing but the time of its upload is known."""
@@ -296,6 +296,7 @@ __all__ = [
     "LEFT",
     "NEWER",
     "SAME",
+    "TIME_DIFFERS",
     "TOUCH",
     "UNKNOWN",
     "WEAK",

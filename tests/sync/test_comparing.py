@@ -242,6 +242,15 @@ def test_immutable_makes_a_difference_an_error_and_changes_nothing():
     assert (report.copied, report.updated, report.deleted, report.failed) == (1, 0, 1, 1)
 
 
+@pytest.mark.parametrize("more", [{}, {"move": True}], ids=["sync", "move"])
+def test_immutable_makes_another_time_an_error(more):
+    make = lambda: hashing("md5")  # noqa: E731
+    src, dst = pair(b"this", b"this", at=(5, 0), src=make, dst=make)
+    assert go(src, dst, immutable=True, raise_errors=False, **more).failed == 1
+    assert dst.stat("f").modified_at == day(0)
+    assert held(src) == {"f": b"this"}
+
+
 def test_a_move_of_what_is_immutable_replaces_nothing():
     src, dst = pair(b"this", b"that")
     report = go(src, dst, immutable=True, move=True, raise_errors=False)
