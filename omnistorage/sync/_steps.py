@@ -120,9 +120,9 @@ class Steps:
                         check("transfer", path)
                         writer.write(block)
         if backup.features.set_modified and seen.modified_at is not None:
-            setter = power(backup.backend, SetMetadata)
-            if setter is not None:
-                setter.set_metadata(key, modified_at=seen.modified_at)
+            setter, moment = power(backup.backend, SetMetadata), for_store(backup, exact_time(self.dst, seen))
+            if setter is not None and moment is not None:
+                setter.set_metadata(key, modified_at=moment)
 
     def _source_time(self, listed: ObjectInfo, found: ObjectInfo | None = None) -> datetime | None:
         """The time that a copy gets.

@@ -180,3 +180,12 @@ def test_a_store_that_shows_microseconds_gets_no_more(tmp_path):
     store = memory()
     go(LocalBackend(timed(tmp_path / "one")), store)
     assert {type(info.modified_at) for info in store.list()} == {datetime}
+
+
+@pytest.mark.parametrize("more", [{"suffix": ".bak"}, {"backup_dir": True}], ids=str)
+def test_a_backup_keeps_the_nanoseconds(tmp_path, more):
+    one, other, kept = timed(tmp_path / "one"), timed(tmp_path / "other"), tmp_path / "kept"
+    (one / "d" / "b").write_bytes(b"longer data")
+    go(LocalBackend(one), LocalBackend(other), **{**more, "backup_dir": kept} if "backup_dir" in more else more)
+    backup = kept / "d" / "b" if kept.exists() else other / "d" / "b.bak"
+    assert backup.stat().st_mtime_ns == EXACT + 1
