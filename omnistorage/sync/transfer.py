@@ -45,7 +45,7 @@ from ._blame import WRITES, blamed, met_at
 from ._kept_times import exact_time, for_store
 from ._steps import Steps
 from .actions import TRANSFERS, Action
-from .compare import EQUAL, same_digest, time_to_keep
+from .compare import EQUAL, TOUCH, same_digest, time_to_keep
 from .events import Event, Events
 from .limits import BLOCK, Amount, Bandwidth
 from .versions import TICK, is_fresh, must_be
@@ -162,6 +162,8 @@ class Hands(Steps):
                 raise PreconditionFailed("immutable, but the content differs", path=action.path, op="move")
             return self._transfer(action)
         must_be(target, self._now(self.dst, target.path), self.dst)
+        if action.why == TOUCH:  # else the time of the source would be lost with it
+            target = self._set_time(target.path, action.expect_src) or target
         self._remove_source(source, target, found=True)
         return 0
 

@@ -189,3 +189,10 @@ def test_a_backup_keeps_the_nanoseconds(tmp_path, more):
     go(LocalBackend(one), LocalBackend(other), **{**more, "backup_dir": kept} if "backup_dir" in more else more)
     backup = kept / "d" / "b" if kept.exists() else other / "d" / "b.bak"
     assert backup.stat().st_mtime_ns == EXACT + 1
+
+
+def test_a_move_to_the_same_content_keeps_the_time_of_the_source(tmp_path):
+    one, other = timed(tmp_path / "one"), timed(tmp_path / "other")
+    os.utime(other / "d" / "b", (1, 1))
+    assert go(LocalBackend(one), LocalBackend(other), move=True).removed == 2
+    assert (other / "d" / "b").stat().st_mtime_ns == EXACT + 1
