@@ -39,11 +39,6 @@ def part_length(first: int, number: int, grows: bool) -> int:
     return first << ((number - 1) // DOUBLING) if grows else first
 
 
-def in_flight(store: Store) -> int:
-    """The bytes that a writer may hold: the parts on their way, the one that is filled and the one before it."""
-    return store.part_size * (store.concurrency + 2)
-
-
 class Store(Source, Protocol):
     """What a writer asks of its backend."""
 
@@ -150,8 +145,6 @@ class ObjectWriter(WriterBase):
         self._part_size = store.part_size
         if store.most_parts is not None:
             self._part_size = max(store.part_size, -(-(options.size or 0) // (store.most_parts - 1)))
-        if put.conditional and not store.conditional_uploads and (options.size or 0) <= in_flight(store):
-            self._part_size = max(self._part_size, options.size or 0)  # one request keeps the condition
         self.first_part = self._part_size
         super().__init__(path, options, store.name)
 
@@ -247,8 +240,8 @@ class ObjectWriter(WriterBase):
     def _check_upload(self, op: str = "write") -> None:
         if self._put.conditional and not self._store.conditional_uploads:
             raise CapabilityNotSupported(
-                "this server keeps overwrite=False and if_match only for a body in one request: announce its size, "
-                f"up to {in_flight(self._store)} bytes, or give a part_size that holds it; and do not prepare it",
+                "this server keeps overwrite=False and if_match only for a body in one request: give a part_size that "
+                "holds it, and do not prepare it",
                 capability="conditional_uploads", path=self._path, backend=self._backend, op=op,
             )  # fmt: skip
 

@@ -56,12 +56,13 @@ class S3Backend(Resumes):
     ``session_token``; ``anonymous=True`` sends none. ``endpoint_url`` is another server than AWS; ``vendor`` names what
     it is (one of ``VENDORS``) and so what it can do, or say so yourself: ``conditional_writes=True`` if it keeps
     ``If-None-Match`` and ``If-Match`` (``overwrite=False``, ``if_match``) of PUTs and of the end of uploads (if not of
-    those, ``conditional_uploads=False``), ``ordered_listing=True`` if it lists keys in the order of their bytes. All
-    are true for AWS, and false for a custom endpoint that says nothing; ``omnistorage.probe`` finds out. ``checksums``
-    adds a CRC32 to what is sent, and checks one that comes back: on for AWS, off for custom endpoints, where many
-    servers refuse it. ``addressing`` is "path", "virtual" or "auto" (path for custom endpoints). ``client`` is "sdk",
-    "obstore" (``[accel]``: reads and small writes for about a fifth of the CPU time, without ``checksums``), or "auto":
-    obstore where it is installed and can do all that the SDK would.
+    those, ``conditional_uploads=False``: then a body with a condition has at most ``part_size`` bytes, as on
+    SeaweedFS), ``ordered_listing=True`` if it lists keys in the order of their bytes. All are true for AWS, and false
+    for a custom endpoint that says nothing; ``omnistorage.probe`` finds out. ``checksums`` adds a CRC32 to what is
+    sent, and checks one that comes back: on for AWS, off for custom endpoints, where many servers refuse it.
+    ``addressing`` is "path", "virtual" or "auto" (path for custom endpoints). ``client`` is "sdk", "obstore"
+    (``[accel]``: reads and small writes for about a fifth of the CPU time, without ``checksums``), or "auto": obstore
+    where it is installed and can do all that the SDK would.
 
     ``durable`` writes need nothing more. ``WriteOptions.extra`` takes ``s3.storage_class``, ``s3.acl``, ``s3.tags``,
     ``s3.server_side_encryption``, ``s3.sse_kms_key_id``, ``s3.cache_control`` and ``s3.content_disposition``,

@@ -649,5 +649,5 @@ def test_metadata_that_the_store_would_change_is_refused(store, value):
 
 def test_a_body_too_long_for_its_condition_is_refused_before_it_is_written(store):
     with pytest.raises(CapabilityNotSupported):
-        store.open_writer("x", WriteOptions(overwrite=False, size=store.part_size * (store.concurrency + 2) + 1))
-    store.open_writer("x", WriteOptions(overwrite=False, size=store.part_size * (store.concurrency + 2))).abort()
+        store.open_writer("x", WriteOptions(overwrite=False, size=store.part_size + 1))
+    store.open_writer("x", WriteOptions(overwrite=False, size=store.part_size)).abort()
