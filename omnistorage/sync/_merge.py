@@ -258,9 +258,11 @@ class Merge(Listed):
 
     def _source_folder(self, a: Entry) -> None:
         self.included += self.o.empty_dirs  # else nothing of it arrives anywhere
-        for folder in (*self.folders.above(a.key[:-1]), *self.extras.above(a.key[:-1])):
+        for folder in self.extras.above(a.key[:-1]):
             folder.empty = False
         if self.o.empty_dirs and self.trees and self.filter.descends(a.path) and not self.unlisted.is_kept(a.path):
+            for folder in self.folders.above(a.key[:-1]):
+                folder.empty = False
             action = Action("mkdir", a.path, "an empty folder", expect_src=a.info)
             if any(self.files.above(a.key)):
                 action = action._replace(kind="error", why="an object at the destination has the name of this folder")

@@ -340,6 +340,12 @@ def test_an_empty_folder_that_the_source_has_is_not_removed():
     assert [info.path for info in ops.walk(dst, folders=True) if info.is_dir] == ["empty"]
 
 
+def test_a_folder_whose_only_folder_is_left_out_is_an_empty_one():
+    src, dst = fill(memory(), "a/inner/left", "b/left"), memory()
+    go(src, dst, empty_dirs=True, filter=Filter.parse(["- inner/**", "- left"]))
+    assert [info.path for info in ops.walk(dst, folders=True) if info.is_dir] == ["a", "b"]
+
+
 def test_a_flat_store_has_no_folders_to_make():
     src, dst = fill(memory(), "a"), memory(dirs=False)
     src.mkdir("empty")
