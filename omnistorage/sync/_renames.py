@@ -66,8 +66,8 @@ class RenameFinder:
 
     def _is_verified(self, a: ObjectInfo, b: ObjectInfo) -> bool:
         compare = self._comparison
-        if "hash" not in self._by and compare.same_times(a, b):
-            return True
+        if "hash" not in self._by and a.modified_at == b.modified_at and compare.same_times(a, b):
+            return True  # a time that is only close is set to that of the source, so it must not vouch for the content
         a, b = self._stat(compare.src, a), self._stat(compare.dst, b)
         verdict = compare.same_content(a, b)
         if verdict is None and "hash" in self._by:

@@ -1,6 +1,8 @@
 """Renames, runs without a listing, moves, single files; and everything failing once."""
 
+import os
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import pytest
 
@@ -60,6 +62,17 @@ def test_track_renames_takes_only_what_is_the_same():
         "copy",
         "delete",
     }
+
+
+@pytest.mark.parametrize("strategy", ["leaf", "modtime"])
+def test_a_time_that_is_only_close_vouches_for_no_rename(tmp_path, strategy):
+    """A rename sets the time of the source, so no later run would notice other content."""
+    src, dst = LocalBackend(tmp_path / "a"), LocalBackend(tmp_path / "b")
+    put(src, "new/f", b"this one", at=1)
+    put(dst, "old/f", b"that one", at=1)
+    os.utime(tmp_path / "b" / "old" / "f", (day(1).timestamp() + 0.5,) * 2)
+    go(src, dst, track_renames=strategy, modify_window=timedelta(seconds=1), **ALL)
+    assert held(dst) == {"new/f": b"this one"}
 
 
 @pytest.mark.parametrize("strategy", ["leaf", "modtime", "modtime,leaf"])
