@@ -49,8 +49,8 @@ class Comparison:
 
     def __init__(self, src: Side, dst: Side, options: SyncOptions) -> None:
         self.src, self.dst, self.options = src, dst, options
-        precisions = (src.features.modified_precision, dst.features.modified_precision)
-        self.window = max(options.modify_window, *(p or _NO_TIME for p in precisions))
+        self._precisions = tuple(side.features.modified_precision or _NO_TIME for side in (src, dst))
+        self.window = max(options.modify_window, *self._precisions)
         self.content = Content(src, dst)
         self.holds_times = dst.features.set_modified
         self._keeps = src.keeps_mtime, dst.keeps_mtime
@@ -60,6 +60,11 @@ class Comparison:
         self.says_content = callable(self._rule) or self._hashes or self._checks
         """Whether ``EQUAL`` of a check means that the content was compared."""
         rule = self._chosen()
+        asks = src.features.stat and dst.features.stat
+        by_kept = self._keeps[0] or (self._rule == "rclone" and self._keeps[1])
+        self._updates_by_kept = options.update and by_kept and asks
+        """Whether ``update`` has to ask for kept times. An upload is later than its source, so the listed time of a
+        source's object does not tell whether the destination is newer."""
         if options.update:
             self._unless_newer, rule = rule, self._update
         self._decide = rule
@@ -99,6 +104,11 @@ class Comparison:
 
     def slow(self, a: ObjectInfo, b: ObjectInfo) -> str:
         """The verdict after a look at the stores. Raises ``StorageError``."""
+        if self._updates_by_kept:
+            a, b = self.asked(self.src, a), self.asked(self.dst, b)
+            verdict = self._by_newer(a, b, kept=True) or self._unless_newer(a, b)
+            if verdict is not None:
+                return verdict
         if self._hashes and not callable(self._rule):
             return self.by_digest(a, b)
         a, b = self.asked(self.src, a), self.asked(self.dst, b)
@@ -202,15 +212,22 @@ class Comparison:
         return self._ask_times_or("the destination is newer than what is downloaded")
 
     def _update(self, a: ObjectInfo, b: ObjectInfo) -> str | None:
-        if a.modified_at is not None and b.modified_at is not None:
-            ahead = b.modified_at - a.modified_at
-            if ahead >= self.window and ahead > _NO_TIME:
+        if self._updates_by_kept:
+            return None
+        return self._by_newer(a, b) or self._unless_newer(a, b)
+
+    def _by_newer(self, a: ObjectInfo, b: ObjectInfo, *, kept: bool = False) -> str | None:
+        """The verdict of ``update`` by the listed or the ``kept`` times; None where another rule has to decide."""
+        (first, second), window = self._moments(a, b) if kept else ((a.modified_at, b.modified_at), self.window)
+        if first is not None and second is not None:
+            ahead = second - first
+            if ahead >= window and ahead > _NO_TIME:
                 return NEWER
-            if ahead > -self.window or ahead == _NO_TIME:  # as good as the same time: only content counts
+            if ahead > -window or ahead == _NO_TIME:  # as good as the same time: only content counts
                 if self._differ_in_size(a, b):
                     return _SIZE_DIFFERS
                 return self._by_hash(a, b) if self.options.checksum else EQUAL
-        return _SIZE_DIFFERS if self._differ_in_size(a, b) else self._unless_newer(a, b)
+        return _SIZE_DIFFERS if self._differ_in_size(a, b) else None
 
     def _by_caller(self, a: ObjectInfo, b: ObjectInfo) -> str | None:
         assert callable(self._rule)
@@ -255,11 +272,19 @@ class Comparison:
         return self._is_close(a.modified_at, b.modified_at)
 
     def _same_moment(self, a: ObjectInfo, b: ObjectInfo) -> bool:
-        """Whether both are of one time, where kept times stand for those of uploads."""
-        kept = self._kept(b, 1)
-        if self._is_close(self._kept(a, 0) or a.modified_at, kept or b.modified_at):
+        """Whether both are of one time, where kept times, which are exact, stand for those of uploads."""
+        (first, second), window = self._moments(a, b)
+        if first is not None and second is not None and (first == second or abs(first - second) < window):
             return True
-        return self._is_close(a.modified_at, kept)  # a copy of an upload whose own kept time was not known
+        # A copy of an upload whose own kept time was not known.
+        return self._is_close(a.modified_at, self._kept(b, 1))
+
+    def _moments(self, a: ObjectInfo, b: ObjectInfo) -> tuple[tuple[datetime | None, datetime | None], timedelta]:
+        """The times of the sources where uploads keep them, else those that the stores show; and the window for both.
+        Kept times are exact, however coarse the clock of the store is."""
+        kept = self._kept(a, 0), self._kept(b, 1)
+        coarse = (own for own, moment in zip(self._precisions, kept, strict=True) if moment is None)
+        return (kept[0] or a.modified_at, kept[1] or b.modified_at), max(self.options.modify_window, *coarse, _NO_TIME)
 
     def _kept(self, info: ObjectInfo, side: int) -> datetime | None:
         return kept_time(info) if self._keeps[side] else None

@@ -196,3 +196,23 @@ def test_a_move_to_the_same_content_keeps_the_time_of_the_source(tmp_path):
     os.utime(other / "d" / "b", (1, 1))
     assert go(LocalBackend(one), LocalBackend(other), move=True).removed == 2
     assert (other / "d" / "b").stat().st_mtime_ns == EXACT + 1
+
+
+def test_kept_times_are_compared_exactly(tmp_path):
+    """A bucket shows its own times in seconds; those that it keeps for others are exact."""
+    one, store = timed(tmp_path / "one"), keeping(modified_precision=timedelta(seconds=1))
+    go(LocalBackend(one), store)
+    (one / "d" / "b").write_bytes(b"DATA")
+    os.utime(one / "d" / "b", ns=(EXACT + 10_000_000, EXACT + 10_000_000))
+    assert planned(store, LocalBackend(one), no_folder_times=True) == [("update", "d/b")]
+
+
+def test_update_from_a_bucket_keeps_what_is_newer_than_the_kept_time():
+    """The upload is later than its source, and than a change of the file that was made in between."""
+    first, store, folder = memory(), keeping(), memory()
+    put(first, "f", b"old", at=1)
+    go(first, store)
+    put(folder, "f", b"newer", at=3)
+    assert planned(store, folder, update=True) == [("skip", "f")]
+    put(folder, "f", b"oldest", at=0)
+    assert planned(store, folder, update=True) == [("update", "f")]
