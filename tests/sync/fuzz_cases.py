@@ -65,6 +65,9 @@ def case_of(seed, places=("local", "local")):
 def _paths(rng, most):
     paths = set()
     for _ in range(rng.randrange(1, most + 4)):
+        if paths and rng.random() < 0.2:  # the same name further down, which no rule with a leading slash matches
+            paths.add(f"{rng.choice(FOLDERS)}/{rng.choice(sorted(paths))}")
+            continue
         depth = rng.choice((0, 0, 0, 1, 1, 1, 2, 3))
         name = MARKER if rng.random() < 0.04 else rng.choice(FILES)
         paths.add("/".join([*(rng.choice(FOLDERS) for _ in range(depth)), name]))

@@ -85,6 +85,11 @@ def stays(case, difference):
     return difference.where in ("source", "destination") and difference.ours == there
 
 
+def emptied(difference):
+    """Whether the difference is a folder that rclone has emptied, and that still holds what it held."""
+    return (difference.ours, difference.theirs) == (None, "empty folder")
+
+
 def is_within(case, file):
     """Whether the size and the time of the file are within the bounds of the filter."""
     size, time, words = len(file.data), datetime.fromtimestamp(file.time / SECOND, UTC), case.filter
@@ -107,9 +112,8 @@ def _limits(case, difference):
     """Beyond a limit nothing is deleted. rclone deletes up to it."""
     if not any(name in case.options for name in ("careful", "max_delete", "max_delete_size")):
         return False
-    emptied = (difference.ours, difference.theirs) == (None, "empty folder")
     renamed = "track_renames" in case.options  # which counts as a deletion to rclone
-    return difference.where == "ok" or stays(case, difference) or emptied or renamed
+    return difference.where == "ok" or stays(case, difference) or emptied(difference) or renamed
 
 
 @row("a file and a folder of one name")
@@ -175,7 +179,7 @@ def _markers(case, difference):
     """What the source has beside a marker shields what the destination has, and the other way round."""
     if "exclude_if_present" not in case.filter:
         return False
-    return difference.where in ("ok", "signs") or stays(case, difference)
+    return difference.where in ("ok", "signs") or stays(case, difference) or emptied(difference)
 
 
 @row("the time of a rename")
