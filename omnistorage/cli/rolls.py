@@ -188,16 +188,21 @@ class Rolling:
     def _report(self, writer: RollingRecordWriter) -> None:
         app, done, policy = self.filling.app, writer.progress, self.filling.policy
         app.meter.stop()
-        fields = {"objects": done.objects, "records": done.records, "bad": policy.count, "late": done.late}
+        fields = {
+            "objects": done.objects,
+            "records": done.records,
+            "bad": policy.count,
+            "late": done.late,
+            "skipped": done.skipped,
+        }
         fields |= {} if self.spool is None else self.spool.fields(done)
         ratio = round(done.raw_bytes / done.bytes, 2) if done.bytes else None
         app.event("write", path=self.text, **fields, raw_bytes=done.raw_bytes, size=done.bytes, ratio=ratio)
-        skipped = done.taken - done.records - done.bad if self.spool is None else 0
         notes = [
             f"{counted(done.objects, 'object')}, {counted(done.records, 'record')}",
             f"{human(done.raw_bytes)} -> {human(done.bytes)}" + (f" (ratio {ratio:.1f})" if ratio else ""),
             *([f"{done.late:,} late"] if done.late else []),
-            *([f"{skipped:,} published by an earlier run"] if skipped > 0 else []),
+            *([f"{done.skipped:,} published by an earlier run"] if done.skipped else []),
             *([] if self.spool is None else self.spool.notes(done)),
             f"{app.meter.seconds:.1f} s",
         ]

@@ -33,8 +33,8 @@ class Drain:
 
     ``error`` is why the store was left alone last, None once it takes objects again; ``retried`` counts the engines
     that were given up for that. ``bad_errors`` are bad records that nobody was told of yet. ``watchers`` are set
-    whenever something happens. ``counted`` has the objects, records, bytes, raw bytes and late records of former
-    engines, and the present one.
+    whenever something happens. ``counted`` has the objects, records, bytes, raw bytes, late and skipped records of
+    former engines, and the present one.
     """
 
     def __init__(self, plan: Plan, folder: Folder, entries: Entries, bad: BadRecords, bad_lock: Any) -> None:
@@ -42,7 +42,7 @@ class Drain:
         self.retried = self.failures = self.dropped = 0
         self.bad_errors: list[RecordError] = []
         self.watchers: set[Waiter] = set()
-        self.counted: tuple[tuple[int, ...], Roller | None] = (0,) * 5, None
+        self.counted: tuple[tuple[int, ...], Roller | None] = (0,) * 6, None
         self._plan, self._folder, self._entries = plan, folder, entries
         self._bad = _Once(bad, bad_lock)
         self._arrival = _Arrival()
@@ -291,7 +291,14 @@ class Drain:
         if engine.spoiled is not None:
             self._folder.end(engine.spoiled)
         progress = engine.progress
-        added = (progress.objects, progress.records, progress.bytes, progress.raw_bytes, progress.late)
+        added = (
+            progress.objects,
+            progress.records,
+            progress.bytes,
+            progress.raw_bytes,
+            progress.late,
+            progress.skipped,
+        )
         done = tuple(before + more for before, more in zip(self.counted[0], added, strict=True))
         acked = self._folder.acked  # once: more may be dropped meanwhile
         self._count_dropped(progress.durable + 1, acked + 1)

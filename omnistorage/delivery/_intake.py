@@ -79,6 +79,7 @@ class Intake:
             form,
             plan.codec,
             plan.options,
+            decoded=plan.form,
             max_open=plan.max_open,
             deterministic=plan.deterministic,
             timer=plan.timer,

@@ -31,8 +31,9 @@ class Committed(NamedTuple):
 class Progress(NamedTuple):
     """Counters. ``taken`` records came in, of which ``bad`` and ``late`` ones were dealt with apart, ``dead_lettered``
     of the bad ones by whoever takes them; ``records`` are published in ``objects``, which are ``bytes`` as stored and
-    ``raw_bytes`` before compression; ``open`` and ``closing`` objects are on their way. Every record up to sequence
-    number ``durable`` is published or dealt with, or safe in the spool.
+    ``raw_bytes`` before compression; ``open`` and ``closing`` objects are on their way. ``skipped`` ones were left out
+    (``names="deterministic"``), as an object that was published before has them. Every record up to sequence number
+    ``durable`` is published or dealt with, or safe in the spool.
 
     With a spool: ``spooled`` records, which take ``spooled_bytes``, are not published yet; the store was given them
     again ``retried`` times, after ``last_error``, which is None while all is well; ``dropped`` ones had to make room
@@ -49,6 +50,7 @@ class Progress(NamedTuple):
     open: int
     closing: int
     durable: int
+    skipped: int = 0
     spooled: int = 0
     spooled_bytes: int = 0
     retried: int = 0

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from ..core import WriteOptions
-from ..errors import InvalidPath, RecordError
+from ..errors import AlreadyExists, InvalidPath, RecordError
 from ..records import open_records
 from ..stages import BATCH_BYTES, Codec, Format, RecordEncoder
 from ..streams import BLOCK
@@ -17,6 +19,7 @@ from ._object import OpenObject, measured
 from ._settings import Rolls
 from ._timer import Timer
 
+log = logging.getLogger(__name__)
 _BLOCKS = 16 << 20
 """What all open objects of one writer hold before their codecs, in bytes; at least 64 KiB each."""
 
@@ -24,17 +27,21 @@ _BLOCKS = 16 << 20
 @dataclass
 class _Skip:
     """An object that an earlier run has published, whose records come again: ``left`` of them are still to come, and
-    ``checker`` tells the bad ones among them, which are not in it."""
+    ``checker`` tells the bad ones among them, which are not in it. ``head`` has its first record until the one
+    that comes in its place has been compared with it."""
 
     path: str
     records: int
     first: int
     left: int
     checker: RecordEncoder[Any]
+    head: list[Any]
 
 
 class Partitions:
-    """``open`` holds them, the least recently used first."""
+    """``open`` holds them, the least recently used first. ``skipped`` counts the records that were published before.
+
+    What is written is of the format ``form``; ``decoded`` is the one that reads it back as records."""
 
     def __init__(
         self,
@@ -45,6 +52,7 @@ class Partitions:
         codec: Codec | None,
         options: WriteOptions,
         *,
+        decoded: Format[Any],
         max_open: int,
         deterministic: bool,
         timer: Timer,
@@ -53,7 +61,7 @@ class Partitions:
         self._names = names
         self._commits = commits
         self._rolls = rolls
-        self._format = form
+        self._format, self._decoded = form, decoded
         self._codec = codec
         self._options = options
         self._max_open = max_open
@@ -62,6 +70,8 @@ class Partitions:
         self._timer = timer
         self._skips: dict[Partition, _Skip] = {}
         self._epoch: int | None = None
+        self.skipped = 0
+        self._warned = False
 
     @property
     def pending(self) -> list[int]:
@@ -103,11 +113,18 @@ class Partitions:
             path = self._names.path(partition, start=number)
             if not self._names.published(path):
                 return False
-            codec = self._codec or "none"
-            with open_records(self._names.backend, path, "r", format=self._format, compression=codec) as reader:
-                records = sum(map(len, reader.iter_batches()))
-            skip = self._skips[partition] = _Skip(path, records, number, records, self._format.encoder())
-        skip.checker.encode(record)  # a bad record is none of those that were published
+            skip = self._skips[partition] = self._met(path, number)
+        data = skip.checker.encode(record)  # a bad record is none of those that were published
+        if skip.head and not self._warned and skip.head != self._read(data):
+            self._warned = True
+            log.warning(
+                "%s holds other records than those that come now under the same numbers, from %d on, which are left "
+                "out: to write them give this run a source of its own, or a start_sequence behind the last one",
+                skip.path,
+                skip.first,
+            )
+        skip.head = []
+        self.skipped += 1
         skip.left -= 1
         if skip.left <= 0:
             self._commits.found(
@@ -118,6 +135,23 @@ class Partitions:
             )
             del self._skips[partition]  # only now: what could not be noted is met again
         return True
+
+    def _met(self, path: str, number: int) -> _Skip:
+        """The object at ``path``, whose first record has come again as ``number``."""
+        codec, records = self._codec or "none", 0
+        head: list[Any] = []
+        with open_records(self._names.backend, path, "r", format=self._decoded, compression=codec) as reader:
+            for batch in reader.iter_batches():
+                head = head or batch[:1]
+                records += len(batch)
+        if not records:
+            raise AlreadyExists("an object without records has the name of the next one: remove it", path=path)
+        return _Skip(path, records, number, records, self._format.encoder(), head)
+
+    def _read(self, data: bytes) -> list[Any]:
+        """The records in ``data``, as read from an object."""
+        decoder = self._decoded.decoder()
+        return list(chain.from_iterable([*decoder.feed(data), *decoder.finish()]))
 
     def after(self, partition: Partition, opened: OpenObject) -> None:
         """A record went in: publish the object if that filled it."""

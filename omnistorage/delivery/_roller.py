@@ -108,6 +108,7 @@ class Roller(Intake):
             open=len(self._objects.open),
             closing=done.waiting,
             durable=self.durable,
+            skipped=self._objects.skipped,
             dead_lettered=letters(self.bad),
         )
 

@@ -21,6 +21,7 @@ from ._roller import PATIENCE
 from ._settings import stamps
 from ._spool_entries import REFUSED, STAMP, Entries
 from ._spool_folder import Folder, fresh, is_full
+from ._spool_names import must_agree
 from .spool import Spool
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class Spooled:
         self._forks = forks[0]
         try:
             self._check_format()
+            must_agree(plan, self._folder)
             self._thread = plan.crew.deliver(self._drain.steps)
         except BaseException:
             self._folder.close()
@@ -150,7 +152,7 @@ class Spooled:
         counts, ahead = list(done), max(0, folder.acked + 1 - drain.position)  # dropped, and not missed yet
         now = None if engine is None else engine.progress
         if now is not None:
-            more = (now.objects, now.records, now.bytes, now.raw_bytes, now.late)
+            more = (now.objects, now.records, now.bytes, now.raw_bytes, now.late, now.skipped)
             counts = [one + other for one, other in zip(counts, more, strict=True)]
         error = folder.broken or drain.error or folder.trouble
         return Progress(
@@ -164,6 +166,7 @@ class Spooled:
             open=0 if now is None else now.open,
             closing=0 if now is None else now.closing,
             durable=self.durable,
+            skipped=counts[5],
             spooled=max(0, folder.next - folder.acked - 1),
             spooled_bytes=folder.size,
             retried=drain.retried,

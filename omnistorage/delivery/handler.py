@@ -340,7 +340,7 @@ class OmniHandler(logging.Handler):
         except StorageError:  # the first error is told
             pass
         now = self.writer.progress
-        self._lost += now.lost if self._spools else now.taken - now.records - now.bad - now.late
+        self._lost += now.lost if self._spools else now.taken - now.records - now.bad - now.late - now.skipped
 
     def _tell_of_losses(self) -> None:
         count, self._lost_before = self._lost - self._lost_before, self._lost

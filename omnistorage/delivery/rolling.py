@@ -53,9 +53,10 @@ class RollingRecordWriter(Publishes):
     ``names="deterministic"``: a name is made of ``{source}``, the partition and ``{start}``, all partitions are rolled
     together, and objects are created, never replaced. A replay of the same records (``start_sequence``) from
     any ``durable + 1`` that was ever returned, or from the first, finds what an earlier run published and leaves those
-    records out (effectively once). Names are all it goes by: other records under the numbers of earlier ones, as from a
-    second run that counts from 0 again, are taken for those and left out without a word. Give each run its ``source``,
-    or a ``start_sequence`` behind the last one.
+    records out (effectively once), counted in ``progress.skipped``. Names are all it goes by: other records under the
+    numbers of earlier ones, as from a second run that counts from 0 again, are taken for those and left out. A warning
+    is logged where the first record of such an object differs. Give each run its ``source``, or a ``start_sequence``
+    behind the last one.
 
     *Failures.* Nothing stands under its final name before it is published whole. Where the store says afterwards that
     it holds another size or digest, that is ``CorruptData``: nothing of it is durable, and the object is removed. An

@@ -50,7 +50,8 @@ class Spool:
 
     *Numbers* go on from one writer to the next; ``start_sequence`` counts for a new folder. Whoever deletes a folder
     and uses deterministic names gives another ``source`` or ``start_sequence``, or new records are taken for those that
-    were published under the same numbers.
+    were published under the same numbers. While records wait, a writer whose deterministic names have another template,
+    ``source`` or ``zone`` than the last one's is refused with ``ConfigError``: it might publish them twice.
 
     *Full.* The spool takes at most ``max_bytes`` on the disk, with 21 bytes for each record. ``when_full="block"`` lets
     ``write`` wait (a ``deadline`` or ``CancelScope`` ends that), ``"raise"`` raises, ``"drop_oldest"`` drops whole

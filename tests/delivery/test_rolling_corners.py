@@ -6,10 +6,11 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
-from omnistorage import AlreadyExists, LocalBackend, MemoryBackend, StorageError, open_records
+from omnistorage import AlreadyExists, LocalBackend, MemoryBackend, StorageError, open_records, ops
 from omnistorage.core import WRITE, WriteOptions
 from omnistorage.delivery import RollingRecordWriter, Spool, Timer, read_manifest
 from omnistorage.wrappers._base import Wrapper
@@ -195,19 +196,49 @@ def test_a_store_that_tells_late_that_a_name_is_taken_gets_the_next_one(spooled,
     assert found == [(run, n) for run in range(3) for n in range(5)]
 
 
-def test_with_deterministic_names_records_under_old_numbers_pass_for_old_ones():
+def test_with_deterministic_names_records_under_old_numbers_pass_for_old_ones(caplog):
     """What the docstring warns of, and its two ways out: numbers that go on, and a source."""
     store = MemoryBackend()
 
     def run(day, template="{start:03d}.ndjson", **settings):
         with RollingRecordWriter(store, template, names="deterministic", roll_records=2, **settings) as writer:
             writer.write_many({"day": day, "n": n} for n in range(4))
-        return writer.progress.records
+        return writer.progress.records, writer.progress.skipped, len(caplog.records)
 
-    assert run(1) == 4
-    assert run(2) == 0
-    assert run(2, start_sequence=4) == 4
-    assert run(2, "{source}-{start:03d}.ndjson", source="second") == 4
-    assert run(3, "{source}-{start:03d}.ndjson", source="third") == 4
+    assert run(1) == (4, 0, 0)
+    assert run(1) == (0, 4, 0)
+    assert run(2) == (0, 4, 1)
+    assert run(2, start_sequence=4) == (4, 0, 1)
+    assert run(2, "{source}-{start:03d}.ndjson", source="second") == (4, 0, 1)
+    assert run(3, "{source}-{start:03d}.ndjson", source="third") == (4, 0, 1)
     found = [row["day"] for info in store.list() for row in rows(store, info.path)]
     assert sorted(found) == [1] * 4 + [2] * 8 + [3] * 4
+
+
+@pytest.mark.parametrize("spooled", [False, True])
+@pytest.mark.parametrize(
+    ("suffix", "records"),
+    [
+        ("ndjson", [{"t": datetime(2026, 1, 2, tzinfo=UTC), "x": 0.1}, {"t": None, "x": 1e300}]),
+        ("csv", [{"a": 1, "b": "x,y"}, {"a": None, "b": "é"}]),
+        ("lines.gz", ["a", "é"]),
+        ("bin", [b"\0", b""]),
+    ],
+)
+def test_records_that_come_again_are_known_as_the_same_in_every_format(suffix, records, spooled, tmp_path, caplog):
+    store = MemoryBackend()
+    settings = {"format": {"lines.gz": "lines", "bin": "length_prefixed"}.get(suffix)}
+    for life in range(2):
+        spool = Spool(tmp_path / str(life)) if spooled else None
+        with RollingRecordWriter(store, "{start}." + suffix, names="deterministic", spool=spool, **settings) as writer:
+            writer.write_many(records)
+        done = writer.progress
+        assert (done.records, done.skipped) == ((2, 0) if life == 0 else (0, 2))
+    assert not caplog.records
+
+
+def test_an_object_without_records_is_not_taken_for_what_comes_again():
+    store = MemoryBackend()
+    ops.write_bytes(store, "0.ndjson", b"")
+    with pytest.raises(AlreadyExists), RollingRecordWriter(store, "{start}.ndjson", names="deterministic") as writer:
+        writer.write({"n": 0})

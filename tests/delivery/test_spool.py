@@ -6,6 +6,7 @@ import os
 import threading
 from contextlib import suppress
 from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -190,6 +191,7 @@ def test_a_writer_that_is_refused_leaves_nothing_open(tmp_path, monkeypatch):
     spooled(Down(MemoryBackend(), down=True), tmp_path / "s", "{seq}.ndjson").abort()
     with SegmentLog(tmp_path / "s") as spool:
         spool.append(STAMP.pack(b"n", 0.0) + b'{"n":1}\n')
+    closed.clear()
     with pytest.raises(ConfigError, match="another format"):
         spooled(str(tmp_path / "out"), tmp_path / "s", "{seq}.log")
     assert len(closed) == 1
@@ -405,6 +407,32 @@ def test_a_spool_is_a_value():
 def test_deterministic_names_allow_no_gaps(tmp_path):
     with pytest.raises(ConfigError, match="drop_oldest"):
         spooled(MemoryBackend(), tmp_path, "{start}.ndjson", names="deterministic", spool={"when_full": "drop_oldest"})
+
+
+@pytest.mark.parametrize(
+    ("template", "changed"),
+    [
+        ("b/{source}-{start:03d}.ndjson", {}),
+        ("{source}-{start:03d}.ndjson.gz", {}),
+        ("{source}-{start:03d}.ndjson", {"source": "other"}),
+        ("{source}-{start:03d}.ndjson", {"zone": ZoneInfo("Asia/Tokyo")}),
+        ("{source}-{seq:03d}.ndjson", {"names": "unique"}),
+    ],
+)
+def test_what_waits_under_deterministic_names_is_given_no_other_ones(template, changed, tmp_path):
+    store, settings = Down(MemoryBackend()), {"names": "deterministic", "source": "s"}
+    first = spooled(store, tmp_path, "{source}-{start:03d}.ndjson", **settings)
+    first.write({"n": 0})
+    store.down = True
+    first.abort()
+    with pytest.raises(ConfigError):
+        spooled(store, tmp_path, template, **settings | changed)
+    store.down = False
+    with spooled(store, tmp_path, "{source}-{start:03d}.ndjson", **settings) as writer:
+        writer.roll()
+    with spooled(store, tmp_path, template, **settings | changed) as writer:  # nothing waits
+        writer.write({"n": 1})
+    assert sorted(numbers(store)) == [0, 1]
 
 
 def test_a_target_given_by_its_url_is_closed_at_the_end(tmp_path):

@@ -117,6 +117,12 @@ class Disk(FaultyOS):
         return real(*args, **kwargs)
 
 
+SHAPES = {
+    "deterministic": {"template": "{k}/{start:05d}.ndjson", "names": "deterministic"},
+    "unique": {"template": "{k}/{seq:05d}.ndjson"},
+}
+
+
 def live(rng, store, folder, names, taken, last):
     """One writer's life. Adds to ``taken`` what it took; returns what was acknowledged."""
     share = 0 if last else rng.choice([0, 0.1, 0.3])
@@ -133,16 +139,13 @@ def live(rng, store, folder, names, taken, last):
         backoff=Backoff(base=0.0005, cap=0.002),
         _os=disk,
     )
-    shape = {"template": "{k}/{start:05d}.ndjson", "names": "deterministic"}
-    if names == "unique":
-        shape = {"template": "{k}/{seq:05d}.ndjson"}
     try:
         writer = RollingRecordWriter(
             Moody(store, rng, share, names, ("open", "close") if last else ()),
             spool=spool,
             roll_records=rng.randrange(1, 9),
             max_open=rng.choice([1, 3]),
-            **shape,
+            **SHAPES[names],
         )
     except StorageError:
         return -1
@@ -202,9 +205,7 @@ def test_goal_10_whatever_fails_and_however_it_ends_a_spool_delivers_what_it_too
             for _ in range(rng.randrange(1, 5)):
                 acknowledged = live(rng, store, folder, names, taken, last=False)
                 # What was taken and not acknowledged may be gone, with a disk that failed at the end.
-                with RollingRecordWriter(
-                    store, "probe/{seq}.ndjson", spool=Spool(folder, close_timeout=0.001)
-                ) as probe:
+                with RollingRecordWriter(store, spool=Spool(folder, close_timeout=0.001), **SHAPES[names]) as probe:
                     kept = probe.durable + 1
                     probe.abort()
                 assert acknowledged < kept <= len(taken), f"seed {seed}"
