@@ -156,7 +156,8 @@ class DatasetWriter(Closes):
         ``function`` runs in the workers. ``inputs`` are taken as they are needed: at most ``in_flight`` (by default
         twice the executor's workers) wait or run. The first error ends it: what waits is cancelled, what runs is waited
         for, the parts are removed, and the error is raised with a note of the input it was at. A pool that lost a
-        process is shut down, so that none of its others writes on.
+        process is shut down, so that none of its others writes on. Where an executor says that it has cancelled what
+        still runs (Dask), a worker removes its parts itself when it sees that the attempt is over.
         """
         if in_flight is not None and (type(in_flight) is not int or in_flight < 1):
             raise ConfigError(f"in_flight is a number from 1 up, not {in_flight!r}")
@@ -223,7 +224,8 @@ class DatasetJob:
 
     def write_part(self, task: int | str, records: Iterable[Any]) -> list[Part]:
         """Write the share of one task and return its parts, none for no records. What is written twice, as a worker is
-        thought dead and its task run again, is taken once."""
+        thought dead and its task run again, is taken once. Where the attempt was aborted meanwhile the parts are
+        removed, and ``StorageError`` is raised."""
         name = f"{task:08d}" if type(task) is int and task >= 0 else task
         if not isinstance(name, str) or not _TASK.fullmatch(name):
             raise ConfigError(f"a task is a number from 0 up or a short name of letters and digits, not {task!r}")
@@ -245,6 +247,9 @@ class DatasetJob:
             on_commit=lambda done: found.append(self._part(done)),
         ) as writer:
             writer.write_many(records)
+        if found and not self.place.backend.exists(self.place.at(self._mark)):
+            self.place.remove(part.path for part in found)
+            raise StorageError("this attempt is over: nobody waits for its parts any more", path=self.place.at(stem))
         return sorted(found, key=lambda part: part.path)  # they were published side by side
 
     def _part(self, done: Any) -> Part:
@@ -358,14 +363,14 @@ class DatasetJob:
 
     def abort(self) -> tuple[str, ...]:
         """Remove what the attempt has written; nothing of it was visible. Returns what could not be removed.
-        Idempotent, and never touches what is published. Call it when no worker writes any more, and not behind an
-        ``OutcomeUnknown``."""
+        Idempotent, and never touches what is published. Not to be called behind an ``OutcomeUnknown``."""
         place = self.place
         try:
             found = place.current()
             if found is not None and self.attempt in found[1].attempts:
                 return ()
-            return place.remove(place.of_attempt(self.attempt))
+            marked = place.remove([self._mark])  # first: who still writes sees that it is gone, and removes its parts
+            return marked + tuple(path for path in place.remove(place.of_attempt(self.attempt)) if path not in marked)
         except StorageError:
             return (self._mark,)
 

@@ -24,9 +24,11 @@ from omnistorage import (
     RecordError,
     S3Backend,
     Secret,
+    StorageError,
     open_records,
 )
 from omnistorage.delivery import DatasetReader, DatasetWriter
+from omnistorage.delivery._dataset_files import part_name
 from tests import servers
 
 from ..waiting import LIMIT, until
@@ -231,6 +233,45 @@ def test_what_waits_when_a_run_fails_is_cancelled():
         writer(store).run(executor, fails, range(1000), in_flight=6)
     assert len(executor.futures) == 6
     assert begun[1:] in ([], [1])
+    assert names(store) == []
+
+
+def test_a_worker_that_was_said_to_be_cancelled_and_runs_on_leaves_no_parts():
+    store, begun, over = MemoryBackend(), threading.Event(), threading.Event()
+
+    class Dask:
+        """Its futures are never said to run, so all of them can be cancelled."""
+
+        def submit(self, fn, /, *args):
+            future, thread = cf.Future(), threading.Thread(target=call, args=(fn, args))
+            threads.append(thread)
+            thread.start()
+            if args[-1] == 0:
+                thread.join(LIMIT)
+                future.set_exception(errors.pop())
+            return future
+
+    def call(fn, args):
+        try:
+            fn(*args)
+        except Exception as error:
+            errors.append(error)
+
+    def shares(item):
+        if item == 0:
+            assert begun.wait(LIMIT)
+            raise KeyError(item)
+        begun.set()
+        yield from share(item)
+        assert over.wait(LIMIT)
+
+    threads, errors = [], []
+    with pytest.raises(KeyError):
+        writer(store).run(Dask(), shares, [1, 0], in_flight=2)
+    over.set()
+    for thread in threads:
+        thread.join(LIMIT)
+    assert isinstance(errors.pop(), StorageError)
     assert names(store) == []
 
 
@@ -455,12 +496,24 @@ def test_a_second_commit_says_that_the_first_one_was_done():
     assert list(DatasetReader(store, "d")) == [{"n": 0}]
 
 
-def test_what_a_slow_worker_writes_behind_the_commit_is_removed_by_the_next_run():
+def test_what_a_slow_worker_writes_behind_the_commit_it_removes():
     store = MemoryBackend()
     job = writer(store).begin()
     job.commit(job.write_part(0, share(0)))
-    job.write_part(0, share(0))
+    with pytest.raises(StorageError):
+        job.write_part(0, share(0))
     assert read(store) == expected([0])
+    assert is_clean(store)
+
+
+def test_what_a_slow_worker_writes_behind_the_commit_before_it_is_killed_is_removed_by_the_next_run():
+    store = MemoryBackend()
+    job = writer(store).begin()
+    (part,) = job.write_part(0, share(0))
+    job.commit([part])
+    first = part_name(part.path)
+    store.put_raw("set/" + part.path.replace(first.tried, "0" * len(first.tried)), b"")
+    assert not is_clean(store)
     write(store, [1], if_exists="append")
     assert read(store) == expected([0, 1])
     assert is_clean(store)

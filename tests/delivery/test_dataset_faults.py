@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from contextlib import suppress
 from datetime import timedelta
 
 import pytest
@@ -173,7 +174,8 @@ def test_whatever_fails_in_whatever_order_readers_see_one_whole_set(kind):
             late += executor.later
             for fn, args in late if rng.random() < 0.5 else ():
                 job = args[0]
-                fn(type(job)(writer(store)._place, *list(vars(job).values())[1:]), *args[1:])
+                with suppress(StorageError):  # nobody waits for them
+                    fn(type(job)(writer(store)._place, *list(vars(job).values())[1:]), *args[1:])
                 fired["late"] += 1
                 assert seen(store) == model, (seed, step)
         write(store, ["end"], if_exists="append", clean_after=AT_ONCE)
