@@ -228,6 +228,11 @@ class MultiError(_GroupError):
 
     outcomes: tuple[Any, ...] = ()
 
+    def __str__(self) -> str:
+        first = self.exceptions[0]
+        target = next((f"{one.target}: " for one in self.outcomes if one.error is first), "")
+        return f"{self.args[0]} ({len(self.exceptions)} in all; first: {target}{first})"
+
 
 class SyncError(_GroupError):
     """A sync ended with per-entry errors. ``report`` says how it ended (``sync.Report``)."""

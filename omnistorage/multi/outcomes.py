@@ -13,8 +13,9 @@ State = Literal["committed", "failed", "unknown", "aborted"]
 @dataclass(frozen=True)
 class Outcome:
     """How a change ended at one target: ``committed`` (all of it is there), ``failed`` (nothing of it is), ``unknown``
-    (the answer was lost, or nobody waited for it any longer), ``aborted`` (given up, as too many others failed).
-    ``sha256`` is the digest of what was written, in a write."""
+    (the answer was lost, nobody waited for it any longer, or the target was unavailable in the end: an earlier try of
+    the same request may have got through), ``aborted`` (given up, as too many others failed). ``sha256`` is the digest
+    of what was written, in a write."""
 
     target: str
     state: State

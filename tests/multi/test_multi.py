@@ -165,6 +165,7 @@ def test_go_m3_a_publication_that_fails_somewhere_is_told_target_by_target(which
         assert (outcome.error is None) == (number != which)
         assert places[number].inner.peek("x") == (b"old" if number == which else b"new")
     assert [error.__notes__ for error in caught.value.exceptions] == [[f"in target 't{which}'"]]
+    assert f"t{which}: {caught.value.exceptions[0]}" in str(caught.value)
     with pytest.raises(MultiError):
         writer.close()
     assert pickle.loads(pickle.dumps(caught.value)).outcomes[which].state == "unknown"
