@@ -2,6 +2,7 @@
 
 import gc
 import signal
+import tempfile
 from collections import Counter
 
 import pytest
@@ -40,6 +41,14 @@ def pytest_configure(config):
 def pytest_unconfigure(config):
     if not hasattr(config, "workerinput"):
         servers.end()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _temporary(tmp_path_factory):
+    """What tests make with ``tempfile`` goes where pytest removes it."""
+    tempfile.tempdir = str(tmp_path_factory.mktemp("t"))
+    yield
+    tempfile.tempdir = None
 
 
 @pytest.hookimpl(wrapper=True)

@@ -220,7 +220,9 @@ def test_go_s2_an_unreadable_folder_is_never_silently_empty(tmp_path: Path) -> N
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user in a child process, which takes root")
 def test_go_s2_f5_permissions_of_a_real_other_user() -> None:
-    root = Path(tempfile.mkdtemp(prefix="omnistorage-test-"))  # tmp_path lies in a folder that is closed to others
+    root = Path(
+        tempfile.mkdtemp(prefix="omnistorage-test-", dir="/tmp")
+    )  # tmp_path lies in a folder that is closed to others
     plant(LocalBackend(root), "open/a", "shut/b", "blind/c")
     for name, mode in (("", 0o777), ("open", 0o755), ("shut", 0o700), ("blind", 0o744)):
         (root / name).chmod(mode)

@@ -62,7 +62,8 @@ def start_seaweedfs(folder: Path) -> tuple[Any, dict[str, Any]]:
     # It listens on each port plus 10,000 too.
     s3, *ports = _low_ports(4)
     command = [
-        weed, "mini", f"-dir={folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-master.port={ports[0]}",
+        weed, f"-logdir={folder}", "mini", "-filer.localSocket=filer.sock", "-s3.localSocket=s3.sock",
+        f"-dir={folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-master.port={ports[0]}",
         f"-volume.port={ports[1]}", f"-filer.port={ports[2]}", f"-s3.port={s3}", f"-s3.config={folder / 's3.json'}",
         "-s3.port.iceberg=0", "-s3.port.lance=0", "-webdav=false", "-admin.ui=false", "-master.telemetry=false",
     ]  # fmt: skip
