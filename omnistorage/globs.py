@@ -1,4 +1,4 @@
-"""One glob translator for all of omnistorage: file patterns to linear-time regular expressions. Floor 0.
+"""One grammar of file patterns for all of omnistorage. Floor 0.
 
 The grammar is rclone's, so that the Store's globs and the sync filters mean the same:
 
@@ -13,14 +13,22 @@ A regular expression ends at the last of the braces that follow each other, ``{{
 A pattern that starts with "/" binds to the root; without it, it may start after any "/". ``anchored=True`` binds to the
 root always, and there ``**/`` also matches no folder at all, as in shells. A pattern always binds to the end.
 Matching is on whole keys, case counts unless told otherwise, and "\\n" is a character like any other.
+
+Matching takes time in proportion to the length of the key, whoever wrote the pattern. Only ``{{regex}}`` is matched by
+Python's ``re`` as it is, which may take for ever: take patterns with it from people whom you trust.
 """
 
 from __future__ import annotations
 
 import re
 from functools import lru_cache
+from typing import Protocol
 
+from ._glob_match import FOLDERS, STAR, STARS, Automaton, Group, Item, linear_expression, plain_expression
 from .errors import ConfigError
+
+_LONGEST = 4096
+_DEEPEST = 32
 
 _MAGIC = re.compile(r"[*?\[\]{}\\]")
 _POSIX = {
@@ -62,16 +70,34 @@ def escape(path: str) -> str:
     return _MAGIC.sub(r"\\\g<0>", path)
 
 
+class CompiledGlob(Protocol):
+    """A compiled pattern."""
+
+    def fullmatch(self, text: str, /) -> object:
+        """Something true if the whole of ``text`` matches, else None."""
+
+
 @lru_cache(maxsize=1024)
-def compile_glob(pattern: str, *, anchored: bool = False, ignore_case: bool = False) -> re.Pattern[str]:
-    """The regular expression of ``pattern``, for ``fullmatch`` on whole keys. Raises ``ConfigError`` naming the pattern
-    for ``***``, unbalanced brackets or braces, bad ranges, and a backslash at the end."""
-    body = _Translator(pattern, anchored).translate()
+def compile_glob(pattern: str, *, anchored: bool = False, ignore_case: bool = False) -> CompiledGlob:
+    """``pattern``, ready to be matched with whole keys.
+
+    Raises ``ConfigError`` naming the pattern for ``***``, unbalanced brackets or braces, bad ranges, a backslash at the
+    end, more than 4,096 characters, and braces that nest deeper than 32."""
+    if len(pattern) > _LONGEST:
+        raise ConfigError(
+            f"bad pattern {pattern[:80]!r}...: it has {len(pattern)} characters, at most {_LONGEST} may be"
+        )
+    parser = _Parser(pattern, anchored)
+    items = parser.items()
     if not anchored and not pattern.startswith("/"):
-        body = f"(?:.*/)?{body}"
+        items.insert(0, FOLDERS)
+    flags = re.DOTALL | (re.IGNORECASE if ignore_case else 0)
+    body = plain_expression(items) if parser.has_raw else linear_expression(items)
+    if body is None:
+        return Automaton(items, flags)
     try:
-        return re.compile(body, re.DOTALL | (re.IGNORECASE if ignore_case else 0))
-    except (re.error, OverflowError) as error:
+        return re.compile(body, flags)
+    except (re.error, OverflowError, RecursionError) as error:
         raise ConfigError(f"bad pattern {pattern!r}: {error}") from None
 
 
@@ -83,53 +109,26 @@ def literal_folder(pattern: str) -> str:
     return head.rpartition("/")[0]
 
 
-_STAR, _STARS = "[^/]*", ".*"
-
-
-def _join(parts: list[str]) -> str:
-    """The parts as one expression that does not backtrack where that is never needed: the first place where what stands
-    between two stars fits is as good as any later one, if the second star reaches at least as far as the first."""
-    out: list[str] = []
-    at = 0
-    while at < len(parts):
-        star = parts[at]
-        end = at + 1
-        while end < len(parts) and _is_fixed(parts[end]):
-            end += 1
-        follows = parts[end] if end < len(parts) else ""
-        if star in (_STAR, _STARS) and end > at + 1 and follows in (_STARS, star):
-            out.append(f"(?>{star}?{''.join(parts[at + 1 : end])})")
-            at = end
-        else:
-            out.append(star)
-            at += 1
-    return "".join(out)
-
-
-def _is_fixed(part: str) -> bool:
-    """Whether the part matches exactly one character."""
-    return part not in (_STAR, _STARS) and not part.startswith("(?:")
-
-
-class _Translator:
+class _Parser:
     def __init__(self, pattern: str, anchored: bool) -> None:
         self.pattern = pattern
         self.text = pattern.removeprefix("/")
         self.anchored = anchored
         self.at = 0
+        self.has_raw = False
 
     def fail(self, why: str) -> ConfigError:
         return ConfigError(f"bad pattern {self.pattern!r}: {why}")
 
-    def translate(self) -> str:
+    def items(self) -> list[Item]:
         out = self.sequence(depth=0)
         if self.at < len(self.text):
             raise self.fail("'}' without '{'")
         return out
 
-    def sequence(self, depth: int) -> str:
+    def sequence(self, depth: int) -> list[Item]:
         """Up to the end, or in braces up to the comma or brace that ends the alternative."""
-        out: list[str] = []
+        out: list[Item] = []
         while self.at < len(self.text):
             char = self.text[self.at]
             if char == "}" or (char == "," and depth):
@@ -153,7 +152,7 @@ class _Translator:
                 out.append(f"(?!/)[{_ESCAPED[char]}]" if char in _ESCAPED else re.escape(char))
             else:
                 out.append(re.escape(char))
-        return _join(out)
+        return out
 
     def star(self) -> str:
         start = self.at - 1
@@ -163,14 +162,14 @@ class _Translator:
         if count > 2:
             raise self.fail("'***' means nothing: use '**'")
         if count == 1:
-            return _STAR
+            return STAR
         at_segment_start = start == 0 or self.text[start - 1] == "/"
         if self.anchored and at_segment_start and self.text[self.at : self.at + 1] == "/":
             self.at += 1
-            return "(?:.*/)?"
-        return _STARS
+            return FOLDERS
+        return STARS
 
-    def braces(self, depth: int) -> str:
+    def braces(self, depth: int) -> Item:
         if self.text[self.at : self.at + 1] == "{":
             end = self.text.find("}}", self.at)
             if end < 0:
@@ -179,6 +178,8 @@ class _Translator:
                 end += 1
             raw, self.at = self.text[self.at + 1 : end], end + 2
             return self.raw(raw)
+        if depth == _DEEPEST:
+            raise self.fail(f"braces nest deeper than {_DEEPEST}")
         branches = []
         while True:
             branches.append(self.sequence(depth + 1))
@@ -186,14 +187,15 @@ class _Translator:
                 raise self.fail("'{' without '}'")
             self.at += 1
             if self.text[self.at - 1] == "}":
-                return f"(?:{'|'.join(branches)})"
+                return Group(branches)
 
     def raw(self, raw: str) -> str:
+        self.has_raw = True
         flags, rest = _RAW.fullmatch(raw).groups("")  # type: ignore[union-attr]
         rest = _RAW_CLASS.sub(self.raw_class, rest)
         try:
             re.compile(f"(?a{flags}:{rest})")
-        except re.error as error:
+        except (re.error, RecursionError) as error:
             raise self.fail(f"in '{{{{{raw}}}}}': {error}") from None
         return f"(?:(?a{flags}:{rest}))"
 

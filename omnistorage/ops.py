@@ -6,7 +6,6 @@ except ``read_bytes`` and ``write_bytes``, whose purpose that is.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, NoReturn
@@ -37,7 +36,7 @@ from .core import (
     power,
 )
 from .errors import CapabilityNotSupported, ConfigError, CorruptData, NotFound, PreconditionFailed, StorageError
-from .globs import compile_glob, literal_folder
+from .globs import CompiledGlob, compile_glob, literal_folder
 from .paths import is_under, parent
 from .policies import RequestPolicy
 
@@ -448,7 +447,7 @@ def glob(
 def _glob(
     store: ExtendedBackend,
     pattern: str,
-    matching: re.Pattern[str],
+    matching: CompiledGlob,
     on_error: Callable[[StorageError], None] | None,
 ) -> Iterator[ObjectInfo]:
     deepest = pattern.count("/")

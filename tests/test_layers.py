@@ -17,6 +17,7 @@ FLOOR_0 = {
     "policies",
     "bad_records",
     "digests",
+    "_glob_match",
     "_moments",
     "_table",
     "_lookup",

@@ -15,7 +15,7 @@ from .. import ops
 from .._table import nearest
 from ..core import Backend, ExtendedBackend, Features, ObjectInfo
 from ..errors import ConfigError, PreconditionFailed, StorageError
-from ..globs import compile_glob, literal_folder
+from ..globs import CompiledGlob, compile_glob, literal_folder
 from ..paths import is_under
 from ..registry import locate
 from ..wrappers import Prefix
@@ -73,7 +73,7 @@ class Place:
     backend: ExtendedBackend
     tier: Tier
     match: tuple[str, ...] | None
-    patterns: tuple[re.Pattern[str], ...] = ()
+    patterns: tuple[CompiledGlob, ...] = ()
     word: str = "tier"  # what errors call it
     head: str = field(default="", init=False)
 
