@@ -66,8 +66,8 @@ def open_records(target: Any, path: str = "r", mode: str | None = None, /, **s: 
     beat the suffix.
 
     ``max_output`` (bytes) and ``max_ratio`` bound what decoding may make of the input; ``untrusted=True`` sets them to
-    16 GiB and 1,000 unless given, and bounds the memory that a codec may be made to take (a codec given as a value
-    keeps its own bound).
+    16 GiB and 1,000 unless given, and bounds the memory that a codec and a record may be made to take: records have at
+    most 1 MiB, and 100,000 values or 16,384 columns (a codec or format given as a value keeps its own bounds).
     """
     unknown = sorted(set(s) - set(OpenSettings.__annotations__))
     if unknown:
@@ -120,6 +120,8 @@ def _policy(s: OpenSettings) -> dict[str, Any]:
 
 def _open_reader(backend: Backend, path: str, s: OpenSettings, owned: Backend | None) -> RecordReader[Any]:
     form, policy = _pick_format(path, s.get("format")), _policy(s)
+    if s.get("untrusted") and form is not s.get("format"):
+        form = _bounded(form)
     options = s.get("options") or READ
     if not isinstance(options, ReadOptions):
         raise ConfigError(f"reading takes ReadOptions, not {type(options).__name__}", path=path)
@@ -184,9 +186,8 @@ def open_decoded(
             codec = codec_for_magic(head) or codec_for_path(source.info.path)
         elif compression != "none":
             codec = codec_named(compression)
-        bounded = getattr(codec, "untrusted", None)
-        if untrusted and codec is not compression and bounded is not None:
-            codec = bounded()
+        if untrusted and codec is not compression:
+            codec = _bounded(codec)
         decoder: Stage[bytes, bytes] | None = None if codec is None else codec.decoder()
         if max_output is not None or max_ratio is not None:
             decoder = Limit(decoder or Same(), max_output=max_output, max_ratio=max_ratio)
@@ -194,6 +195,12 @@ def open_decoded(
     except BaseException:
         source.close()
         raise
+
+
+def _bounded(layer: Any) -> Any:
+    """The codec or format as it is for input that anybody may have made, if that makes a difference to it."""
+    untrusted = getattr(layer, "untrusted", None)
+    return layer if untrusted is None else untrusted()
 
 
 def layers_for(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
@@ -37,6 +38,7 @@ class Decoder(StageBase[bytes, list[Any]]):
         self._quote = settings.quote.encode() if settings.quote else b""
         self._scanner = RowScanner(settings.delimiter, settings.quote, settings.escapechar, settings.doublequote)
         self._bom = settings.is_utf8
+        self._widest = settings.max_columns
         self._wants_header = settings.starts_with_header
         self._names: Names | None = None
         self._types: list[tuple[int, str, Callable[[str], Any]]] = []
@@ -143,6 +145,8 @@ class Decoder(StageBase[bytes, list[Any]]):
         """The records of sound rows, blank ones left out. Raises if there is anything odd."""
         names = self._names
         if names is None:
+            if self._widest is not None and max(map(len, rows), default=0) > self._widest:
+                raise _Odd
             return rows if all(rows) else list(filter(None, rows))
         if set(map(len, rows)) != {len(names)}:
             rows = list(filter(None, rows))
@@ -215,6 +219,8 @@ class Decoder(StageBase[bytes, list[Any]]):
 
     def _record(self, fields: list[str]) -> Any:
         names = self._names
+        if self._widest is not None and len(fields) > self._widest:
+            raise _Odd(f"{len(fields)} fields where max_columns={self._widest}")
         if names is None:
             return fields
         values: list[Any] = fields
@@ -236,15 +242,18 @@ class Decoder(StageBase[bytes, list[Any]]):
     def _learn(self, fields: Sequence[str]) -> None:
         """Take up the header."""
         names, said = tuple(fields), self._settings.names
+        if self._widest is not None and len(names) > self._widest:
+            raise CorruptData(f"the header has {len(names)} columns, max_columns={self._widest}", offset=self._offset)
         if said is not None and names != said:
-            raise CorruptData(f"the header is {list(names)}, header= says {list(said)}", offset=self._offset)
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise CorruptData(f"the header names a column twice: {', '.join(map(repr, twice))}", offset=self._offset)
+            raise CorruptData(f"the header is {_listed(names)}, header= says {_listed(said)}", offset=self._offset)
+        count = Counter(names)
+        if len(count) < len(names):
+            twice = [name for name, times in count.items() if times > 1]
+            raise CorruptData(f"the header names a column twice: {_listed(sorted(twice))}", offset=self._offset)
         types: dict[str, Any] = dict(self._settings.types)
         for name in types:
-            if name not in names:
-                raise CorruptData(f"the header {list(names)} lacks the typed column {name!r}", offset=self._offset)
+            if name not in count:
+                raise CorruptData(f"the header {_listed(names)} lacks the typed column {name!r}", offset=self._offset)
         self._names = names
         null = self._settings.null
         self._types = [
@@ -274,6 +283,12 @@ class Decoder(StageBase[bytes, list[Any]]):
             )
         if good:
             yield good
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The names for a message, not all of them if they are many."""
+    shown = ", ".join(repr(name[:80]) for name in names[:20])
+    return shown if len(names) <= 20 else f"{shown} and {len(names) - 20} more"
 
 
 def _parser(name: str, kind: Any, null: str) -> Callable[[str], Any]:

@@ -87,6 +87,7 @@ class CsvSettings:
     nul: Literal["error", "keep"] = "error"
     max_record: int = 16 << 20
     allow_partial_tail: bool = False
+    max_columns: int | None = None
 
     def __post_init__(self) -> None:
         self._check_plain_fields()
@@ -104,6 +105,8 @@ class CsvSettings:
                 raise ConfigError(f"csv {field} is True or False, not {getattr(self, field)!r}")
         if type(self.max_record) is not int or self.max_record < 1:
             raise ConfigError(f"csv max_record is a number of bytes from 1 up, not {self.max_record!r}")
+        if self.max_columns is not None and (type(self.max_columns) is not int or self.max_columns < 1):
+            raise ConfigError(f"csv max_columns is a number from 1 up or None, not {self.max_columns!r}")
         if not isinstance(self.null, str):
             raise ConfigError(f"csv null is the text that stands for None, not {self.null!r}")
         if not _extends_ascii(self.encoding):

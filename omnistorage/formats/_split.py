@@ -13,6 +13,9 @@ from ..stages import BATCH_BYTES, OnBad
 RAW_LIMIT = 64 * 1024 + 3
 """How much of an overlong line is kept to be shown: what ``RecordError.raw`` holds, and a BOM before it."""
 
+UNTRUSTED_RECORD = 1 << 20
+"""The longest record, in bytes, of input that anybody may have made."""
+
 
 def report(error: RecordError, on_bad: OnBad | None) -> None:
     """Hand a bad record to who asked for it, or raise it."""

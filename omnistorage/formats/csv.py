@@ -6,12 +6,15 @@ The fields stand in ``_csv_settings``, the encoder in ``_csv_write``, the decode
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from ..stages import OnBad, RecordEncoder, Stage
 from ._csv_read import Decoder
 from ._csv_settings import CsvSettings
 from ._csv_write import Encoder
+from ._split import UNTRUSTED_RECORD
+
+_UNTRUSTED_COLUMNS = 16_384
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,9 @@ class Csv(CsvSettings):
 
     **Odd characters.** A BOM at the start is skipped, and written with ``bom=True``. NUL makes a bad record, both ways,
     unless ``nul="keep"``. A row is at most ``max_record`` bytes without its line break: a larger one is a
-    ``RecordError`` on writing, and one bad record on reading. Python's ``csv.field_size_limit()``, one for the process,
-    is raised when a row is met that may need it, and never lowered.
+    ``RecordError`` on writing, and one bad record on reading. If ``max_columns`` is given, a row of more columns is one
+    bad record on reading, and a header of more ``CorruptData``. Python's ``csv.field_size_limit()``, one for the
+    process, is raised when a row is met that may need it, and never lowered.
 
     **Torn ends.** A last row without a line break is a record (RFC 4180, 2.2) if it is a sound one: a cut within the
     last field goes unnoticed. One that is not, with a quote left open or too few fields, raises ``CorruptData``, or is
@@ -64,6 +68,14 @@ class Csv(CsvSettings):
     @property
     def content_type(self) -> str:
         return "text/tab-separated-values" if self.delimiter == "\t" else "text/csv"
+
+    def untrusted(self) -> Self:
+        """This format for input that anybody may have made: rows of at most 1 MiB and 16,384 columns."""
+        return replace(
+            self,
+            max_record=min(self.max_record, UNTRUSTED_RECORD),
+            max_columns=min(self.max_columns or _UNTRUSTED_COLUMNS, _UNTRUSTED_COLUMNS),
+        )
 
     def encoder(self) -> RecordEncoder[Any]:
         """See ``stages.Format``. Raises ``ConfigError`` where lists are to be written and the header is ``first_row``:

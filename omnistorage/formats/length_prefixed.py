@@ -7,14 +7,14 @@ The fixed prefixes are the usual ones of home-made framings; ``varint`` is what 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from struct import Struct
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal, Self, get_args
 
 from ..errors import ConfigError, CorruptData, RecordError
 from ..stages import BATCH_BYTES, BATCH_RECORDS, OnBad, RecordEncoder, Stage, StageBase
-from ._split import report
+from ._split import UNTRUSTED_RECORD, report
 
 Prefix = Literal["be32", "le32", "varint"]
 _FIXED = {"be32": Struct(">I"), "le32": Struct("<I")}
@@ -67,6 +67,10 @@ class LengthPrefixed:
     def suffixes(self) -> tuple[str, ...]:
         """``.lpv`` says varint, ``.lp`` one of the others."""
         return (".lpv",) if self.prefix == "varint" else (".lp",)
+
+    def untrusted(self) -> Self:
+        """This format for input that anybody may have made: records of at most 1 MiB."""
+        return replace(self, max_record=min(self.max_record, UNTRUSTED_RECORD))
 
     def encoder(self) -> RecordEncoder[bytes]:
         return _Encoder(self)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 from ..errors import ConfigError, CorruptData, RecordError
 from ..stages import BATCH_RECORDS, OnBad, RecordEncoder, Stage, StageBase
-from ._split import LineSplitter, report
+from ._split import UNTRUSTED_RECORD, LineSplitter, report
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,10 @@ class Lines:
     def __post_init__(self) -> None:
         if type(self.max_record) is not int or self.max_record < 1:
             raise ConfigError(f"lines max_record is a number of bytes from 1 up, not {self.max_record!r}")
+
+    def untrusted(self) -> Self:
+        """This format for input that anybody may have made: lines of at most 1 MiB."""
+        return replace(self, max_record=min(self.max_record, UNTRUSTED_RECORD))
 
     def encoder(self) -> RecordEncoder[bytes | str]:
         return _Encoder(self.max_record)

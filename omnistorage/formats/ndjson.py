@@ -7,16 +7,17 @@ through line by line. Lines are never glued into one JSON array: that would acce
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
 import orjson
 
 from ..errors import ConfigError, CorruptData, RecordError
 from ..stages import BATCH_RECORDS, OnBad, RecordEncoder, Stage, StageBase
-from ._split import LineSplitter, report
+from ._split import UNTRUSTED_RECORD, LineSplitter, report
 
 _BOM = b"\xef\xbb\xbf"
+_UNTRUSTED_VALUES = 100_000
 _SPACE = b" \t\r"  # JSON white space, without the newline
 _LINE = orjson.OPT_APPEND_NEWLINE
 
@@ -31,9 +32,11 @@ class Ndjson:
     content of an ``orjson.Fragment`` is taken on trust (but for newlines).
 
     Lines end with ``\\n``; reading accepts ``\\r\\n``, skips blank lines and a UTF-8 BOM at the start. A record's text
-    is at most ``max_record`` bytes: a larger one is a ``RecordError`` on writing, and one bad record on reading. A last
-    line without ``\\n`` is a record if it is whole JSON and not a number (``12`` may be what is left of ``123``); else
-    ``finish`` raises ``CorruptData``, or drops it when ``allow_partial_tail`` is set.
+    is at most ``max_record`` bytes: a larger one is a ``RecordError`` on writing, and one bad record on reading. If
+    ``max_values`` is given, a record of more values, counted by its commas, is one bad record on reading: a value may
+    take thirty times the memory of its text. A last line without ``\\n`` is a record if it is whole JSON and not a
+    number (``12`` may be what is left of ``123``); else ``finish`` raises ``CorruptData``, or drops it when
+    ``allow_partial_tail`` is set.
     """
 
     name: ClassVar[str] = "ndjson"
@@ -42,12 +45,23 @@ class Ndjson:
 
     max_record: int = 16 << 20
     allow_partial_tail: bool = False
+    max_values: int | None = None
 
     def __post_init__(self) -> None:
+        if self.max_values is not None and (type(self.max_values) is not int or self.max_values < 1):
+            raise ConfigError(f"ndjson max_values is a number from 1 up or None, not {self.max_values!r}")
         if type(self.max_record) is not int or self.max_record < 1:
             raise ConfigError(f"ndjson max_record is a number of bytes from 1 up, not {self.max_record!r}")
         if type(self.allow_partial_tail) is not bool:
             raise ConfigError(f"ndjson allow_partial_tail is True or False, not {self.allow_partial_tail!r}")
+
+    def untrusted(self) -> Self:
+        """This format for input that anybody may have made: records of at most 1 MiB and 100,000 values."""
+        return replace(
+            self,
+            max_record=min(self.max_record, UNTRUSTED_RECORD),
+            max_values=min(self.max_values or _UNTRUSTED_VALUES, _UNTRUSTED_VALUES),
+        )
 
     def encoder(self) -> RecordEncoder[Any]:
         return _Encoder(self.max_record)
@@ -143,7 +157,7 @@ class _Decoder(StageBase[bytes, list[Any]]):
 
     def _block(self, block: bytes, offset: int) -> Iterator[list[Any]]:
         loads, lines = orjson.loads, block.split(b"\n")
-        fits = len(block) <= self._settings.max_record
+        fits = len(block) <= self._settings.max_record and self._is_narrow(block)
         seen = 0  # the number of lines before ``offset``
         for at in range(0, len(lines), BATCH_RECORDS):
             group = lines[at : at + BATCH_RECORDS] if len(lines) > BATCH_RECORDS else lines
@@ -165,7 +179,9 @@ class _Decoder(StageBase[bytes, list[Any]]):
             start, offset = offset, offset + len(line) + 1
             text = line.removesuffix(b"\r")
             problem: str | ValueError = self._too_long
-            if len(text) <= self._settings.max_record:
+            if not self._is_narrow(text):
+                problem = self._too_wide
+            elif len(text) <= self._settings.max_record:
                 if not text.strip(_SPACE):
                     continue
                 try:
@@ -182,6 +198,14 @@ class _Decoder(StageBase[bytes, list[Any]]):
         if good:
             yield good
 
+    def _is_narrow(self, text: bytes) -> bool:
+        most = self._settings.max_values
+        return most is None or text.count(b",") < most
+
+    @property
+    def _too_wide(self) -> str:
+        return f"the record has more than max_values={self._settings.max_values} values"
+
     @property
     def _too_long(self) -> str:
         return f"the line is longer than max_record={self._settings.max_record} bytes"
@@ -196,7 +220,7 @@ class _Decoder(StageBase[bytes, list[Any]]):
             offset, tail = len(_BOM), tail[len(_BOM) :]
         if not tail.strip(_SPACE) and not cut:
             return
-        if not cut and len(tail.removesuffix(b"\r")) <= self._settings.max_record:
+        if not cut and len(tail.removesuffix(b"\r")) <= self._settings.max_record and self._is_narrow(tail):
             try:
                 record = orjson.loads(tail)
             except ValueError:

@@ -351,12 +351,27 @@ def test_a_header_that_cannot_serve_is_corrupt_data() -> None:
         (b"a\0\n", {}, "NUL"),
         (b"a" * 11 + b"\n", {"max_record": 10}, "max_record"),
         (b"a\n", {"types": {"b": "int"}}, "lacks the typed column 'b'"),
+        (b"a,b,c\n", {"max_columns": 2}, "max_columns"),
     ]
     for header, options, says in cases:
         for size in (1, 1 << 16):
             with pytest.raises(CorruptData, match=says) as caught:
                 read(b"\n" + header + b"1,2\n", [size], lambda error: None, **options)
             assert caught.value.offset == 1
+
+
+def test_a_row_of_more_than_max_columns_is_one_bad_record() -> None:
+    for size in (1, 1 << 16):
+        bad: list[RecordError] = []
+        found = read(b"1,2\n1,2,3\n3,4\n", [size], bad.append, fmt=lists(max_columns=2))
+        assert (found, [error.number for error in bad]) == ([["1", "2"], ["3", "4"]], [2])
+
+
+def test_a_header_of_many_columns_takes_linear_time() -> None:
+    """By the square it would be half an hour."""
+    names = [str(number) for number in range(200_000)]
+    (record,) = read(",".join(names).encode() + b"\n" + b"," * 199_999 + b"\n")
+    assert list(record) == names
 
 
 def test_names_without_a_header_row_name_the_columns() -> None:

@@ -4,6 +4,7 @@ import gzip
 import os
 import shutil
 import subprocess
+import sys
 
 import orjson
 import pytest
@@ -165,6 +166,57 @@ def test_codec_damage_is_raised_each_time_it_is_asked_and_behind_the_bad_records
         for _ in range(3):
             with pytest.raises(CorruptData):
                 list(reader)
+
+
+_WIDE = """
+import sys
+from omnistorage import StorageError, open_records
+def peak():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
+def read(path):
+    with open_records(path, untrusted=True) as reader:
+        for record in reader:
+            pass
+read(sys.argv[1])
+before = peak()
+try:
+    read(sys.argv[2])
+except StorageError as error:
+    print(type(error).__name__, peak() - before)
+"""
+
+
+@pytest.mark.parametrize(
+    ("suffix", "small", "parts", "times"),
+    [
+        (".ndjson", b"{}\n", (b"[", b"{},", b"{}]\n"), 5_200_000),
+        (".ndjson", b"{}\n", (b"[", b"{},", b"{}]\n"), 300_000),
+        (".ndjson", b"{}\n", (b"[", b"{},", b"{}]"), 300_000),
+        (".csv", b"a\n1\n", (b"", b",", b"\n"), 900_000),
+        (".csv", b"a\n1\n", (b"", b"a,", b"b\n"), 8_000_000),
+        (".csv", b"a\n1\n", (b"a,b\n1,2\n", b",", b"\n"), 900_000),
+        (".log", b"a\n", (b"", b"abc", b"\n"), 5_000_000),
+    ],
+)
+def test_untrusted_records_take_no_more_than_32_mib(suffix, small, parts, times, tmp_path):
+    """Beyond what reading a small object of the kind takes; in a process of its own."""
+    first, repeated, last = parts
+    paths = [tmp_path / f"small{suffix}", tmp_path / f"wide{suffix}"]
+    for path, data in zip(paths, (small, first + repeated * times + last), strict=True):
+        path.write_bytes(data)
+    run = subprocess.run([sys.executable, "-c", _WIDE, *paths], capture_output=True, text=True, check=True)
+    error, grown = run.stdout.split()
+    assert error in ("RecordError", "CorruptData")
+    assert int(grown) <= 32 * 1024
+
+
+def test_a_format_given_as_a_value_keeps_its_bounds():
+    store = MemoryBackend()
+    store.put_raw("x.ndjson", b"[" + b"1," * 150_000 + b"1]\n")
+    with open_records(store, "x.ndjson", untrusted=True) as reader, pytest.raises(RecordError):
+        list(reader)
+    with open_records(store, "x.ndjson", untrusted=True, format=Ndjson()) as reader:
+        assert len(reader.read()) == 150_001
 
 
 def test_untrusted_input_is_bounded_in_ratio():
