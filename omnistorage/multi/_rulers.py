@@ -50,7 +50,8 @@ class Rulers:
         had = [place for place in places if place.name not in last.targets]
         good = [place for place in had if place.name not in doubted]
         if not good and last.sha256 is not None:
-            good, down = self._holders(last)
+            holders, down = self._holders(last)
+            good = [place for place in holders if place in had] or holders  # they have its metadata, too
             if not good and down is not None:
                 raise down
         gone = set(last.among) - set(last.targets) - {place.name for place in places}

@@ -74,11 +74,11 @@ def plain():
     return backend
 
 
-def write(multi, data, *, without=(), path="x"):
+def write(multi, data, *, without=(), path="x", **options):
     """A write that some of the targets miss."""
     for place in without:
         place.down = True
-    write_bytes(multi, path, data)
+    write_bytes(multi, path, data, WriteOptions(**options))
     for place in without:
         place.down = False
 
@@ -263,6 +263,16 @@ def test_where_each_target_is_in_doubt_the_digest_of_what_was_done_decides():
     places[2].down = False
     multi.repair(grace=0)
     assert once(places, "x") == b"done"
+
+
+def test_where_each_target_is_in_doubt_the_one_that_was_written_last_has_the_metadata():
+    places = switches(3)
+    multi = mirror(places, "best_effort")
+    write(multi, b"same", user_metadata={"by": "first"})
+    write(multi, b"same", without=places[::2], user_metadata={"by": "second"})
+    multi.journal.add(multi.entry("x", multi.places[1:2], doubt=True))
+    multi.repair(grace=0)
+    assert [place.inner.stat("x").metadata for place in places] == [{"by": "second"}] * 3
 
 
 def test_repair_that_fails_at_one_target_notes_what_it_put_at_another_beside_a_write():
