@@ -150,16 +150,21 @@ def open_transport(settings: Settings, paramiko: Any, sock: Any = None) -> Any:
         if settings.keepalive:
             transport.set_keepalive(max(1, round(settings.keepalive)))
     except StorageError:
-        transport.close()
+        _end(transport)
         raise
     except Exception as error:
-        transport.close()
+        _end(transport)
         raise BackendUnavailable(
             f"the SSH handshake with {settings.place} failed: {str(error) or type(error).__name__}",
             backend=NAME,
             op="connect",
         ) from error
     return transport
+
+
+def _end(transport: Any) -> None:
+    transport.close()
+    transport.sock.close()  # which the transport leaves open if it was never started
 
 
 def _jumps(settings: Settings, paramiko: Any) -> Iterator[Settings]:

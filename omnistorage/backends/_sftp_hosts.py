@@ -9,6 +9,7 @@ setting that accepts any key. Format of known_hosts: sshd(8).
 from __future__ import annotations
 
 import os.path
+import re
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from typing import Any
@@ -16,17 +17,21 @@ from typing import Any
 from ..errors import ConfigError, PermissionDenied
 from ._sftp_settings import KNOWN_HOSTS, NAME, Settings
 
+_BLANKS = re.compile(r"[ \t]+")
+
 
 def refusal(text: str) -> PermissionDenied:
     return PermissionDenied(text, backend=NAME, op="connect")
 
 
-def _known_lines(settings: Settings) -> Iterator[str]:
+def _known_lines(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Each line of known_hosts, behind where it stands."""
     files = (settings.known_hosts,) if settings.known_hosts else KNOWN_HOSTS
     for name in files:
         try:
             with open(os.path.expanduser(name), encoding="utf-8", errors="replace") as file:
-                yield from file
+                for number, line in enumerate(file, 1):
+                    yield f"{name}, line {number}", line
         except FileNotFoundError:
             pass
         except OSError as error:
@@ -52,19 +57,26 @@ def _literal(pattern: str) -> str:
 
 
 def known_keys(settings: Settings, paramiko: Any) -> tuple[list[Any], list[Any]]:
-    """The host keys that known_hosts holds for the server, and those it has revoked."""
+    """The host keys that known_hosts holds for the server, and those it has revoked. Raises ``ConfigError`` for a line
+    with a marker that cannot be followed: what it forbids would be allowed."""
     known: list[Any] = []
     revoked: list[Any] = []
-    for line in _known_lines(settings):
-        text = line.strip()
-        marker, _, rest = text.partition(" ")
-        if not text or marker == "@cert-authority" or text[0] == "#":
+    for where, line in _known_lines(settings):
+        fields = _BLANKS.split(line.strip(" \t\r\n"))
+        marker = fields.pop(0) if fields[0].startswith("@") else ""
+        if marker not in ("", "@revoked", "@cert-authority"):
+            raise ConfigError(f"known_hosts {where}: nobody knows what {marker!r} means: remove the line or mend it")
+        if marker == "@cert-authority" or fields[0].startswith("#") or not fields[0]:
             continue
         is_revoked = marker == "@revoked"
+        if is_revoked and len(fields) < 3:
+            raise ConfigError(f"known_hosts {where}: what it revokes is not a host, a kind of key and a key")
         try:
-            entry = paramiko.hostkeys.HostKeyEntry.from_line(rest.strip() if is_revoked else text)
-        except (paramiko.hostkeys.InvalidHostKey, paramiko.SSHException, ValueError):
-            continue  # a kind of key that nobody here can read proves nothing either way
+            entry = paramiko.hostkeys.HostKeyEntry.from_line(" ".join(fields[:3]))
+        except (paramiko.hostkeys.InvalidHostKey, paramiko.SSHException, ValueError) as error:
+            if is_revoked:
+                raise ConfigError(f"known_hosts {where}: the key that it revokes cannot be read: {error}") from error
+            continue  # it proves nothing either way
         if entry is not None and entry.key is not None and _names_host(entry.hostnames, settings.place, paramiko):
             (revoked if is_revoked else known).append(entry.key)
     return known, revoked

@@ -104,11 +104,39 @@ def test_goal_42_a_changed_key_is_refused_whatever_its_kind(connect, tmp_path, n
 @BOTH
 def test_goal_42_a_revoked_key_is_refused_even_if_another_line_knows_it(connect, tmp_path, name):
     line = pathlib.Path(server(name)["known_hosts"]).read_text()
-    for text in (f"@revoked {line}", f"{line}@revoked {line}", f"{line}@revoked * {' '.join(line.split()[1:])}\n"):
+    host, kind, key = line.split()
+    revoked = [
+        f"@revoked {line}",
+        f"@revoked * {kind} {key}\n",
+        f"@revoked\t{line}",
+        f"@revoked\t{host}\t{kind}\t{key}\n",
+        f" @revoked  {host} \t {kind}  {key} a comment\r\n",
+    ]
+    for text in (revoked[0], *(line + text for text in revoked)):
         (tmp_path / "known").write_text(text)
         for host_keys in ("strict", "first-use"):
             with pytest.raises(PermissionDenied, match="revoked"):
                 connect(name, known_hosts=str(tmp_path / "known"), host_keys=host_keys)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["@REVOKED h ssh-ed25519 AAAA", "@revoked,h ssh-ed25519 AAAA", "@", "@revoked h ssh-ed25519 A", "@revoked h"],
+)
+def test_a_marked_line_that_cannot_be_followed_is_refused(connect, tmp_path, line):
+    known = pathlib.Path(server("sshd")["known_hosts"]).read_text()
+    (tmp_path / "known").write_text(f"{known}{line}\n")
+    with pytest.raises(ConfigError, match="line 2"):
+        connect("sshd", known_hosts=str(tmp_path / "known"))
+
+
+@BOTH
+def test_blanks_of_known_hosts_are_spaces_and_tabs(connect, tmp_path, name):
+    fields = pathlib.Path(server(name)["known_hosts"]).read_text().split()
+    (tmp_path / "known").write_text(
+        "\t \n\t".join(["# a comment", "@cert-authority\t* ssh-rsa A", "  \t".join(fields)])
+    )
+    connect(name, known_hosts=str(tmp_path / "known"))
 
 
 @BOTH
