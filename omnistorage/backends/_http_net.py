@@ -21,10 +21,25 @@ from ._http_settings import NAME, Settings
 Resolver = Callable[[str, int], Iterable[str]]
 Dial = Callable[[str, int, Any], socket.socket]
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
-_LOCAL_NAT64 = ipaddress.ip_network("64:ff9b:1::/48")
-_OTHERS = [ipaddress.ip_network(text) for text in ("168.63.129.16/32", "192.88.99.0/24", "3fff::/20")]
-"""Azure's own services, the relays of 6to4, and addresses for documentation, which not every Python knows."""
-_COMPATIBLE = ipaddress.ip_network("::/96")
+_GLOBAL = ipaddress.ip_network("2000::/3")  # all that was ever handed out (RFC 4291, 2.4)
+_SPECIAL = {
+    "loopback": ("127.0.0.0/8", "::1/128"),
+    "unspecified": ("0.0.0.0/8", "::/128"),
+    "link-local": ("169.254.0.0/16", "fe80::/10"),
+    "private": (
+        "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7", "fec0::/10", "64:ff9b:1::/48",
+    ),
+    "multicast": ("224.0.0.0/4", "ff00::/8"),
+    "reserved": (
+        "192.0.0.0/24", "192.0.2.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24", "192.175.48.0/24",
+        "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "240.0.0.0/4", "100::/64", "100:0:0:1::/64", "2001::/23",
+        "2001:db8::/32", "2002::/16", "2620:4f:8000::/48", "3fff::/20", "5f00::/16",
+    ),
+    "a service of Azure": ("168.63.129.16/32",),
+}  # fmt: skip
+"""The special-purpose address registries of IANA (RFC 6890), what is no unicast address, and one of a cloud: each
+Python knows other ones."""
+_NETWORKS = [(why, ipaddress.ip_network(text)) for why, texts in _SPECIAL.items() for text in texts]
 
 
 class Blocked(Exception):
@@ -52,27 +67,15 @@ def why_blocked(address: str) -> str | None:
     if inner is not None:
         why = why_blocked(str(inner))
         return why and f"{why}, inside an IPv6 address"
-    for word in ("loopback", "link_local", "multicast", "unspecified", "private"):
-        if getattr(ip, f"is_{word}"):
-            return word.replace("_", "-")
-    if isinstance(ip, ipaddress.IPv6Address) and (ip.is_site_local or ip in _LOCAL_NAT64):
-        return "private"
-    if any(ip in network for network in _OTHERS):
-        return "reserved"
-    return None if ip.is_global and not ip.is_reserved else "reserved"
+    why = next((why for why, network in _NETWORKS if ip in network), None)
+    if why is None and isinstance(ip, ipaddress.IPv6Address) and ip not in _GLOBAL:
+        why = "reserved"
+    return why
 
 
 def _embedded(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
-    """The IPv4 address that packets to ``ip`` may end up at."""
-    if ip.ipv4_mapped is not None:
-        return ip.ipv4_mapped
-    if ip.sixtofour is not None:
-        return ip.sixtofour
-    if ip.teredo is not None:
-        return ip.teredo[1]
-    if ip in _NAT64 or (ip in _COMPATIBLE and int(ip) > 1):
-        return ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-    return None
+    """The IPv4 address that packets to ``ip`` end up at, of a kind of address that networks of today use."""
+    return ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF) if ip in _NAT64 else ip.ipv4_mapped
 
 
 def checked_addresses(host: str, port: int, resolver: Resolver, *, untrusted: bool) -> list[str]:

@@ -1,7 +1,9 @@
 """Goal 43: whoever takes URLs from strangers is not sent to the machine itself, its network, or anybody's
 credentials."""
 
+import ipaddress
 import json
+import random
 import socket
 
 import pytest
@@ -21,9 +23,13 @@ PRIVATE = [
     "239.255.255.255", "240.0.0.1", "255.255.255.255", "::", "::1", "fe80::1", "febf::1", "fc00::1", "fd12::1",
     "fec0::1", "ff02::1", "ff0e::1", "2001:db8::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "::ffff:169.254.169.254",
     "::127.0.0.1", "64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe", "64:ff9b:1::1", "2002:7f00:1::", "2002:a00:1::1",
-    "2001:0:7f00:1::",
+    "2001:0:7f00:1::", "192.0.0.8", "192.0.0.192", "192.31.196.1", "192.52.193.1", "192.88.99.1", "192.175.48.1",
+    "168.63.129.16", "::ffff:192.0.0.192", "100::1", "100:0:0:1::1", "2001:2::1", "2001:10::1", "2001:20::1",
+    "2620:4f:8000::1", "3fff::1", "5f00::1", "4000::1", "8000::1", "200::1", "2002:808:808::1", "2001:0:808:808::",
+    "::808:808",
 ]  # fmt: skip
-PUBLIC = ["93.184.216.34", "8.8.8.8", "2606:2800:220:1::1", "::ffff:8.8.8.8", "64:ff9b::808:808", "2002:808:808::1"]
+"""One of each range of IANA's registries of special-purpose addresses, and other ways to write some of them."""
+PUBLIC = ["93.184.216.34", "8.8.8.8", "2606:2800:220:1::1", "::ffff:8.8.8.8", "64:ff9b::808:808"]
 SPELLED = [
     "127.0.0.1", "127.1", "127.0.1", "2130706433", "0x7f000001", "0x7f.1", "017700000001", "0177.0.0.1", "0", "[::1]",
     "[::]", "[::ffff:127.0.0.1]", "[0:0:0:0:0:ffff:7f00:1]", "localhost", "LOCALHOST", "localhost.",
@@ -39,6 +45,9 @@ def test_goal_43_an_address_that_is_not_of_the_public_internet_is_blocked(addres
 
 def test_goal_43_addresses_of_the_public_internet_are_not():
     assert [address for address in PUBLIC if why_blocked(address)] == []
+    rng = random.Random(1)
+    addresses = [str(ipaddress.ip_address(rng.getrandbits(32))) for _ in range(10_000)]
+    assert [one for one in addresses if not why_blocked(one) and not ipaddress.ip_address(one).is_global] == []
     assert why_blocked("no address")
 
 
