@@ -200,7 +200,9 @@ class Repairer:
             able = power(place.backend, SetMetadata) is not None  # else it is written again for its metadata
             if able or self._own(*(metadata or (ruler, info)), place, there):
                 return
-        own = None if metadata is None else with_own(metadata[1].metadata or {}, place, metadata[0])
+        own = None
+        if metadata is not None and place.backend.features.user_metadata:
+            own = with_own(metadata[1].metadata or {}, place, metadata[0])
         options = CopyOptions(source_if_match=condition_of(ruler, info), user_metadata=own)
         if conditional and there is not None and there.etag is not None:
             options = replace(options, if_match=there.etag)

@@ -22,6 +22,7 @@ from omnistorage import (
 from omnistorage.backends.memory import _MemoryWriter
 from omnistorage.ops import read_bytes, write_bytes
 from omnistorage.policies import deadline
+from omnistorage.testing import BasicBackend
 
 from ..waiting import LIMIT
 from .mirrors import Once, mirror, peeks, switches
@@ -488,6 +489,18 @@ def test_a_target_that_was_added_does_not_rule():
     write(named(journal, a=a, b=b, c=c), b"done", without=[a, b])
     named(journal, n=new, a=a, b=b, c=c).repair(grace=0)
     assert once([new, a, b, c], "x") == b"done"
+
+
+def test_a_target_that_was_added_gets_the_bytes_though_it_keeps_no_metadata():
+    (a, b), new, journal = switches(2), BasicBackend(), MemoryBackend()
+    multi = named(journal, a=a, b=b)
+    write(multi, b"done", without=[b])
+    b.down = True
+    multi.set_metadata("x", user_metadata={"k": "v"})
+    b.down = False
+    named(journal, a=a, b=b, n=new).repair(grace=0)
+    assert peeks([a, b], "x") == [b"done"] * 2
+    assert (b.inner.stat("x").metadata, read_bytes(new, "x")) == ({"k": "v"}, b"done")
 
 
 def test_where_the_only_one_that_has_it_was_taken_away_nothing_is_taken_from_the_others():
