@@ -86,9 +86,13 @@ class Core(BackendBase):
         if self._made is not None and self._pid == getpid():
             self._made.close()
 
+    def _why_not(self, path: str) -> str | None:
+        """Why no URL of this server stands for the key ``path``. None if one does."""
+        return why_not(path)
+
     def _key(self, path: str, op: str) -> str:
         """``path``, if a URL stands for it."""
-        why = why_not(path)
+        why = self._why_not(path)
         if why is not None:
             raise InvalidPath(why, path=path, op=op, backend=NAME)
         return path
@@ -137,7 +141,7 @@ class Core(BackendBase):
         return self.run(op, path, lambda: self.client.head(self.root.of(path), path))
 
     def _exists(self, path: str) -> bool:
-        if why_not(path) is not None:
+        if self._why_not(path) is not None:
             return False
         try:
             self._head(path, "exists")

@@ -40,6 +40,12 @@ class Listing(Core):
         """Whether the server is asked by PROPFIND."""
         return self.webdav and self.listing is None
 
+    def _why_not(self, path: str) -> str | None:
+        """Why no URL stands for ``path``: a server of folders drops an empty segment and takes another object."""
+        if (self.webdav or self.listing == "index") and ("//" in path or path.startswith("/")):
+            return "a server of folders drops empty segments, and would take another object: give the name without them"
+        return super()._why_not(path)
+
     # -- folder by folder ----------------------------------------------------------------------------------------------
 
     def _folder(self, path: str, op: str) -> list[ObjectInfo]:
@@ -165,7 +171,7 @@ class Listing(Core):
     # -- the two calls -------------------------------------------------------------------------------------------------
 
     def _list(self, prefix: str, options: ListOptions) -> Iterator[ObjectInfo]:
-        if prefix and why_not(prefix) is not None:
+        if prefix and self._why_not(prefix) is not None:
             return iter(())
         if self.listing in (None, "index"):
             return self._walked(prefix, options)

@@ -100,8 +100,6 @@ class ChunkReader(ReaderBase):
     def _read(self, size: int) -> bytes:
         if self._used == len(self._held):
             if self._at == self._stop:
-                if self._check is not None:
-                    self._check.end()
                 return b""
             self._held, self._used = self._fetch(size), 0
             if len(self._held) <= size:  # handed on as it is
@@ -120,6 +118,8 @@ class ChunkReader(ReaderBase):
         self._at += wanted
         if self._check is not None:
             self._check.update(found)
+            if self._at == self._stop:  # before the last bytes are handed out: not everybody asks for the end
+                self._check.end()
         return found
 
     def _part(self, link: Link, seq: int, start: int, wanted: int) -> bytes:
@@ -173,8 +173,10 @@ class ColumnReader(ReaderBase):
         except Exception as error:
             raise self._from._db.translated(error, "read", self._info.path) from error
         self._left -= len(data)
-        if self._check is not None:
-            self._check.update(data) if data else self._check.end()
+        if self._check is not None and data:
+            self._check.update(data)
+            if not self._left:  # before the last bytes are handed out: not everybody asks for the end
+                self._check.end()
         return data
 
     def _release(self) -> None:

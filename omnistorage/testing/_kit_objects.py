@@ -58,6 +58,17 @@ class ObjectTests(Kit):
         backend.delete("x")
         assert sorted(keys(backend)) == ["w/x", "x.z", "xy"]
 
+    @pytest.mark.parametrize("path", ["/folder/x", "folder//x", "//folder/x"])
+    def test_an_empty_segment_names_no_other_object(self, backend: Backend, path: str) -> None:
+        put(backend, "folder/x")
+        assert backend.exists(path) is False
+        with pytest.raises((NotFound, InvalidPath)):
+            get(backend, path)
+        if flags(backend).delete:
+            with contextlib.suppress(InvalidPath):
+                assert backend.delete(path) in (False, None)
+            assert self.peek(backend, "folder/x") == b"data"
+
     def test_if_match_on_a_delete_is_honoured_or_refused(self, backend: Backend) -> None:
         put(backend, "x")
         if not flags(backend).if_match:

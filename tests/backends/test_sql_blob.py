@@ -607,6 +607,8 @@ def test_a_chunk_that_was_changed_in_the_table_is_corrupt(backend, change):
             pass
     with pytest.raises(CorruptData):
         Store(backend).checksum("x")
+    with Store(backend).open("x") as file, pytest.raises(CorruptData):  # which knows the size, and asks for no more
+        file.read()
     with backend.open_reader("x", ReadOptions(length=MIB)) as reader:
         assert reader.read() == payload(3 * MIB)[:MIB]
 
