@@ -77,6 +77,8 @@ class ReadOptions:
             raise ConfigError(
                 f"offset and length count bytes from 0: got offset={self.offset!r}, length={self.length!r}"
             )
+        check_etag(self.if_match)
+        check_etag(self.if_none_match)
 
 
 _HEX = re.compile(r"[0-9a-fA-F]+", re.ASCII)
@@ -95,6 +97,20 @@ def check_metadata(metadata: Mapping[str, str]) -> None:
             raise ConfigError(f"metadata value of {key!r}: use printable ASCII")
     if sum(len(key) + len(value) for key, value in metadata.items()) > MAX_METADATA:
         raise ConfigError(f"metadata takes more than {MAX_METADATA} bytes in all")
+
+
+_CONTROL = re.compile("[\x00-\x1f\x7f]")
+
+
+def check_etag(etag: str | None, *, path: str | None = None, op: str | None = None) -> None:
+    """Raise ``ConfigError`` for an etag that no header holds, so that no backend has to send it to find out."""
+    if etag is None:
+        return
+    if not isinstance(etag, str):
+        raise ConfigError(f"an etag is a str, not {type(etag).__name__}", path=path, op=op)
+    if _CONTROL.search(etag):
+        message = f"the etag {etag[:200]!r} holds control characters: give the one that stat or list returns"
+        raise ConfigError(message, path=path, op=op)
 
 
 def check_time(modified_at: datetime | None) -> None:
@@ -134,6 +150,7 @@ class WriteOptions:
         check_time(self.modified_at)
         if self.expect:
             _check_expect(self.expect)
+        check_etag(self.if_match)
         if self.if_match is not None and not self.overwrite:
             raise ConfigError("if_match replaces an object, overwrite=False forbids it: choose one")
 
@@ -165,6 +182,8 @@ class CopyOptions:
     def __post_init__(self) -> None:
         if self.user_metadata:
             check_metadata(self.user_metadata)
+        check_etag(self.if_match)
+        check_etag(self.source_if_match)
         if self.if_match is not None and not self.overwrite:
             raise ConfigError("if_match replaces an object, overwrite=False forbids it: choose one")
 

@@ -26,6 +26,7 @@ from ..core import (
     ReadOptions,
     WriteOptions,
     Writer,
+    check_etag,
 )
 from ..digests import new_hash
 from ..errors import (
@@ -125,6 +126,7 @@ class BackendBase(Closes):
         check_key(path, op="delete")
         if if_match is not None:
             self._need("if_match", "delete", path)
+            check_etag(if_match, path=path, op="delete")
         return self._delete(path, if_match)
 
     def list(self, prefix: str = "", options: ListOptions = LIST) -> Iterator[ObjectInfo]:

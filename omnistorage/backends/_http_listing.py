@@ -17,7 +17,7 @@ from ..paths import check_key, is_under, sort_key
 from ._http_core import Core
 from ._http_pages import MAX_DEPTH, MAX_PAGE, PROPFIND, index_page, manifest, member_info, multistatus, sitemap
 from ._http_settings import NAME
-from ._http_urls import is_hidden, why_not
+from ._http_urls import is_hidden
 
 MAX_MANIFEST = 8 << 30
 MAX_SITEMAP = 50 << 20

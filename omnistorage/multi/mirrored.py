@@ -21,6 +21,7 @@ from ..core import (
     Settle,
     StaleUploads,
     WriteOptions,
+    check_etag,
     power,
 )
 from ..errors import AlreadyExists, ConfigError, CorruptData, DirectoryNotEmpty, NotFound, PreconditionFailed
@@ -206,6 +207,7 @@ class MultiBackend(Mirroring):
             self._refuse("delete", "delete", path)
         if if_match is not None and not self.features.if_match:
             self._refuse("if_match", "delete", path)
+        check_etag(if_match, path=path, op="delete")
         check_key(path, op="delete")
         first = () if if_match is None else (self._named(if_match, path, "delete"),)
 

@@ -23,6 +23,7 @@ from ..core import (
     Versions,
     WriteOptions,
     Writer,
+    check_etag,
     power,
 )
 from ..errors import AlreadyExists, BackendUnavailable, DirectoryNotEmpty, InvalidPath, NotFound, PreconditionFailed
@@ -124,6 +125,7 @@ class TieredBackend(Reading):
             self._refuse("delete", "delete", path)
         if if_match is not None and not self.features.if_match:
             self._refuse("if_match", "delete", path)
+        check_etag(if_match, path=path, op="delete")
         if self.mode == "match":
             check_key(path, op="delete")
             place = self.owner(path)

@@ -14,6 +14,7 @@ from ..core import (
     CopyOptions,
     ExtendedBackend,
     Features,
+    ReadOptions,
     WriteOptions,
 )
 from ..errors import (
@@ -80,6 +81,20 @@ class ObjectTests(Kit):
             assert self.peek(backend, "x") == b"data"
             assert backend.delete("x", if_match=next(iter(backend.list())).etag) in (True, None)
         assert self.peek(backend, "x") in (None, b"data")
+
+    @pytest.mark.parametrize("etag", ["a\n", "a\r\nx: y", "\x7f", 5, "\xe9"])
+    def test_an_etag_that_no_header_holds_is_refused_at_once(self, backend: Backend, etag: Any) -> None:
+        put(backend, "x")
+        kinds = (ConfigError, CapabilityNotSupported) + ((PreconditionFailed,) if etag == "\xe9" else ())
+        with ours(*kinds):
+            get(backend, "x", ReadOptions(if_match=etag))
+        if flags(backend).write:
+            with ours(*kinds):
+                put(backend, "x", b"two", WriteOptions(if_match=etag))
+        if flags(backend).delete:
+            with ours(*kinds):
+                backend.delete("x", if_match=etag)
+        assert get(backend, "x") == b"data"
 
     @pytest.mark.parametrize("path", ESCAPES)
     def test_no_method_lets_a_path_escape(self, backend: Backend, path: str) -> None:
