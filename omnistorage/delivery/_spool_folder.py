@@ -15,7 +15,7 @@ from typing import Any
 
 from .. import policies
 from ..errors import ConfigError, CorruptData, StorageError, WriterClosed
-from ..segments import Cursor, Damage, SegmentLog
+from ..segments import ENTRY_HEAD, Cursor, Damage, SegmentLog
 from ._crew import CREW, Crew
 from ._timer import Timer
 from .spool import Spool
@@ -25,7 +25,6 @@ GATHERED = 1 << 20
 RETRY = 1.0
 """After how many seconds a full disk is tried again, at most; the first time sooner."""
 _NEVER = float("inf")
-_HEAD = 12  # what an entry takes in the log beyond its content
 log = logging.getLogger(__name__)
 
 
@@ -105,7 +104,7 @@ class Folder:
 
     def put(self, entry: bytes, wanted: int | None = None) -> int:
         """Add an entry and return its number. What raises has not taken it."""
-        size = len(entry) + _HEAD
+        size = len(entry) + ENTRY_HEAD
         with self._taking:
             while True:
                 held = self._held + size
@@ -132,7 +131,7 @@ class Folder:
         """Add entries, with one sync. Those before one that raises are taken."""
         with self._taking:
             while entries:
-                size = sum(map(len, entries)) + _HEAD * len(entries)
+                size = sum(map(len, entries)) + ENTRY_HEAD * len(entries)
                 if size <= GATHERED < self._held + size and not self._shut:
                     self._write_waiting()
                 held, before = self._held + size, self.next
@@ -172,7 +171,7 @@ class Folder:
             self._tick_later()
 
     def _count_held(self) -> None:
-        self._held = sum(map(len, self._gathered)) + _HEAD * len(self._gathered)
+        self._held = sum(map(len, self._gathered)) + ENTRY_HEAD * len(self._gathered)
 
     def _write_waiting(self) -> None:
         """Everything gathered into the log, once the disk has room if ``block`` waits for that."""

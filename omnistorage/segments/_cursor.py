@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from .._os import READ_FILE
 from ..errors import StorageError
-from ._entries import BLOCK, HEAD, Damage, length_at, parse, pread
+from ._entries import HEAD, Damage, advance
 
 if TYPE_CHECKING:
     from ._log import SegmentLog
@@ -39,59 +39,50 @@ class Cursor:
 
     def _take(self) -> tuple[int, list[bytes]]:
         while self._locate():
-            start, size = self.number, self._end() - self._at
-            if size <= 0:
+            start = self.number
+            if self._at >= self._end():
                 self._next_segment()
                 continue
-            entries: list[bytes] = []
-            block = pread(self._log.os, self._fd, min(BLOCK, size), self._at)
-            used = parse(block, entries) or self._large(block, size, entries)
-            if entries:
-                self._at += used
-                self.number += len(entries)
+            entries, damage = self._advance()
+            if damage is None:
                 return start, entries
-            self._damaged(length_at(block), size)
+            self._damaged(damage)
         return self.number, []
+
+    def _advance(self) -> tuple[list[bytes], Damage | None]:
+        """A block of entries, or the damage that was passed."""
+        log = self._log
+        path, end = f"{log.folder}/{log.name(self._first)}", self._following()[0]
+        entries, self._at, self.number, damage = advance(
+            log.os, self._fd, path, self._at, self._end(), self.number, end
+        )
+        return entries, damage
+
+    def _damaged(self, damage: Damage) -> None:
+        wanted = damage.since(self._wanted)
+        if wanted is not None:
+            self._log.damaged(wanted)
 
     def _end(self) -> int:
         """Where the entries of the open segment end now."""
         return self._log.sizes[self._first]
 
-    def _large(self, block: bytes, size: int, entries: list[bytes]) -> int:
-        """An entry that is larger than a block."""
-        length = length_at(block)
-        if length is None or not len(block) < length <= size:
-            return 0
-        return parse(pread(self._log.os, self._fd, length, self._at), entries)
-
-    def _damaged(self, length: int | None, size: int) -> None:
-        """Report what is not sound and go on behind it: the next entry if the length can be relied on, else the next
-        segment."""
-        number, following = max(self.number, self._wanted), self._following()
-        alone = length is not None and length <= size
-        self._log.damaged(
-            Damage(
-                number,
-                number if alone else following - 1,
-                f"{self._log.folder}/{self._log.name(self._first)}",
-                self._at,
-                "an entry is damaged" if alone else "the length of an entry is damaged",
-            )
-        )
-        self.number = self.number + 1 if alone else following
-        self._at = self._at + (length or 0) if alone else self._end()
-
-    def _following(self) -> int:
+    def _following(self) -> tuple[int, int, bool]:
+        """Above the last number given before the next segment, the first number of that, and whether the former is
+        exact."""
         firsts = self._log.firsts
         at = firsts.index(self._first) + 1
-        return firsts[at] if at < len(firsts) else self._log.next
+        if at == len(firsts):
+            return self._log.next, self._log.next, True
+        end, exact = self._log.note.end_before(firsts[at])
+        return end, firsts[at], exact
 
     def _next_segment(self) -> None:
-        following = self._following()
+        end, following, exact = self._following()
         if self.number < following:
             path = f"{self._log.folder}/{self._log.name(self._first)}"
             why = f"the segment ends with entry {self.number - 1}, the next begins with {following}"
-            self._log.damaged(Damage(self.number, following - 1, path, None, why))
+            self._damaged(Damage(self.number, max(self.number, end) - 1, path, self._at, why, exact))
         self.number = following
         self._let_go()
 
@@ -114,21 +105,14 @@ class Cursor:
         """Pass the entries of the open segment that come before ``wanted``."""
         self.number, self._wanted = self._first, wanted
         while self.number < wanted and self._at < self._end():
-            entries: list[bytes] = []
-            size = self._end() - self._at
-            block = pread(self._log.os, self._fd, min(BLOCK, size), self._at)
-            used = parse(block, entries) or self._large(block, size, entries)
-            left = wanted - self.number
-            if len(entries) > left:
-                used = sum(HEAD.size + len(data) for data in entries[:left])
-            if entries:
-                self._at += used
-                self.number += min(len(entries), left)
+            number, at = self.number, self._at
+            entries, damage = self._advance()
+            if self.number <= wanted:
                 continue
-            length = length_at(block)
-            if length is None or length > size:
-                break  # where the wanted one begins cannot be said: ``take`` reports it
-            self.number, self._at = self.number + 1, self._at + length
+            self.number, self._at = number, at
+            if damage is not None:
+                return  # ``take`` reports it
+            self.number, self._at = wanted, at + sum(HEAD.size + len(data) for data in entries[: wanted - number])
 
     def _let_go(self) -> None:
         self._log.let_go(self._fd)

@@ -1,109 +1,209 @@
-"""How entries lie in a segment: framing, parsing, and telling a torn end from damage."""
+"""How entries lie in a segment: framing, parsing, and finding the next sound entry behind damage."""
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from functools import lru_cache
 from struct import Struct
 from typing import NamedTuple
 
 from .._os import OS
 
 MAX_ENTRY = 1 << 30
-HEAD = Struct(">III")
+HEAD = Struct(">IQII")  # length, number, CRC-32 of these 12 bytes, CRC-32 of these 12 bytes and the content
+_KEY, _SUMS = Struct(">IQ"), Struct(">II")
 BLOCK = 1 << 18
+NO_END = 1 << 64
+"""Above every number that an entry can have."""
 _SEARCHED = 64 << 20
-"""How far behind a place that is not sound an entry is looked for."""
+"""How far behind damage the next sound entry is searched for."""
 
 
 class Damage(NamedTuple):
-    """Entries ``first`` to ``last`` are lost: none if ``last`` is below ``first``; None where nobody can say how many.
-    ``path`` and ``offset`` say where, ``why`` how it shows."""
+    """Entries ``first`` to ``last`` are lost: none if ``last`` is below ``first``.
+
+    ``path`` and ``offset`` say where, ``why`` how it shows. ``exact`` is False where the log cannot know how many
+    entries were behind these: then ``first`` to ``last`` is a lower bound.
+    """
 
     first: int
-    last: int | None
+    last: int
     path: str
     offset: int | None
     why: str
+    exact: bool = True
+
+    def since(self, number: int) -> Damage | None:
+        """The part of it that concerns entries from ``number`` on, None if there is none."""
+        if self.first >= number:
+            return self
+        return (
+            None if self.exact and self.last < number else self._replace(first=number, last=max(self.last, number - 1))
+        )
 
     def __str__(self) -> str:
-        if self.last is not None and self.last < self.first:
-            return self.why
-        upto = " and those behind it" if self.last is None else f" to {self.last}" if self.last > self.first else ""
-        return f"{self.why}: lost is entry {self.first}{upto}"
+        if self.last < self.first:
+            return self.why if self.exact else f"{self.why}: entries from {self.first} on may be lost"
+        upto = f" to {self.last}" if self.last > self.first else ""
+        return f"{self.why}: lost is entry {self.first}{upto}{'' if self.exact else ' at least'}"
 
 
-@lru_cache(maxsize=1 << 14)
-def crc_of(length: int) -> int:
-    return zlib.crc32(length.to_bytes(4, "big"))
+class Head(NamedTuple):
+    """The head of an entry: its size with the head, its number, and the two checksums."""
+
+    size: int
+    number: int
+    seed: int
+    crc: int
 
 
-def framed(entries: Sequence[bytes]) -> list[bytes]:
-    """Each entry behind its head."""
-    pack, crc32 = HEAD.pack, zlib.crc32
-    return [pack(len(data), crc_of(len(data)), crc32(data)) + data for data in entries]
+class Gap(NamedTuple):
+    """What was found behind an entry that is not sound or not in its place: reading continues at ``place`` with
+    ``number``. ``exact`` is False where all up to ``place`` cannot be read, so that more numbers may be lost."""
+
+    place: int
+    number: int
+    exact: bool
 
 
-def parse(block: bytes, entries: list[bytes]) -> int:
-    """Add the whole and sound entries at the beginning of ``block`` to ``entries``; where the next thing begins."""
+def framed(entries: Sequence[bytes], number: int) -> list[bytes]:
+    """Each entry behind its head; the first one gets ``number``."""
+    key, sums, crc32 = _KEY.pack, _SUMS.pack, zlib.crc32
+    return [
+        (head := key(len(data), each)) + sums(seed := crc32(head), crc32(data, seed)) + data
+        for each, data in enumerate(entries, number)
+    ]
+
+
+def parse(block: bytes, number: int, entries: list[bytes]) -> int:
+    """Add the whole and sound entries numbered from ``number`` on that ``block`` begins with; where the next begins."""
     unpack, crc32, step, size, at = HEAD.unpack_from, zlib.crc32, HEAD.size, len(block), 0
     while at + step <= size:
-        length, head_crc, crc = unpack(block, at)
+        length, found, seed, crc = unpack(block, at)
         end = at + step + length
-        if end > size or head_crc != crc_of(length):
+        if found != number or end > size:
             break
         data = block[at + step : end]
-        if crc32(data) != crc:
+        if crc32(data, seed) != crc:  # also finds a head that is damaged: it seeds the checksum, or moves the content
             break
         entries.append(data)
+        number += 1
         at = end
     return at
 
 
-def length_at(block: bytes) -> int | None:
-    """The whole length of the entry that begins with ``block``, or None if its head is not sound."""
-    if len(block) < HEAD.size:
+def head_at(block: bytes, at: int = 0) -> Head | None:
+    """The head of the entry that begins at ``at``, or None if it is not whole and sound."""
+    if len(block) - at < HEAD.size:
         return None
-    length, head_crc, _ = HEAD.unpack_from(block)
-    return HEAD.size + length if head_crc == crc_of(length) else None
+    length, number, seed, crc = HEAD.unpack_from(block, at)
+    return Head(HEAD.size + length, number, seed, crc) if seed == zlib.crc32(block[at : at + _KEY.size]) else None
+
+
+def _is_sound(block: bytes, at: int, head: Head) -> bool:
+    end = at + head.size
+    return end <= len(block) and zlib.crc32(block[at + HEAD.size : end], head.seed) == head.crc
+
+
+def read_run(os_: OS, fd: int, at: int, size: int, number: int) -> tuple[list[bytes], int]:
+    """The sound entries numbered from ``number`` on that begin at ``at``, about a block of them or a larger one alone,
+    and where they end. ``size`` is where the segment ends."""
+    entries: list[bytes] = []
+    block = pread(os_, fd, min(BLOCK, size - at), at)
+    used = parse(block, number, entries)
+    if not used and (head := head_at(block)) is not None and len(block) < head.size <= size - at:
+        used = parse(pread(os_, fd, head.size, at), number, entries)
+    return entries, at + used
+
+
+def why_not(os_: OS, fd: int, at: int, size: int, number: int) -> str:
+    """Why no sound entry ``number`` begins at ``at``."""
+    head = head_at(pread(os_, fd, min(HEAD.size, size - at), at))
+    if head is None:
+        return "the head of an entry is damaged"
+    return "an entry is damaged" if head.number == number else f"entry {head.number} is where {number} belongs"
+
+
+def advance(
+    os_: OS, fd: int, path: str, at: int, size: int, number: int, end: int | None
+) -> tuple[list[bytes], int, int, Damage | None]:
+    """One step through a segment from ``at``, where entry ``number`` belongs: the entries read, the place and the
+    number behind them. Where no sound entry begins there the step passes the damage and returns it.
+
+    ``end`` is above every number that the segment holds, None where that is not known.
+    """
+    entries, after = read_run(os_, fd, at, size, number)
+    if end is not None and number + len(entries) > end:  # of the next segment
+        entries = entries[: end - number]
+        after = at + sum(HEAD.size + len(data) for data in entries)
+    if entries:
+        return entries, after, number + len(entries), None
+    gap = resume(os_, fd, at, size, number, NO_END if end is None else end)
+    if gap.place == size and end is not None:
+        gap = Gap(size, max(number, end), True)
+    damage = Damage(number, gap.number - 1, path, at, _why(os_, fd, at, size, number), gap.exact)
+    return [], gap.place, gap.number, damage
+
+
+def _why(os_: OS, fd: int, at: int, size: int, number: int) -> str:
+    """Why no sound entry ``number`` begins at ``at``."""
+    head = head_at(pread(os_, fd, min(HEAD.size, size - at), at))
+    if head is None:
+        return "the head of an entry is damaged"
+    return "an entry is damaged" if head.number == number else f"entry {head.number} is where {number} belongs"
+
+
+def resume(os_: OS, fd: int, at: int, size: int, number: int, end: int) -> Gap:
+    """Find the first sound entry at or behind ``at`` that is numbered from ``number`` to below ``end``.
+
+    Entries whose heads are sound are passed by their lengths. Behind one whose head is damaged every place is tried.
+    """
+    known, exact = number, True
+    while at < size:
+        head = head_at(pread(os_, fd, min(HEAD.size, size - at), at))
+        if head is None or head.size > size - at:
+            return _search(os_, fd, at, size, number, end) or Gap(size, known, False)
+        if number <= head.number < end:
+            if _is_sound(pread(os_, fd, head.size, at), 0, head):
+                return Gap(at, head.number, True)
+            known = max(known, head.number + 1)
+        else:  # of another place, which the entries of this one may have had to make room for
+            exact = False
+        at += head.size
+    return Gap(size, known, exact)
+
+
+def _search(os_: OS, fd: int, at: int, size: int, number: int, end: int) -> Gap | None:
+    """The first sound entry that begins behind ``at`` and is numbered from ``number`` to below ``end``."""
+    rest = pread(os_, fd, min(size - at, _SEARCHED), at)
+    if not rest.strip(b"\0"):
+        return None
+    place = rest.find(b"\0", 1)  # with which every length below 16 MiB begins
+    while 0 < place <= len(rest) - HEAD.size:
+        head = head_at(rest, place)
+        if head is not None and number <= head.number < end and _is_sound(rest, place, head):
+            return Gap(at + place, head.number, True)
+        place = rest.find(b"\0", place + 1)
+    return None
 
 
 def is_torn(os_: OS, fd: int, at: int, size: int) -> bool:
     """Whether what is not whole and sound at ``at`` is what a kill or a power cut left of an append: the beginning of
     an entry, zeros, or the one and then the other, and no sound entry behind it."""
-    head = pread(os_, fd, min(HEAD.size, size - at), at)
-    if len(head) < HEAD.size:
+    block = pread(os_, fd, min(HEAD.size, size - at), at)
+    if len(block) < HEAD.size:
         return True
-    length = length_at(head)
-    if length is None:
-        if any(head):
-            return head.endswith(b"\0") and not pread(os_, fd, min(size - at, _SEARCHED), at)[HEAD.size :].strip(b"\0")
-        return not _sound_behind(os_, fd, at, size)
-    if length > size - at:
+    head = head_at(block)
+    if head is None:
+        if any(block):
+            return block.endswith(b"\0") and not pread(os_, fd, min(size - at, _SEARCHED), at)[HEAD.size :].strip(b"\0")
+        return _search(os_, fd, at, size, 0, NO_END) is None
+    if head.size > size - at:
         return True
-    end = at + length
-    return pread(os_, fd, 1, end - 1) == b"\0" and not _sound_behind(os_, fd, end - 1, size)
-
-
-def _sound_behind(os_: OS, fd: int, at: int, size: int) -> bool:
-    """Whether a whole and sound entry lies anywhere behind ``at``."""
-    rest = pread(os_, fd, min(size - at, _SEARCHED), at)
-    if not rest.strip(b"\0"):
+    entry = pread(os_, fd, head.size, at)
+    if _is_sound(entry, 0, head) or not entry.endswith(b"\0"):
         return False
-    last = len(rest) - HEAD.size
-    place = rest.find(b"\0", 1)  # with which every length below 16 MiB begins
-    while 0 < place <= last:
-        length, head_crc, crc = HEAD.unpack_from(rest, place)
-        end = place + HEAD.size + length
-        if (
-            end <= len(rest)
-            and head_crc == zlib.crc32(rest[place : place + 4])
-            and zlib.crc32(rest[place + HEAD.size : end]) == crc
-        ):
-            return True
-        place = rest.find(b"\0", place + 1)
-    return False
+    return _search(os_, fd, at + head.size - 1, size, 0, NO_END) is None
 
 
 def pread(os_: OS, fd: int, size: int, at: int) -> bytes:

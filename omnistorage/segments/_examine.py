@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from fcntl import LOCK_NB, LOCK_SH
 from os import PathLike, fspath
@@ -9,8 +10,10 @@ from typing import NamedTuple
 
 from .._os import OS, READ_FILE, READ_FOLDER, REAL
 from ..errors import NotFound, StorageError
-from ._entries import BLOCK, Damage, is_torn, length_at, parse, pread
-from ._log import KINDS, NAME, SLOTS, SegmentLog, noted_in, slot_number
+from ._end import Tail, acked_damage, find_end
+from ._entries import Damage, advance, is_torn
+from ._log import KINDS, NAME, SegmentLog
+from ._note import NOTE_SIZE, SLOTS, Note, slot_number
 
 
 class Examined(NamedTuple):
@@ -35,7 +38,7 @@ def examine(folder: str | PathLike[str], *, _os: OS = REAL) -> Examined:
         noted = _noted(_os, at)  # before the names, or there may be newer ones
         with _os.scandir(at) as found:
             names = {entry.name for entry in found}
-        if names and "lock" not in names:
+        if names and "lock" not in names and not any(map(NAME.fullmatch, names)):
             raise NotFound("there is no log here", path=path, op="examine")
         return _Look(_os, path, at, names).seen(noted)
     except StorageError:
@@ -48,38 +51,44 @@ def examine(folder: str | PathLike[str], *, _os: OS = REAL) -> Examined:
             _os.close(at)
 
 
-def _noted(os_: OS, at: int) -> int | None:
+def _noted(os_: OS, at: int) -> Note | None:
     try:
         fd = os_.open("lock", READ_FILE | os.O_NOFOLLOW, dir_fd=at)
     except FileNotFoundError:
         return None
     try:
-        noted = noted_in(os_.pread(fd, 64, 0))
+        return Note.read(os_.pread(fd, NOTE_SIZE, 0))
     finally:
         os_.close(fd)
-    return None if noted is None else noted[0]
 
 
 class _Look:
     def __init__(self, os_: OS, path: str, at: int, names: set[str]) -> None:
         self._os, self._path, self._at, self._names = os_, path, at, names
         self._damage: list[Damage] = []
-        self._entries = self._size = self._torn = self._end = 0
+        self._entries = self._size = self._torn = self._start = 0
         self._oldest: bytes | None = None
 
-    def seen(self, noted: int | None) -> Examined:
+    def seen(self, noted: Note | None) -> Examined:
         firsts = sorted(int(match[1]) for name in self._names if (match := NAME.fullmatch(name)))
-        needed = self._needed()
-        start = firsts[0] if firsts and needed is None else needed or 0
-        if firsts and firsts[0] > start:
-            self._damage.append(Damage(start, firsts[0] - 1, self._path, None, "the oldest segments are missing"))
-        for first, following in zip(firsts, [*firsts[1:], None], strict=False):
-            if following is None or following > start:
-                self._end = self._segment(first, following, start)
-        if noted is not None and noted > max(firsts, default=-1):
-            lost = max(self._end, start)
-            self._damage.append(Damage(lost, None, self._path, None, "the newest segments are missing"))
-        return Examined(start, self._entries, self._size, self._oldest, self._torn, self._damage, self._is_open())
+        note, needed = noted or Note(0, 0, 1), self._needed()
+        self._start = (firsts[0] if firsts else 0) if needed is None else needed
+        acked = None if needed is None else needed - 1
+        self._damaged(acked_damage(self._path, self._names, acked, firsts[0] if firsts else self._start, note))
+        for first, following in itertools.pairwise(firsts):
+            if following > self._start:
+                self._segment(first, following, note)
+        tail = self._walk(firsts[-1], None) if firsts else (self._start, Tail(-1, self._path, 0, 0))
+        if tail is not None:
+            end = find_end(noted, tail[1], max(tail[0], self._start), self._path)
+            self._damaged(end.damage)
+            if end.damage is not None:
+                self._torn = 0
+        return Examined(self._start, self._entries, self._size, self._oldest, self._torn, self._damage, self._is_open())
+
+    def _damaged(self, damage: Damage | None) -> None:
+        if damage is not None and (needed := damage.since(self._start)) is not None:
+            self._damage.append(needed)
 
     def _needed(self) -> int | None:
         found = []
@@ -106,47 +115,40 @@ class _Look:
     def _open(self, name: str) -> int:
         return self._os.open(name, READ_FILE | os.O_NOFOLLOW, dir_fd=self._at)
 
-    def _segment(self, first: int, following: int | None, start: int) -> int:
-        """The number behind its last entry."""
-        name = SegmentLog.name(first)
+    def _segment(self, first: int, following: int, note: Note) -> None:
+        """Look at one that is followed by another."""
+        last, exact = note.end_before(following)
+        found = self._walk(first, last)
+        if found is not None and found[0] < following:
+            why = f"the segment ends with entry {found[0] - 1}, the next begins with {following}"
+            self._damaged(Damage(found[0], max(found[0], last) - 1, found[1].path, found[1].end, why, exact))
+
+    def _walk(self, first: int, last: int | None) -> tuple[int, Tail] | None:
+        """The number behind the last entry of a segment, and how it ends; None if it was dropped just now."""
+        path = f"{self._path}/{SegmentLog.name(first)}"
         try:
-            fd = self._open(name)
-        except FileNotFoundError:  # it was delivered and dropped just now
-            return following or first
+            fd = self._open(SegmentLog.name(first))
+        except FileNotFoundError:
+            return None
+        number, at, size = first, 0, self._os.fstat(fd).st_size
         try:
-            number, end = self._walk(fd, f"{self._path}/{name}", first, following, start)
+            while at < size:
+                entries, place, behind, damage = advance(self._os, fd, path, at, size, number, last)
+                if damage is not None and last is None:
+                    if is_torn(self._os, fd, at, size):
+                        self._torn = size - at
+                        break
+                    if not damage.exact:
+                        return number, Tail(first, path, at, size, damage)
+                self._damaged(damage)
+                self._count(entries[max(0, self._start - number) :])
+                number, at = behind, place
         finally:
             self._os.close(fd)
-        if following is not None and number < following:
-            why = f"the segment ends with entry {number - 1}, the next begins with {following}"
-            self._damage.append(Damage(max(number, start), following - 1, f"{self._path}/{name}", end, why))
-        return number
+        return number, Tail(first, path, at, size)
 
-    def _walk(self, fd: int, path: str, first: int, following: int | None, start: int) -> tuple[int, int]:
-        number, at, size = first, 0, self._os.fstat(fd).st_size
-        while at < size:
-            entries: list[bytes] = []
-            block = pread(self._os, fd, min(BLOCK, size - at), at)
-            length = length_at(block)
-            if length is not None and len(block) < length <= size - at:
-                block = pread(self._os, fd, length, at)
-            used = parse(block, entries)
-            waiting = entries[max(0, start - number) :]
-            if waiting and self._oldest is None:
-                self._oldest = waiting[0]
-            self._entries += len(waiting)
-            self._size += sum(map(len, waiting))
-            number, at = number + len(entries), at + used
-            if used:
-                continue
-            if following is None and is_torn(self._os, fd, at, size):
-                self._torn += size - at
-                break
-            alone = length is not None and length <= size - at
-            last = number if alone else None if following is None else following - 1
-            why = "an entry is damaged" if alone else "the length of an entry is damaged"
-            self._damage.append(Damage(number, last, path, at, why))
-            if not alone or length is None:
-                return following or number, at
-            number, at = number + 1, at + length
-        return number, at
+    def _count(self, waiting: list[bytes]) -> None:
+        if waiting and self._oldest is None:
+            self._oldest = waiting[0]
+        self._entries += len(waiting)
+        self._size += sum(map(len, waiting))

@@ -6,7 +6,6 @@ import copy
 import errno
 import os
 import re
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from fcntl import LOCK_EX, LOCK_NB, LOCK_UN
@@ -20,12 +19,11 @@ from .._os import OS, READ_FILE, READ_FOLDER, REAL
 from ..errors import ConfigError, CorruptData, NotFound, PermissionDenied, StorageError, WriterClosed
 from ..strands import forks
 from ._cursor import Cursor
-from ._entries import BLOCK, HEAD, MAX_ENTRY, Damage, framed, is_torn, length_at, parse, pread
+from ._end import Tail, acked_damage, find_end
+from ._entries import HEAD, MAX_ENTRY, Damage, advance, framed, is_torn
+from ._note import NOTE_SIZE, SLOTS, Note, slot_number, slot_text
 
 NAME = re.compile(r"(\d{20})\.seg")
-SLOTS = ("acked.0", "acked.1")
-_SLOT = re.compile(rb"(\d{20}) ([0-9a-f]{8})\n")
-_NOTE = re.compile(rb"(\d{20} \d{20}) ([0-9a-f]{8})\n")
 _NEW = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _TAIL = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
 _OWN = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -82,6 +80,8 @@ class SegmentLog(Closes):
         self._cursors: WeakSet[Cursor] = WeakSet()
         self._tail = self._lock = -1
         self._slot = 0
+        self._synced: int | None = None  # entries below it survive a power cut; None until the log is open
+        self.note = Note(0, 0, 1)
         try:
             self._open()
         except BaseException as error:
@@ -108,21 +108,15 @@ class SegmentLog(Closes):
                 "a writer has it open, of this process or another one: end that one first", path=self.folder, op="open"
             ) from None
         self._lock = lock
-        noted = noted_in(os_.pread(lock, 64, 0))
+        noted = Note.read(os_.pread(lock, NOTE_SIZE, 0))
         with os_.scandir(self.folder_fd) as entries:
             names = {entry.name for entry in entries}
         self.firsts = sorted(int(match[1]) for name in names if (match := NAME.fullmatch(name)))
-        lacks = noted if noted is not None and noted[0] > max(self.firsts, default=-1) else None
         self.sizes = {first: os_.stat(self.name(first), dir_fd=self.folder_fd).st_size for first in self.firsts}
         self._recall(names)
-        if self.firsts:
-            self._recover()
-        os_.fsync(self.folder_fd)  # what is there, and was perhaps not synced by who was killed, is there to stay
-        if lacks is not None:
-            self._go_on_behind(lacks[1])
-        elif not self.firsts:
-            self._begin()
-        self._check_acked(names)
+        self._recover(noted, names)
+        self._synced = self.next
+        self._take_note(self._beyond())
 
     def _sync_above(self) -> None:
         """The folder itself stays, whoever made it, and perhaps was killed before this."""
@@ -138,50 +132,48 @@ class SegmentLog(Closes):
         finally:
             self.let_go(above)
 
-    def _go_on_behind(self, beyond: int) -> None:
-        """The newest segments are missing, which held numbers below ``beyond``."""
-        lost = self.next if self.acked is None else max(self.next, self.acked + 1)
-        self.damaged(Damage(lost, None, self.folder, None, "the newest segments are missing"))  # nothing is changed yet
-        self._restart(max(lost, beyond))
+    def _recover(self, noted: Note | None, names: set[str]) -> None:
+        """Find the end of the log, and cut off what is not sound behind it. Damage is told before anything changes."""
+        self.note = noted or self.note
+        tail = self._read_tail() if self.firsts else Tail(-1, self.folder, 0, 0)
+        number = self.next if self.acked is None else max(self.next, self.acked + 1)
+        end = find_end(noted, tail, number, self.folder)
+        if end.damage is not None:
+            self.damaged(end.damage)
+            if not end.damage.exact:
+                self._write_note(self.note._replace(jump=end.damage.last + 1, landed=end.number))
+        self._check_acked(names, self.firsts[0] if self.firsts else end.number)
+        if self.firsts:
+            if tail.end < tail.size:
+                self.os.ftruncate(self._tail, tail.end)
+            self.torn = tail.size - tail.end if end.damage is None else 0
+            self.os.fsync(self._tail)
+        self.os.fsync(self.folder_fd)  # what is there, and was perhaps not synced by who was killed, is there to stay
+        if not self.firsts or end.number > self.next:
+            self._restart(end.number)  # no number is given twice
 
-    def _recover(self) -> None:
-        """Find the end of the tail, and cut off what a torn write left behind it."""
+    def _read_tail(self) -> Tail:
+        """Pass the entries of the newest segment."""
         self.next = self.firsts[-1]
         self._tail = self.os.open(self.name(self.next), _TAIL, dir_fd=self.folder_fd)
-        size, self.end = self.os.fstat(self._tail).st_size, 0
-        restart = None
-        while self.end < size:
-            entries: list[bytes] = []
-            block = pread(self.os, self._tail, min(BLOCK, size - self.end), self.end)
-            length = length_at(block)
-            if length is not None and len(block) < length <= size - self.end:
-                block = pread(self.os, self._tail, length, self.end)
-            self.end += parse(block, entries)
-            self.next += len(entries)
-            if entries:
-                continue
-            if not self._strict or is_torn(self.os, self._tail, self.end, size):
-                break
-            if length is None or length > size - self.end:
-                self.damaged(self._lost(None, "the length of an entry is damaged"))
-                restart = self.next + (size - self.end) // HEAD.size + 1  # no number behind it is given twice
-                break
-            self.damaged(self._lost(self.next, "an entry is damaged"))
-            self.end, self.next = self.end + length, self.next + 1  # it keeps its number and place
-        self.torn = size - self.end
-        if self.torn:
-            self.os.ftruncate(self._tail, self.end)
-        self.os.fsync(self._tail)
-        if restart is not None:
-            self.torn = 0
-            self._restart(restart)
+        path, size, at = f"{self.folder}/{self.name(self.next)}", self.os.fstat(self._tail).st_size, 0
+        unread: Damage | None = None
+        while at < size:
+            _, place, number, damage = advance(self.os, self._tail, path, at, size, self.next, None)
+            if damage is not None:
+                if not self._strict or is_torn(self.os, self._tail, at, size):
+                    break
+                if not damage.exact:
+                    unread = damage
+                    break
+                self.damaged(damage)
+            at, self.next = place, number
+        self.end = at
+        return Tail(self.firsts[-1], path, at, size, unread)
 
     @property
     def _strict(self) -> bool:
         return self._each or self._on_damage is not None
-
-    def _lost(self, last: int | None, why: str) -> Damage:
-        return Damage(self.next, last, f"{self.folder}/{self.name(self.firsts[-1])}", self.end, why)
 
     def _begin(self) -> None:
         tail = self.os.open(self.name(self.next), _NEW, 0o600, dir_fd=self.folder_fd)
@@ -189,23 +181,31 @@ class SegmentLog(Closes):
         self.firsts.append(self.next)
         self.sizes[self.next] = 0
         self._sync(self.folder_fd)
-        self._note()
+        if self._synced is not None:
+            self._take_note(self._beyond(), sync=False)
 
-    def _note(self) -> None:
-        """Say in ``lock`` which segment is the newest, which is never dropped, and which number comes after all that it
-        may hold. An old note does no harm."""
-        text = b"%020d %020d" % (self.next, self.next + self._segment_bytes // HEAD.size + 1)
-        try:
+    def _beyond(self) -> int:
+        """Above every number that the newest segment may hold before the next note."""
+        return self.next + self._segment_bytes // HEAD.size + 1
+
+    def _take_note(self, beyond: int, *, sync: bool = True) -> None:
+        """Note in ``lock`` what is known of the end of the log."""
+        self._write_note(Note(self.firsts[-1], self.next, beyond, self.note.jump, self.note.landed), sync=sync)
+
+    def _write_note(self, note: Note, *, sync: bool = True) -> None:
+        """An old note on the disk does no harm."""
+        self.note = note
+        with suppress(OSError):
             fd = self.os.open("lock", _OWN, 0o600, dir_fd=self.folder_fd)
             try:
-                self.os.write(fd, text + b" %08x\n" % zlib.crc32(text))
+                self.os.write(fd, note.text())
+                if sync:
+                    self.os.fsync(fd)
             finally:
                 self.let_go(fd)
-        except OSError:
-            pass
 
     def _restart(self, number: int) -> None:
-        """Go on with another number in a segment of its own."""
+        """Continue with another number in a segment of its own."""
         old, self.next = self._tail, number
         self._begin()
         self.let_go(old)
@@ -241,7 +241,7 @@ class SegmentLog(Closes):
         self.check("append")
         if entries and max(map(len, entries)) > MAX_ENTRY:
             raise ConfigError(f"an entry has at most {MAX_ENTRY} bytes, not {max(map(len, entries))}")
-        number, frames = self.next, framed(entries)
+        number, frames = self.next, framed(entries, self.next)
         block = b"".join(frames)
         if (self.end or len(frames) > 1) and self.end + len(block) > self._segment_bytes:
             self._append_apart(frames)
@@ -298,6 +298,8 @@ class SegmentLog(Closes):
                 "the folder was removed while the log was open: what it held is lost", path=self.folder, op="sync"
             )
             raise copy.copy(self._error)
+        if fd == self._tail:
+            self._synced = self.next
 
     def seal(self) -> None:
         """End the tail, unless it is empty, and begin another one."""
@@ -367,8 +369,7 @@ class SegmentLog(Closes):
         self.acked, self._slot = number, 1 - self._slot
 
     def _fill(self, slot: str, number: int) -> None:
-        digits = b"%020d" % number
-        text = digits + b" %08x\n" % zlib.crc32(digits)
+        text = slot_text(number)
         fd = self.os.open(slot, _OWN, 0o600, dir_fd=self.folder_fd)
         try:
             left = memoryview(text)
@@ -401,23 +402,20 @@ class SegmentLog(Closes):
                 with suppress(OSError):
                     self._fill(SLOTS[self._slot], found[newest])
 
-    def _check_acked(self, names: set[str]) -> None:
+    def _check_acked(self, names: set[str], first: int) -> None:
         """Hold what was acknowledged against what is there."""
-        if self.acked is not None and self.acked >= self.next:  # the end was torn off
-            self._restart(self.acked + 1)  # its numbers are not given again
-        elif self.acked is None and names.issuperset(SLOTS):
-            # One alone, never whole, was cut short when nothing had been acknowledged.
-            why = "what was acknowledged cannot be read, so that entries will be given again"
-            self.damaged(Damage(self.first, self.first - 1, f"{self.folder}/{SLOTS[0]}", 0, why))
-        if self.acked is not None and self.first > self.acked + 1:
-            why = "the oldest segments are missing"
-            self.damaged(Damage(self.acked + 1, self.first - 1, self.folder, None, why))
+        damage = acked_damage(self.folder, names, self.acked, first, self.note)
+        if damage is not None:
+            self.damaged(damage)
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Let go of the folder. Idempotent. Entries that were not synced are where the system left them."""
+        """Let go of the folder. Idempotent. Entries that were not synced are where the system left them. If all were,
+        the number of the last one is noted, so that the next log notices if it is missing."""
         if self._tail >= 0:
+            if self._error is None and self._synced == self.next and self._forks == forks[0]:
+                self._take_note(self.next)
             self._fds.append(self._tail)
             self._tail = -1
         if self._lock >= 0 and self._forks == forks[0]:
@@ -438,10 +436,13 @@ class SegmentLog(Closes):
             pass  # what was promised was synced before
 
     def damaged(self, damage: Damage) -> None:
-        """Raise ``CorruptData``, unless somebody wants to be told."""
+        """Raise ``CorruptData`` or call ``on_damage``, unless all of it was acknowledged."""
+        needed = damage if self.acked is None else damage.since(self.acked + 1)
+        if needed is None:
+            return
         if self._on_damage is None:
-            raise CorruptData(str(damage), path=damage.path, op="read", offset=damage.offset)
-        self._on_damage(damage)
+            raise CorruptData(str(needed), path=needed.path, op="read", offset=needed.offset)
+        self._on_damage(needed)
 
     def check(self, op: str) -> None:
         if self._forks != forks[0]:
@@ -456,18 +457,3 @@ class SegmentLog(Closes):
     @staticmethod
     def name(first: int) -> str:
         return f"{first:020d}.seg"
-
-
-def slot_number(text: bytes) -> int | None:
-    """The number in a slot, one above what was acknowledged, or None where it is not sound."""
-    match = _SLOT.match(text)
-    return int(match[1]) if match is not None and int(match[2], 16) == zlib.crc32(match[1]) else None
-
-
-def noted_in(text: bytes) -> tuple[int, int] | None:
-    """The first number of the newest segment, and one above the last it can hold; None where nothing sound is noted."""
-    match = _NOTE.match(text)
-    if match is None or int(match[2], 16) != zlib.crc32(match[1]):
-        return None
-    newest, beyond = match[1].split()
-    return int(newest), int(beyond)
