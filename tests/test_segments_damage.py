@@ -8,7 +8,6 @@ import random
 import shutil
 import tempfile
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -16,9 +15,9 @@ from hypothesis import strategies as st
 
 from omnistorage import CorruptData
 from omnistorage._os import OS
-from omnistorage.segments import SegmentLog, examine
-from omnistorage.segments._entries import HEAD
+from omnistorage.segments import ENTRY_HEAD, SegmentLog, examine
 
+from .damage import harm, segments
 from .killed import killed
 
 
@@ -31,10 +30,6 @@ class Unsynced(OS):
 QUICK = {"_os": Unsynced()}
 COUNT = 50
 WORDS = [b"entry %d " % n * (n % 9 + 1) for n in range(COUNT)]
-
-
-def segments(folder):
-    return sorted(Path(folder).glob("*.seg"))
 
 
 def filled(folder, size=300, *, clean=True):
@@ -54,7 +49,7 @@ def frames(path):
     data, first = path.read_bytes(), int(path.stem)
     ends = [0]
     while ends[-1] < len(data):
-        ends.append(ends[-1] + HEAD.size + len(WORDS[first + len(ends) - 1]))
+        ends.append(ends[-1] + ENTRY_HEAD + len(WORDS[first + len(ends) - 1]))
     return [data[a:b] for a, b in pairwise(ends)]
 
 
@@ -249,49 +244,6 @@ def test_a_look_tells_that_acknowledgements_cannot_be_read(tmp_path):
 
 
 # -- any damage --------------------------------------------------------------------------------------------------------
-
-
-def harm(rng, folder):
-    """Damage one segment, or two, in one of many ways."""
-    path, *others = rng.sample(segments(folder), k=min(2, len(segments(folder))))
-    data = bytearray(path.read_bytes())
-    parts = [bytes(data)] if not data else [*frames_of(data)]
-    kind = rng.choice(["flip", "double", "cut out", "swap", "truncate", "unlink", "empty", "shuffle", "stray"])
-    if kind == "flip" and data:
-        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
-    elif kind == "double":
-        parts.insert(rng.randrange(len(parts) + 1), rng.choice(parts))
-        data = b"".join(parts)
-    elif kind == "cut out":
-        del parts[rng.randrange(len(parts))]
-        data = b"".join(parts)
-    elif kind == "shuffle":
-        rng.shuffle(parts)
-        data = b"".join(parts)
-    elif kind == "swap" and others:
-        data = others[0].read_bytes()
-        others[0].write_bytes(path.read_bytes())
-    elif kind == "truncate":
-        data = data[: rng.randrange(len(data) + 1)]
-    elif kind == "empty":
-        data = b""
-    elif kind == "stray" and others:
-        data += rng.choice([*frames_of(others[0].read_bytes()), b"x"])
-    path.write_bytes(data)
-    if kind == "unlink":
-        path.unlink()
-
-
-def frames_of(data):
-    """The entries in ``data`` as far as their lengths say; the rest is one more."""
-    found, at = [], 0
-    while at + HEAD.size <= len(data):
-        end = at + HEAD.size + int.from_bytes(data[at : at + 4], "big")
-        if end > len(data):
-            break
-        found.append(bytes(data[at:end]))
-        at = end
-    return [*found, bytes(data[at:])] if at < len(data) else found
 
 
 @settings(deadline=None)

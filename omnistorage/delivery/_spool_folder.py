@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .. import policies
-from ..errors import ConfigError, CorruptData, StorageError, WriterClosed
+from ..errors import ConfigError, CorruptData, NotFound, StorageError, WriterClosed
 from ..segments import ENTRY_HEAD, Cursor, Damage, SegmentLog
 from ._crew import CREW, Crew
 from ._timer import Timer
@@ -52,13 +52,14 @@ class Folder:
     delivered. ``wake`` is called when there is something to deliver. ``trouble`` is why the disk did not take what was
     gathered, ``broken`` what ended the delivery: it is raised by every call. ``starved``: the disk is full, so what is
     published now makes room, and the disk is tried again after ``pause`` seconds. ``lost`` entries were taken, and the
-    disk had not taken them by the end.
+    disk had not taken them by the end, or the folder was removed with them: then ``removed`` is the error to raise.
     """
 
     def __init__(self, spool: Spool, start: int, timer: Timer, crew: Crew = CREW) -> None:
         self.spool, self.crew = spool, crew
         self.path = str(spool.folder)
         self.broken: BaseException | None = None
+        self.removed: StorageError | None = None
         self.trouble: StorageError | None = None
         self.wake = threading.Event().set
         self.lost = 0
@@ -273,6 +274,13 @@ class Folder:
             self.sync()
             self.wake()
 
+    def check_removed(self) -> None:
+        """Raise ``NotFound`` if the folder was removed."""
+        with self._disk:
+            if self._log.is_removed():
+                self.end(self._log.removal())
+                self.check()
+
     def end(self, error: BaseException) -> None:
         """The delivery has ended with ``error``: whoever calls from now on gets it."""
         self.broken, self._shut = self.broken or fresh(error), True
@@ -394,7 +402,12 @@ class Folder:
         self._free()
 
     def _acknowledge(self, number: int) -> None:
-        self._log.acknowledge(number)
+        try:
+            self._log.acknowledge(number)
+        except NotFound as error:
+            if not self._log.is_removed():
+                raise
+            self.end(error)  # what was delivered is counted all the same
         self.acked = max(self.acked, number)
         self._size = self._log.size
 
@@ -409,8 +422,13 @@ class Folder:
 
     @property
     def damaged(self) -> int:
-        """How many entries could not be read."""
-        return sum(one.last - one.first + 1 for one in list(self._damage.values()) if one.last is not None)
+        """How many entries could not be read, as far as that is known. Damage that shows on opening may show again,
+        whole or in part, when it is reached."""
+        count = upto = 0
+        for one in sorted(self._damage.values(), key=lambda one: one.first):
+            count += max(0, one.last + 1 - max(one.first, upto))
+            upto = max(upto, one.last + 1)
+        return count
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
@@ -438,14 +456,31 @@ class Folder:
                 self._let_go_of_delivered()
             except StorageError as error:  # it stays, and is passed over next time
                 trouble = str(error)
+            self._count_if_removed()
             self._log.close()
-        if gathered:
+        if self.removed is not None:
+            log.error("spool %s: %s", self.path, self.removed)
+        elif gathered:
             log.error(
                 "spool %s: its disk did not take the last %d records, from number %d on: write them again%s",
                 self.path, self.lost, self.next, f": {self.trouble}" if self.trouble else "",
             )  # fmt: skip
         if trouble:
             log.warning("spool %s: %s", self.path, trouble)
+
+    def _count_if_removed(self) -> None:
+        """Where the folder was removed nothing is left of what was not delivered."""
+        if not self._log.is_removed():
+            return
+        acknowledged, first = max(0, self.synced - 1 - self.acked), self.acked + 1
+        self.lost += self.next - first
+        self.next = self.synced = first
+        self._size = 0
+        self.removed = NotFound(
+            f"the folder of the spool was removed while a writer had it open: {acknowledged} acknowledged records are "
+            f"lost; write them again, from number {first} on",
+            path=self.path, op="close",
+        )  # fmt: skip
 
 
 def _tick(ref: weakref.ref[Folder], due: float) -> None:

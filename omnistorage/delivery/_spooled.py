@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from .. import policies
 from ..errors import Cancelled, ConfigError, CorruptData, RecordError, StorageError, WriterClosed
+from ..segments import ENTRY_HEAD
 from ..stages import BATCH_RECORDS
 from ..strands import forks
 from ._drain import Drain
@@ -39,7 +40,7 @@ class Spooled:
         self.bad, self.on_exception = plan.bad, plan.on_exception
         self._plan, self._spool = plan, spool
         self._entries = Entries(plan.form)
-        self._largest = (spool.max_bytes // 4) - STAMP.size - 12
+        self._largest = (spool.max_bytes // 4) - STAMP.size - ENTRY_HEAD
         self._bad_lock = threading.RLock()
         self._ending = threading.Lock()
         self._final: Progress | None = None
@@ -229,7 +230,7 @@ class Spooled:
             if error is None or is_full(error):
                 error = self._wait_for_the_store(error)
             self._end("closed", patience)
-            self._report(error)
+            self._report(self._folder.removed or error)
             assert self._final is not None
             return self._final
 
@@ -237,6 +238,7 @@ class Spooled:
         self._folder.stop_taking()  # first: what somebody puts behind the sync would be lost
         try:
             self._folder.sync_all()
+            self._folder.check_removed()
         except BaseException as error:
             return error
         return None

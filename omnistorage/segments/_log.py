@@ -71,6 +71,7 @@ class SegmentLog(Closes):
         self.firsts: list[int] = []
         self.sizes: dict[int, int] = {}
         self.torn = 0  # bytes that were cut off
+        self.removed = False
         self._segment_bytes = segment_bytes
         self._each = fsync == "record"
         self._on_damage = on_damage
@@ -289,17 +290,28 @@ class SegmentLog(Closes):
     def _sync(self, fd: int) -> None:
         try:
             self.os.fsync(fd)
-            removed = not self.os.fstat(fd).st_nlink
+            self.removed = self.removed or not self.os.fstat(fd).st_nlink
         except OSError as error:
             self._error = self.ours(error, "sync")
             raise copy.copy(self._error) from error
-        if removed:
-            self._error = NotFound(
-                "the folder was removed while the log was open: what it held is lost", path=self.folder, op="sync"
-            )
+        if self.removed:
+            self._error = self.removal()
             raise copy.copy(self._error)
         if fd == self._tail:
             self._synced = self.next
+
+    def is_removed(self) -> bool:
+        """Whether the folder or the newest segment was removed, so that what the log held is lost."""
+        if not self.removed and self._tail >= 0:
+            with suppress(OSError):
+                self.removed = not all(self.os.fstat(fd).st_nlink for fd in (self.folder_fd, self._tail))
+        return self.removed
+
+    def removal(self) -> StorageError:
+        """The error to raise where the log is removed."""
+        return NotFound(
+            "the folder was removed while the log was open: what it held is lost", path=self.folder, op="sync"
+        )
 
     def seal(self) -> None:
         """End the tail, unless it is empty, and begin another one."""

@@ -42,13 +42,18 @@ class Journal:
 
     def _read(self, folder: Path) -> None:
         # One that is open belongs to an execution that still runs: the destination tells what it did.
-        with suppress(NotFound, PermissionDenied), SegmentLog(folder, fsync="seal") as log:
+        with suppress(NotFound, PermissionDenied), self._opened(folder) as log:
             for _, entry in log.read(log.first):
                 number, moved = _ENTRY.unpack(entry)
                 if number not in self.done:
                     self.done.add(number)
                     self.bytes += moved
             self._dead.add(folder.name)
+
+    @staticmethod
+    def _opened(folder: Path) -> SegmentLog:
+        # What cannot be read is found out again from the destination, as what was never noted is.
+        return SegmentLog(folder, fsync="seal", on_damage=lambda damage: None)
 
     def note(self, number: int, moved: int) -> None:
         """Action ``number`` was carried out. A journal that cannot be written is no reason to stop."""
