@@ -18,6 +18,7 @@ FLOOR_0 = {
     "bad_records",
     "digests",
     "_glob_match",
+    "_option_checks",
     "_moments",
     "_table",
     "_lookup",

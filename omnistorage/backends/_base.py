@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, NoReturn, Self
 
 from .._context import Closes
+from .._option_checks import check_etag
 from ..core import (
     COPY,
     LIST,
@@ -26,7 +27,6 @@ from ..core import (
     ReadOptions,
     WriteOptions,
     Writer,
-    check_etag,
 )
 from ..digests import new_hash
 from ..errors import (

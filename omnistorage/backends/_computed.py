@@ -16,7 +16,8 @@ from datetime import UTC, date, datetime, timedelta
 from itertools import islice, product
 from typing import Any, NamedTuple, Protocol
 
-from ..core import Features, ListOptions, ObjectInfo, Reader, ReadOptions, ResolutionPlan, check_time
+from .._option_checks import check_time
+from ..core import Features, ListOptions, ObjectInfo, Reader, ReadOptions, ResolutionPlan
 from ..errors import ConfigError, NotFound, StorageError
 from ..globs import compile_glob, literal_folder
 from ..paths import check_key, is_under, sort_key

@@ -8,8 +8,9 @@ from datetime import datetime
 from stat import S_ISLNK
 from typing import NoReturn
 
+from .._option_checks import check_time
 from .._os import OS, READ_FOLDER
-from ..core import ObjectInfo, check_time
+from ..core import ObjectInfo
 from ..errors import AlreadyExists, InvalidPath, NotFound, StorageError
 from ..paths import check_key, check_new
 from ._base import BackendBase, is_folder_error

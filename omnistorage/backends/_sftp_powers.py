@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from ..core import ObjectInfo, check_time
+from .._option_checks import check_time
+from ..core import ObjectInfo
 from ..errors import CapabilityNotSupported, InvalidPath, NotFound
 from ..paths import check_key, check_new, parent, sort_key
 from ._sftp_connect import Link

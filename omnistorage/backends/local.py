@@ -15,8 +15,9 @@ from datetime import datetime, timedelta
 from stat import S_ISDIR, S_ISREG
 from typing import TYPE_CHECKING, Any
 
+from .._option_checks import check_time
 from .._os import HANDLE, OS, READ_FILE, READ_FOLDER, REAL
-from ..core import WRITE, CopyOptions, Features, ListOptions, ObjectInfo, ReadOptions, WriteOptions, check_time
+from ..core import WRITE, CopyOptions, Features, ListOptions, ObjectInfo, ReadOptions, WriteOptions
 from ..errors import (
     AlreadyExists,
     CapabilityNotSupported,

@@ -14,6 +14,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, NoReturn
 
+from .._option_checks import check_metadata, check_time
 from ..core import (
     WRITE,
     CopyOptions,
@@ -22,8 +23,6 @@ from ..core import (
     ObjectInfo,
     ReadOptions,
     WriteOptions,
-    check_metadata,
-    check_time,
 )
 from ..errors import (
     AlreadyExists,

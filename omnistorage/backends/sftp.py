@@ -17,7 +17,8 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..core import Features, ListOptions, ObjectInfo, ReadOptions, WriteOptions, check_time
+from .._option_checks import check_time
+from ..core import Features, ListOptions, ObjectInfo, ReadOptions, WriteOptions
 from ..errors import ConfigError, InvalidPath, NotFound
 from ..paths import check_key
 from ..policies import RequestPolicy

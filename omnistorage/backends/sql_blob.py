@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, unquote
 
+from .._option_checks import check_metadata, check_time
 from ..core import (
     READ,
     CopyOptions,
@@ -28,8 +29,6 @@ from ..core import (
     SetMetadata,
     StaleUploads,
     WriteOptions,
-    check_metadata,
-    check_time,
 )
 from ..errors import CapabilityNotSupported, ConfigError, CorruptData, NotFound, StorageError
 from ..paths import check_key, check_prefix, is_under

@@ -10,6 +10,7 @@ from os import PathLike
 from typing import Any, Literal, TypeVar
 
 from .. import ops
+from .._option_checks import check_etag
 from ..core import (
     WRITE,
     Backend,
@@ -21,7 +22,6 @@ from ..core import (
     Settle,
     StaleUploads,
     WriteOptions,
-    check_etag,
     power,
 )
 from ..errors import AlreadyExists, ConfigError, CorruptData, DirectoryNotEmpty, NotFound, PreconditionFailed

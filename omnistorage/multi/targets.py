@@ -12,8 +12,9 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from .. import ops
+from .._option_checks import check_metadata
 from .._table import nearest
-from ..core import Backend, ExtendedBackend, WriteOptions, check_metadata
+from ..core import Backend, ExtendedBackend, WriteOptions
 from ..errors import ConfigError
 from .tiers import Place, Tier, opened
 

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal, TypeVar
 
 from .. import ops
+from .._option_checks import check_etag
 from ..core import (
     WRITE,
     Append,
@@ -23,7 +24,6 @@ from ..core import (
     Versions,
     WriteOptions,
     Writer,
-    check_etag,
     power,
 )
 from ..errors import AlreadyExists, BackendUnavailable, DirectoryNotEmpty, InvalidPath, NotFound, PreconditionFailed

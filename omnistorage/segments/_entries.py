@@ -141,16 +141,8 @@ def advance(
     gap = resume(os_, fd, at, size, number, NO_END if end is None else end)
     if gap.place == size and end is not None:
         gap = Gap(size, max(number, end), True)
-    damage = Damage(number, gap.number - 1, path, at, _why(os_, fd, at, size, number), gap.exact)
+    damage = Damage(number, gap.number - 1, path, at, why_not(os_, fd, at, size, number), gap.exact)
     return [], gap.place, gap.number, damage
-
-
-def _why(os_: OS, fd: int, at: int, size: int, number: int) -> str:
-    """Why no sound entry ``number`` begins at ``at``."""
-    head = head_at(pread(os_, fd, min(HEAD.size, size - at), at))
-    if head is None:
-        return "the head of an entry is damaged"
-    return "an entry is damaged" if head.number == number else f"entry {head.number} is where {number} belongs"
 
 
 def resume(os_: OS, fd: int, at: int, size: int, number: int, end: int) -> Gap:

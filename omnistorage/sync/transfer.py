@@ -14,6 +14,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from .. import ops
+from .._option_checks import check_metadata
 from .._transfer import Digests, verify
 from ..core import (
     READ,
@@ -25,7 +26,6 @@ from ..core import (
     ResumableWrite,
     WriteOptions,
     Writer,
-    check_metadata,
     power,
 )
 from ..errors import (

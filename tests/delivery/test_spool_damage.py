@@ -54,8 +54,8 @@ def check(folder, lost):
     status = spool_status(folder)
     assert (status.records, bool(status.damage), status.torn) == (COUNT - len(lost), True, 0)
     store = MemoryBackend()
-    with pytest.raises(CorruptData) as caught:
-        delivered(folder, store)
+    with pytest.raises(CorruptData) as caught, spooled(store, folder, **NAMES):
+        pass
     assert str(folder) in caught.value.path
     got, progress, number = delivered(folder, store, on_damage="skip")
     assert got == [n for n in range(COUNT) if n not in lost]
@@ -166,7 +166,6 @@ def test_a_write_into_a_removed_folder_is_an_error(tmp_path):
         writer.close()
     assert caught.value.path == str(folder)
     assert (writer.progress.lost, writer.progress.spooled, writer.progress.taken) == (6, 0, 6)
-    assert "5 acknowledged" in str(caught.value)
 
 
 @pytest.mark.parametrize("end", ["close", "drain", "abort"])
