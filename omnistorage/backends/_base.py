@@ -264,6 +264,18 @@ def translating(op: str, path: str | None, translate: Callable[[BaseException], 
         raise ours from error
 
 
+def refuse_empty_segments(path: str) -> None:
+    """Raise ``ConfigError`` for a root with an empty segment: the place that was written is not the one to open."""
+    if "//" in path:
+        raise ConfigError(f"the path {path!r} holds an empty segment: write one slash between two names")
+
+
+def checked_prefix(prefix: str) -> str:
+    """Return the prefix of a root in a bucket, without its one optional trailing slash."""
+    refuse_empty_segments("/" + prefix)
+    return check_prefix(prefix)
+
+
 def is_folder_error(path: str, op: str, backend: str) -> InvalidPath:
     """The answer to work on an object whose name a folder has."""
     return InvalidPath("a folder has this name", path=path, op=op, backend=backend)

@@ -131,7 +131,7 @@ def parse_root(url: str) -> tuple[Root, str | None, str | None, str]:
         scheme, host, port = origin_of(parts.scheme, parts.hostname, parts.port)
         if not host.isascii():
             host = host.encode("idna").decode()
-        path = parts.path.strip("/")
+        path = parts.path.removeprefix("/").removesuffix("/")
         canonical = "/".join(quote(decode(s), safe=SEGMENT, errors="surrogateescape") for s in path.split("/"))
     except ValueError:
         raise ConfigError("root is a URL, http(s)://host/path/") from None

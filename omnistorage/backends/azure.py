@@ -35,7 +35,7 @@ from ._azure_conclude import check_names, conclude_copy, put_for_copy
 from ._azure_hns import Folders
 from ._azure_obstore import make_client, unable
 from ._azure_streams import MAX_BLOCK, BlockWriter, DigestWriter, in_byte_order
-from ._base import check_expires, is_folder_error
+from ._base import check_expires, checked_prefix, is_folder_error
 from ._object_streams import ObjectWriter, new_put, noting
 from ._objects import SECOND, ObjectBackend, _side_by_side, content_type
 from ._obstore import check_client
@@ -101,9 +101,7 @@ class AzureBackend(ObjectBackend):
     ) -> None:
         if not isinstance(container, str) or not container or "/" in container:
             raise ConfigError(f"a container has a name without slashes, not {container!r}")
-        prefix = prefix.strip("/")
-        if prefix:
-            check_key(prefix)
+        prefix = checked_prefix(prefix)
         if isinstance(credential, str | Secret):
             raise ConfigError("credential is an object of azure-identity; a text is account_key= or sas_token=")
         if isinstance(part_size, int) and part_size > MAX_BLOCK:

@@ -30,6 +30,7 @@ from ..errors import (
 from ..paths import check_key, check_new
 from ..policies import RequestPolicy
 from ..secret import Secret
+from ._base import checked_prefix
 from ._gcs_client import EXTRA, QUANTUM, GCSClient
 from ._gcs_errors import NAME, NO_BUCKET, is_bucket_missing, translate
 from ._gcs_marks import checker
@@ -105,9 +106,7 @@ class GCSBackend(ObjectBackend):
     ) -> None:
         if not isinstance(bucket, str) or not bucket or "/" in bucket:
             raise ConfigError(f"a bucket has a name without slashes, not {bucket!r}")
-        prefix = prefix.strip("/")
-        if prefix:
-            check_key(prefix)
+        prefix = checked_prefix(prefix)
         if endpoint_url is None and (emulator := os.environ.get("STORAGE_EMULATOR_HOST")):
             endpoint_url = emulator if "://" in emulator else f"http://{emulator}"
         vendor = vendor or ("google" if endpoint_url is None else "other")

@@ -1,9 +1,8 @@
-"""A folder of the local file system as a backend. Imports floor 0, ``_os``, ``_base`` and its own three neighbours.
+"""A folder of the local file system as a backend.
 
-Why it is more than ``open(root + path)``: every call starts at a descriptor of the root and resolves beneath it, so
-that no ``..``, absolute path or symlink leads out, even while others move folders and swap symlinks; writes go to a
-hidden temporary and appear whole, with ``durable=True`` also after a power cut; listings come in key order, lazily, and
-are complete or raise. The writers stand in ``_local_write``, walk and reader in ``_local_read``, ``Root`` in its own.
+Every call starts at a descriptor of the root and resolves beneath it, so that no ``..``, absolute path or symlink leads
+out, even while others move folders and swap symlinks. Writes go to a hidden temporary and appear whole. Listings come
+in key order, lazily, and are complete or raise.
 """
 
 from __future__ import annotations

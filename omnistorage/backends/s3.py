@@ -31,7 +31,7 @@ from ..errors import (
 from ..paths import check_key
 from ..policies import RequestPolicy
 from ..secret import Secret
-from ._base import check_expires
+from ._base import check_expires, checked_prefix
 from ._object_client import Put
 from ._object_streams import ObjectWriter, conclude, new_put, noting
 from ._objects import CONTENT_TYPE, LIVE, MAX_COPY
@@ -112,9 +112,7 @@ class S3Backend(Resumes):
     ) -> None:
         if not isinstance(bucket, str) or not bucket or "/" in bucket:
             raise ConfigError(f"a bucket has a name without slashes, not {bucket!r}")
-        prefix = prefix.strip("/")
-        if prefix:
-            check_key(prefix)
+        prefix = checked_prefix(prefix)
         vendor = vendor or ("aws" if endpoint_url is None else "other")
         if vendor not in VENDORS:
             known = ", ".join(sorted(VENDORS))

@@ -369,6 +369,29 @@ def test_unknown_names_and_options_are_errors_with_the_nearest_right_spelling(sp
         open_backend(spec)
 
 
+@pytest.mark.parametrize(
+    "url",
+    ["s3://b//x", "s3://b/x//", "s3://b/x//y", "s3://b/%2Fx", "gs://b//x", "az://b//x?account_name=a"],
+)  # fmt: skip
+def test_a_url_with_an_empty_segment_is_refused(url):
+    with pytest.raises(ConfigError):
+        open_backend(url)
+
+
+@pytest.mark.parametrize("name", ["s3", "gcs", "azure"])
+def test_a_prefix_has_at_most_one_slash_at_its_end(name):
+    place = {"container": "b", "account_name": "a"} if name == "azure" else {"bucket": "b"}
+    assert open_backend(name, {**place, "prefix": "x/"}).url == open_backend(name, {**place, "prefix": "x"}).url
+    for prefix in ("/x", "x//", "x//y", "/"):
+        with pytest.raises(ConfigError):
+            open_backend(name, {**place, "prefix": prefix})
+
+
+def test_an_http_root_keeps_its_empty_segments():
+    for url in ("http://h//x/", "http://h/x//y/", "http://h/x//"):
+        assert open_backend(url).url == url
+
+
 def test_options_stand_in_one_place(tmp_path):
     with pytest.raises(ConfigError):
         open_backend(tmp_path.as_uri(), {"root": "/x"})
