@@ -425,9 +425,19 @@ class Settle(Protocol):
     def settle(self, path: str) -> bool: ...
 
 
+@runtime_checkable
+class Confine(Protocol):
+    """For backends with symbolic links: the same backend with the same keys, where no link leads out of ``folder``.
+
+    Paths outside of ``folder`` are not for it. It shares all that the backend holds, and is closed with it.
+    """
+
+    def confined(self, folder: str) -> Backend: ...
+
+
 POWERS: tuple[type, ...] = (
     Append, SetMetadata, FolderTimes, Links, BulkDelete, Purge, Presign, Versions, Glob, Resolve, HealthCheck,
-    ResumableWrite, StaleUploads, ReadRanges, Settle,
+    ResumableWrite, StaleUploads, ReadRanges, Settle, Confine,
 )  # fmt: skip
 
 P = TypeVar("P")

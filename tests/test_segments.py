@@ -108,6 +108,18 @@ def test_a_hole_of_zeros_behind_the_end_is_cut_off(tmp_path):
         assert entries(log) == [(0, b"whole")]
 
 
+@pytest.mark.parametrize("size", [1, 20, 40, 5000])
+def test_zeros_are_no_entries(tmp_path, size):
+    """The size of the first entries was noted, and none of their data."""
+    killed(tmp_path, SegmentLog(tmp_path).close)
+    (tmp_path / segments(tmp_path)[-1]).write_bytes(bytes(size))
+    with SegmentLog(tmp_path) as log:
+        assert entries(log) == []
+        log.append(b"")
+        log.append(b"first")
+        assert [data for _, data in entries(log)] == [b"", b"first"]
+
+
 @pytest.mark.parametrize("kept", range(1, 38))
 def test_the_beginning_of_an_entry_and_then_zeros_is_cut_off(tmp_path, kept):
     """The new size was noted, and of the data what the last write of the page before it held."""

@@ -276,6 +276,26 @@ def checked_prefix(prefix: str) -> str:
     return check_prefix(prefix)
 
 
+def leads_out(path: str, target: str, folder: str) -> bool:
+    """Whether the ``target`` of a symbolic link at ``path`` lies outside of ``folder``, as far as the names tell.
+
+    Example:
+        >>> leads_out("a/x", "../b", "a"), leads_out("a/x/y", "../b", "a"), leads_out("a/x", "/b", "a")
+        (True, False, True)
+    """
+    if target.startswith("/"):
+        return True
+    below = path.count("/") - folder.count("/") - 1  # folders between ``folder`` and the link
+    for segment in target.split("/"):
+        if segment == "..":
+            below -= 1
+        elif segment not in ("", "."):
+            below += 1
+        if below < 0:
+            return True
+    return False
+
+
 def is_folder_error(path: str, op: str, backend: str) -> InvalidPath:
     """The answer to work on an object whose name a folder has."""
     return InvalidPath("a folder has this name", path=path, op=op, backend=backend)

@@ -1,21 +1,24 @@
-"""What a local folder can do beyond objects: times of folders, and symbolic links. Imports floor 0 and neighbours."""
+"""What a local folder can do beyond objects: times of folders, symbolic links, and what dead writers left."""
 
 from __future__ import annotations
 
 import errno
 import os
-from datetime import datetime
+from collections.abc import Iterator
+from datetime import datetime, timedelta
 from stat import S_ISLNK
-from typing import NoReturn
+from typing import NoReturn, Self
 
 from .._option_checks import check_time
 from .._os import OS, READ_FOLDER
+from .._shapes import twin
 from ..core import ObjectInfo
 from ..errors import AlreadyExists, InvalidPath, NotFound, StorageError
-from ..paths import check_key, check_new
-from ._base import BackendBase, is_folder_error
-from ._local_read import NAME, Folder, info_of, new_temporary, time_in, translate, why_not
-from ._local_root import Root
+from ..paths import check_key, check_new, check_prefix
+from ._base import BackendBase, is_folder_error, leads_out
+from ._local_read import NAME, Folder, info_of, new_temporary, time_in, translate
+from ._local_root import Confined, Root
+from ._local_stale import stale_temporaries
 from ._local_write import nanoseconds, set_modified
 
 LONGEST_TARGET = 4095
@@ -23,15 +26,23 @@ LONGEST_TARGET = 4095
 
 
 class LocalPowers(BackendBase):
-    """``FolderTimes`` and ``Links`` for ``LocalBackend``."""
+    """``FolderTimes``, ``Links``, ``Confine``, ``HealthCheck`` and ``StaleUploads`` for ``LocalBackend``."""
 
     _os: OS
     _at: Root
 
     def _key(self, path: str, op: str) -> None:
-        reason = why_not(path)
+        reason = self._at.why_not(path)
         if reason is not None:
             raise InvalidPath(reason, path=path, op=op, backend=NAME)
+
+    @property
+    def _closed(self) -> bool:
+        return self._at.closed
+
+    @_closed.setter
+    def _closed(self, value: bool) -> None:
+        self._at.closed = value
 
     def set_folder_time(self, path: str, modified_at: datetime) -> None:
         self._enter("set_modified", "set_folder_time", path)
@@ -64,6 +75,13 @@ class LocalPowers(BackendBase):
         except OSError:
             return None
 
+    def confined(self, folder: str) -> Self:
+        """The same backend for keys under ``folder``, out of which no symbolic link leads and none is made."""
+        self._key(check_key(folder, op="confined"), "confined")
+        found = twin(self)
+        found._at = Confined(self._at, folder)
+        return found
+
     def read_link(self, path: str) -> tuple[str, ObjectInfo]:
         self._enter("read", "read_link", path)
         self._key(check_key(path, op="read_link"), "read_link")
@@ -86,6 +104,8 @@ class LocalPowers(BackendBase):
         self._key(check_new(path, op="make_link"), "make_link")
         check_time(modified_at)
         _check_target(path, target)
+        if self._at.below and leads_out(path, target, self._at.below):
+            _refuse(path, f"the target {target[:200]!r} lies outside of the folder {self._at.below!r}")
         above, _, leaf = path.rpartition("/")
         try:
             with self._at.make_folder(above) as folder, folder.undone_on_error():
@@ -126,6 +146,34 @@ class LocalPowers(BackendBase):
             self._os.unlink(temporary, dir_fd=at)
         except OSError:
             pass  # hidden, and collected with what dead writers left
+
+    # -- health and what dead writers left -----------------------------------------------------------------------------
+
+    def check_health(self) -> None:
+        self._enter("read", "check_health", "")
+        try:
+            self._at.folder(self._at.open(), "", READ_FOLDER).close()
+        except OSError as error:
+            raise translate(error, "check_health", "") from error
+
+    def stale_uploads(self, prefix: str = "", *, older_than: timedelta = timedelta(hours=1)) -> Iterator[ObjectInfo]:
+        """The temporaries of writers that died, by the path of the temporary. A live writer holds a lock, so that its
+        temporary is never among them, whatever ``older_than``."""
+        self._enter("list", "stale_uploads", prefix)
+        return self._stale(check_prefix(prefix, op="stale_uploads"), older_than, remove=False)
+
+    def remove_stale_uploads(self, prefix: str = "", *, older_than: timedelta = timedelta(hours=1)) -> int:
+        """Remove what ``stale_uploads`` yields; the number of files removed."""
+        self._enter("delete", "remove_stale_uploads", prefix)
+        return sum(1 for _ in self._stale(check_prefix(prefix), older_than, remove=True))
+
+    def _stale(self, prefix: str, older_than: timedelta, *, remove: bool) -> Iterator[ObjectInfo]:
+        try:
+            with self._at.folder(self._at.open(), prefix, READ_FOLDER) as base:
+                yield from stale_temporaries(self._os, base, prefix and prefix + "/", older_than, remove=remove)
+        except OSError as error:
+            if not prefix or not isinstance(error, FileNotFoundError):
+                raise translate(error, "stale_uploads", prefix, reading=True) from error
 
 
 def _check_target(path: str, target: str) -> None:

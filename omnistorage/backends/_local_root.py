@@ -9,8 +9,8 @@ import os
 from functools import partial
 
 from .._os import FOLDER_HANDLE, OS, READ_FOLDER
-from ..paths import parent
-from ._local_read import Folder
+from ..paths import is_under, parent
+from ._local_read import Folder, why_not
 
 TRIES = 64  # how often a write makes its folders anew when somebody removes them at the same time
 
@@ -21,8 +21,15 @@ class Root:
     def __init__(self, os_: OS, path: str) -> None:
         self.os = os_
         self.path = path
+        self.below = ""
+        """The folder that no symbolic link may lead out of; all of the root if empty."""
+        self.closed = False
         self._held: Folder | None = None
         self._synced: dict[str, tuple[tuple[int, int], tuple[int, int]]] = {}
+
+    def why_not(self, path: str) -> str | None:
+        """Why the key ``path`` is none of this root. None if it is one."""
+        return why_not(path)
 
     def close(self) -> None:
         self._held = None  # whoever is still at work holds it until done
@@ -76,7 +83,11 @@ class Root:
         """The folder ``path``, opened beneath the root. Raises OSError."""
         if not path and flags == FOLDER_HANDLE:
             return root
-        return Folder(self.os, self.os.open_beneath(root.fd, path or ".", flags))
+        return Folder(self.os, self.open_beneath(root, path, flags))
+
+    def open_beneath(self, root: Folder, path: str, flags: int, mode: int = 0) -> int:
+        """A descriptor of ``path``, which no symbolic link leads out of. Raises OSError."""
+        return self.os.open_beneath(root.fd, path or ".", flags, mode)
 
     def make_folder(self, path: str, flags: int = FOLDER_HANDLE) -> Folder:
         """The same, made with the root and all parents where missing."""
@@ -144,3 +155,39 @@ class Root:
         if len(self._synced) >= 4096:
             self._synced.clear()
         self._synced[path] = known
+
+
+class Confined(Root):
+    """The same root for keys under ``below``, out of which no symbolic link leads."""
+
+    def __init__(self, whole: Root, below: str) -> None:
+        super().__init__(whole.os, whole.path)
+        self.below = below
+        self._whole = whole
+        self._synced = whole._synced
+
+    @property
+    def closed(self) -> bool:
+        return self._whole.closed
+
+    @closed.setter
+    def closed(self, value: bool) -> None:
+        if value:
+            self._whole.closed = value
+
+    def why_not(self, path: str) -> str | None:
+        if path != self.below and not is_under(path, self.below):
+            return f"it does not lie in the folder {self.below!r}"
+        return why_not(path)
+
+    def close(self) -> None:
+        self._whole.close()
+
+    def open(self) -> Folder:
+        return self._whole.open()
+
+    def open_beneath(self, root: Folder, path: str, flags: int, mode: int = 0) -> int:
+        if path != self.below and not is_under(path, self.below):  # a folder above, to be made or synced
+            return super().open_beneath(root, path, flags, mode)
+        with Folder(self.os, self.os.open_beneath(root.fd, self.below, FOLDER_HANDLE)) as base:
+            return self.os.open_beneath(base.fd, path[len(self.below) + 1 :] or ".", flags, mode)

@@ -400,9 +400,9 @@ def new_appender(root: Root, path: str, options: WriteOptions) -> LocalAppender:
 def _open_for_append(root: Root, path: str) -> tuple[int, bool]:
     folder = root.open()
     try:
-        return root.os.open_beneath(folder.fd, path, APPEND_FILE), False
+        return root.open_beneath(folder, path, APPEND_FILE), False
     except FileNotFoundError:
-        return root.os.open_beneath(folder.fd, path, APPEND_FILE | O_CREAT | O_EXCL, 0o666), True
+        return root.open_beneath(folder, path, APPEND_FILE | O_CREAT | O_EXCL, 0o666), True
 
 
 def _lock_for_append(os_: OS, fd: int, path: str) -> stat_result:

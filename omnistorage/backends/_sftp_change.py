@@ -40,7 +40,6 @@ from ._sftp_tree import (
     looked,
     new_hidden,
     translate,
-    why_not,
 )
 from ._sftp_wire import (
     COPY_DATA,
@@ -93,7 +92,7 @@ class Changes(BackendBase):
     _posix_rename: bool
 
     def _key(self, path: str, op: str) -> None:
-        reason = why_not(path)
+        reason = self._place.why_not(path)
         if reason is not None:
             raise InvalidPath(reason, path=path, op=op, backend=NAME)
 
@@ -297,12 +296,19 @@ class Changes(BackendBase):
 
     # -- moving, copying, deleting -------------------------------------------------------------------------------------
 
-    def _source(self, session: Session, path: str, options: CopyOptions, op: str) -> Attrs:
-        """The object to copy or move, itself, not what it leads to."""
-        if options.source is not None and options.source is not self:
+    def _place_of(self, options: CopyOptions, path: str, op: str) -> Place:
+        """Where the source of a copy or move lies: in this backend, which may be confined to another folder."""
+        source = self if options.source is None else options.source
+        if not isinstance(source, Changes) or source._pool is not self._pool:
             self._refuse("source", op, path)
-        there = self._place.check_folder(session, parent(path), path, op)
-        found = look(session, self._place.full(session, path)) if there else None
+        source._key(path, op)
+        return source._place
+
+    @staticmethod
+    def _source(session: Session, place: Place, path: str, op: str) -> Attrs:
+        """The object to copy or move, itself, not what it leads to."""
+        there = place.check_folder(session, parent(path), path, op)
+        found = look(session, place.full(session, path)) if there else None
         if found is None:
             raise NotFound("no such object", path=path, op=op, backend=NAME)
         if is_folder(found):
@@ -310,14 +316,13 @@ class Changes(BackendBase):
         return found
 
     def _move(self, src: str, dst: str, options: CopyOptions) -> ObjectInfo:
-        self._key(src, "move")
         self._key(dst, "move")
-        attempt = Attempt()
+        attempt, place = Attempt(), self._place_of(options, src, "move")
         info: list[ObjectInfo] = []
 
         def run(_: Link, session: Session) -> None:
             if not info:
-                found = self._source(session, src, options, "move")
+                found = self._source(session, place, src, "move")
                 self.check_target(session, dst, "move", overwrite=options.overwrite)
                 self._place.make_folders(session, parent(dst), dst, "move")
                 info.append(info_of(dst, found))
@@ -342,15 +347,15 @@ class Changes(BackendBase):
                 ) from error  # fmt: skip
 
     def _copy(self, src: str, dst: str, options: CopyOptions) -> ObjectInfo:
-        self._key(src, "copy")
         self._key(dst, "copy")
         made: list[tuple[bytes, ObjectInfo]] = []
+        place = self._place_of(options, src, "copy")
 
         def run(_: Link, session: Session) -> None:
             self._needs(session, COPY_DATA, "copy", "server_copy")
-            found = self._source(session, src, options, "copy")
+            found = self._source(session, place, src, "copy")
             if found.mode is not None and not S_ISREG(found.mode):
-                target = self._place.find(session, src, "copy")
+                target = place.find(session, src, "copy")
                 if target is None or not is_file(target):
                     raise NotFound("no such object", path=src, op="copy", backend=NAME)
             self.check_target(session, dst, "copy", overwrite=options.overwrite)

@@ -26,7 +26,7 @@ class Pool:
     def __init__(self, settings: Settings, size: int) -> None:
         self._settings = settings
         self._size = size
-        self._closed = False
+        self.closed = False
         self._start()
 
     def _start(self) -> None:
@@ -41,7 +41,7 @@ class Pool:
             self._start()
         while True:
             with self._state:
-                if self._closed:
+                if self.closed:
                     raise BackendClosed("the backend is closed", backend=NAME)
                 self._links = [link for link in self._links if link.alive or self._bury(link)]
                 best = min(self._links, key=lambda link: len(link.users), default=None)
@@ -59,7 +59,7 @@ class Pool:
         finally:
             with self._state:
                 self._opening = False
-                if link is not None and self._closed:
+                if link is not None and self.closed:
                     link.close()  # the backend was closed meanwhile
                 elif link is not None:
                     self._links.append(link)
@@ -87,7 +87,7 @@ class Pool:
         return next((link for link in self._links if link.alive), None)
 
     def close(self) -> None:
-        self._closed = True
+        self.closed = True
         if self._pid != getpid():
             return
         with self._state:

@@ -8,16 +8,19 @@ other way round.
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Self
 
 from .._option_checks import check_time
+from .._shapes import twin
 from ..core import ObjectInfo
 from ..errors import CapabilityNotSupported, InvalidPath, NotFound
 from ..paths import check_key, check_new, parent, sort_key
+from ._base import leads_out
 from ._sftp_connect import Link
 from ._sftp_folders import Folders
 from ._sftp_settings import NAME
 from ._sftp_streams import seconds_of
-from ._sftp_tree import info_of, is_absent, is_folder, key_of, look, new_hidden
+from ._sftp_tree import ConfinedPlace, info_of, is_absent, is_folder, key_of, look, new_hidden
 from ._sftp_wire import EXTENDED, LSETSTAT, READLINK, SETSTAT, SYMLINK, Attrs, Session, Status, string
 from ._sftp_wire import NAME as NAMES
 
@@ -25,7 +28,7 @@ LONGEST_TARGET = 4095
 
 
 class Powers(Folders):
-    """``FolderTimes`` and ``Links`` for ``SFTPBackend``."""
+    """``FolderTimes``, ``Links`` and ``Confine`` for ``SFTPBackend``."""
 
     def set_folder_time(self, path: str, modified_at: datetime) -> None:
         self._enter("set_modified", "set_folder_time", path)
@@ -42,6 +45,13 @@ class Powers(Folders):
             session.call(SETSTAT, full, Attrs(atime=found.atime, mtime=mtime).packed())
 
         self._ask("set_folder_time", path, run)
+
+    def confined(self, folder: str) -> Self:
+        """The same backend for keys under ``folder``, out of which no symbolic link leads and none is made."""
+        self._key(check_key(folder, op="confined"), "confined")
+        found = twin(self)
+        found._place = ConfinedPlace(self._place, folder)
+        return found
 
     def read_link(self, path: str) -> tuple[str, ObjectInfo]:
         self._enter("read", "read_link", path)
@@ -74,6 +84,9 @@ class Powers(Folders):
         self._key(check_new(path, op="make_link"), "make_link")
         check_time(modified_at)
         raw = _checked(path, target)
+        if self._place.below and leads_out(path, target, self._place.below):
+            why = f"the target {target[:200]!r} lies outside of the folder {self._place.below!r}"
+            raise InvalidPath(why, path=path, op="make_link", backend=NAME)
         mtime = None if modified_at is None else seconds_of(modified_at)
         temporary, info = self._ask(
             "make_link", path, lambda _, session: self._new_link(session, path, raw, mtime, overwrite)

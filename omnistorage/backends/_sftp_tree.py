@@ -27,7 +27,7 @@ from ..errors import (
     StorageError,
     WriterClosed,
 )
-from ..paths import sort_key
+from ..paths import is_under, sort_key
 from ._sftp_settings import NAME as BACKEND
 from ._sftp_wire import (
     ATTRS,
@@ -227,7 +227,13 @@ class Place:
 
     def __init__(self, root: str) -> None:
         self.root = root
+        self.below = ""
+        """The folder that no symbolic link may lead out of; all of the root if empty."""
         self._base: bytes | None = None
+
+    def why_not(self, path: str) -> str | None:
+        """Why the key ``path`` is none of this root. None if it is one."""
+        return why_not(path)
 
     def base(self, session: Session) -> bytes:
         """The real, absolute path of the root."""
@@ -272,7 +278,7 @@ class Place:
         if found is not None and not is_folder(found):
             raise InvalidPath("a file stands where a folder is needed", path=path, op=op, backend=BACKEND)
         if len(at) > len(base):
-            self.demand(session, real_path(session, session.send(REALPATH, string(at))), path, op)
+            self._demand_above(session, at, path, op)
         for name in reversed(missing):
             try:
                 session.call(MKDIR, string(name), Attrs().packed())
@@ -284,6 +290,10 @@ class Place:
                     raise InvalidPath(
                         "a file stands where a folder is needed", path=path, op=op, backend=BACKEND
                     ) from None
+
+    def _demand_above(self, session: Session, at: bytes, path: str, op: str) -> None:
+        """The same for ``at``, the lowest folder above ``path`` that is there."""
+        self.demand(session, real_path(session, session.send(REALPATH, string(at))), path, op)
 
     def check_folder(self, session: Session, folder: str, path: str, op: str) -> bool:
         """Whether the folder is there, inside of the root."""
@@ -306,6 +316,41 @@ class Place:
         if attrs is not None:
             self.demand(session, real, path, op)
         return attrs
+
+
+class ConfinedPlace(Place):
+    """The same root for keys under ``below``, out of which no symbolic link leads."""
+
+    def __init__(self, whole: Place, below: str) -> None:
+        super().__init__(whole.root)
+        self.below = below
+        self._whole = whole
+        self._folder: bytes | None = None
+
+    def why_not(self, path: str) -> str | None:
+        if path != self.below and not is_under(path, self.below):
+            return f"it does not lie in the folder {self.below!r}"
+        return why_not(path)
+
+    def base(self, session: Session) -> bytes:
+        return self._whole.base(session)
+
+    def demand(self, session: Session, real: bytes | None, path: str, op: str) -> None:
+        self._whole.demand(session, real, path, op)
+        if real is not None and not self._is_below(real):
+            full = self.full(session, self.below)
+            self._folder = real_path(session, session.send(REALPATH, string(full))) or full
+            if not self._is_below(real):
+                raise InvalidPath(
+                    f"a symlink leads out of the folder {self.below!r}", path=path, op=op, backend=BACKEND
+                )
+
+    def _is_below(self, real: bytes) -> bool:
+        return self._folder is not None and (real == self._folder or real.startswith(self._folder + b"/"))
+
+    def _demand_above(self, session: Session, at: bytes, path: str, op: str) -> None:
+        place = self if len(at) >= len(self.full(session, self.below)) else self._whole
+        Place._demand_above(place, session, at, path, op)
 
 
 # --- listings ---------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from ..errors import (
     OutcomeUnknown,
     StorageError,
 )
-from ..paths import check_key, check_new, check_prefix, parent
+from ..paths import check_key, check_new, parent
 from ._local_powers import LocalPowers
 from ._local_read import (
     ABSENT,
@@ -41,10 +41,9 @@ from ._local_read import (
     list_folder,
     names_in,
     translate,
-    why_not,
 )
 from ._local_root import Root
-from ._local_stale import empty_folder, remove_temporaries, stale_temporaries
+from ._local_stale import empty_folder, remove_temporaries
 from ._local_write import (
     LocalAppender,
     LocalWriter,
@@ -152,7 +151,7 @@ class LocalBackend(LocalPowers):
         return f"LocalBackend({self.root!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.root,)
+        return _again, (type(self), self.root, self._at.below)
 
     def _close(self) -> None:
         self._at.close()
@@ -164,7 +163,7 @@ class LocalBackend(LocalPowers):
         os_ = self._os
         try:
             root = self._at.open()
-            fd = os_.open_beneath(root.fd, path, flags)
+            fd = self._at.open_beneath(root, path, flags)
             try:
                 found = os_.fstat(fd)
                 if S_ISREG(found.st_mode):
@@ -210,7 +209,7 @@ class LocalBackend(LocalPowers):
             found = os_.stat(path, dir_fd=root.fd, follow_symlinks=False)
             if S_ISREG(found.st_mode):
                 return found
-        fd = os_.open_beneath(root.fd, path, HANDLE)
+        fd = self._at.open_beneath(root, path, HANDLE)
         try:
             found = os_.fstat(fd)
         finally:
@@ -218,7 +217,7 @@ class LocalBackend(LocalPowers):
         return None if S_ISDIR(found.st_mode) else found
 
     def _exists(self, path: str) -> bool:
-        if why_not(path) is not None:
+        if self._at.why_not(path) is not None:
             return False
         try:
             return self._look(path) is not None
@@ -340,7 +339,7 @@ class LocalBackend(LocalPowers):
         source = options.source or self
         if not isinstance(source, LocalBackend):
             self._refuse("source", op, src)
-        self._key(src, op)
+        source._key(src, op)
         self._key(dst, op)
         return source
 
@@ -471,30 +470,7 @@ class LocalBackend(LocalPowers):
         except OSError as error:
             raise translate(error, "purge", path, reading=True) from error
 
-    # -- health and what dead writers left -----------------------------------------------------------------------------
 
-    def check_health(self) -> None:
-        self._enter("read", "check_health", "")
-        try:
-            self._at.folder(self._at.open(), "", READ_FOLDER).close()
-        except OSError as error:
-            raise translate(error, "check_health", "") from error
-
-    def stale_uploads(self, prefix: str = "", *, older_than: timedelta = timedelta(hours=1)) -> Iterator[ObjectInfo]:
-        """The temporaries of writers that died, by the path of the temporary. A live writer holds a lock, so that its
-        temporary is never among them, whatever ``older_than``."""
-        self._enter("list", "stale_uploads", prefix)
-        return self._stale(check_prefix(prefix, op="stale_uploads"), older_than, remove=False)
-
-    def remove_stale_uploads(self, prefix: str = "", *, older_than: timedelta = timedelta(hours=1)) -> int:
-        """Remove what ``stale_uploads`` yields; the number of files removed."""
-        self._enter("delete", "remove_stale_uploads", prefix)
-        return sum(1 for _ in self._stale(check_prefix(prefix), older_than, remove=True))
-
-    def _stale(self, prefix: str, older_than: timedelta, *, remove: bool) -> Iterator[ObjectInfo]:
-        try:
-            with self._at.folder(self._at.open(), prefix, READ_FOLDER) as base:
-                yield from stale_temporaries(self._os, base, prefix and prefix + "/", older_than, remove=remove)
-        except OSError as error:
-            if not prefix or not isinstance(error, FileNotFoundError):
-                raise translate(error, "stale_uploads", prefix, reading=True) from error
+def _again(cls: type[LocalBackend], root: str, below: str) -> LocalBackend:
+    made = cls(root)
+    return made.confined(below) if below else made

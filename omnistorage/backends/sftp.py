@@ -37,7 +37,6 @@ from ._sftp_tree import (
     look_at_handle,
     visible,
     walk,
-    why_not,
 )
 from ._sftp_wire import FOR_READING, HANDLE, OPEN, SETSTAT, STAT, Attrs, Session, number, string
 from ._streams import check_conditions
@@ -194,7 +193,15 @@ class SFTPBackend(Powers):
         return f"SFTPBackend({self.url!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _again, (type(self), self._options)
+        return _again, (type(self), self._options, self._place.below)
+
+    @property
+    def _closed(self) -> bool:
+        return self._pool.closed
+
+    @_closed.setter
+    def _closed(self, value: bool) -> None:
+        self._pool.closed = value
 
     def _close(self) -> None:
         try:
@@ -247,7 +254,7 @@ class SFTPBackend(Powers):
             return reader.read_ranges(ranges)
 
     def _exists(self, path: str) -> bool:
-        if why_not(path) is not None:
+        if self._place.why_not(path) is not None:
             return False
         try:
             found = self._ask("exists", path, lambda _, session: self._place.find(session, path, "exists"))
@@ -323,8 +330,9 @@ class SFTPBackend(Powers):
         return self._ask("set_metadata", path, run)
 
 
-def _again(cls: type[SFTPBackend], options: dict[str, Any]) -> SFTPBackend:
-    return cls(**options)
+def _again(cls: type[SFTPBackend], options: dict[str, Any], below: str) -> SFTPBackend:
+    made = cls(**options)
+    return made.confined(below) if below else made
 
 
 def _url(host: str, port: int | None, user: str | None, root: str) -> str:

@@ -86,6 +86,8 @@ def parse(block: bytes, number: int, entries: list[bytes]) -> int:
         data = block[at + step : end]
         if crc32(data, seed) != crc:  # also finds a head that is damaged: it seeds the checksum, or moves the content
             break
+        if not length and seed != crc32(block[at : at + _KEY.size]):  # zeros have no content that would tell
+            break
         entries.append(data)
         number += 1
         at = end

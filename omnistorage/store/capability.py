@@ -52,7 +52,7 @@ INTERNAL = frozenset(
         "sorted_list", "list_seek", "dirs", "stat", "read", "append", "purge", "set_modified",
         "SetMetadata", "FolderTimes", "Links",
         "BulkDelete", "Purge", "Resolve", "HealthCheck", "ResumableWrite", "StaleUploads", "ReadRanges",
-        "Settle",
+        "Settle", "Confine",
     }
 )  # fmt: skip
 """Flags and powers that are no capability under their own name: how a store does things, not what users ask for."""

@@ -43,7 +43,7 @@ _LONGEST = 64 << 10
 def store_links(side: Side) -> None:
     """Have ``side`` show its links as files, if it can have any."""
     if power(side.backend, Links) is not None:
-        side.backend = ops.extended(StoredLinks(side.backend))
+        side.backend = ops.extended(StoredLinks(side.backend, side.prefix))
         side.features = side.backend.features
 
 
@@ -57,12 +57,12 @@ class StoredLinks(Wrapper):
     clears = frozenset({"copy", "move", "atomic_move", "append", "purge"})
     adapts = frozenset({FolderTimes, SetMetadata})
 
-    def __init__(self, inner: ExtendedBackend) -> None:
+    def __init__(self, inner: ExtendedBackend, root: str = "") -> None:
         super().__init__(inner)
         links = power(inner, Links)
         assert links is not None
         self._links: Links = links
-        self._folders: set[str] = set()  # that were seen to be no links
+        self._folders = {root}  # that may be written to: ``root`` was named by the user, the others are no links
 
     def _link(self, path: str) -> tuple[bytes, ObjectInfo] | None:
         """What the link says that shows as ``path``, and how it shows."""

@@ -11,9 +11,10 @@ import builtins
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, Self, TypeVar
 
 from .._context import Closes
+from .._shapes import twin
 from ..core import (
     COPY,
     LIST,
@@ -24,6 +25,7 @@ from ..core import (
     Backend,
     BulkDelete,
     Checkpoint,
+    Confine,
     CopyOptions,
     ExtendedBackend,
     Features,
@@ -263,6 +265,13 @@ class Wrapper(Closes):
 
     def settle(self, path: str) -> bool:
         return self._forward("settle", path, self._power(Settle, "settle", path).settle)
+
+    def confined(self, folder: str) -> Self:
+        """The same wrapper around the inner backend confined to ``folder``."""
+        found = twin(self)
+        found.inner = self._power(Confine, "confined", folder).confined(folder)
+        found._extended = as_extended(found.inner)
+        return found
 
     # -- inside --------------------------------------------------------------------------------------------------------
 

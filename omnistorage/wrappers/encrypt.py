@@ -18,6 +18,7 @@ from ..core import (
     WRITE,
     Backend,
     BulkDelete,
+    Confine,
     CopyOptions,
     FolderTimes,
     Glob,
@@ -87,7 +88,19 @@ class Encrypt(Wrapper):
     """
 
     adapts = frozenset(
-        {BulkDelete, FolderTimes, Glob, HealthCheck, Purge, Resolve, SetMetadata, Settle, StaleUploads, Versions}
+        {
+            BulkDelete,
+            Confine,
+            FolderTimes,
+            Glob,
+            HealthCheck,
+            Purge,
+            Resolve,
+            SetMetadata,
+            Settle,
+            StaleUploads,
+            Versions,
+        }
     )
 
     def __init__(

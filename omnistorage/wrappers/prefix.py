@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from ..core import (
     COPY,
@@ -12,6 +12,7 @@ from ..core import (
     WRITE,
     Backend,
     BulkDelete,
+    Confine,
     CopyOptions,
     Data,
     Glob,
@@ -22,6 +23,7 @@ from ..core import (
     Resolve,
     WriteOptions,
     Writer,
+    power,
 )
 from ..errors import ConfigError, NotFound, StorageError
 from ..globs import escape
@@ -39,15 +41,19 @@ _OF_NOTHING = frozenset({"check_health", "checkpoint", "token_of"})
 
 
 class Prefix(Wrapper):
-    """What lies under the folder ``prefix`` of ``inner``. No path leads out of it, and every path that comes back, in
-    infos, listings, errors and streams, is relative to it. The folder need not exist."""
+    """What lies under the folder ``prefix`` of ``inner``, which need not exist.
+
+    No path leads out of the folder, and on local disks and SFTP no symbolic link does: what one outside of it would
+    answer is ``InvalidPath``. Every path that comes back, in infos, listings, errors and streams, is relative to it.
+    """
 
     def __init__(self, inner: Backend, prefix: str) -> None:
         try:
             self.prefix = check_new(prefix.rstrip("/"))
         except (ValueError, AttributeError) as error:
             raise ConfigError(f"a prefix is the path of a folder, not {prefix!r}") from error
-        super().__init__(inner)
+        links = power(inner, Confine)
+        super().__init__(inner if links is None else links.confined(self.prefix))
 
     def __repr__(self) -> str:
         return f"Prefix({self.inner!r}, {self.prefix!r})"
@@ -170,6 +176,9 @@ class Prefix(Wrapper):
     def resolve(self, key: str) -> ResolutionPlan:
         plan = self._forward("resolve", key, self._power(Resolve, "resolve", key).resolve)
         return replace(plan, key=self._out(plan.key))
+
+    def confined(self, folder: str) -> Self:
+        return super().confined(f"{self.prefix}/{folder}")
 
     def read_link(self, path: str) -> tuple[str, ObjectInfo]:
         target, info = super().read_link(path)

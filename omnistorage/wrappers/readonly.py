@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..core import Glob, HealthCheck, ReadRanges, Resolve, Versions
+from ..core import Confine, Glob, HealthCheck, ReadRanges, Resolve, Versions
 from ._base import Wrapper
 
 
@@ -17,4 +17,4 @@ class ReadOnly(Wrapper):
             *("user_metadata", "purge", "set_modified", "append"),
         }
     )
-    adapts = frozenset({Glob, HealthCheck, ReadRanges, Resolve, Versions})
+    adapts = frozenset({Confine, Glob, HealthCheck, ReadRanges, Resolve, Versions})

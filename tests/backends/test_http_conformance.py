@@ -115,6 +115,8 @@ class TestHttpOnNginxByJson(TestHttpOnNginxByPages):
 @pytest.mark.ci_only
 class TestHttpOnNginxByManifest(OnFiles):
     read_only = True
+    # nginx merges slashes, and a manifest may name keys with empty segments for servers that do not
+    test_an_empty_segment_names_no_other_object = None
 
     def make(self):
         backend = on_disk("nginx", "www/")

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,7 @@ from omnistorage._os import FOLDER_HANDLE, HANDLE, OS, READ_FILE, READ_FOLDER
 from omnistorage.backends.local import LocalBackend
 from omnistorage.core import CopyOptions, ListOptions, WriteOptions
 from omnistorage.errors import InvalidPath, StorageError
+from omnistorage.wrappers import Prefix
 
 from ..budget import pick
 from ..waiting import LIMIT
@@ -31,6 +33,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 SWAPS = pick(default=5_000, ci=50_000, soak=100_000)
 SECRET = b"the secret outside"
 layers = pytest.mark.parametrize("walk", [False, True], ids=["openat2", "walk"])
+WAYS: dict[str, Callable[[Path], Any]] = {
+    "openat2": lambda root: LocalBackend(root, _os=OS()),
+    "walk": lambda root: LocalBackend(root, _os=OS(walk=True)),
+    "prefix": lambda root: Prefix(LocalBackend(root.parent), root.name),
+}
+ways = pytest.mark.parametrize("way", WAYS)
 
 
 def payloads() -> list[str]:
@@ -107,12 +115,12 @@ METHODS: dict[str, Callable[[LocalBackend, str], object]] = {
 }
 
 
-@layers
+@ways
 @pytest.mark.parametrize("method", METHODS)
-def test_goal_40_no_payload_escapes_and_only_our_errors_come_out(tmp_path: Path, method: str, walk: bool) -> None:
+def test_goal_40_no_payload_escapes_and_only_our_errors_come_out(tmp_path: Path, method: str, way: str) -> None:
     root = plant(tmp_path)
     before = outside(tmp_path)
-    backend = LocalBackend(root, _os=OS(walk=walk))
+    backend = WAYS[way](root)
     step = pick(default=4, ci=1, soak=1)  # and each method begins with another one
     hostile = payloads()[list(METHODS).index(method) % step :: step]
     assert len(hostile) >= 150
@@ -135,11 +143,11 @@ def test_goal_40_no_payload_escapes_and_only_our_errors_come_out(tmp_path: Path,
     assert method in ("exists", "start_after") or refused > 50
 
 
-@layers
-def test_go_f2_symlinks_that_lead_out_are_refused_and_inner_ones_followed(tmp_path: Path, walk: bool) -> None:
+@ways
+def test_go_f2_symlinks_that_lead_out_are_refused_and_inner_ones_followed(tmp_path: Path, way: str) -> None:
     root = plant(tmp_path)
     (root / "d/x").write_bytes(b"x")
-    backend = LocalBackend(root, _os=OS(walk=walk))
+    backend = WAYS[way](root)
     for path in ("out/secret", "up/secret", "abs/secret", "chain/secret", "d/up2/secret", "d/leaf", "leaf", "loop"):
         with pytest.raises(InvalidPath):
             backend.open_reader(path)

@@ -7,6 +7,7 @@ import pytest
 from omnistorage.backends.sftp import SFTPBackend
 from omnistorage.core import WriteOptions
 from omnistorage.errors import StorageError
+from omnistorage.wrappers import Prefix
 
 from ..budget import pick
 from ..servers import server
@@ -20,14 +21,18 @@ IN_FULL = ("open_reader", "open_writer")
 WAYS_OUT = ["out/secret", "up/secret", "abs/secret", "chain/secret", "d/up2/secret", "d/leaf", "leaf", "out", "up"]
 
 
-@pytest.fixture(params=["sshd", "asyncssh"])
+@pytest.fixture(params=["sshd", "asyncssh", "sshd prefix"])
 def place(request):
     """The server, a backend whose root lies among secrets, the folder around it, and the root on this machine."""
-    info = server(request.param)
+    name, _, prefix = request.param.partition(" ")
+    info = server(name)
     given = options_of(info, server_copy=True, connections=1)
     base = on_disk(info, given["root"])
     root = plant(base)
-    backend = SFTPBackend(**{**given, "root": given["root"] + "/root"})
+    if prefix:
+        backend = Prefix(SFTPBackend(**given), "root")
+    else:
+        backend = SFTPBackend(**{**given, "root": given["root"] + "/root"})
     yield backend, base, root
     backend.close()
     shutil.rmtree(base)

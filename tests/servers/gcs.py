@@ -139,7 +139,11 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def _serve(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        length = int(self.headers.get("Content-Length") or 0)
+        body = self.rfile.read(length)
+        if len(body) < length:  # the client went away: nothing is done for it
+            self.close_connection = True
+            return
         status, headers, data = self._answer(self.command, self.path, dict(self.headers.items()), body)
         self.send_response(status)
         self.send_header("X-GUploader-UploadID", "1")

@@ -30,7 +30,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_PUT(self):
         _, _, key = unquote(urlsplit(self.path).path).lstrip("/").partition("/")
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        length = int(self.headers.get("Content-Length", 0))
+        body = self.rfile.read(length)
+        if len(body) < length:  # the client went away: nothing is done for it
+            self.close_connection = True
+            return
         with LOCK:
             OBJECTS[key] = (body, float(self.headers.get("X-Time", time.time())), next(NUMBERS))
         self.answer(204)

@@ -356,7 +356,7 @@ def test_ping(store):
 
 
 def test_unwrap(store):
-    assert store.unwrap(type(store._backend)) is store._backend
+    assert type(store.unwrap(type(store._backend))) is type(store._backend)
     assert store.unwrap(Prefix) is store.as_backend() or store.name in ("basic", "BasicBackend")
     with pytest.raises(CapabilityNotSupported, match="int"):
         store.unwrap(int)

@@ -907,6 +907,19 @@ class LinksLeaveSomethingBehind(Disk):
         return info
 
 
+@must_fail("test_no_link_leads_out_of_the_folder_that_a_backend_is_confined_to")
+class FollowsLinksOutOfTheFolder(Disk):
+    def confined(self, folder):
+        return self
+
+
+@must_fail("test_no_link_leads_out_of_the_folder_that_a_backend_is_confined_to")
+class MakesLinksOutOfTheFolder(Disk):
+    def make_link(self, path, target, **options):
+        Path(self.root, path).symlink_to(target)
+        return self.read_link(path)[1]
+
+
 def kit_for(cls):
     kit = BackendTests()
     kit.make = cls
