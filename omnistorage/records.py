@@ -26,6 +26,8 @@ __all__ = ["OpenSettings", "RecordReader", "RecordWriter", "layers_for", "open_d
 
 UNTRUSTED_OUTPUT = 16 << 30
 UNTRUSTED_RATIO = 1000.0
+FROM_STRANGERS: dict[str, Any] = {"schemes": ("http", "https"), "forced": {"untrusted": True}}
+"""What ``locate`` is told of a URL that anybody may have chosen."""
 
 
 class OpenSettings(TypedDict, total=False):
@@ -67,7 +69,9 @@ def open_records(target: Any, path: str = "r", mode: str | None = None, /, **s: 
 
     ``max_output`` (bytes) and ``max_ratio`` bound what decoding may make of the input; ``untrusted=True`` sets them to
     16 GiB and 1,000 unless given, and bounds the memory that a codec and a record may be made to take: records have at
-    most 1 MiB, and 100,000 values or 16,384 columns (a codec or format given as a value keeps its own bounds).
+    most 1 MiB, and 100,000 values or 16,384 columns (a codec or format given as a value keeps its own bounds). Then a
+    text is taken as a URL that anybody may have chosen: only http and https, and no private address is connected to.
+    A file is given as a path object, or as a backend and a path.
     """
     unknown = sorted(set(s) - set(OpenSettings.__annotations__))
     if unknown:
@@ -79,7 +83,7 @@ def open_records(target: Any, path: str = "r", mode: str | None = None, /, **s: 
         if mode is not None:
             raise ConfigError(f"behind a URL or file path stands one mode, not {path!r} and {mode!r}")
         mode = path
-        backend, path = locate(target)
+        backend, path = locate(target, **(FROM_STRANGERS if s.get("untrusted") else {}))
         owned = backend
     else:
         backend = target.as_backend() if hasattr(target, "as_backend") else target
@@ -125,10 +129,6 @@ def _open_reader(backend: Backend, path: str, s: OpenSettings, owned: Backend | 
     options = s.get("options") or READ
     if not isinstance(options, ReadOptions):
         raise ConfigError(f"reading takes ReadOptions, not {type(options).__name__}", path=path)
-    max_output, max_ratio = s.get("max_output"), s.get("max_ratio")
-    if s.get("untrusted"):
-        max_output = UNTRUSTED_OUTPUT if max_output is None else max_output
-        max_ratio = UNTRUSTED_RATIO if max_ratio is None else max_ratio
     if s.get("compression") is not None:
         pick_codec(path, s.get("compression"))  # refuses a contradiction
     source = backend.open_reader(path, options)
@@ -136,8 +136,8 @@ def _open_reader(backend: Backend, path: str, s: OpenSettings, owned: Backend | 
         source,
         s.get("compression"),
         untrusted=bool(s.get("untrusted")),
-        max_output=max_output,
-        max_ratio=max_ratio,
+        max_output=s.get("max_output"),
+        max_ratio=s.get("max_ratio"),
     )
     try:
         return RecordReader(stream, form, owned=owned, **policy)
@@ -175,7 +175,10 @@ def open_decoded(
 ) -> DecodedReader:
     """The plain bytes of an object. ``compression=None`` takes the codec from the magic bytes, else from the suffix;
     ``"none"`` takes the bytes as they are. ``untrusted`` lowers the bound on the memory of a codec that was not given
-    as a value. Closes ``source`` if it raises."""
+    as a value, and sets ``max_output`` and ``max_ratio`` unless given. Closes ``source`` if it raises."""
+    if untrusted:
+        max_output = UNTRUSTED_OUTPUT if max_output is None else max_output
+        max_ratio = UNTRUSTED_RATIO if max_ratio is None else max_ratio
     try:
         head = b""
         codec = None

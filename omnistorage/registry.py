@@ -4,13 +4,14 @@ One table of names, loaded lazily: nothing registers itself by being imported. A
 classmethod ``options_from_url(parts, *, is_object)`` that returns its constructor's options and the path that is left;
 the fragment behind a ``#`` is among the parts if the class says ``takes_fragment = True``, and refused otherwise.
 Options stand in the query; a class whose URLs have queries of their own says ``takes_query = True``, and its options
-stand behind the ``#``.
+stand behind the ``#``. Options that lower protection or name secrets of this machine stand in the class's
+``not_from_urls``, and are taken from a URL only if the caller says ``trusted_url=True``.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from os import PathLike, fspath
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -73,46 +74,83 @@ def open_backend(
     options: Mapping[str, Any] | None = None,
     *,
     defaults: Mapping[str, Any] | None = None,
+    forced: Mapping[str, Any] | None = None,
+    trusted_url: bool = False,
 ) -> ExtendedBackend:
-    """Open a backend by URL (``"file:///data"``), by name and options (``"file", {"root": "/data"}``), from a
-    ``BackendConfig``, or by a path object. ``defaults`` are options for those backends that have them and are not told
-    otherwise (a ``policy`` for all that have a network). Performs no I/O. Raises ``ConfigError`` for unknown names and
-    options."""
+    """Open a backend. Performs no I/O.
+
+    Args:
+        spec: A URL (``"file:///data"``), a name in the registry (``"file"``), a ``BackendConfig`` or a path object.
+        options: The constructor's options, where ``spec`` is a name.
+        defaults: Options for those backends that have them and are not told otherwise, such as a ``policy`` for all
+            that have a network.
+        forced: The same, but these beat what the URL or the options say.
+        trusted_url: Whether the URL may set options that lower protection or name secrets of this machine, such as
+            ``verify``, ``proxy``, ``key_file`` and ``host_keys``.
+
+    Raises:
+        ConfigError: for an unknown name or option, or one that is not taken from a URL.
+
+    Example:
+        >>> open_backend("file:///data").url
+        'file:///data/'
+    """
     if isinstance(spec, BackendConfig):
         if options:
             raise ConfigError("a BackendConfig brings its own options; give none beside it")
         policy = spec.policy()
-        return _make(spec.type, spec.options, defaults if policy is None else {**(defaults or {}), "policy": policy})
+        defaults = defaults if policy is None else {**(defaults or {}), "policy": policy}
+        return _make(spec.type, spec.options, defaults, forced)
     if isinstance(spec, PathLike):
-        return _make("local", {"root": fspath(spec)}, defaults)
+        return _make("local", {"root": fspath(spec)}, defaults, forced)
     if not isinstance(spec, str):
         raise ConfigError(f"a backend is opened by a name, a URL, a path or a BackendConfig, not {type(spec).__name__}")
     if "://" not in spec:
-        return _make(spec, options or {}, defaults)
+        return _make(spec, options or {}, defaults, forced)
     if options:
         raise ConfigError(f"a URL brings its own options; put them into its query: {mask_url(spec)}")
-    name, found, path = _from_url(spec, is_object=False)
+    name, found, path = _from_url(spec, is_object=False, trusted=trusted_url)
     if path:
         raise ConfigError(f"the URL names an object inside the backend, not a backend: {mask_url(spec)}")
-    return _make(name, found, defaults)
+    return _make(name, found, defaults, forced)
 
 
 def locate(
-    target: str | PathLike[str], *, is_object: bool = True, defaults: Mapping[str, Any] | None = None
+    target: str | PathLike[str],
+    *,
+    is_object: bool = True,
+    defaults: Mapping[str, Any] | None = None,
+    forced: Mapping[str, Any] | None = None,
+    schemes: Collection[str] | None = None,
+    trusted_url: bool = False,
 ) -> tuple[ExtendedBackend, str]:
-    """A backend and a path in it for a URL or a plain file path. With ``is_object`` the last segment is the object;
-    without, the whole is a folder (the path is then ``""`` where the backend can be opened right there). ``defaults``
-    as for ``open_backend``."""
+    """A backend and a path in it. Performs no I/O.
+
+    Args:
+        target: A URL, or the path of a file.
+        is_object: Whether the last segment is the object. Else the whole is a folder, and the path returned is ``""``
+            where the backend can be opened right there.
+        defaults: As for ``open_backend``.
+        forced: As for ``open_backend``.
+        schemes: The URLs to take, such as ``("http", "https")``; then a text without a scheme is refused as well, and
+            a path object is taken. None takes all.
+        trusted_url: As for ``open_backend``.
+
+    Raises:
+        ConfigError: as for ``open_backend``, and where the URL names no object.
+    """
     text = fspath(target) if isinstance(target, PathLike) else target
+    if schemes is not None and isinstance(target, str) and target.partition("://")[0].lower() not in schemes:
+        raise ConfigError(f"only URLs of {' and '.join(schemes)} are taken here, not {mask_url(target)!r:.200}")
     if not isinstance(text, str):
         raise ConfigError(f"a place is a URL or a path, not {type(text).__name__}")
     if "://" not in text:
         options, path = backend_class("local").options_from_path(text, is_object=is_object)
-        return _make("local", options, defaults), path
-    name, options, path = _from_url(text, is_object=is_object)
+        return _make("local", options, defaults, forced), path
+    name, options, path = _from_url(text, is_object=is_object, trusted=trusted_url)
     if is_object and not path:
         raise ConfigError(f"the URL names no object: {mask_url(text)}")
-    return _make(name, options, defaults), path
+    return _make(name, options, defaults, forced), path
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> None:
@@ -185,19 +223,26 @@ def typed_options(name: str, options: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _make(name: str, options: Mapping[str, Any], defaults: Mapping[str, Any] | None) -> ExtendedBackend:
+def _make(
+    name: str, options: Mapping[str, Any], defaults: Mapping[str, Any] | None, forced: Mapping[str, Any] | None
+) -> ExtendedBackend:
     check_options(name, options)
     cls = backend_class(name)
-    if defaults:
+    if defaults or forced:
+        defaults, forced = defaults or {}, forced or {}
         known = inspect.signature(cls).parameters
         if "defaults" in known:  # it opens others by URL
-            options = {"defaults": defaults, **options}
-        options = {**{key: value for key, value in defaults.items() if key in known}, **options}
+            options = {"defaults": {**defaults, **forced}, **options}
+        options = {**_known(defaults, known), **options, **_known(forced, known)}
     backend: ExtendedBackend = cls(**options)
     return backend
 
 
-def _from_url(url: str, *, is_object: bool) -> tuple[str, dict[str, Any], str]:
+def _known(options: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if key in parameters}
+
+
+def _from_url(url: str, *, is_object: bool, trusted: bool) -> tuple[str, dict[str, Any], str]:
     try:
         parts = urlsplit(url)
     except ValueError as error:
@@ -214,7 +259,13 @@ def _from_url(url: str, *, is_object: bool) -> tuple[str, dict[str, Any], str]:
     given = parts.fragment if takes_query else parts.query
     if takes_query and not all("=" in each for each in given.split("&") if each):
         raise ConfigError(f"behind the '#' stand options, name=value; a '#' of a name is %23: {mask_url(url)}")
-    return parts.scheme, {**options, **_query_options(cls, given)}, path
+    found = _query_options(cls, given)
+    for option in () if trusted else sorted(found.keys() & getattr(cls, "not_from_urls", frozenset())):
+        raise ConfigError(
+            f"the option {option!r} is not taken from a URL, which somebody else may have chosen: give it to "
+            f"open_backend({parts.scheme!r}, options), or say trusted_url=True there: {mask_url(url)}"
+        )
+    return parts.scheme, {**options, **found}, path
 
 
 def _query_options(cls: Any, query: str) -> dict[str, Any]:

@@ -71,6 +71,7 @@ class GCSBackend(ObjectBackend):
     remove (it does after a week).
     """
 
+    not_from_urls = frozenset({"credentials_file"})
     name = NAME
     extra_keys = EXTRA
     any_order = False

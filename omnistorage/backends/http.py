@@ -135,6 +135,7 @@ class HTTPBackend(Folders):
         self._begin()
 
     takes_query = True
+    not_from_urls = frozenset({"verify", "allow_downgrade", "untrusted", "proxy", "ca_file", "max_redirects"})
 
     @classmethod
     def options_from_url(cls, parts: SplitResult, *, is_object: bool) -> tuple[dict[str, Any], str]:

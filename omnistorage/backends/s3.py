@@ -72,6 +72,7 @@ class S3Backend(Resumes):
     reach the server.
     """
 
+    not_from_urls = frozenset({"profile"})
     name = NAME
     extra_keys = frozenset(EXTRA)
     probe_with: ClassVar = {"part_size": LEAST_PART}

@@ -93,6 +93,12 @@ class SFTPBackend(Powers):
     """
 
     name = NAME
+    not_from_urls = frozenset(
+        {
+            *("key_file", "key", "passphrase", "agent", "host_keys", "host_key", "known_hosts", "ssh_config"),
+            "jump",
+        }
+    )
     probes: ClassVar = {
         "posix_rename": ("replacing",),
         "hardlinks": ("one winner of new keys",),

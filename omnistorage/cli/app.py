@@ -166,7 +166,7 @@ class App:
             if named is not None:
                 name, path = named.groups()
                 return Location(self._backend(name), path if is_object else path.rstrip("/"), argument)
-            backend, path = locate(argument, is_object=is_object, defaults=self.defaults)
+            backend, path = locate(argument, is_object=is_object, defaults=self.defaults, trusted_url=True)
         backend = self._shared(argument, backend)
         self.detail(f"{argument}: {path!r} in {backend.url or backend.name}")
         return Location(extended(backend), path, mask_url(argument))

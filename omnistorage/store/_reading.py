@@ -34,6 +34,7 @@ class Reading(StoreBase):
         if_match: str | None = None,
         metadata: dict[str, str] | None = None,
         content_type: str | None = None,
+        untrusted: bool = False,
         owner: Backend | None = None,
     ) -> Any:
         """A file of the ``io`` family, text or binary: ``mode`` is one of ``rb wb xb ab rt wt xt at`` (``r`` alone is
@@ -46,7 +47,8 @@ class Reading(StoreBase):
         Binary reading seeks where the store has ranges, by asking for them; what is decoded does not seek. A file for
         writing publishes when it is closed; an exception in ``with``, ``abort()`` and being dropped publish nothing.
         ``x`` makes a new object (``AlreadyExists`` otherwise), ``w`` replaces, ``a`` needs the capability APPEND. A
-        backend given as ``owner`` is closed with the file.
+        backend given as ``owner`` is closed with the file. ``untrusted`` bounds what decoding makes of the input, as
+        ``open_records`` does.
         """
         said = mode if isinstance(mode, str) else repr(mode)
         kind, text = said[:1], "b" not in said
@@ -62,13 +64,20 @@ class Reading(StoreBase):
         if kind == "r":
             if metadata is not None or content_type is not None:
                 raise ConfigError("metadata and content_type are for writing", path=key, op="open")
-            binary = self._open_binary(key, compression, if_match, owner)
+            binary = self._open_binary(key, compression, if_match, owner, untrusted)
             return io.TextIOWrapper(binary, encoding, errors, newline) if text else binary
+        if untrusted:
+            raise ConfigError("untrusted is for reading", path=key, op="open")
         writer = BinaryWriter(self._open_sink(key, kind, compression, if_match, metadata, content_type), owner)
         return TextWriter(writer, encoding, errors, newline, new=kind != "a") if text else writer
 
     def _open_binary(
-        self, key: str, compression: str | Codec, if_match: str | None, owner: Backend | None = None
+        self,
+        key: str,
+        compression: str | Codec,
+        if_match: str | None,
+        owner: Backend | None = None,
+        untrusted: bool = False,
     ) -> BinaryIO:
         options = ReadOptions(if_match=if_match)
         with self._of_file(key, "open"):
@@ -77,7 +86,8 @@ class Reading(StoreBase):
                     return BinaryReader(SeekableReader(self._at, key, options), owner)
                 return binary_reader(self._at.open_reader(key, options), owner)
             source = self._at.open_reader(key, options)
-        return binary_reader(open_decoded(source, None if compression == "infer" else compression), owner)
+        codec = None if compression == "infer" else compression
+        return binary_reader(open_decoded(source, codec, untrusted=untrusted), owner)
 
     def _open_sink(
         self,

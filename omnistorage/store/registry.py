@@ -13,6 +13,7 @@ from ..config import BackendConfig, RegistryConfig
 from ..core import Backend, ExtendedBackend
 from ..errors import BackendClosed, ConfigError
 from ..multi import TieredBackend
+from ..records import FROM_STRANGERS
 from ..registry import locate, open_backend
 from ..wrappers import ReadOnly
 from .composite import CompositeStore
@@ -127,18 +128,20 @@ def _store(backend: Backend, root: str, *, owns: bool = False) -> Store:
     return Store(backend, root, owns=owns)
 
 
-def open_store(target: str | PathLike[str] | BackendConfig) -> Store:
+def open_store(target: str | PathLike[str] | BackendConfig, *, untrusted: bool = False) -> Store:
     """A store by URL (``"s3://bucket/prefix?region=..."``), by a folder's path, or from a ``BackendConfig``. It owns
-    its backend: ``close`` it, or use ``with``. No I/O."""
+    its backend: ``close`` it, or use ``with``. No I/O. With ``untrusted`` a text is a URL that anybody may have chosen:
+    only http and https are taken, and no private address is connected to."""
     if isinstance(target, BackendConfig):
         return _store(open_backend(target), "", owns=True)
-    backend, folder = locate(target, is_object=False)
+    backend, folder = locate(target, is_object=False, **(FROM_STRANGERS if untrusted else {}))
     return Store(backend, folder)
 
 
 def open(target: str | PathLike[str], mode: str = "rb", **settings: Any) -> Any:
-    """A file by URL or path: ``Store.open`` with its settings. Closing the file closes what it came from."""
-    backend, path = locate(target)
+    """A file by URL or path: ``Store.open`` with its settings. Closing the file closes what it came from. With
+    ``untrusted=True`` a text is taken as by ``open_store``."""
+    backend, path = locate(target, **(FROM_STRANGERS if settings.get("untrusted") else {}))
     try:
         return Store(backend).open(path, mode, owner=backend, **settings)
     except BaseException:

@@ -369,7 +369,9 @@ def test_a_url_names_a_root_or_an_object_and_keeps_its_query(at):
     url = place.url("a b.ndjson")
     with open_records(url, "r") as reader:
         assert list(reader) == [{"n": 1}]
-    backend, path = locate("https://me:pw@host:8443/x/y%20z.csv?sig=1&b=2#read_timeout=5&untrusted=true")
+    backend, path = locate(
+        "https://me:pw@host:8443/x/y%20z.csv?sig=1&b=2#read_timeout=5&untrusted=true", trusted_url=True
+    )
     assert (backend.url, path, backend.name) == ("https://host:8443/x/", "y z.csv", "http")
     given = backend._options
     assert (given["user"], given["password"].reveal(), given["signature"].reveal()) == ("me", "pw", "sig=1&b=2")

@@ -238,7 +238,7 @@ def test_goal_41_a_password_opens_and_a_wrong_one_is_told_nowhere(connect, caplo
 def test_goal_41_a_password_in_a_url_is_accepted_and_never_shown():
     info = server("asyncssh")
     url = f"sftp://{info['user']}:{CANARY}%40@127.0.0.1:{info['port']}/?ssh_config=&known_hosts={info['known_hosts']}"
-    backend = open_backend(url)
+    backend = open_backend(url, trusted_url=True)
     assert backend._options["password"].reveal() == f"{CANARY}@"
     for text in (repr(backend), backend.url, repr(backend._options)):
         assert CANARY not in text
@@ -247,7 +247,7 @@ def test_goal_41_a_password_in_a_url_is_accepted_and_never_shown():
         backend.check_health()
     assert CANARY not in every_text(caught.value)
     backend.close()
-    right = open_backend(url.replace(f"{CANARY}%40", "the%20right%20password"))
+    right = open_backend(url.replace(f"{CANARY}%40", "the%20right%20password"), trusted_url=True)
     right.check_health()
     right.close()
 
