@@ -78,25 +78,18 @@ class BackendConfig:
 
     def __repr__(self) -> str:
         retry = "" if self.retry is None else f", retry={dict(self.retry)!r}"
-        return f"BackendConfig(type={self.type!r}, options={self._shown()!r}{retry})"
-
-    def _shown(self) -> dict[str, Any]:
-        """The options without what may be a secret: by its name, by its form, or because the backend takes a ``Secret``
-        there; of headers all values."""
-        from .registry import may_be_secret
-
-        shown = dict(mask(dict(self.options)))
-        for key, value in self.options.items():
-            if isinstance(value, Mapping) and "header" in key:
-                shown[key] = dict.fromkeys(value, HIDDEN)
-            elif value is not None and not isinstance(value, Secret) and may_be_secret(self.type, key):
-                shown[key] = HIDDEN
-        return shown
+        return f"BackendConfig(type={self.type!r}, options={masked_options(self.type, self.options)!r}{retry})"
 
     def __hash__(self) -> int:
         return hash((self.type, tuple(sorted(self.options))))
 
     def __reduce__(self) -> Any:
+        for key, value in self.options.items():
+            if _is_plain_secret(self.type, key, value):
+                raise ConfigError(
+                    f"the option {key!r} of the backend {self.type!r} is a secret in plain text, which a pickle would "
+                    "show: give Secret.env, Secret.file or Secret.command, or Secret(..., pickle=True)"
+                )
         return BackendConfig, (self.type, dict(self.options), None if self.retry is None else dict(self.retry))
 
     @classmethod
@@ -134,6 +127,46 @@ class BackendConfig:
         if name not in found:
             raise ConfigError(f"{path}: no backend {name!r}{nearest(name, found)}")
         return found[name]
+
+
+def masked_options(type_: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a backend without what may be a secret: by its name, by its form, or because the backend takes a
+    ``Secret`` there; of headers all values."""
+    shown = dict(mask(dict(options)))
+    for key, value in options.items():
+        if isinstance(value, Mapping) and "header" in key:
+            shown[key] = {name: mask(one) if isinstance(one, Secret) else HIDDEN for name, one in value.items()}
+        elif value is not None and not isinstance(value, Secret) and _takes_secret(type_, key):
+            shown[key] = HIDDEN
+    return shown
+
+
+def _takes_secret(type_: Any, option: str) -> bool:
+    from .registry import may_be_secret
+
+    try:
+        return may_be_secret(type_, option)
+    except ConfigError:
+        return False  # no such backend: the name of the option alone tells
+
+
+def _is_plain_secret(type_: str, option: str, value: Any) -> bool:
+    def without_references(one: Any) -> Any:
+        if isinstance(one, Mapping):
+            return {key: without_references(inner) for key, inner in one.items()}
+        if isinstance(one, list | tuple):
+            return [without_references(inner) for inner in one]
+        return None if isinstance(one, Secret) or (isinstance(one, str) and _VARIABLE.fullmatch(one)) else one
+
+    plain = {option: without_references(value)}
+    return any(one is not None for one in _hidden(masked_options(type_, plain)[option], plain[option]))
+
+
+def _hidden(shown: Any, value: Any) -> list[Any]:
+    """What of ``value`` is not shown as it is."""
+    if isinstance(value, Mapping) and isinstance(shown, Mapping):
+        return [found for key in value for found in _hidden(shown[key], value[key])]
+    return [] if shown == value else [value]
 
 
 def holds_secret(table: Mapping[str, Any]) -> bool:

@@ -17,12 +17,23 @@ _SECRET_KEY = re.compile(
     r"(?i)(pass(word|phrase|wd)?|secret|token|credential|authorization|api[-_]?key|account[-_]?key|private[-_]?key|"
     r"access[-_]?key(?![-_]?id)|sas|signature|cookie|connection[-_]?string)"
 )
-# Rather too much than too little: everything from the slashes to the last "@" before the next one.
-_USERINFO = re.compile(r"(:/{2,})([^/\s]*)@")
+# Rather too much than too little: everything from the slashes to the last "@" of the line, or before the next URL.
+_USERINFO = re.compile(r"(:/{2,})((?:(?!:/{2,})[^\n])*)@")
+_SCHEME = re.compile(r"(?:https?|s3|gs|az)$", re.IGNORECASE)
+"""Those whose passwords hold no slash, so that what looks like ``host:port/`` is that."""
+_HOST = re.compile(r"(?:[^/@\s:\[\]]*|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?/")
+_PAIR = re.compile(
+    r"(?i)((?:pass(?:word|phrase|wd)?|pwd|secret|token|api[-_]?key|account[-_]?key|access[-_]?key|sas|signature)[\w-]{0,30}"
+    r"(?:\"\s*:|'\s*:|\s*=)\s*)(\"[^\"\n]{0,500}\"|'[^'\n]{0,500}'|[^\s&;,'\"}\])]+)"
+)
+_HEADER = re.compile(
+    r"(?i)(\b(?:bearer\s+|(?:proxy-)?authorization['\"]?\s*[:=]\s*['\"]?"
+    r"(?:(?:apikey|aws4-hmac-sha256|basic|bearer|digest|negotiate|sharedkey|token)\s+)?+))([\w.~+/=-]{6,})"
+)
 _QUERY = re.compile(r"[?&;#]([^?&;#=\s]+)=")
 _VALUE = re.compile(r"[^&\s]+")
 _SECRET_WORDS = frozenset(("sig", "key", "pwd", "auth", "code", "odbc_connect"))
-_LOGIN = re.compile(r"^([^\s:/@]+):[^\s@]+@")
+_LOGIN = re.compile(r"^([^\s:/@]+):(?!//)[^\s@]+@")
 
 
 class Secret:
@@ -128,17 +139,36 @@ def reveal(value: str | Secret | None) -> str | None:
 
 
 def mask_url(text: str) -> str:
-    """``text`` with what may be secret in URLs hidden: passwords, lone tokens before an ``@``, and query values under
-    secret-looking keys."""
-    return _mask_query(_USERINFO.sub(_mask_userinfo, text))
+    """Hide what may be secret in a URL, or in a text with URLs.
+
+    Hidden are passwords, lone tokens before an ``@``, query values under secret-looking keys, ``password=...`` and
+    ``"password": "..."`` as drivers write them, and what follows ``Authorization:`` and ``Bearer``. Where a password
+    ends is not always clear, so more may be hidden than is secret.
+
+    Example:
+        >>> mask_url("sftp://me:pa/ss@host/x?token=abc")
+        'sftp://me:***@host/x?token=***'
+    """
+    text = _mask_query(_USERINFO.sub(_mask_userinfo, text))
+    if "=" in text or ":" in text or " " in text:
+        text = _HEADER.sub(rf"\1{HIDDEN}", _PAIR.sub(_mask_pair, text))
+    return text
 
 
 def _mask_userinfo(found: re.Match[str]) -> str:
     slashes, userinfo = found.groups()
-    user, colon, _ = userinfo.partition(":")
-    if not colon and len(slashes) > 3:
+    before = found.string[max(0, found.start() - 8) : found.start()]
+    if _SCHEME.search(before) and _HOST.match(userinfo):
         return found[0]  # a path with an "@" in it
+    user, colon, _ = userinfo.partition(":")
+    if re.search(r"[/\s]", user) or (not colon and len(slashes) > 3):
+        return found[0]  # the same
     return f"{slashes}{user}:{HIDDEN}@" if colon else f"{slashes}{HIDDEN}@"
+
+
+def _mask_pair(found: re.Match[str]) -> str:
+    quote = found[2][0] if found[2][0] in "\"'" else ""
+    return f"{found[1]}{quote}{HIDDEN}{quote}"
 
 
 def _mask_query(text: str) -> str:

@@ -98,13 +98,11 @@ class Wire:
         ``Broken`` if it is no success. Its body has been read unless it is a ``stream``. ``statuses`` are those of
         success, where they are not the usual ones of the method. A redirect is never followed."""
         url = self.url if key is None else blob_url(self.url, key)
-        request = self._request(
-            method, f"{url}?{query}" if query else url, headers={**self._headers, **(headers or {})}
-        )
-        if data is not None:
-            request.set_bytes_body(data)
+        url = f"{url}?{query}" if query else url
         with quiet():
-            answer = self._pipeline.run(request, stream=True, permit_redirects=False).http_response.internal_response
+            answer = self._pipeline.run(  # the request gets the signature, so it is no variable that a traceback shows
+                self._made(method, url, headers, data), stream=True, permit_redirects=False
+            ).http_response.internal_response
             if answer.status_code >= 300 and not (answer.status_code == 304 and method != "GET"):
                 raise _refused(answer)
             if not stream or answer.status_code >= 300:
@@ -115,6 +113,12 @@ class Wire:
                 answer.close()
                 raise
             return answer
+
+    def _made(self, method: str, url: str, headers: Mapping[str, str] | None, data: bytes | None) -> Any:
+        request = self._request(method, url, headers={**self._headers, **(headers or {})})
+        if data is not None:
+            request.set_bytes_body(data)
+        return request
 
 
 def _check_marks(method: str, answer: Any, statuses: tuple[int, ...]) -> None:

@@ -94,15 +94,12 @@ class HTTPClient:
         follow: bool = True,
     ) -> Any:
         """The answer, its body still to be read; ``finish`` or ``close`` it. Redirects are followed for reading."""
-        s, asked, hops = self._settings, url, 0
-        own: dict[str, str] | None = own_headers(s)
-        wire = url if s.query is None else f"{url}{'&' if '?' in url else '?'}{s.query.reveal().lstrip('?')}"
+        asked, hops, own = url, 0, True
         while True:
-            sent = {"Accept-Encoding": "identity", "User-Agent": "omnistorage", **(headers or {}), **(own or {})}
             try:
-                answer = self._manager.urlopen(
-                    method, wire, headers=sent, body=body, redirect=False, retries=False, preload_content=False,
-                    decode_content=False,
+                answer = self._manager.urlopen(  # what is secret is no variable that a traceback shows
+                    method, self._signed(asked) if not hops else asked, headers=self._sent(headers, own=own), body=body,
+                    redirect=False, retries=False, preload_content=False, decode_content=False,
                 )  # fmt: skip
             finally:
                 self._in_use.pop(get_ident(), None)
@@ -111,10 +108,18 @@ class HTTPClient:
                 return answer
             finish(answer)
             hops += 1
-            wire = self._next(method, asked, location, hops, follow=follow)
-            if not _same_origin(asked, wire):
-                own = None  # for good: what comes back to the root's origin was sent by somebody else
-            asked = wire
+            leads = self._next(method, asked, location, hops, follow=follow)
+            # For good: what comes back to the root's origin was sent by somebody else.
+            own = own and _same_origin(asked, leads)
+            asked = leads
+
+    def _signed(self, url: str) -> str:
+        query = self._settings.query
+        return url if query is None else f"{url}{'&' if '?' in url else '?'}{query.reveal().lstrip('?')}"
+
+    def _sent(self, headers: Mapping[str, str] | None, *, own: bool) -> dict[str, str]:
+        secret = own_headers(self._settings) if own else {}
+        return {"Accept-Encoding": "identity", "User-Agent": "omnistorage", **(headers or {}), **secret}
 
     def _next(self, method: str, asked: str, location: str, hops: int, *, follow: bool) -> str:
         """Where a redirect leads, if it may be followed."""

@@ -140,14 +140,14 @@ def _through_proxy(urllib3: Any, proxy: str, options: dict[str, Any]) -> Any:
 
 
 def _pools(urllib3: Any, in_use: dict[int, Any], methods: dict[str, Any]) -> dict[str, Any]:
-    def noted(connection: Any, *args: Any, **options: Any) -> None:
-        in_use[get_ident()] = connection
-        super(type(connection), connection).request(*args, **options)
+    def noted(pool: Any, timeout: float | None = None) -> Any:
+        connection = in_use[get_ident()] = super(type(pool), pool)._get_conn(timeout)
+        return connection
 
     found = {}
     for scheme, pool in (("http", urllib3.HTTPConnectionPool), ("https", urllib3.HTTPSConnectionPool)):
-        kind = type("Connection", (pool.ConnectionCls,), {"request": noted, **methods})
-        found[scheme] = type("Pool", (pool,), {"ConnectionCls": kind})
+        kind = type("Connection", (pool.ConnectionCls,), methods)
+        found[scheme] = type("Pool", (pool,), {"ConnectionCls": kind, "_get_conn": noted})
     return found
 
 

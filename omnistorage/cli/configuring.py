@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from .._table import nearest
-from ..config import BackendConfig, StoreProfile
+from ..config import BackendConfig, StoreProfile, masked_options
 from ..errors import ConfigError, StorageError
 from ..secret import mask
 from .app import App
@@ -106,7 +106,7 @@ def _show(app: App, loaded: Loaded) -> None:
         else:
             app.warn(f"{error.args[0]}; config check says more")
     for number, ((kind, name), table) in enumerate(loaded.tables.items()):
-        shown = mask(table, name) if isinstance(table, Mapping) else table
+        shown = _masked(table, name) if isinstance(table, Mapping) else table
         if app.json:
             app.out.json(
                 {
@@ -119,6 +119,13 @@ def _show(app: App, loaded: Loaded) -> None:
         if number:
             app.out.line("")
         _table(app, [kind, name], shown)
+
+
+def _masked(table: Mapping[str, Any], name: str) -> Any:
+    shown, options = mask(table, name), table.get("options")
+    if isinstance(shown, Mapping) and isinstance(options, Mapping):
+        return {**shown, "options": masked_options(table.get("type"), options)}
+    return shown
 
 
 def _table(app: App, path: list[str], table: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -21,7 +22,7 @@ from omnistorage.backends.memory import MemoryBackend
 from omnistorage.cli.app import App
 from omnistorage.core import ObjectInfo
 from omnistorage.ops import read_bytes, write_bytes
-from omnistorage.registry import register_backend
+from omnistorage.registry import backend_names, backend_parameters, may_be_secret, register_backend
 
 from ..servers import server
 from ..servers.proxy import Answer, Proxy
@@ -458,6 +459,24 @@ def test_config_check_finds_all_mistakes(cli: Cli, box: Path) -> None:
     (box / "c.toml").write_text("= no toml")
     assert cli("config", "check", "--config", "c.toml").code == 7
     assert cli("config", "check").code == 7
+
+
+def test_goal_41_config_show_hides_every_option_that_may_be_secret(cli: Cli, box: Path) -> None:
+    secret = "c4n4ry/DO NOT@SHOW"
+    lines = []
+    for name in backend_names():
+        options = [one for one in backend_parameters(name) if may_be_secret(name, one)]
+        lines += [f"[backends.{name}]", f'type = "{name}"', f"[backends.{name}.options]"]
+        lines += [f'{one} = "{secret}"' for one in options if one != "headers"]
+        lines += [f'url = "postgresql://u:{secret}@h/d"'] if "url" in backend_parameters(name) else []
+        lines += [f"[backends.{name}.options.headers]", f'X-Vault = "{secret}"'] if "headers" in options else []
+    (box / "c.toml").write_text("\n".join(lines))
+    for more in ([], ["--json"]):
+        answer = cli("--config", "c.toml", "config", "show", *more)
+        assert b"X-Vault" in answer.out
+        assert not re.search("c4n4ry|NOT|SHOW", answer.out.decode() + answer.err)
+    answer = cli("--config", "c.toml", "config", "check")
+    assert not re.search("c4n4ry|NOT|SHOW", answer.out.decode() + answer.err)
 
 
 def test_config_show_hides_secrets(cli: Cli, box: Path) -> None:

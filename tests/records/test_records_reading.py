@@ -169,12 +169,12 @@ def test_codec_damage_is_raised_each_time_it_is_asked_and_behind_the_bad_records
 
 
 _WIDE = """
-import sys
+import pathlib, sys
 from omnistorage import StorageError, open_records
 def peak():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
 def read(path):
-    with open_records(path, untrusted=True) as reader:
+    with open_records(pathlib.Path(path), untrusted=True) as reader:
         for record in reader:
             pass
 read(sys.argv[1])
