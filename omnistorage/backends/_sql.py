@@ -32,7 +32,7 @@ from ..errors import (
 )
 from ..policies import RequestPolicy
 from ..secret import Secret, mask, mask_url, reveal
-from ._sql_dialects import DIALECTS, DRIVERS, EXTRAS, Dialect
+from ._sql_dialects import CHARSET, DIALECTS, DRIVERS, EXTRAS, Dialect
 
 T = TypeVar("T")
 IDLE = 16  # connections kept open between calls
@@ -123,6 +123,9 @@ def parsed(url: str) -> Any:
     if family not in DIALECTS:
         raise ConfigError(f"no such database is supported: {family!r}; use sqlite, postgresql, mysql or mariadb")
     found = found.set(drivername=DRIVERS.get(found.drivername, found.drivername))
+    charset = found.query.get("charset", CHARSET)
+    if family in ("mysql", "mariadb") and charset != CHARSET:
+        raise ConfigError(f"MySQL is spoken to in {CHARSET} alone, not in {charset!r:.50}: leave out charset")
     if family == "sqlite" and not is_memory(found) and not found.database.startswith("file:"):
         found = found.set(database=os.path.abspath(found.database))
     return found
@@ -326,6 +329,7 @@ class Database:
         try:
             with self._opening:
                 if not self._ready:
+                    self.dialect.check_session(link)
                     self.setup(link)
                     self._ready = True
                     self._plain = not self.shared and not self.borrowed and not self._closed

@@ -15,6 +15,11 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
+from ..errors import ConfigError
+
+CHARSET = "utf8mb4"
+"""What MySQL and MariaDB are spoken to in: no byte of one character is a quote or backslash of another."""
+
 
 class Dialect:
     """The common denominator; statements are written with ``?`` for a value and ``{name}`` for an identifier."""
@@ -59,6 +64,9 @@ class Dialect:
     def connect_args(self, driver: str, timeout: float, busy_timeout: float) -> dict[str, Any]:
         """What the driver is told about waiting."""
         return {}
+
+    def check_session(self, link: Any) -> None:
+        """Raise ``ConfigError`` for a session in which values could be taken for statements."""
 
 
 class SQLite(Dialect):
@@ -236,7 +244,16 @@ class MySQL(Dialect):
         if driver not in ("pymysql", "mysqldb"):
             return {}
         wait = max(1, int(timeout))
-        return {"connect_timeout": min(wait, 15), "read_timeout": wait, "write_timeout": wait}
+        return {"connect_timeout": min(wait, 15), "read_timeout": wait, "write_timeout": wait, "charset": CHARSET}
+
+    def check_session(self, link: Any) -> None:
+        # In gbk, big5, sjis and their like a backslash may be half of a character, so that it escapes no quote.
+        (found,) = link.one("SELECT @@character_set_client")
+        if found not in (CHARSET, "utf8mb3", "utf8"):
+            raise ConfigError(
+                f"the connection speaks {found}, in which a key could be taken for a statement: make the engine with "
+                f"charset={CHARSET}, and leave out init_command and read_default_file that set another one"
+            )
 
 
 DIALECTS: dict[str, Callable[[], Dialect]] = {
