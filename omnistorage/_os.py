@@ -181,4 +181,21 @@ def current_umask() -> int:
     return seen[0]
 
 
+def open_private(path: str | os.PathLike[str], flags: int) -> int:
+    """A descriptor of the file ``path``, which only its owner can read if it is made here."""
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
+
+
+def why_exposed(found: os.stat_result) -> str | None:
+    """Why a folder with the status ``found`` is no place for state: another user could change it. None if it is one.
+
+    State tells a later run what to copy or delete, so whoever can write to it can have that done.
+    """
+    if found.st_mode & 0o022:
+        return "other users can write to this folder of state: run 'chmod go-w' on it, or choose another one"
+    if found.st_uid not in (0, os.geteuid()):
+        return "this folder of state belongs to another user: choose another one"
+    return None
+
+
 REAL = OS()

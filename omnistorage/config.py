@@ -19,7 +19,7 @@ from ._table import nearest
 from .errors import ConfigError, InvalidPath, MissingExtra
 from .paths import check_new
 from .policies import Backoff, RequestPolicy
-from .secret import HIDDEN, Secret, mask
+from .secret import HIDDEN, Secret, mask, mask_url
 
 T = TypeVar("T")
 _VARIABLE = re.compile(r"\$\{([^}:]*)(?::-([^}]*))?\}")
@@ -158,6 +158,10 @@ def _is_plain_secret(type_: str, option: str, value: Any) -> bool:
             return [without_references(inner) for inner in one]
         return None if isinstance(one, Secret) or (isinstance(one, str) and _VARIABLE.fullmatch(one)) else one
 
+    from .registry import backend_parameters, may_be_secret
+
+    if isinstance(value, str) and option in backend_parameters(type_) and not may_be_secret(type_, option):
+        return mask_url(value) != value  # the access key of S3 names an account and opens nothing
     plain = {option: without_references(value)}
     return any(one is not None for one in _hidden(masked_options(type_, plain)[option], plain[option]))
 

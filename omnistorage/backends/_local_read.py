@@ -61,10 +61,16 @@ _ERRORS: dict[int, tuple[type[StorageError], str]] = {
 }
 
 
+class ExposedFolderError(OSError):
+    """A private root is open to other users."""
+
+
 def translate(error: OSError, op: str, path: str, *, reading: bool = False) -> StorageError:
     """Our error for the system's. ``reading``: a file where a folder is needed only means that there is no object."""
     code = error.errno or 0
     kind, text = _ERRORS.get(code, (StorageError, error.strerror or str(error)))
+    if isinstance(error, ExposedFolderError):
+        kind = PermissionDenied
     if reading and code in ABSENT:
         kind, text = NotFound, "no such object or folder"
     return kind(text, path=path, op=op, backend=NAME)

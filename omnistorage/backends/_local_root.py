@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 from functools import partial
 
-from .._os import FOLDER_HANDLE, OS, READ_FOLDER
+from .._os import FOLDER_HANDLE, OS, READ_FOLDER, why_exposed
 from ..paths import is_under, parent
-from ._local_read import Folder, why_not
+from ._local_read import ExposedFolderError, Folder, why_not
 
 TRIES = 64  # how often a write makes its folders anew when somebody removes them at the same time
 
@@ -18,9 +18,11 @@ TRIES = 64  # how often a write makes its folders anew when somebody removes the
 class Root:
     """Where a backend lives, and the folders beneath it. Everything here raises OSError."""
 
-    def __init__(self, os_: OS, path: str) -> None:
+    def __init__(self, os_: OS, path: str, *, private: bool = False) -> None:
         self.os = os_
         self.path = path
+        self.private = private
+        self.folder_mode, self.file_mode = (0o700, 0o600) if private else (0o777, 0o666)
         self.below = ""
         """The folder that no symbolic link may lead out of; all of the root if empty."""
         self.closed = False
@@ -48,6 +50,8 @@ class Root:
         fd = os_.open(self.path, FOLDER_HANDLE)
         held = Folder(os_, fd, shared=True)
         found = os_.fstat(fd)
+        if self.private and (reason := why_exposed(found)):
+            raise ExposedFolderError(reason)
         held.ident = (found.st_dev, found.st_ino)
         self._held = held
         return held
@@ -64,7 +68,7 @@ class Root:
             at = os.path.dirname(at)
         for folder in reversed(missing):
             try:
-                self.os.mkdir(folder)
+                self.os.mkdir(folder, self.folder_mode)
             except FileExistsError:
                 pass
             # Rare enough to be made safe always, so that no durable write has to ask how old the root is.
@@ -115,7 +119,7 @@ class Root:
             for depth, segment in enumerate(segments):
                 with self.folder(root, "/".join(segments[:depth])) as above:
                     try:
-                        self.os.mkdir(segment, 0o777, dir_fd=above.fd)
+                        self.os.mkdir(segment, self.folder_mode, dir_fd=above.fd)
                     except FileExistsError:
                         continue
                 made.append("/".join(segments[: depth + 1]))
@@ -161,7 +165,7 @@ class Confined(Root):
     """The same root for keys under ``below``, out of which no symbolic link leads."""
 
     def __init__(self, whole: Root, below: str) -> None:
-        super().__init__(whole.os, whole.path)
+        super().__init__(whole.os, whole.path, private=whole.private)
         self.below = below
         self._whole = whole
         self._synced = whole._synced

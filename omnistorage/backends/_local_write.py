@@ -161,7 +161,8 @@ def is_one_entry(os_: OS, from_: Folder, leaf: str, to: Folder, name: str) -> bo
 
 class LocalWriter(WriterBase):
     """A writer into the locked ``temporary`` (descriptor and name); it owns both, and ``folder``. ``found`` is the file
-    that it will replace: its mode is kept, without set-id bits; a new file gets what the umask leaves."""
+    that it will replace: its mode is kept, without set-id bits; a new file gets what the umask leaves.
+    A ``private`` one gets 0600."""
 
     instant = True
 
@@ -175,6 +176,7 @@ class LocalWriter(WriterBase):
         path: str,
         options: WriteOptions,
         op: str,
+        private: bool,
     ) -> None:
         super().__init__(path, options, NAME)
         self._os = os_
@@ -184,7 +186,9 @@ class LocalWriter(WriterBase):
         self._fd, self._temporary = temporary
         self._op = op
         self.found = found
-        if found is not None and S_ISREG(found.st_mode):
+        if private:
+            self._mode = 0o600
+        elif found is not None and S_ISREG(found.st_mode):
             self._mode = found.st_mode & 0o777
         else:
             self._mode = 0o666 & ~current_umask()
@@ -361,7 +365,7 @@ def new_writer(root: Root, path: str, options: WriteOptions, op: str) -> LocalWr
             found = check_target(os_, folder, leaf, path, overwrite=options.overwrite, op=op)
             if options.durable:
                 root.sync_above(folder, above)
-            return LocalWriter(os_, folder, leaf, found, open_temporary(os_, folder), path, options, op)
+            return LocalWriter(os_, folder, leaf, found, open_temporary(os_, folder), path, options, op, root.private)
         except FileNotFoundError:  # the folder was removed since it was opened
             folder.close()
             if not left:
@@ -402,7 +406,7 @@ def _open_for_append(root: Root, path: str) -> tuple[int, bool]:
     try:
         return root.open_beneath(folder, path, APPEND_FILE), False
     except FileNotFoundError:
-        return root.open_beneath(folder, path, APPEND_FILE | O_CREAT | O_EXCL, 0o666), True
+        return root.open_beneath(folder, path, APPEND_FILE | O_CREAT | O_EXCL, root.file_mode), True
 
 
 def _lock_for_append(os_: OS, fd: int, path: str) -> stat_result:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from typing import Any
 
+from .._os import open_private
 from ..errors import ConfigError, PermissionDenied
 from ._sftp_settings import KNOWN_HOSTS, NAME, Settings
 
@@ -113,7 +114,8 @@ def check_host_key(key: Any, settings: Settings, paramiko: Any) -> None:
 def _remember(key: Any, settings: Settings) -> None:
     name = os.path.expanduser(settings.known_hosts or KNOWN_HOSTS[0])
     try:
-        with open(name, "a+b") as file:
+        # Only its owner may change what is believed of a server, whatever the umask says; ssh(1) does the same.
+        with open(open_private(name, os.O_RDWR | os.O_CREAT | os.O_APPEND), "a+b") as file:
             ends = file.seek(0, 2)
             file.seek(max(0, ends - 1))
             torn = file.read() not in (b"", b"\n")

@@ -98,6 +98,9 @@ class LocalBackend(LocalPowers):
     replaces had when the writer was opened; new files get what the umask leaves. ``durable=True`` survives a power cut
     once ``close`` has returned.
 
+    ``private=True`` is for state: files get mode 0600 and folders 0700 from the first instant, with the root and the
+    folders above it that are missing. A root that other users can write to raises ``PermissionDenied``.
+
     What killed writers leave behind is hidden from listings and removed by ``remove_stale_uploads``; ``rmdir`` and
     ``purge`` clear it away too.
     """
@@ -107,7 +110,7 @@ class LocalBackend(LocalPowers):
     features = _FEATURES
     durable = True
 
-    def __init__(self, root: str | os.PathLike[str], *, _os: OS = REAL) -> None:
+    def __init__(self, root: str | os.PathLike[str], *, private: bool = False, _os: OS = REAL) -> None:
         given = os.fspath(root) if isinstance(root, os.PathLike) else root
         if not isinstance(given, str) or not given or "\0" in given:
             raise ConfigError(f"root is the path of a folder, not {given!r}")
@@ -118,7 +121,7 @@ class LocalBackend(LocalPowers):
             raise ConfigError(f"no file system holds the root {given!r}") from error
         self.url = "file://" + "".join(chr(byte) if byte in _UNRESERVED else f"%{byte:02X}" for byte in raw)
         self._os = _os
-        self._at = Root(_os, self.root)
+        self._at = Root(_os, self.root, private=private)
 
     def native(self) -> object:
         from pathlib import Path  # it brings urllib along
@@ -151,7 +154,7 @@ class LocalBackend(LocalPowers):
         return f"LocalBackend({self.root!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _again, (type(self), self.root, self._at.below)
+        return _again, (type(self), self.root, self._at.below, self._at.private)
 
     def _close(self) -> None:
         self._at.close()
@@ -471,6 +474,6 @@ class LocalBackend(LocalPowers):
             raise translate(error, "purge", path, reading=True) from error
 
 
-def _again(cls: type[LocalBackend], root: str, below: str) -> LocalBackend:
-    made = cls(root)
+def _again(cls: type[LocalBackend], root: str, below: str, private: bool) -> LocalBackend:
+    made = cls(root, private=private)
     return made.confined(below) if below else made

@@ -93,7 +93,8 @@ class App:
     def log_to(self, path: str) -> None:
         """Append everything that is said, details included, to a file."""
         try:
-            self._log = open(path, "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
+            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            self._log = open(file, "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
         except OSError as error:
             raise ConfigError(f"the log file {path!r} cannot be opened: {error.strerror}") from error
 
@@ -156,8 +157,9 @@ class App:
 
     # -- arguments -----------------------------------------------------------------------------------------------------
 
-    def locate(self, argument: str, *, is_object: bool = True) -> Location:
-        """What a URL, a plain path or ``name:path`` stands for. With ``is_object`` the last segment is the object."""
+    def locate(self, argument: str, *, is_object: bool = True, private: bool = False) -> Location:
+        """What a URL, a plain path or ``name:path`` stands for. With ``is_object`` the last segment is the object.
+        ``private`` is for state: a local folder is for its owner alone."""
         from ..ops import extended
         from ..registry import locate
 
@@ -166,8 +168,12 @@ class App:
             if named is not None:
                 name, path = named.groups()
                 return Location(self._backend(name), path if is_object else path.rstrip("/"), argument)
-            backend, path = locate(argument, is_object=is_object, defaults=self.defaults, trusted_url=True)
-        backend = self._shared(argument, backend)
+            defaults = {**self.defaults, "private": True} if private else self.defaults
+            backend, path = locate(argument, is_object=is_object, defaults=defaults, trusted_url=True)
+        if private:
+            self._opened.append(backend)
+        else:
+            backend = self._shared(argument, backend)
         self.detail(f"{argument}: {path!r} in {backend.url or backend.name}")
         return Location(extended(backend), path, mask_url(argument))
 

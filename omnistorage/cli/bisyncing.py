@@ -94,7 +94,7 @@ def bisync(app: App, /, a: str, b: str, **options: Any) -> None:
     if state is None:
         state = _default_state(first, second)
         app.detail(f"state: {state}")
-    folder, _ = folder_of(app, state)
+    folder, _ = folder_of(app, state, private=True)
     told = _Told(app, {"path1": from_, "path2": to}, bool(own["dry_run"]))
     app.draw(f"bisync with {to.text}")
     with naming(f"{from_.text} <-> {to.text}"), _in_options():

@@ -60,7 +60,7 @@ class Mirror:
                 [Target(name, _at(place)) for name, place in self._targets.items()],
                 options.get("mode", "all"),
                 options.get("quorum"),
-                journal=None if journal is None else _at(app.locate(journal, is_object=False)),
+                journal=None if journal is None else _at(app.locate(journal, is_object=False, private=True)),
                 laggard_timeout=options.get("laggard_timeout"),
             )
         except StorageError as error:

@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections.abc import Iterable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -225,7 +225,9 @@ def _write(path: str, content: dict[str, Any]) -> None:
     """Whole or not at all, for the owner alone."""
     new = f"{path}.new"
     try:
-        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "w") as file:
+        with suppress(FileNotFoundError):
+            os.unlink(new)  # of a run that was killed
+        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:
             json.dump(content, file, indent=1)
             file.flush()
             os.fsync(file.fileno())

@@ -241,9 +241,9 @@ def _as_options(text: str, given: dict[str, Any]) -> str:
     return text
 
 
-def folder_of(app: App, argument: str) -> tuple[Backend, Location]:
-    """An argument as a backend whose root is that folder."""
-    at = app.locate(argument, is_object=False)
+def folder_of(app: App, argument: str, *, private: bool = False) -> tuple[Backend, Location]:
+    """An argument as a backend whose root is that folder; a ``private`` local one is for its owner alone."""
+    at = app.locate(argument, is_object=False, private=private)
     return (Prefix(at.backend, at.path) if at.path else at.backend), at
 
 

@@ -54,10 +54,11 @@ class Missed(NamedTuple):
 
 
 class Journal:
-    """The entries under ``folder`` of ``backend``. ``entries`` are those that this process knows of, ``damaged`` the
-    errors of those that cannot be read. Safe for several threads. ``make`` is called before the first entry is written,
-    ``names`` are those of the targets by URL. What its backend raises says that it is the journal's, with the path of
-    the change."""
+    """The entries under ``folder`` of ``backend``. Safe for several threads.
+
+    ``entries`` are those that this process knows of, ``damaged`` the errors of those that cannot be read. ``names`` are
+    those of the targets by URL. An error of its backend says that it is the journal's, with the path of the change.
+    """
 
     def __init__(
         self,
@@ -65,7 +66,6 @@ class Journal:
         folder: str,
         max_bytes: int,
         now: Callable[[], float] = time.time,
-        make: Callable[[], None] = lambda: None,
         draw: Callable[[], str] = lambda: uuid.uuid4().hex[:12],
         names: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
@@ -73,7 +73,6 @@ class Journal:
         self._folder = folder
         self._max_bytes = max_bytes
         self._now = now
-        self._make = make
         self._draw = draw  # tells entries of one moment apart
         self._targets = names
         self._lock = threading.RLock()
@@ -176,7 +175,6 @@ class Journal:
         """Keep ``entry``, durably, under a new id. Raises ``StorageError`` where there is no room; one that comes
         ``in_place`` of another has it."""
         self.load(FRESH)
-        self._make()
         with self._lock:
             self._last = max(int(self._now() * 1e6), self._last + 1)
             entry = entry._replace(id=f"{self._last:016x}{self._draw()}")

@@ -6,8 +6,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
+from contextlib import ExitStack, contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
@@ -99,13 +98,10 @@ class Mirroring(Reading):
             return None
         if type(max_bytes) is not int or max_bytes < 1:
             raise ConfigError(f"journal_bytes is a number of bytes from 1 up, not {max_bytes!r}")
-        make: Callable[[], None] = lambda: None  # noqa: E731
         if isinstance(place, str | PathLike):
             if isinstance(place, PathLike) or "://" not in place:
-                folder = Path(place)
-                make = partial(_make_private, folder)
-                place = f"{folder.absolute()}/"
-            place = opened("the journal", place, defaults)
+                place = f"{Path(place).absolute()}/"
+            place = opened("the journal", place, {**(defaults or {}), "private": True})
             self._owned_journal = place
         elif not isinstance(place, Backend) and not hasattr(place, "as_backend"):
             raise ConfigError(
@@ -118,7 +114,7 @@ class Mirroring(Reading):
         for target in self.places:
             check_apart(backend, "the journal", target.backend, f"target {target.name!r}")
         names = {target.backend.url: target.name for target in self.places if target.backend.url is not None}
-        self.journal = Journal(backend, "", max_bytes, make=make, names=names)
+        self.journal = Journal(backend, "", max_bytes, names=names)
         return place
 
     # -- what is known to be missed ------------------------------------------------------------------------------------
@@ -256,11 +252,6 @@ class Mirroring(Reading):
         )  # fmt: skip
         error.outcomes = tuple(outcomes)
         return error
-
-
-def _make_private(folder: Path) -> None:
-    with suppress(OSError):  # what prevents it shows when an entry is written
-        folder.mkdir(0o700, parents=True, exist_ok=True)
 
 
 def _tells(entry: Missed) -> bool:

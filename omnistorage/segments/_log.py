@@ -15,7 +15,7 @@ from typing import Literal
 from weakref import WeakSet
 
 from .._context import Closes
-from .._os import OS, READ_FILE, READ_FOLDER, REAL
+from .._os import OS, READ_FILE, READ_FOLDER, REAL, why_exposed
 from ..errors import ConfigError, CorruptData, NotFound, PermissionDenied, StorageError, WriterClosed
 from ..strands import forks
 from ._cursor import Cursor
@@ -99,6 +99,8 @@ class SegmentLog(Closes):
             pass
         self.folder_fd = os_.open(self.folder, READ_FOLDER)
         self._fds.append(self.folder_fd)
+        if reason := why_exposed(os_.fstat(self.folder_fd)):
+            raise PermissionDenied(reason, path=self.folder, op="open")
         self._sync_above()
         lock = os_.open("lock", _OWN, 0o600, dir_fd=self.folder_fd)
         self._fds.append(lock)

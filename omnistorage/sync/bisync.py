@@ -63,10 +63,12 @@ def bisync(
 ) -> BisyncReport:
     """Make two folders hold the same, whichever of them was written to since the last run.
 
-    ``state`` is the folder, on any backend, that remembers the last good run of this pair; a local one is made for its
-    owner alone. Without what it remembers, and with ``resync``, the result is the union of both sides and nothing is
-    deleted. What changed on one side is copied, what was deleted on one side and not changed on the other is deleted, a
-    change beats a deletion. What changed on both sides, and not alike, is a ``conflict``: ``keep-both`` leaves the
+    ``state`` is the folder, on any backend, that remembers the last good run of this pair. A path or URL of the local
+    disk is for its owner alone, and refused where other users can write to it.
+
+    Without what it remembers, and with ``resync``, the result is the union of both sides and nothing is deleted.
+    What changed on one side is copied, what was deleted on one side and not changed on the other is deleted, a change
+    beats a deletion. What changed on both sides, and not alike, is a ``conflict``: ``keep-both`` leaves the
     newer its name and keeps the other beside it, on both sides, as ``name.conflict-1.suffix`` or the next number that
     is free; ``newer``, ``older``, ``larger`` and ``smaller`` keep one of them (both, if that does not decide),
     ``path1`` and ``path2`` that side's; ``skip`` leaves both as they are, and says so once; ``error`` makes the run
@@ -84,19 +86,18 @@ def bisync(
     options = _options(conflict, max_delete, lock_expires, filter or Filter(), settings)
     with ExitStack() as stack:
 
-        def opened(place: Place, role: str) -> Side:
-            side = Side(place, role)
+        def opened(place: Place, role: str, *, private: bool = False) -> Side:
+            side = Side(place, role, private=private)
             stack.callback(side.close)
             return side
 
         sides = opened(a, _SIDES[0]), opened(b, _SIDES[1])
-        folder = StateFolder(opened(state, "state folder"))
+        folder = StateFolder(opened(state, "state folder", private=True))
         _check_places(sides, folder.side, options.filter)
         lock = Lock(folder.side, lock_expires, clock, now)
         job = _Job(sides, folder, lock, options, conflict, max_delete, resync, dry_run)
         job.tools = Tools(executor, tuple(listeners), clock, backoff or Backoff())
         if not dry_run:
-            folder.side.make_private()
             lock.acquire()
             stack.callback(lock.release)
         report = job.run()

@@ -81,6 +81,7 @@ class Journal:
         new = self._uploads / f".{number}-{secrets.token_hex(4)}"
         with suppress(OSError):
             self._uploads.mkdir(mode=0o700, exist_ok=True)
+            new.touch(0o600, exist_ok=False)
             new.write_bytes(json.dumps(token).encode())
             new.replace(self._uploads / f"{number}.{self._name}.json")
 

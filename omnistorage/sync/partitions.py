@@ -95,7 +95,6 @@ def prepare(
         plan = stack.enter_context(Plan(source, target, options, defaults=defaults))
         for side in (plan.src, plan.dst):
             folder.must_lie_outside(side, options.filter)
-        folder.make()
         failed, refused, parts = _write_parts(plan, folder, most_actions, most_bytes)
         seen = plan.seen
         found = {
@@ -387,10 +386,9 @@ class _Folder:
 
     def __init__(self, at: str | PathLike[str] | Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> None:
         self.spec = _spec(at, "folder of the plan")
-        self._side = Side(self.spec, "plan", defaults)
+        self._side = Side(self.spec, "plan", defaults, private=True)
         self.shown = self._side.shown
         self.local = self._side.local
-        self.make = self._side.make_private
 
     def close(self) -> None:
         self._side.close()

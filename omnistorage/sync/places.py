@@ -56,9 +56,13 @@ class Fold(NamedTuple):
 
 class Side:
     """A backend and a folder in it. ``role`` is ``"source"`` or ``"destination"``; what ``open`` opened, ``close``
-    closes."""
+    closes. A ``private`` one on the local disk is for its owner alone."""
 
-    def __init__(self, place: Place, role: str, defaults: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, place: Place, role: str, defaults: Mapping[str, Any] | None = None, *, private: bool = False
+    ) -> None:
+        if private:
+            defaults = {**(defaults or {}), "private": True}
         self.role = role
         self._mine: list[Backend] = []
         self.prefix = ""
@@ -139,13 +143,6 @@ class Side:
         while not os.path.exists(path) and path != path.parent:
             path = path.parent
         return None if os.path.isdir(path) else str(path)
-
-    def make_private(self) -> None:
-        """Make the folder, for its owner alone, where it is a local one that is not there yet. What prevents that shows
-        when something is written."""
-        if self.local is not None:
-            with suppress(OSError):
-                self.local.mkdir(0o700, parents=True, exist_ok=True)
 
     def look(self, key: str) -> ObjectInfo | None:
         """What the store says of the object under a backend's key now; None if there is none."""

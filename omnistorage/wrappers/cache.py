@@ -69,8 +69,9 @@ class Cache(Wrapper):
     ``max_bytes`` and ``max_entries`` bound what is kept; the least recently used goes first. Several processes that
     share ``into`` may pass them by what they added since their last look, 64 entries or a quarter. Whatever ``into``
     does (full, gone, broken), reads go on from the origin, and ``stats.errors`` counts. What ``into`` gives is trusted
-    but for its size: ``Encrypt(into, ...)`` makes damage there a miss. Closing closes ``inner``; ``into`` is borrowed:
-    who made it closes it. It must not show what is not closed yet (``ConfigError``). ``clock`` measures ``ttl``.
+    but for its size: ``Encrypt(into, ...)`` makes damage there a miss, and ``LocalBackend(root, private=True)`` lets
+    no other user read or write it. Closing closes ``inner``; ``into`` is borrowed: who made it closes it. It must not
+    show what is not closed yet (``ConfigError``). ``clock`` measures ``ttl``.
     """
 
     clears = frozenset({"lazy_read"})

@@ -3,6 +3,7 @@
 import os
 import stat
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 
@@ -33,7 +34,9 @@ def sides(tmp_path):
     return tmp_path / "a", tmp_path / "b"
 
 
-@pytest.mark.parametrize("kind", [str, lambda path: path, lambda path: path.as_uri(), LocalBackend])
+@pytest.mark.parametrize(
+    "kind", [str, lambda path: path, lambda path: path.as_uri(), partial(LocalBackend, private=True)]
+)
 def test_goal_45_what_a_bisync_remembers_is_its_owners_alone_under_any_umask(sides, tmp_path, kind):
     state = tmp_path / "deep" / "state"
     with umask(0):
