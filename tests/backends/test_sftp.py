@@ -569,6 +569,7 @@ def test_it_is_opened_by_url_and_lists_what_the_url_names(make):
     put(backend, "a b/x", b"by url")
     o = backend._options
     query = f"key_file={o['key_file']}&known_hosts={o['known_hosts']}&ssh_config=&timeout=5"
-    with open_backend(f"sftp://{o['user']}@{o['host']}:{o['port']}{o['root']}/a%20b?{query}") as found:
+    url = f"sftp://{o['user']}@{o['host']}:{o['port']}{o['root']}/a%20b?{query}"
+    with open_backend(url, trusted_url=True) as found:
         assert get(found, "x") == b"by url"
         assert found.url == f"sftp://{o['user']}@{o['host']}:{o['port']}{o['root']}/a%20b/"
