@@ -25,6 +25,7 @@ _NAMES = {
         "RecordError", "StorageError", "SyncError", "WriterClosed",
     ),
     "aio": ("AsyncRollingRecordWriter",),
+    "cancellation": ("CancelScope", "deadline"),
     "backends.azure": ("AzureBackend",),
     "backends.channel": ("ChannelBackend",),
     "backends.compute": ("ComputeBackend",),
@@ -73,6 +74,8 @@ if TYPE_CHECKING:
     from .backends.sftp import SFTPBackend as SFTPBackend
     from .backends.sql_blob import SQLBlobBackend as SQLBlobBackend
     from .backends.sql_query import SQLQueryBackend as SQLQueryBackend
+    from .cancellation import CancelScope as CancelScope
+    from .cancellation import deadline as deadline
     from .compression.bz2 import Bz2 as Bz2
     from .compression.gzip import Gzip as Gzip
     from .compression.lz4 import Lz4 as Lz4

@@ -1,94 +1,26 @@
-"""How often, how fast and how long: retries, rates, deadlines, quorums. Pure: clocks and randomness are arguments.
-Floor 0.
+"""How often and how fast: retries, rates, quorums. Pure: clocks and randomness are arguments. Floor 0.
 
-A networked backend sends every request through one ``RequestPolicy``; nothing else in the house retries. Deadlines and
-cancellation are context variables, read before each request and during each wait.
+A networked backend sends every request through one ``RequestPolicy``; nothing else in the house retries.
 """
 
 from __future__ import annotations
 
 import random
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from .errors import Cancelled, ConfigError, DeadlineExceeded, OutcomeUnknown, StorageError
-from .strands import wait_for
+from .cancellation import CLOCK, Clock, check, pause
+from .errors import Cancelled, ConfigError, OutcomeUnknown, StorageError
+from .in_flight import watched
 
 T = TypeVar("T")
-
-
-class Clock:
-    """The real clock. Tests pass one of their own with the same two methods."""
-
-    def now(self) -> float:
-        """Seconds from an arbitrary start, never going back."""
-        return time.monotonic()
-
-    def wait(self, seconds: float, wake: Waiter) -> None:
-        """Return after ``seconds``, or sooner once ``wake`` is set."""
-        wake.wait(seconds)
-
-
-CLOCK = Clock()
 LONGEST_WAIT = 300.0
 """Seconds. A store that asks to be left alone for longer is not waited for: the error says how long."""
-
-
-# --- deadlines and cancellation ---------------------------------------------------------------------------------------
-
-
-class CancelScope:
-    """``with CancelScope() as scope:`` makes every request in the block, and in work it starts, heed ``scope.cancel()``
-    from any thread: the next request raises ``Cancelled``, and waits end at once. Scopes nest."""
-
-    def __init__(self) -> None:
-        self._event = threading.Event()
-        self._outer: CancelScope | None = None
-        self._token: Any = None
-        self._wakes: list[Waiter] = []
-
-    @property
-    def cancelled(self) -> bool:
-        return self._event.is_set() or (self._outer is not None and self._outer.cancelled)
-
-    def cancel(self) -> None:
-        self._event.set()
-        for wake in list(self._wakes):
-            wake.set()
-
-    def __enter__(self) -> CancelScope:
-        self._outer = _SCOPE.get()
-        self._token = _SCOPE.set(self)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        _SCOPE.reset(self._token)
-
-
-_SCOPE: ContextVar[CancelScope | None] = ContextVar("omnistorage_cancel_scope", default=None)
-_DEADLINE: ContextVar[tuple[float, Clock] | None] = ContextVar("omnistorage_deadline", default=None)
 _RETRYING: ContextVar[float] = ContextVar("omnistorage_retrying", default=0.0)
-
-
-@contextmanager
-def deadline(seconds: float, clock: Clock = CLOCK) -> Iterator[None]:
-    """Requests in the block that would start later than ``seconds`` from now raise ``DeadlineExceeded``. An outer,
-    earlier deadline stays in force."""
-    ends = clock.now() + seconds
-    outer = _DEADLINE.get()
-    if outer is not None and outer[0] - outer[1].now() < seconds:
-        yield
-        return
-    token = _DEADLINE.set((ends, clock))
-    try:
-        yield
-    finally:
-        _DEADLINE.reset(token)
 
 
 @contextmanager
@@ -100,76 +32,6 @@ def retrying(seconds: float) -> Iterator[None]:
         yield
     finally:
         _RETRYING.reset(token)
-
-
-def remaining() -> float | None:
-    """Seconds until the deadline in force, never negative; None without one."""
-    found = _DEADLINE.get()
-    return None if found is None else max(0.0, found[0] - found[1].now())
-
-
-def check(op: str | None = None, path: str | None = None) -> None:
-    """Raise ``Cancelled`` or ``DeadlineExceeded`` if it is time to stop."""
-    scope = _SCOPE.get()
-    if scope is not None and scope.cancelled:
-        raise Cancelled("cancelled", op=op, path=path)
-    if _DEADLINE.get() is not None and remaining() == 0.0:
-        raise DeadlineExceeded("the deadline has passed", op=op, path=path)
-
-
-class Waiter:
-    """What a thread waits on until another, a finaliser or a signal handler calls ``set``. Unlike a
-    ``threading.Event`` it can be set by the very thread that is inside one of its methods."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition(threading.RLock())
-        self._set = False
-
-    def is_set(self) -> bool:
-        return self._set
-
-    def set(self) -> None:
-        with self._changed:
-            self._set = True
-            self._changed.notify_all()
-
-    def clear(self) -> None:
-        self._set = False
-
-    def wait(self, seconds: float | None = None) -> bool:
-        """Wait until it is set, at most ``seconds``; whether it is."""
-        with self._changed:
-            return wait_for(self._changed, self.is_set, seconds)
-
-
-def wait(
-    wake: Waiter, seconds: float | None = None, clock: Clock = CLOCK, op: str | None = None, path: str | None = None
-) -> bool:
-    """Wait until ``wake`` is set, at most ``seconds``; whether it was. Cancellation and the deadline end it sooner."""
-    scope, scopes = _SCOPE.get(), list[CancelScope]()
-    while scope is not None:
-        scope._wakes.append(wake)
-        scopes.append(scope)
-        scope = scope._outer
-    try:
-        check(op, path)
-        limits = [limit for limit in (seconds, remaining()) if limit is not None]
-        clock.wait(min(limits, default=threading.TIMEOUT_MAX), wake)
-    finally:
-        for scope in scopes:
-            scope._wakes.remove(wake)
-    check(op, path)
-    return wake.is_set()
-
-
-def pause(seconds: float, clock: Clock = CLOCK, op: str | None = None, path: str | None = None) -> None:
-    """Wait, cancellably. Raises at once, without waiting, if the deadline would pass meanwhile."""
-    left = remaining()
-    if left is not None and left < seconds:
-        raise DeadlineExceeded(f"waiting {seconds:.3g} s would pass the deadline", op=op, path=path)
-    check(op, path)
-    if seconds > 0:
-        wait(Waiter(), seconds, clock, op, path)
 
 
 # --- rates ------------------------------------------------------------------------------------------------------------
@@ -279,8 +141,17 @@ class RequestPolicy:
     bandwidth: TokenBucket | None = None
     clock: Clock = CLOCK
 
-    def run(self, op: str, call: Callable[[], T], *, path: str | None = None, idempotent: bool = True) -> T:
-        """What ``call`` returns, after as many attempts as the policy allows."""
+    def run(
+        self,
+        op: str,
+        call: Callable[[], T],
+        *,
+        path: str | None = None,
+        idempotent: bool = True,
+        cut: Callable[[], object] | None = None,
+    ) -> T:
+        """What ``call`` returns, after as many attempts as the policy allows. ``cut`` ends a ``call`` that hangs, from
+        another thread (see ``in_flight.watched``)."""
         self.budget.earn()
         attempt, ends = 0, 0.0
         while True:
@@ -288,8 +159,13 @@ class RequestPolicy:
             if self.requests is not None:
                 self.requests.take(1)
             try:
-                return call()
+                if cut is None:
+                    return call()
+                with watched(cut, op, path):
+                    return call()
             except StorageError as error:
+                if isinstance(error, Cancelled) and not idempotent:
+                    raise self._unknown(error, op, path) from error
                 if not error.transient or isinstance(error, OutcomeUnknown):
                     raise
                 asked = error.wait_for if error.retry_after is None else error.retry_after
@@ -298,18 +174,19 @@ class RequestPolicy:
                     error.args = (f"{error.args[0]}; it asks to be left alone for {asked:.0f} s, try again then",)
                     raise
                 if not idempotent and error.retry_after is None:
-                    raise OutcomeUnknown(
-                        f"the answer was lost, and sending it again could do it twice: {error.args[0]}",
-                        op=op,
-                        path=path,
-                        backend=error.backend,
-                    ) from error
+                    raise self._unknown(error, op, path) from error
+                check(op, path)
                 attempt += 1
                 if attempt == 1:
                     ends = self.clock.now() + _RETRYING.get()
                 if (attempt > self.retries or not self.budget.spend()) and self.clock.now() >= ends:
                     raise
                 pause(self.backoff.delay(attempt, asked), self.clock, op, path)
+
+    @staticmethod
+    def _unknown(error: StorageError, op: str, path: str | None) -> OutcomeUnknown:
+        why = f"the answer was lost, and sending it again could do it twice: {error.args[0]}"
+        return OutcomeUnknown(why, op=op, path=path, backend=error.backend)
 
     def throttle(self, size: int) -> None:
         """Wait until ``size`` more bytes may be moved."""

@@ -14,6 +14,8 @@ FLOOR_0 = {
     "stages",
     "streams",
     "strands",
+    "cancellation",
+    "in_flight",
     "policies",
     "bad_records",
     "digests",

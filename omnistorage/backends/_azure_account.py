@@ -15,6 +15,7 @@ from urllib.parse import quote, urlsplit
 from ..core import Features
 from ..errors import CapabilityNotSupported, ConfigError, InvalidPath, MissingExtra
 from ..secret import Secret, mask_url
+from ._connections import Connections
 
 NAME = "azure"
 SUFFIX = "core.windows.net"
@@ -152,7 +153,9 @@ class Clients:
         self.session.auth = lambda request: request  # or a .netrc would be put in the place of ours
         if account.sas is not None:
             logging.getLogger("urllib3.connectionpool").addFilter(_mask)  # its debug messages show URLs
+        self.connections = Connections()
         adapter = HTTPAdapter(pool_connections=4, pool_maxsize=max(32, 2 * options["concurrency"]))
+        self.connections.follow_adapter(adapter)
         for scheme in ("http://", "https://"):
             self.session.mount(scheme, adapter)
         self._common: dict[str, Any] = {"retry_total": 0, "permit_redirects": False}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from base64 import b64decode, b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import format_datetime, parsedate_to_datetime
 from functools import lru_cache
@@ -58,6 +58,9 @@ class AzureClient:
 
     def close(self) -> None:
         self.clients.close()
+
+    def cutter(self) -> Callable[[], None]:
+        return self.clients.connections.cutter()
 
     def translate(self, error: BaseException) -> StorageError | None:
         return translate(error)

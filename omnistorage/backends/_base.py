@@ -14,6 +14,7 @@ from typing import Any, ClassVar, NoReturn, Self
 
 from .._context import Closes
 from .._option_checks import check_etag
+from ..cancellation import check
 from ..core import (
     COPY,
     LIST,
@@ -174,6 +175,7 @@ class BackendBase(Closes):
             raise BackendClosed("the backend is closed", backend=self.name, op=op, path=path)
         if not getattr(self.features, flag):
             self._refuse(flag, op, path)
+        check(op, path)
 
     def _need(self, flag: str, op: str, path: str) -> None:
         if not getattr(self.features, flag):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC
 from typing import Any
@@ -21,6 +21,7 @@ from urllib.parse import quote
 from ..core import ObjectInfo
 from ..digests import new_hash
 from ..errors import AlreadyExists, BackendUnavailable, CapabilityNotSupported, CorruptData, NotFound, StorageError
+from ._connections import Connections
 from ._gcs_errors import NAME, Refused, is_bucket_missing, of_part, translate
 from ._gcs_wire import WRITE_ID, ReadBody, Told, bare, base64_of, camel, generation_of, hashes, of_crc
 from ._object_client import Body, Get, Page, Put, Upload
@@ -58,6 +59,7 @@ class GCSClient:
         bucket: str,
         skip: int,
         *,
+        connections: Connections,
         endpoint: str,
         timeout: Any,
         xml: bool,
@@ -68,6 +70,7 @@ class GCSClient:
         self.sdk = sdk
         self.skip = skip
         self._session = session
+        self._connections = connections
         self._bucket = sdk.bucket(bucket)
         self._endpoint = endpoint
         self._timeout = timeout
@@ -77,6 +80,9 @@ class GCSClient:
         self._batches = batches
         self._checksums = checksums
         self._sessions: dict[str, _Session] = {}
+
+    def cutter(self) -> Callable[[], None]:
+        return self._connections.cutter()
 
     def close(self) -> None:
         self.sdk.close()

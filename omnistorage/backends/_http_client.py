@@ -8,10 +8,8 @@ refused unless allowed; a redirect that only adds a slash says that the path is 
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from threading import get_ident
 from typing import Any, NoReturn
 from urllib.parse import urljoin, urlsplit
 
@@ -28,6 +26,7 @@ from ..errors import (
     StorageError,
 )
 from ._base import retry_after
+from ._connections import Connections
 from ._http_answers import (
     Body,
     content_range,
@@ -63,8 +62,8 @@ class HTTPClient:
 
     def __init__(self, settings: Settings, dialling: Dial) -> None:
         self._settings = settings
-        self._in_use: dict[int, Any] = {}
-        self._manager = make_manager(settings, dialling, self._in_use)
+        self._connections = Connections()
+        self._manager = make_manager(settings, dialling, self._connections)
         self._no_head = False
 
     def close(self) -> None:
@@ -72,12 +71,11 @@ class HTTPClient:
 
     def cut(self, thread: int) -> None:
         """Break off the request that ``thread`` waits for."""
-        connection = self._in_use.get(thread)
-        try:
-            if connection is not None and connection.sock is not None:
-                socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
-        except OSError:
-            pass
+        self._connections.cut(thread)
+
+    def cutter(self) -> Callable[[], None]:
+        """What breaks off, from any thread, the request that this thread sends next."""
+        return self._connections.cutter()
 
     def translate(self, error: BaseException) -> StorageError | None:
         return translate(error)
@@ -96,13 +94,10 @@ class HTTPClient:
         """The answer, its body still to be read; ``finish`` or ``close`` it. Redirects are followed for reading."""
         asked, hops, own = url, 0, True
         while True:
-            try:
-                answer = self._manager.urlopen(  # what is secret is no variable that a traceback shows
-                    method, self._signed(asked) if not hops else asked, headers=self._sent(headers, own=own), body=body,
-                    redirect=False, retries=False, preload_content=False, decode_content=False,
-                )  # fmt: skip
-            finally:
-                self._in_use.pop(get_ident(), None)
+            answer = self._manager.urlopen(  # what is secret is no variable that a traceback shows
+                method, self._signed(asked) if not hops else asked, headers=self._sent(headers, own=own), body=body,
+                redirect=False, retries=False, preload_content=False, decode_content=False,
+            )  # fmt: skip
             location = answer.headers.get("Location")
             if answer.status not in REDIRECTS or location is None:
                 return answer

@@ -72,15 +72,24 @@ class Core(BackendBase):
     def root(self) -> Root:
         return self._settings.root
 
-    def run(self, op: str, path: str, call: Callable[[], T], *, idempotent: bool = True) -> T:
-        """Send a request through the policy; native errors become ours, with ``path``."""
-        self.client  # noqa: B018  a configuration that cannot work is not tried again
+    def run(
+        self,
+        op: str,
+        path: str,
+        call: Callable[[], T],
+        *,
+        idempotent: bool = True,
+        cut: Callable[[], object] | None = None,
+    ) -> T:
+        """Send a request through the policy; native errors become ours, with ``path``. ``cut`` ends it when its time
+        is over, where it is more than a request."""
+        cutter = self.client.cutter()  # made first: a configuration that cannot work is not tried again
 
         def attempt() -> T:
             with translating(op, path, translate):
                 return call()
 
-        return self.policy.run(op, attempt, path=path, idempotent=idempotent)
+        return self.policy.run(op, attempt, path=path, idempotent=idempotent, cut=cut or cutter)
 
     def _close(self) -> None:
         if self._made is not None and self._pid == getpid():
@@ -237,7 +246,7 @@ class HTTPReader(ReaderBase):
         self._store.policy.throttle(self._owed)
         self._owed = 0
         try:
-            data = self._store.run("read", self._info.path, lambda: self._attempt(size))
+            data = self._store.run("read", self._info.path, lambda: self._attempt(size), cut=self._interrupt)
         except CorruptData as error:
             self._damage = error
             raise

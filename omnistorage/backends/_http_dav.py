@@ -13,7 +13,6 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Callable
-from contextvars import Context
 from functools import partial
 from typing import Any, TypeVar
 
@@ -30,6 +29,7 @@ from ..errors import (
     PreconditionFailed,
     StorageError,
 )
+from ..in_flight import taking_back
 from ..paths import join, parent
 from ._http_answers import Body, is_strong
 from ._http_client import Folder, error_of, finish, translate
@@ -60,10 +60,18 @@ class Dav(Listing):
     _leftovers: deque[str]
     _live: set[str]
 
-    def run(self, op: str, path: str, call: Callable[[], T], *, idempotent: bool = True) -> T:
+    def run(
+        self,
+        op: str,
+        path: str,
+        call: Callable[[], T],
+        *,
+        idempotent: bool = True,
+        cut: Callable[[], object] | None = None,
+    ) -> T:
         if self._leftovers and op != "abort":
             self._sweep()
-        return super().run(op, path, call, idempotent=idempotent)
+        return super().run(op, path, call, idempotent=idempotent, cut=cut)
 
     def _sweep(self) -> None:
         """Remove what dropped writers have left."""
@@ -229,8 +237,8 @@ class Dav(Listing):
     def remove_temporary(self, temporary: str) -> None:
         """What cannot be removed is found by the ``StaleUploads`` power."""
         try:
-            # In a context of its own: what was cancelled or came too late must still be taken back.
-            Context().run(super().run, "abort", temporary, lambda: self._ask("DELETE", self.root.of(temporary)))
+            run = super().run
+            taking_back(lambda: run("abort", temporary, lambda: self._ask("DELETE", self.root.of(temporary))))
         except StorageError:
             pass
         finally:

@@ -12,10 +12,10 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Callable, Iterable
-from threading import get_ident
 from typing import Any
 
 from ..errors import ConfigError, MissingExtra
+from ._connections import Connections
 from ._http_settings import NAME, Settings
 
 Resolver = Callable[[str, int], Iterable[str]]
@@ -92,9 +92,9 @@ def checked_addresses(host: str, port: int, resolver: Resolver, *, untrusted: bo
     return found
 
 
-def make_manager(settings: Settings, dialling: Dial, in_use: dict[int, Any]) -> Any:
-    """A pool manager of urllib3 which resolves and connects by the rules above, and retries nothing itself. The
-    connection of each thread's last request stands in ``in_use``."""
+def make_manager(settings: Settings, dialling: Dial, connections: Connections) -> Any:
+    """A pool manager of urllib3 which resolves and connects by the rules above, retries nothing itself, and notes its
+    connections in ``connections``."""
     try:
         import urllib3
     except ImportError as error:
@@ -112,16 +112,12 @@ def make_manager(settings: Settings, dialling: Dial, in_use: dict[int, Any]) -> 
     if settings.ca_file is not None:
         options["ca_certs"] = settings.ca_file
     if settings.proxy is not None:
-        manager = _through_proxy(urllib3, settings.proxy.reveal(), options)
-        manager.pool_classes_by_scheme = _pools(urllib3, in_use, {})
-        return manager
+        return connections.follow(_through_proxy(urllib3, settings.proxy.reveal(), options))
 
     def connected(connection: Any) -> socket.socket:
         return _connected(connection, settings, dialling)
 
-    manager = urllib3.PoolManager(**options)
-    manager.pool_classes_by_scheme = _pools(urllib3, in_use, {"_new_conn": connected})
-    return manager
+    return connections.follow(urllib3.PoolManager(**options), {"_new_conn": connected})
 
 
 def _through_proxy(urllib3: Any, proxy: str, options: dict[str, Any]) -> Any:
@@ -137,18 +133,6 @@ def _through_proxy(urllib3: Any, proxy: str, options: dict[str, Any]) -> Any:
         return urllib3.ProxyManager(where, proxy_headers=headers, **options)
     except (ValueError, urllib3.exceptions.HTTPError):
         raise ConfigError("proxy is a URL, http(s)://user:password@host:port") from None
-
-
-def _pools(urllib3: Any, in_use: dict[int, Any], methods: dict[str, Any]) -> dict[str, Any]:
-    def noted(pool: Any, timeout: float | None = None) -> Any:
-        connection = in_use[get_ident()] = super(type(pool), pool)._get_conn(timeout)
-        return connection
-
-    found = {}
-    for scheme, pool in (("http", urllib3.HTTPConnectionPool), ("https", urllib3.HTTPSConnectionPool)):
-        kind = type("Connection", (pool.ConnectionCls,), methods)
-        found[scheme] = type("Pool", (pool,), {"ConnectionCls": kind, "_get_conn": noted})
-    return found
 
 
 def _connected(connection: Any, settings: Settings, dialling: Dial) -> socket.socket:

@@ -171,6 +171,8 @@ class LocalPowers(BackendBase):
         try:
             with self._at.folder(self._at.open(), prefix, READ_FOLDER) as base:
                 yield from stale_temporaries(self._os, base, prefix and prefix + "/", older_than, remove=remove)
+        except StorageError:
+            raise
         except OSError as error:
             if not prefix or not isinstance(error, FileNotFoundError):
                 raise translate(error, "stale_uploads", prefix, reading=True) from error

@@ -8,13 +8,15 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from stat import S_IFDIR, S_IFLNK, S_IFMT, S_IFREG
 from typing import Self
 
 from .._moments import rounded_down
 from .._os import OS, READ_FOLDER
+from ..cancellation import check
 from ..core import Kind, ListOptions, ObjectInfo, ReadOptions
 from ..errors import (
     AlreadyExists,
@@ -222,6 +224,14 @@ def visible(names: list[str], after: bytes | None = None) -> list[str]:
     return names
 
 
+def looked(names: Iterable[str], path: str) -> Iterator[str]:
+    """``names`` of a listing, with a look whether it is time to stop before every 256th."""
+    rest = iter(names)
+    while some := list(islice(rest, 256)):
+        check("list", path)
+        yield from some
+
+
 class _Level:
     """A folder on the way down: its key relative to the start (``""`` or ending with ``/``) and what is left of it."""
 
@@ -296,7 +306,7 @@ class TreeListing:
             return False
         self._leave()
         self._here = folder
-        self._levels.append(_Level(rel, (found.st_dev, found.st_ino), iter(names)))
+        self._levels.append(_Level(rel, (found.st_dev, found.st_ino), looked(names, self._head + rel)))
         return True
 
     def _wanted(self, rel: str, names: list[str]) -> list[str]:
@@ -337,13 +347,15 @@ def list_folder(os_: OS, folder: Folder, path: str) -> Iterator[ObjectInfo]:
     """The children of one open folder, which is closed at the end."""
     head = path + "/" if path else ""
     try:
-        for name in visible(names_in(os_, folder.fd)):
+        for name in looked(visible(names_in(os_, folder.fd)), path):
             name = name.rstrip("/")
             try:
                 found = os_.stat(name, dir_fd=folder.fd, follow_symlinks=False)
             except FileNotFoundError:
                 continue  # deleted since its folder was read
             yield info_of(head + name, found)
+    except StorageError:
+        raise
     except OSError as error:
         raise translate(error, "list_dir", path, reading=True) from error
     finally:
@@ -360,6 +372,7 @@ def folders_under(os_: OS, base: Folder) -> Iterator[tuple[str, Folder, list[str
             fd = os_.open_beneath(base.fd, rel[:-1] or ".", READ_FOLDER, links=False)
         except (FileNotFoundError, NotADirectoryError):
             continue
+        check("list", rel)
         with Folder(os_, fd) as folder:
             names = names_in(os_, fd)
             yield rel, folder, names

@@ -16,7 +16,7 @@ from stat import S_ISLNK, S_ISREG
 
 from .._os import OS, READ_FILE, READ_FOLDER
 from ..core import ObjectInfo
-from ._local_read import Folder, close_quietly, folders_under, info_of, is_temporary
+from ._local_read import Folder, close_quietly, folders_under, info_of, is_temporary, looked
 
 NO_LOCKS = (
     errno.ENOTSUP,
@@ -96,7 +96,7 @@ def empty_folder(os_: OS, base: Folder) -> None:
     found = []
     for rel, folder, names in folders_under(os_, base):
         found.append(rel)
-        for name in names:
+        for name in looked(names, rel):
             if name[-1] != "/":
                 try:
                     os_.unlink(name, dir_fd=folder.fd)

@@ -27,6 +27,7 @@ from .._os import (
     READ_FOLDER,
     current_umask,
 )
+from ..cancellation import check
 from ..core import ObjectInfo, WriteOptions
 from ..errors import AlreadyExists, BackendUnavailable, InvalidPath, OutcomeUnknown, StorageError
 from ._base import is_folder_error
@@ -127,12 +128,13 @@ def copy_all(os_: OS, source: int, target: int) -> None:
     """Copy from where ``source`` stands to its end, inside the kernel where that works."""
     in_kernel = getattr(os_, "copy_file_range", None)
     try:
-        while in_kernel is not None and in_kernel(source, target, 1 << 30):
-            pass
+        while in_kernel is not None and in_kernel(source, target, READ_BLOCK):
+            check("copy")
     except OSError as error:
         if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
             raise
     while block := os_.read(source, READ_BLOCK):  # whatever is left: nothing, as a rule
+        check("copy")
         write_all(os_, target, block)
 
 
@@ -203,6 +205,8 @@ class LocalWriter(WriterBase):
         """Copy the rest of the open file ``source`` into this writer."""
         try:
             copy_all(self._os, source, self._fd)
+        except StorageError:
+            raise
         except OSError as error:
             raise translate(error, self._op, self._path) from error
 

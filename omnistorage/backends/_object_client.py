@@ -7,7 +7,7 @@ Imports floor 0 only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -86,6 +86,7 @@ class ObjectClient(Protocol):
     skip: int
 
     def translate(self, error: BaseException) -> StorageError | None: ...
+    def cutter(self) -> Callable[[], None]: ...  # what breaks off, from any thread, this thread's next request
     def close(self) -> None: ...
 
     def get(self, key: str, get: Get) -> Body: ...

@@ -16,10 +16,10 @@ from contextvars import Context
 from os import getpid
 from typing import Protocol, TypeVar
 
+from ..cancellation import check
 from ..core import ObjectInfo, ReadOptions
 from ..digests import new_hash
 from ..errors import BackendUnavailable, CorruptData, NotFound, PreconditionFailed, ReaderClosed
-from ..policies import check
 from ..strands import IO
 from ._object_client import Body, Get, ObjectClient
 from ._streams import READ_BLOCK, ReaderBase
@@ -40,7 +40,15 @@ class Source(Protocol):
 
     @property
     def client(self) -> ObjectClient: ...
-    def run(self, op: str, path: str, call: Callable[[], T], *, idempotent: bool = True) -> T: ...
+    def run(
+        self,
+        op: str,
+        path: str,
+        call: Callable[[], T],
+        *,
+        idempotent: bool = True,
+        cut: Callable[[], object] | None = None,
+    ) -> T: ...
     def throttle(self, size: int) -> None: ...
 
 
@@ -76,7 +84,13 @@ class RangeReader(ReaderBase):
         # Charged before the next read: what is charged may raise, and then nothing is in hand that would be lost.
         self._store.throttle(self._owed)
         self._owed = 0
-        data = self._store.run("read", self._info.path, lambda: self._attempt(size))
+        request = self._store.client.cutter()
+
+        def cut() -> None:
+            body = self._body
+            request() if body is None else body.interrupt()
+
+        data = self._store.run("read", self._info.path, lambda: self._attempt(size), cut=cut)
         self._owed = len(data)
         self.at += len(data)
         return data

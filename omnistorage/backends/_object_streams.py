@@ -9,12 +9,12 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Callable, Mapping
-from contextvars import Context
 from typing import Any, Protocol, TypeVar
 
 from ..core import ObjectInfo, WriteOptions
 from ..errors import (
     AlreadyExists,
+    Cancelled,
     CapabilityNotSupported,
     NotFound,
     OutcomeUnknown,
@@ -22,6 +22,7 @@ from ..errors import (
     StorageError,
     WriterClosed,
 )
+from ..in_flight import taking_back
 from ..strands import IO, wait_for
 from ._object_client import ObjectClient, Put, Upload
 from ._object_readers import Source
@@ -293,10 +294,13 @@ class ObjectWriter(WriterBase):
             self._store.live(parts.upload, False)
             return
         try:
-            # In a context of its own: what was cancelled or came too late must still be taken back.
-            Context().run(self._store.run, "abort", self._path, lambda: self._store.client.abort_upload(parts.upload))
+            client = self._store.client
+            taking_back(lambda: self._store.run("abort", self._path, lambda: client.abort_upload(parts.upload)))
         except NotFound:
             pass
+        except Cancelled:
+            self._store.abandon(parts)
+            return
         finally:
             self._store.live(parts.upload, False)
 
@@ -333,7 +337,7 @@ def conclude(
             return request()
         except Exception as error:
             ours = error if isinstance(error, StorageError) else store.client.translate(error)
-            if ours is not None and ours.transient:
+            if ours is not None and (ours.transient or isinstance(ours, Cancelled)):
                 tried.append(ours)
                 if ours.retry_after is None:
                     lost.append(ours)

@@ -25,6 +25,7 @@ from ..errors import (
     PreconditionFailed,
     StorageError,
 )
+from ..in_flight import watched
 from ..paths import check_key, sort_key, suffixes
 from ..policies import RequestPolicy
 from ..strands import IO, wait_for
@@ -92,8 +93,17 @@ class ObjectBackend(BackendBase):
                     self._made = self._make_client()
         return self._made
 
-    def run(self, op: str, path: str, call: Callable[[], T], *, idempotent: bool = True) -> T:
-        """Send a request through the policy; native errors become ours, with ``path``."""
+    def run(
+        self,
+        op: str,
+        path: str,
+        call: Callable[[], T],
+        *,
+        idempotent: bool = True,
+        cut: Callable[[], object] | None = None,
+    ) -> T:
+        """Send a request through the policy; native errors become ours, with ``path``. ``cut`` ends it when its time
+        is over, where it is more than a request."""
         client = self.client
         if self._abandoned and op != "abort":
             self._abort_abandoned()
@@ -102,7 +112,7 @@ class ObjectBackend(BackendBase):
             with translating(op, path, client.translate):
                 return call()
 
-        return self._policy.run(op, attempt, path=path, idempotent=idempotent)
+        return self._policy.run(op, attempt, path=path, idempotent=idempotent, cut=cut or client.cutter())
 
     def throttle(self, size: int) -> None:
         self._policy.throttle(size)
@@ -126,7 +136,7 @@ class ObjectBackend(BackendBase):
             parts.settle()
             client, upload = self.client, parts.upload
             try:  # once: this is somebody else's call
-                with translating("abort", upload.key, client.translate):
+                with watched(client.cutter()), translating("abort", upload.key, client.translate):
                     client.abort_upload(upload)
             except StorageError:
                 pass  # StaleUploads finds it

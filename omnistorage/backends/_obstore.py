@@ -24,6 +24,7 @@ from ..errors import (
     PermissionDenied,
     StorageError,
 )
+from ..in_flight import abandonable
 from ._object_client import Body, Get, Put
 from ._obstore_bodies import Streamed, Whole
 
@@ -139,6 +140,9 @@ class Obstore:
 
     def get(self, key: str, get: Get) -> Body | None:
         """None: the SDK must be asked."""
+        return abandonable(lambda: self._get(key, get))
+
+    def _get(self, key: str, get: Get) -> Body | None:
         options: dict[str, Any] = {}
         if get.range is not None:
             options["range"] = {"offset": get.start} if get.end is None else (get.start, get.end)
@@ -174,7 +178,9 @@ class Obstore:
         mode: Any = "overwrite"
         if put.conditional:
             mode = "create" if put.create else {self.field: self._quoted(put.if_match or "")}
-        told = self._obstore.put(self._store, key, data, attributes=attributes, mode=mode, use_multipart=False)
+        told = abandonable(
+            lambda: self._obstore.put(self._store, key, data, attributes=attributes, mode=mode, use_multipart=False)
+        )
         if (etag := self._etag(told)) is None:  # the next try is the SDK's, which goes nowhere else
             raise BackendUnavailable("the answer to the write does not look like the store's", backend=backend)
         return ObjectInfo(key[self._skip :], len(data), None, "file", etag, told["version"])

@@ -6,7 +6,8 @@ import threading
 from typing import Any
 
 from ..core import ObjectInfo
-from ..strands import IO, wait_for
+from ..in_flight import run_aside
+from ..strands import wait_for
 
 CHUNK = 1 << 20
 
@@ -34,8 +35,7 @@ class Whole:
 
 
 class Streamed:
-    """A body on its way. Its next piece is waited for on a thread of the pool, as nothing else could end the waiting:
-    ``spawn`` runs it at once or not at all, so no thread of the pool waits for one that waits."""
+    """A body on its way. Its next piece is waited for on another thread, as nothing else could end the waiting."""
 
     digest: tuple[str, str] | None = None
 
@@ -65,8 +65,7 @@ class Streamed:
             with changed:
                 changed.notify_all()
 
-        if not IO.spawn(fetch):
-            fetch()
+        run_aside(fetch)
         with changed:
             wait_for(changed, lambda: found or self._stopped)
         if not found:

@@ -6,7 +6,7 @@ Imports floor 0 and ``_object_client``; boto3 only when a client is made.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ from ..errors import BackendUnavailable, NotFound, StorageError
 from ._object_client import Body, Get, Page, Put, Upload
 from ._object_marks import span, understood, unmarked
 from ._s3_errors import NAME, of_code, translate
+from ._s3_sdk import follow_sdk
 
 T = TypeVar("T")
 WRITE_ID = "omnistorage-write-id"
@@ -40,12 +41,16 @@ class S3Client:
     def __init__(self, sdk: Any, bucket: str, skip: int, *, checksums: bool, md5_etags: bool) -> None:
         self.sdk = sdk
         self.skip = skip
+        self._connections = follow_sdk(sdk)
         self._bucket = bucket
         self._mode = {"ChecksumMode": "ENABLED"} if checksums else {}
         self._part = {"ChecksumAlgorithm": "CRC32"} if checksums else {}
         # One of the whole object: no download could be held against a checksum of its parts' checksums.
         self._whole = {"ChecksumType": "FULL_OBJECT"} if checksums else {}
         self._md5_etags = md5_etags
+
+    def cutter(self) -> Callable[[], None]:
+        return self._connections.cutter()
 
     def close(self) -> None:
         self.sdk.close()

@@ -1,4 +1,5 @@
-"""What keeps boto3 from taking its time over small requests. Imports the standard library only."""
+"""What boto3 does not do by itself: small requests at once, and requests that can be ended. Imports shared
+bases only."""
 
 from __future__ import annotations
 
@@ -6,6 +7,8 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from io import SEEK_END, BytesIO
 from typing import Any
+
+from ._connections import Connections
 
 _SHORT = 1 << 20
 
@@ -32,3 +35,11 @@ def send_at_once(params: dict[str, Any], **_: Any) -> None:
         body.seek(0)
         if size <= _SHORT:
             params["headers"].pop("Expect", None)
+
+
+def follow_sdk(sdk: Any) -> Connections:
+    """The connections of a boto3 client, each of which can be ended from another thread."""
+    connections, session = Connections(), sdk._endpoint.http_session
+    pools = connections.followed(session._pool_classes_by_scheme, {})
+    session._pool_classes_by_scheme = session._manager.pool_classes_by_scheme = pools
+    return connections

@@ -14,7 +14,8 @@ from importlib import import_module
 from typing import Any, BinaryIO
 from urllib.parse import quote
 
-from ..errors import CapabilityNotSupported, ConfigError, MissingExtra, StorageError
+from ..errors import Cancelled, CapabilityNotSupported, ConfigError, MissingExtra, StorageError
+from ..in_flight import abandonable, run_aside
 from ..secret import mask_url
 from ..strands import IO, Ahead
 from ._serializers import BATCH_ROWS, ArrowSerializer, TableStream, arrow, check_distinct
@@ -44,7 +45,7 @@ class ADBCSerializer(ArrowSerializer):
         sqlite = family == "sqlite"
         place = f"file:{_file_of(result)}?mode=ro" if sqlite else result.database.url_with_password("postgresql")
         text, values = result.positional("qmark" if sqlite else "numeric_dollar")
-        table = _native(result, lambda: _ADBCTable(result, driver, place, text, values))
+        table = _opened(result, lambda: _ADBCTable(result, driver, place, text, values))
         return _stream(table, format, self)
 
 
@@ -74,7 +75,7 @@ class ConnectorXSerializer(ArrowSerializer):
         def read() -> Any:
             return self._client.read_sql(place, text, return_type="arrow_stream", batch_size=_FIRST_ROWS)
 
-        table = _native(result, lambda: NativeTable(result, read()))
+        table = _opened(result, lambda: NativeTable(result, read()))
         return _stream(table, format, self)
 
 
@@ -87,6 +88,7 @@ class NativeTable:
     def __init__(self, result: Any, reader: Any) -> None:
         self._result, self._reader = result, reader
         self._step = threading.Lock()
+        self._is_left = False
         self._ahead = Ahead(IO, self._next, _AHEAD)
         self.schema = result.schema
         names = list(reader.schema.names)
@@ -101,7 +103,12 @@ class NativeTable:
 
     def _pulled(self) -> Any:
         try:
-            return self._ahead.next()
+            return abandonable(self._ahead.next)
+        except Cancelled:  # the client may be at work as long as it likes
+            self._is_left = True
+            run_aside(self.interrupt)
+            run_aside(self._end_at_last)
+            raise
         except BaseException:
             self.close()  # now: who closes the client's objects in another order hears of it
             raise
@@ -118,6 +125,10 @@ class NativeTable:
 
     def close(self) -> None:
         """The reader goes with the last reference to it, once a batch under way is there."""
+        if not self._is_left:
+            self._end_at_last()
+
+    def _end_at_last(self) -> None:
         self._ahead.cancel()
         with self._step:
             self._reader = None
@@ -204,6 +215,12 @@ def _stream(table: NativeTable, format: str, serializer: ArrowSerializer) -> Bin
     except BaseException:
         table.close()
         raise
+
+
+def _opened(result: Any, make: Callable[[], NativeTable]) -> NativeTable:
+    """The table that ``make`` gives, once the client has an answer."""
+    table: NativeTable = abandonable(lambda: _native(result, make), NativeTable.close)
+    return table
 
 
 def _file_of(result: Any) -> str:

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from os import getpid
 
+from ..cancellation import check
 from ..errors import BackendClosed
-from ..policies import check
+from ..in_flight import abandonable
 from ._sftp_connect import Link
 from ._sftp_settings import NAME, Settings
 from ._sftp_wire import POLL
@@ -54,7 +55,7 @@ class Pool:
             check()
         link = None
         try:
-            link = Link(self._settings)
+            link = abandonable(lambda: Link(self._settings), Link.close)
             return link
         finally:
             with self._state:

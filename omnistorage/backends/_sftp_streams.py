@@ -15,9 +15,10 @@ from stat import S_ISREG
 from struct import Struct
 from typing import TYPE_CHECKING
 
+from ..cancellation import check
 from ..core import ObjectInfo, ReadOptions, WriteOptions
 from ..errors import ConfigError, CorruptData, OutcomeUnknown, StorageError
-from ..policies import RequestPolicy, check
+from ..policies import RequestPolicy
 from ._base import translating
 from ._sftp_connect import Link
 from ._sftp_settings import NAME as BACKEND

@@ -18,7 +18,7 @@ from struct import Struct
 from struct import error as StructError
 from typing import Any, NamedTuple
 
-from ..policies import check
+from ..cancellation import check, is_over
 
 INIT, VERSION, OPEN, CLOSE, READ, WRITE, LSTAT, FSTAT, SETSTAT, FSETSTAT, OPENDIR, READDIR = range(1, 13)
 REMOVE, MKDIR, RMDIR, REALPATH, STAT, RENAME, READLINK, SYMLINK = range(13, 21)
@@ -218,8 +218,9 @@ class Session:
                 moved = time.monotonic()
             except TimeoutError:
                 late = time.monotonic() - moved > self._timeout
-                if late or (stop is not None and stop()):
+                if late or is_over() or (stop is not None and stop()):
                     self.fail("the server takes no more" if late else "a request was broken off")
+                    check()
                     raise self._again() from None
             except (OSError, EOFError) as error:
                 self.fail("the connection was closed")

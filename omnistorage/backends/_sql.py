@@ -12,15 +12,16 @@ from __future__ import annotations
 import os.path
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cached_property, partial
 from os import getpid
 from typing import Any, TypeVar
 
+from ..cancellation import is_limited
 from ..errors import (
     BackendClosed,
     BackendUnavailable,
+    Cancelled,
     ConfigError,
     CorruptData,
     InvalidPath,
@@ -30,9 +31,11 @@ from ..errors import (
     PermissionDenied,
     StorageError,
 )
+from ..in_flight import abandonable, watched
 from ..policies import RequestPolicy
 from ..secret import Secret, mask, mask_url, reveal
 from ._sql_dialects import CHARSET, DIALECTS, DRIVERS, EXTRAS, Dialect
+from ._sql_link import Link
 
 T = TypeVar("T")
 IDLE = 16  # connections kept open between calls
@@ -43,64 +46,6 @@ _FORSAKEN: list[Any] = []
 
 class Lost(BackendUnavailable):
     """The connection broke while a statement was under way: it may have been done."""
-
-
-class Link:
-    """One connection with one cursor, used by one thread at a time."""
-
-    __slots__ = ("_dialect", "_lend", "connection", "cursor", "execute", "fetch")
-
-    def __init__(self, lend: Any, connection: Any, dialect: Dialect) -> None:
-        self._lend = lend  # sqlalchemy's handle on the connection
-        self._dialect = dialect
-        self.connection = connection
-        self.cursor = dialect.cursor(connection)
-        self.execute: Callable[..., Any] = self.cursor.execute
-        self.fetch: Callable[[], Any] = self.cursor.fetchone
-
-    def one(self, statement: str, values: tuple[Any, ...] = ()) -> Any:
-        """The first row, or None."""
-        self.execute(statement, values)
-        return self.fetch()
-
-    def all(self, statement: str, values: tuple[Any, ...] = ()) -> list[Any]:
-        self.execute(statement, values)
-        rows: list[Any] = self.cursor.fetchall()
-        return rows
-
-    def change(self, statement: str, values: tuple[Any, ...] = ()) -> int:
-        """How many rows the statement changed."""
-        self.execute(statement, values)
-        count: int = self.cursor.rowcount
-        return count
-
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """All or nothing of what is executed in the block."""
-        for statement in self._dialect.begin:
-            self.execute(statement)
-        try:
-            yield
-            self.execute("COMMIT")
-        except BaseException:
-            try:
-                self.execute("ROLLBACK")
-            except Exception:  # noqa: S110  (the first error is the one to tell; a broken link is thrown away)
-                pass
-            raise
-
-    def cancel(self) -> None:
-        """From another thread: end what is under way."""
-        try:
-            self._dialect.cancel(self.connection)
-        except Exception:  # noqa: S110  (it ended by itself)
-            pass
-
-    def close(self, *, broken: bool = False) -> None:
-        try:
-            self._lend.invalidate() if broken else self._lend.close()
-        except Exception:  # noqa: S110  (nothing is lost with a connection that cannot even be closed)
-            pass
 
 
 def sqlalchemy() -> Any:
@@ -135,6 +80,10 @@ def is_memory(url: Any) -> bool:
     """Whether a SQLite URL means a database in memory."""
     name = url.database or ""
     return name in ("", ":memory:") or (name.startswith("file:") and "mode=memory" in f"{name}{dict(url.query)}")
+
+
+def _invalidate(lend: Any) -> None:
+    lend.invalidate()
 
 
 class Database:
@@ -239,10 +188,11 @@ class Database:
 
     def engine(self) -> Any:
         """The engine, made when first needed."""
-        with self._opening:
-            if self._engine is None:
-                self._engine = self._make_engine()
-            return self._engine
+        if self._engine is None:  # looked at without the lock, too: who sets a connection up on another thread asks
+            with self._opening:
+                if self._engine is None:
+                    self._engine = self._make_engine()
+        return self._engine
 
     def _make_engine(self) -> Any:
         sa = sqlalchemy()
@@ -305,11 +255,11 @@ class Database:
         return link
 
     def _open(self) -> Link:
-        lend = self._engine.raw_connection()
+        lend = abandonable(self._engine.raw_connection, _invalidate)
         try:
             if self.borrowed:
                 self._engine.dialect.set_isolation_level(lend.dbapi_connection, "AUTOCOMMIT")
-            link = Link(lend, lend.dbapi_connection, self.dialect)
+            link = Link(lend, lend.dbapi_connection, self.dialect, self._engine.raw_connection)
             if self.dialect.family == "sqlite" and not self.borrowed:
                 self._tune(link)
         except BaseException:
@@ -319,7 +269,7 @@ class Database:
 
     def _tune(self, link: Link) -> None:
         try:
-            link.one("PRAGMA journal_mode=WAL")
+            self.limited(link, lambda: link.one("PRAGMA journal_mode=WAL"))
             link.execute("PRAGMA synchronous=NORMAL")
         except Exception as error:
             if self.dialect.verdict(error) != "denied":  # a database that can only be read stays as it is
@@ -329,8 +279,8 @@ class Database:
         try:
             with self._opening:
                 if not self._ready:
-                    self.dialect.check_session(link)
-                    self.setup(link)
+                    self.limited(link, lambda: self.dialect.check_session(link))
+                    self.limited(link, lambda: self.setup(link))
                     self._ready = True
                     self._plain = not self.shared and not self.borrowed and not self._closed
         except BaseException:
@@ -388,7 +338,7 @@ class Database:
             nonlocal lost
             try:
                 return self._attempt(op, path, work, lost)
-            except Lost:
+            except (Lost, Cancelled):
                 lost = True
                 raise
 
@@ -417,10 +367,10 @@ class Database:
         try:
             while self.garbage:
                 self.tidy(link, self.garbage.popleft())
-            result = work(link, *given)
+            result = self.limited(link, partial(work, link, *given)) if is_limited() else work(link, *given)
         except StorageError as error:
             self._place(error, op, path)
-            self.give(link)
+            self.throw_away(link) if link.was_cut else self.give(link)
             raise
         except Exception as error:
             ours = self.translated(error, op, path, connection=link.connection)
@@ -437,6 +387,18 @@ class Database:
         else:
             self.give(link)
         return result
+
+    def limited(self, link: Link, call: Callable[[], T]) -> T:
+        """What ``call`` does with ``link``, which is cut off when its time is over. SQLite waits for the lock of
+        another process without hearing of that, so it is left alone."""
+        if self.dialect.family != "sqlite" or self.shared:
+            with watched(link.cut):
+                return call()
+        try:
+            return abandonable(partial(link.alone, call))
+        except Cancelled:
+            link.cut()
+            raise
 
     def _place(self, error: StorageError, op: str, path: str | None) -> None:
         error.op = error.op or op

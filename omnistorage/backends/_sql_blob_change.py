@@ -22,8 +22,8 @@ from ..errors import (
     PreconditionFailed,
     StorageError,
 )
-from ._sql import Link
 from ._sql_blob_table import Table
+from ._sql_link import Link
 
 _ATTEMPTS = 20  # at a row that others keep making and removing
 

@@ -7,8 +7,9 @@ from datetime import datetime
 from typing import Any
 
 from ..errors import ConfigError, NotFound
-from ._sql import Database, Link, sqlalchemy
+from ._sql import Database, sqlalchemy
 from ._sql_blob_table import COLUMNS, Table, check_name
+from ._sql_link import Link
 
 
 def find(database: Database, link: Link, name: str, columns: Mapping[str, str]) -> Table:

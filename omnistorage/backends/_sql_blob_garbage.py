@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ._sql import Link
 from ._sql_blob_table import Table
+from ._sql_link import Link
 
 _STEP = 16  # chunks removed in one transaction
 

@@ -24,12 +24,12 @@ from ..errors import (
     StorageError,
     WriterClosed,
 )
-from ._sql import Link
 from ._sql_blob_change import Publication, as_json, new_token
 from ._sql_blob_check import check_size, digest_check
 from ._sql_blob_garbage import pin
 from ._sql_blob_list import as_time
 from ._sql_blob_table import INLINE
+from ._sql_link import Link
 from ._streams import READ_BLOCK, ReaderBase, WriterBase
 
 _FIRST_FETCH = 64 << 10

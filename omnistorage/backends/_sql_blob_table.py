@@ -24,8 +24,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ..errors import ConfigError
-from ._sql import Link
 from ._sql_dialects import Dialect
+from ._sql_link import Link
 
 INLINE = 1 << 20
 COLUMNS = ("key", "size", "modified_at", "content_type", "digest", "etag", "extra", "blob_id", "data")

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -60,6 +61,14 @@ class Dialect:
 
     def cancel(self, connection: Any) -> None:
         """Make what ``connection`` does in another thread fail soon."""
+
+    def stop(self, connection: Any, connect: Callable[[], Any]) -> None:
+        """Ask the server to do no more of it, which may take its time. ``connect`` makes another connection."""
+        self.cancel(connection)
+
+    def hang_up(self, connection: Any) -> None:
+        """Do so without the server."""
+        self.cancel(connection)
 
     def connect_args(self, driver: str, timeout: float, busy_timeout: float) -> dict[str, Any]:
         """What the driver is told about waiting."""
@@ -165,6 +174,10 @@ class Postgres(Dialect):
     def cancel(self, connection: Any) -> None:
         connection.cancel()
 
+    def hang_up(self, connection: Any) -> None:
+        with socket.fromfd(connection.fileno(), socket.AF_INET, socket.SOCK_STREAM) as twin:
+            twin.shutdown(socket.SHUT_RDWR)
+
     def connect_args(self, driver: str, timeout: float, busy_timeout: float) -> dict[str, Any]:
         if driver not in ("psycopg", "psycopg2"):
             return {}
@@ -234,6 +247,13 @@ class MySQL(Dialect):
             # There is no WHERE here, so what must not be replaced is made an error: a key cannot be NULL.
             changes.insert(0, f"{key} = IF({guard} IS NULL, {key}, NULL)")
         return f" ON DUPLICATE KEY UPDATE {', '.join(changes)}"
+
+    def stop(self, connection: Any, connect: Callable[[], Any]) -> None:
+        other = connect()  # a server that is only hung up on would do the statement when its lock is free
+        try:
+            other.cursor().execute(f"KILL QUERY {int(connection.thread_id())}")
+        finally:
+            other.close()
 
     def cancel(self, connection: Any) -> None:
         sock = getattr(connection, "_sock", None)

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 from ..errors import InvalidPath, NotFound
 from ..paths import check_new
-from ._sql import Link, sqlalchemy
+from ._sql import sqlalchemy
+from ._sql_link import Link
 from ._sql_query_run import QueryDatabase
 
 _SYSTEM = frozenset(

@@ -12,18 +12,20 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import date
-from functools import cached_property
+from functools import cached_property, partial
 from os import getpid
 from typing import Any
 from urllib.parse import quote
 from weakref import WeakKeyDictionary, ref
 
+from ..cancellation import check
 from ..errors import ConfigError, NotFound, ReaderClosed, StorageError
-from ..policies import check
+from ..in_flight import abandonable
 from ..secret import reveal
 from ._computed_keys import Key
 from ._serializers import check_distinct
-from ._sql import _FORSAKEN, Database, Link, is_memory, sqlalchemy
+from ._sql import _FORSAKEN, Database, is_memory, sqlalchemy
+from ._sql_link import Link
 from ._sql_query_text import Query, scanned, with_nulls
 from ._sql_query_types import (
     AS_TEXT,
@@ -50,7 +52,7 @@ class QueryLink(Link):
     __slots__ = ("sql",)
 
     def __init__(self, sql: Any, dialect: Any) -> None:
-        super().__init__(sql, sql.connection.dbapi_connection, dialect)
+        super().__init__(sql, sql.connection.dbapi_connection, dialect, sql.engine.raw_connection)
         self.sql = sql
 
 
@@ -72,7 +74,7 @@ class QueryDatabase(Database):
             self._url = found
 
     def _open(self) -> QueryLink:
-        sql = self.engine().connect()
+        sql = abandonable(self.engine().connect, lambda late: late.invalidate())
         try:
             if self.dialect.family == "postgresql":
                 sql.execution_options(isolation_level="READ COMMITTED", postgresql_readonly=True)
@@ -293,7 +295,7 @@ class QueryResult:
         try:
             link = self.database.lend()
             with self.database.guard:
-                self._execute(link)
+                self.database.limited(link, partial(self._execute, link))
         except BaseException as error:
             ours = self._ours(error, link, "open_reader") if isinstance(error, Exception) else None
             if link is not None:
@@ -353,8 +355,9 @@ class QueryResult:
         if self._ended:
             return ()
         try:
+            assert self._link is not None
             with self.database.guard:
-                found: Sequence[Any] = self._next(self._rows, count)
+                found = self.database.limited(self._link, lambda: self._next(self._rows, count))
         except BaseException as error:
             ours = self._ours(error, self._link, "read") if isinstance(error, Exception) else None
             if ours is not None and self._interrupted:

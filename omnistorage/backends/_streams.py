@@ -13,6 +13,7 @@ from collections.abc import Callable
 from os import getpid
 
 from .._context import Closes, Publishes
+from ..cancellation import check, is_limited
 from ..core import Data, ObjectInfo, ReadOptions, WriteOptions
 from ..digests import new_hash
 from ..errors import (
@@ -73,7 +74,7 @@ class ReaderBase(Closes):
             try:
                 with self._lock:
                     if size and not self._closed:
-                        data = self._read(size) if size > 0 else self._read_all()
+                        data = self._looked(size)
             except BaseException:
                 if self._closed:  # whoever closed it found the lock taken
                     self._finish()
@@ -83,8 +84,15 @@ class ReaderBase(Closes):
         self._finish()
         raise ReaderClosed("the reader is closed", path=self._info.path, op="read")
 
+    def _looked(self, size: int) -> bytes:
+        """Read, unless it is time to stop. What no request can cut off comes in pieces, with a look between two."""
+        check("read", self._info.path)
+        if self.instant and is_limited():
+            return self._read(min(size, READ_BLOCK)) if size > 0 else ReaderBase._read_all(self)
+        return self._read(size) if size > 0 else self._read_all()
+
     def _read_all(self) -> bytes:
-        return b"".join(iter(lambda: self._read(READ_BLOCK), b""))
+        return b"".join(iter(lambda: self._looked(READ_BLOCK), b""))
 
     def close(self) -> None:
         self._closed = True
@@ -163,7 +171,13 @@ class WriterBase(Publishes):
             view: bytes | memoryview = data if type(data) is bytes else memoryview(data).cast("B")
             if self._state != "open":
                 raise WriterClosed("the writer is prepared and takes no more", path=self._path, op="write")
-            self._write(view)
+            if self.instant and is_limited() and len(view) > READ_BLOCK:
+                for at in range(0, len(view), READ_BLOCK):
+                    check("write", self._path)
+                    self._write(view[at : at + READ_BLOCK])
+            else:
+                check("write", self._path)
+                self._write(view)
             for digest in self._digests.values():
                 digest.update(view)
             self._written += len(view)
@@ -263,6 +277,7 @@ class WriterBase(Publishes):
         self._prepare_once()
         if self._abort_asked:
             return
+        check("close", self._path)  # what comes after a system call that nothing ends, such as fsync, is not published
         self.result = self._publish()
         self._state = "closed"
 

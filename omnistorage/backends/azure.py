@@ -10,12 +10,12 @@ bytes is one Put Blob; a longer one goes as blocks, ``concurrency`` on their way
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextvars import Context
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from urllib.parse import SplitResult, unquote
 
+from ..cancellation import pause
 from ..core import CopyOptions, ListOptions, ObjectInfo, Reader, ReadOptions, WriteOptions
 from ..errors import (
     AlreadyExists,
@@ -26,8 +26,9 @@ from ..errors import (
     PreconditionFailed,
     StorageError,
 )
+from ..in_flight import taking_back
 from ..paths import check_key, suffixes
-from ..policies import RequestPolicy, pause
+from ..policies import RequestPolicy
 from ..secret import Secret
 from ._azure_account import NAME, SIGNED, SUFFIX, account_of, blob_url, check_sendable, features_of, root_url
 from ._azure_client import EXTRA, AzureClient, check_headers
@@ -342,7 +343,7 @@ class AzureBackend(ObjectBackend):
                 pause(delay, self._policy.clock, op, dst)
                 delay = min(2 * delay, 5.0)
         except BaseException:
-            Context().run(self._take_back, dst, key, copy_id)  # what was cancelled must still be taken back
+            taking_back(lambda: self._take_back(dst, key, copy_id))
             raise
 
     def _take_back(self, dst: str, key: str, copy_id: str) -> None:

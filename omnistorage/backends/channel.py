@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Literal, NoReturn
 
+from ..cancellation import Waiter, wait
 from ..core import Features, ListOptions, ObjectInfo, ReadOptions, WriteOptions
 from ..errors import AlreadyExists, BackendClosed, BackendUnavailable, ConfigError, CorruptData, NotFound, WriterClosed
 from ..paths import is_under, sort_key
-from ..policies import Waiter, wait
 from ._base import BackendBase
 from ._streams import ReaderBase, WriterBase, check_conditions
 

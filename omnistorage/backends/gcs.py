@@ -31,6 +31,7 @@ from ..paths import check_key, check_new
 from ..policies import RequestPolicy
 from ..secret import Secret
 from ._base import checked_prefix
+from ._connections import Connections
 from ._gcs_client import EXTRA, QUANTUM, GCSClient
 from ._gcs_errors import NAME, NO_BUCKET, is_bucket_missing, translate
 from ._gcs_marks import checker
@@ -177,7 +178,9 @@ class GCSBackend(ObjectBackend):
             credentials = self._credentials()
             # Nothing can be refreshed for nobody: trying to would leave the refused answer open.
             session = Session() if isinstance(credentials, AnonymousCredentials) else AuthorizedSession(credentials)
+            connections = Connections()
             pool = HTTPAdapter(pool_connections=4, pool_maxsize=max(32, 2 * self.concurrency), max_retries=0)
+            connections.follow_adapter(pool)
             session.mount("https://", pool)
             session.mount("http://", pool)
             session.hooks["response"].append(checker(ids=self._vendor.ids, bodies=self._vendor.bodies))
@@ -197,8 +200,9 @@ class GCSBackend(ObjectBackend):
             raise ours from error
         where = sdk, session, self.bucket, len(self._prefix)
         told = {
-            "endpoint": endpoint, "timeout": (o["connect_timeout"], o["read_timeout"]), "checksums": o["checksums"],
-            "xml": self._vendor.xml, "resumes": self._vendor.resumes, "batches": self._vendor.batches,
+            "connections": connections, "endpoint": endpoint, "timeout": (o["connect_timeout"], o["read_timeout"]),
+            "checksums": o["checksums"], "xml": self._vendor.xml, "resumes": self._vendor.resumes,
+            "batches": self._vendor.batches,
         }  # fmt: skip
         if takes_over(o["client"], endpoint, xml=self._vendor.xml, checksums=o["checksums"]):
             return ObstoreGCSClient(*where, credentials=credentials, **told)

@@ -470,6 +470,8 @@ class LocalBackend(LocalPowers):
             ):
                 empty_folder(os_, base)
                 os_.rmdir(leaf, dir_fd=folder.fd)
+        except StorageError:
+            raise
         except OSError as error:
             raise translate(error, "purge", path, reading=True) from error
 

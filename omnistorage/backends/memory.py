@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, NoReturn
 
 from .._option_checks import check_metadata, check_time
+from ..cancellation import check
 from ..core import (
     WRITE,
     CopyOptions,
@@ -136,6 +137,8 @@ class MemoryBackend(BackendBase):
         if options.start_after is not None:
             start = max(start, bisect_right(order, sort_key(options.start_after), key=sort_key))
         for at in range(start, len(order)):
+            if not at & 255:
+                check("list", prefix)
             if not is_under(order[at], prefix):
                 return
             found = self._objects.get(order[at])

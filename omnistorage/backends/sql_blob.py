@@ -35,7 +35,7 @@ from ..paths import check_key, check_prefix, is_under
 from ..policies import RequestPolicy
 from ..secret import Secret
 from ._base import BackendBase
-from ._sql import Database, Link
+from ._sql import Database
 from ._sql_blob_change import Transfer, as_json, delete, new_token
 from ._sql_blob_check import check_size
 from ._sql_blob_existing import find
@@ -51,6 +51,7 @@ from ._sql_blob_list import (
 )
 from ._sql_blob_streams import BlobWriter, ChunkReader, ColumnReader, ColumnWriter, InlineReader
 from ._sql_blob_table import COLUMNS, INLINE, Table, check_name
+from ._sql_link import Link
 from ._streams import WriterBase, check_conditions
 
 T = TypeVar("T")

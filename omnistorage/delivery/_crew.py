@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from threading import Condition, Thread
 
-from ..policies import Waiter, wait
+from ..cancellation import Waiter, wait
 from ..strands import IO, wait_for
 
 

@@ -21,6 +21,7 @@ from os import PathLike
 from typing import Any, NamedTuple
 
 from .. import ops
+from ..cancellation import pause
 from ..core import Backend, BulkDelete, ExtendedBackend, ObjectInfo, StaleUploads, WriteOptions, as_extended, power
 from ..errors import (
     AlreadyExists,
@@ -35,7 +36,6 @@ from ..errors import (
     StorageError,
 )
 from ..paths import check_new, join, parent
-from ..policies import pause
 from ..registry import locate
 from ._verified import store_bytes
 

@@ -11,8 +11,8 @@ from operator import itemgetter
 from typing import Any
 
 from ..bad_records import BadRecords
+from ..cancellation import Waiter
 from ..errors import ConfigError, RecordError, StorageError
-from ..policies import Waiter
 from ._plan import Plan
 from ._roller import Hooks, Roller
 from ._spool_entries import STAMP, Entries

@@ -11,7 +11,7 @@ import weakref
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 
-from .. import policies
+from .. import cancellation
 from ..errors import Cancelled, CorruptData, DeadlineExceeded, WriterClosed
 from ..strands import forks
 from ._crew import beside
@@ -214,7 +214,7 @@ class Roller(Intake):
         with _beginning:
             ended, first = self._ended, self._ended is None and self._state == "open"
             if first:
-                self._wake, ended = policies.Waiter(), Future()
+                self._wake, ended = cancellation.Waiter(), Future()
                 self._ended, self._state = ended, "drained"
         if ended is None:
             return self.close()
@@ -235,7 +235,7 @@ class Roller(Intake):
             except RuntimeError:  # a dying interpreter starts no threads
                 self._finish(ended)
             while not ended.done() and self._timer.now() < self._until:
-                policies.wait(self._wake, op="drain")
+                cancellation.wait(self._wake, op="drain")
                 self._wake.clear()
         except Cancelled:
             pass

@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .. import policies
+from .. import cancellation
 from ..errors import ConfigError, CorruptData, NotFound, StorageError, WriterClosed
 from ..segments import ENTRY_HEAD, Cursor, Damage, SegmentLog
 from ._crew import CREW, Crew
@@ -75,7 +75,7 @@ class Folder:
         self._due = _NEVER  # when the next tick comes
         self._settle_down()
         self._told: str | None = None  # what the log was last told of
-        self._rooms: set[policies.Waiter] = set()
+        self._rooms: set[cancellation.Waiter] = set()
         settings: dict[str, Any] = {} if spool._os is None else {"_os": spool._os}
         assert spool.segment_bytes is not None
         self._log = SegmentLog(
@@ -355,7 +355,7 @@ class Folder:
                 self.check()
 
     def _wait_for_room(self, lacks: Callable[[], bool] = lambda: True) -> None:
-        room = policies.Waiter()
+        room = cancellation.Waiter()
         self._rooms.add(room)
         try:
             if not self._shut and lacks():

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
-from .. import policies
+from .. import cancellation
 from ..errors import Cancelled, ConfigError, CorruptData, RecordError, StorageError, WriterClosed
 from ..segments import ENTRY_HEAD
 from ..stages import BATCH_RECORDS
@@ -333,7 +333,7 @@ class Spooled:
     @contextmanager
     def _watching(self, until: float | None = None) -> Iterator[Callable[[], None]]:
         """``with ... as changed``: ``changed()`` waits until something may have."""
-        waiter = policies.Waiter()
+        waiter = cancellation.Waiter()
         self._drain.watchers.add(waiter)
         if until is not None:
             self._plan.timer.at(until, waiter.set)

@@ -8,7 +8,7 @@ import logging
 import threading
 from collections.abc import Callable
 
-from ..policies import CLOCK, Clock, Waiter
+from ..cancellation import CLOCK, Clock, Waiter
 from ..strands import forks
 
 

@@ -16,8 +16,8 @@ from itertools import product
 from types import FrameType
 from typing import Any, ClassVar
 
+from ..cancellation import CLOCK, Clock, Waiter
 from ..errors import ConfigError
-from ..policies import CLOCK, Clock, Waiter
 from ..strands import forks
 from ._settings import Seconds, seconds
 

@@ -17,9 +17,10 @@ from itertools import islice
 from os import PathLike
 from typing import Any
 
+from ..cancellation import CLOCK
 from ..core import Backend
 from ..errors import ConfigError, DeadlineExceeded, RecordError, StorageError, WriterClosed
-from ..policies import CLOCK, Backoff
+from ..policies import Backoff
 from ..strands import forks, wait_for
 from ._log_report import Shipped as Shipped
 from ._log_report import shortened

@@ -10,11 +10,11 @@ from queue import SimpleQueue
 from typing import Generic, TypeVar
 
 from .. import ops
+from ..cancellation import CancelScope, Waiter, wait
 from ..core import ExtendedBackend, ObjectInfo, ReadOptions
 from ..digests import new_hash
 from ..errors import BackendUnavailable, CorruptData, InvalidPath, NotFound, OutcomeUnknown
 from ..paths import check_key
-from ..policies import CancelScope, Waiter, wait
 from ._crew import CREW, Crew, Turn
 from .tiers import Place, named, told
 

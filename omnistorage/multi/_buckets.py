@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from itertools import combinations
 
 from .._same_bucket import differ_by_host_alone, overlap
+from ..cancellation import Clock
 from ..core import ExtendedBackend
 from ..errors import ConfigError, StorageError
-from ..policies import Clock
 
 _LOG = logging.getLogger(__name__)
 _AGAIN = 60.0

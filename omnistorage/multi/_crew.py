@@ -6,8 +6,9 @@ from collections.abc import Callable
 from contextvars import copy_context
 from threading import Thread
 
+from ..cancellation import CLOCK, Clock, Waiter, wait
 from ..errors import BackendUnavailable
-from ..policies import CLOCK, Clock, RequestPolicy, Waiter, wait
+from ..policies import RequestPolicy
 from ..strands import IO, forks
 
 MOST_STUCK = 4

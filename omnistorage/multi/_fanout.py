@@ -12,9 +12,10 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from .. import ops
 from .._context import Publishes
+from ..cancellation import Waiter
 from ..core import WRITE, Data, ObjectInfo, WriteOptions
 from ..errors import AlreadyExists, ConfigError, CorruptData, MultiError, PreconditionFailed, WriterClosed
-from ..policies import Quorum, Waiter
+from ..policies import Quorum
 from ..strands import forks
 from ._crew import CREW, Crew, Stuck
 from ._feeds import Feed, one_reason, unsure_of

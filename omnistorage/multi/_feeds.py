@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
+from ..cancellation import CancelScope, Waiter
 from ..core import ObjectInfo, WriteOptions, Writer
 from ..errors import (
     AlreadyExists,
@@ -23,7 +24,6 @@ from ..errors import (
     PreconditionFailed,
     StorageError,
 )
-from ..policies import CancelScope, Waiter
 from ._crew import Crew, Stuck, Turn
 from ._roots import RootUnavailable
 from .outcomes import Outcome, State

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from .. import ops
+from ..cancellation import check
 from ..core import Backend, ObjectInfo
 from ..errors import AlreadyExists, ConfigError, MultiError, PreconditionFailed, StorageError
 from ..paths import is_under
-from ..policies import check
 from ..strands import forks
 from ._asking import ask_all
 from ._buckets import SameBuckets

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from .. import ops
+from ..cancellation import CLOCK, CancelScope, Clock
 from ..core import Reader, ReadOptions
 from ..digests import new_hash
 from ..errors import StorageError
-from ..policies import CLOCK, CancelScope, Clock
 from ._asking import MISSES
 from ._streams import SkippingReader, TierReader, WatchedReader
 from .outcomes import Difference, ShadowStats

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from .. import ops
+from ..cancellation import CLOCK, Clock
 from ..core import Backend
 from ..errors import ConfigError
-from ..policies import CLOCK, Clock
 from ..registry import open_backend
 from ..wrappers import Cache, Encrypt, Event, Observe
 from .store import Store

@@ -19,9 +19,9 @@ from datetime import UTC, datetime, timedelta
 from typing import IO, Any
 
 from .. import ops
+from ..cancellation import CLOCK, Clock
 from ..core import ObjectInfo, WriteOptions
 from ..errors import AlreadyExists, CorruptData, NotFound, PreconditionFailed, StorageError
-from ..policies import CLOCK, Clock
 from .places import Side
 
 VERSION = 1

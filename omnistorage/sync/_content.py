@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from typing import Literal
 
+from ..cancellation import check
 from ..core import ObjectInfo
 from ..digests import new_hash
-from ..policies import check
 from .places import Side
 
 EQUAL = "equal"

@@ -7,7 +7,7 @@ from concurrent.futures import Executor, Future
 from contextvars import copy_context
 from typing import TypeVar
 
-from ..policies import CancelScope
+from ..cancellation import CancelScope
 
 T = TypeVar("T")
 

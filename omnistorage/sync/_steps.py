@@ -9,6 +9,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from .. import ops
+from ..cancellation import check
 from ..core import (
     CopyOptions,
     ObjectInfo,
@@ -18,7 +19,6 @@ from ..core import (
 )
 from ..errors import AlreadyExists, CapabilityNotSupported, NotFound, PreconditionFailed, StorageError
 from ..paths import parent
-from ..policies import check
 from ._blame import WRITES, blamed
 from ._kept_times import exact_time, for_store, kept_time
 from .actions import Action

@@ -16,9 +16,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from .. import ops
+from ..cancellation import CLOCK, Clock
 from ..core import ObjectInfo
 from ..errors import ConfigError, CorruptData, NotFound, StorageError, SyncError
-from ..policies import CLOCK, Backoff, Clock
+from ..policies import Backoff
 from ._bisync_merge import COPY, DELETE, KEEP, LATE, NAMES, SETTLE, Decisions, Step, entries_of, merged, precision_of
 from ._bisync_report import BisyncReport
 from ._bisync_state import Lock, Rows, StateFolder

@@ -13,9 +13,10 @@ from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
 
+from ..cancellation import CLOCK, CancelScope, Clock
 from ..core import ObjectInfo
 from ..errors import Cancelled, DirectoryNotEmpty, NotFound, PermissionDenied, StorageError, SyncError
-from ..policies import CLOCK, Backoff, CancelScope, Clock, TokenBucket
+from ..policies import Backoff, TokenBucket
 from ._pace import Pace
 from .actions import ERRORS, TRANSFERS, Action, Spool
 from .events import Event, EventKind, Events, Listener

@@ -7,8 +7,9 @@ import threading
 from collections.abc import Callable
 from datetime import datetime
 
+from ..cancellation import CLOCK, Clock
 from ..errors import ConfigError
-from ..policies import CLOCK, Clock, TokenBucket
+from ..policies import TokenBucket
 from ._bounds import parse_size
 
 BLOCK = 1 << 20

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from .. import ops
 from .._option_checks import check_metadata
 from .._transfer import Digests, verify
+from ..cancellation import CLOCK, Clock, check, pause
 from ..core import (
     READ,
     CopyOptions,
@@ -38,7 +39,7 @@ from ..errors import (
     PreconditionFailed,
     StorageError,
 )
-from ..policies import CLOCK, Backoff, Clock, TokenBucket, check, pause
+from ..policies import Backoff, TokenBucket
 from . import _lanes
 from ._aliases import FirstRemoval
 from ._blame import WRITES, blamed, met_at

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+from ..cancellation import check
 from ..core import ObjectInfo, Reader
 from ..errors import PreconditionFailed
-from ..policies import check
 from .limits import BLOCK
 from .places import Side
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from os import getpid
 from typing import Generic, TypeVar
 
-from ..policies import Waiter, wait
+from ..cancellation import Waiter, wait
 
 T = TypeVar("T")
 

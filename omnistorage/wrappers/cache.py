@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
+from ..cancellation import CLOCK, Clock
 from ..core import (
     COPY,
     READ,
@@ -24,7 +25,6 @@ from ..core import (
 )
 from ..errors import ConfigError, CorruptData, NotFound, PreconditionFailed, StorageError
 from ..paths import check_prefix
-from ..policies import CLOCK, Clock
 from ._base import Wrapper
 from ._cache_flights import Flights
 from ._cache_known import Knowledge, Known

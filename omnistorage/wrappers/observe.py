@@ -6,9 +6,9 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple, TypeVar
 
+from ..cancellation import CLOCK, Clock
 from ..core import Backend, Data, ObjectInfo, Reader, Writer
 from ..errors import ConfigError
-from ..policies import CLOCK, Clock
 from ._base import Wrapper
 from ._streams import WrappedReader, WrappedWriter
 

@@ -23,8 +23,8 @@ from omnistorage import (
     Spool,
     WriterClosed,
 )
+from omnistorage.cancellation import deadline
 from omnistorage.core import WRITE
-from omnistorage.policies import deadline
 from omnistorage.wrappers._base import Wrapper
 
 from ..delivery.conftest import Down, contents, numbers

@@ -6,6 +6,7 @@ import pytest
 
 from omnistorage import ops
 from omnistorage.backends.azure import AzureBackend
+from omnistorage.cancellation import Clock
 from omnistorage.core import CopyOptions, ReadOptions, WriteOptions
 from omnistorage.errors import (
     AlreadyExists,
@@ -20,7 +21,7 @@ from omnistorage.errors import (
     PreconditionFailed,
     StorageError,
 )
-from omnistorage.policies import Clock, RequestPolicy, RetryBudget
+from omnistorage.policies import RequestPolicy, RetryBudget
 
 from ..servers import server
 from ..servers.proxy import Answer, Lost, Proxy

@@ -8,6 +8,7 @@ import tracemalloc
 import pytest
 
 from omnistorage import ops
+from omnistorage.cancellation import Clock
 from omnistorage.core import CopyOptions, ReadOptions, WriteOptions
 from omnistorage.errors import (
     AlreadyExists,
@@ -23,7 +24,7 @@ from omnistorage.errors import (
     StorageError,
     WriterClosed,
 )
-from omnistorage.policies import Clock, RequestPolicy, RetryBudget
+from omnistorage.policies import RequestPolicy, RetryBudget
 
 from ..budget import pick
 from ..servers import server

@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from omnistorage import ops
+from omnistorage.cancellation import Clock
 from omnistorage.core import CopyOptions, WriteOptions
 from omnistorage.errors import (
     AlreadyExists,
@@ -16,7 +17,7 @@ from omnistorage.errors import (
     OutcomeUnknown,
     PreconditionFailed,
 )
-from omnistorage.policies import Clock, RequestPolicy, RetryBudget
+from omnistorage.policies import RequestPolicy, RetryBudget
 from omnistorage.testing import BackendTests, backend_machine
 
 from ..budget import pick

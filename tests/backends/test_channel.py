@@ -27,9 +27,9 @@ from omnistorage import (
 )
 from omnistorage.backends import channel as channel_module
 from omnistorage.backends.channel import ChannelBackend
+from omnistorage.cancellation import CancelScope, deadline
 from omnistorage.core import ReadOptions, WriteOptions
 from omnistorage.errors import DeadlineExceeded
-from omnistorage.policies import CancelScope, deadline
 from omnistorage.testing import BackendTests
 
 from ..budget import pick

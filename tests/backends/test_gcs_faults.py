@@ -10,6 +10,7 @@ import pytest
 
 from omnistorage import open_records, ops
 from omnistorage.backends._object_streams import new_put
+from omnistorage.cancellation import Clock
 from omnistorage.core import CopyOptions, ReadOptions, WriteOptions
 from omnistorage.errors import (
     AlreadyExists,
@@ -25,7 +26,7 @@ from omnistorage.errors import (
     ReaderClosed,
     StorageError,
 )
-from omnistorage.policies import Clock, RequestPolicy, RetryBudget
+from omnistorage.policies import RequestPolicy, RetryBudget
 
 from ..budget import pick
 from ..servers import server

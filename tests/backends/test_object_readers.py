@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from omnistorage.backends._object_client import Get
 from omnistorage.backends._objects import ObjectBackend
+from omnistorage.cancellation import CancelScope, Clock, check, deadline
 from omnistorage.core import Features, ObjectInfo, ReadOptions
 from omnistorage.errors import (
     BackendUnavailable,
@@ -24,7 +25,7 @@ from omnistorage.errors import (
     ReaderClosed,
     StorageError,
 )
-from omnistorage.policies import CancelScope, Clock, RequestPolicy, RetryBudget, check, deadline
+from omnistorage.policies import RequestPolicy, RetryBudget
 from omnistorage.strands import IO
 
 from ..budget import pick

@@ -9,6 +9,7 @@ from datetime import timedelta
 import pytest
 
 from omnistorage import ops
+from omnistorage.cancellation import Clock, deadline
 from omnistorage.core import CopyOptions, ReadOptions, WriteOptions
 from omnistorage.errors import (
     AlreadyExists,
@@ -24,7 +25,7 @@ from omnistorage.errors import (
     StorageError,
     WriterClosed,
 )
-from omnistorage.policies import Clock, RequestPolicy, RetryBudget, deadline
+from omnistorage.policies import RequestPolicy, RetryBudget
 
 from ..budget import pick
 from ..servers import server

@@ -17,19 +17,22 @@ from omnistorage.backends import _sftp_connect
 from omnistorage.backends._sftp_change import Attempt
 from omnistorage.backends._sftp_connect import Link
 from omnistorage.backends.sftp import SFTPBackend
+from omnistorage.cancellation import CancelScope, deadline
 from omnistorage.core import WriteOptions
 from omnistorage.errors import (
     AlreadyExists,
     BackendClosed,
     BackendUnavailable,
+    Cancelled,
     ConfigError,
+    DeadlineExceeded,
     NotFound,
     OutcomeUnknown,
     ReaderClosed,
     StorageError,
     WriterClosed,
 )
-from omnistorage.policies import Backoff, Cancelled, CancelScope, DeadlineExceeded, RequestPolicy, deadline
+from omnistorage.policies import Backoff, RequestPolicy
 from omnistorage.secret import Secret
 
 from ..budget import pick

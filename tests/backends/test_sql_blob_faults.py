@@ -16,11 +16,13 @@ from datetime import timedelta
 import pytest
 
 from omnistorage.backends._sql import Lost
+from omnistorage.cancellation import CancelScope, deadline
 from omnistorage.core import CopyOptions, WriteOptions
 from omnistorage.errors import (
     AlreadyExists,
     BackendUnavailable,
     Cancelled,
+    DeadlineExceeded,
     NotFound,
     OutcomeUnknown,
     PreconditionFailed,
@@ -28,7 +30,7 @@ from omnistorage.errors import (
     StorageError,
     WriterClosed,
 )
-from omnistorage.policies import Backoff, CancelScope, RequestPolicy, RetryBudget
+from omnistorage.policies import Backoff, RequestPolicy, RetryBudget
 from omnistorage.testing._kit import get, payload, put
 
 from ..budget import pick
@@ -379,6 +381,32 @@ def test_abort_and_close_from_another_thread_stop_a_blocked_call(name):
             connection.execute("ROLLBACK" if connection.family == "postgresql" else "UNLOCK TABLES")
             connection.execute("COMMIT")
     assert get(backend, "x") == payload(3 * MIB)
+    place.dispose(backend)
+
+
+@pytest.mark.parametrize("name", ["file", "postgres", "mariadb"])
+def test_a_deadline_ends_a_statement_that_waits_for_a_lock(name):
+    place = Place(name)
+    backend = place.make(policy=policy(), timeout=4 * LIMIT, busy_timeout=4 * LIMIT)
+    put(backend, "x", b"kept")
+    with raw(backend) as connection:
+        begin, end = {
+            "sqlite": ("BEGIN EXCLUSIVE", "ROLLBACK"),
+            "postgresql": (f"BEGIN; LOCK TABLE {backend.table_name} IN ACCESS EXCLUSIVE MODE", "ROLLBACK"),
+            "mysql": (f"LOCK TABLES {backend.table_name} WRITE", "UNLOCK TABLES"),
+        }[connection.family]
+        for statement in begin.split("; "):
+            connection.execute(statement)
+        try:
+            began = time.monotonic()
+            with pytest.raises((DeadlineExceeded, OutcomeUnknown)), deadline(0.2):
+                put(backend, "x", b"new")
+            assert time.monotonic() - began < LIMIT
+        finally:
+            connection.execute(end)
+            connection.execute("COMMIT") if connection.family == "mysql" else None
+    assert get(backend, "x") == b"kept"
+    put(backend, "x", b"again")
     place.dispose(backend)
 
 

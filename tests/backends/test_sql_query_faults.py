@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.pool import QueuePool, StaticPool
 
 from omnistorage.backends.sql_query import Query, SQLQueryBackend
+from omnistorage.cancellation import CancelScope
 from omnistorage.errors import (
     BackendUnavailable,
     Cancelled,
@@ -23,7 +24,7 @@ from omnistorage.errors import (
     RecordError,
     StorageError,
 )
-from omnistorage.policies import Backoff, CancelScope, RequestPolicy
+from omnistorage.policies import Backoff, RequestPolicy
 from omnistorage.secret import Secret
 
 from ..budget import pick

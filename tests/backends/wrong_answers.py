@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from omnistorage.cancellation import Clock
 from omnistorage.errors import StorageError
-from omnistorage.policies import Clock, RequestPolicy, RetryBudget
+from omnistorage.policies import RequestPolicy, RetryBudget
 
 from ..servers.proxy import Answer
 

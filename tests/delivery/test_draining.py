@@ -10,8 +10,8 @@ from datetime import timedelta
 import pytest
 
 from omnistorage import ConfigError, DeadlineExceeded, LocalBackend, MemoryBackend, StorageError, WriterClosed
+from omnistorage.cancellation import CancelScope, deadline
 from omnistorage.delivery import RollingRecordWriter
-from omnistorage.policies import CancelScope, deadline
 from omnistorage.segments import examine
 
 from ..waiting import LIMIT, until

@@ -24,8 +24,8 @@ from omnistorage import (
     MemoryBackend,
     WriterClosed,
 )
+from omnistorage.cancellation import Waiter
 from omnistorage.delivery import OmniHandler, RollingRecordWriter, Spool, _roller, draining
-from omnistorage.policies import Waiter
 
 from ..budget import pick
 from ..waiting import LIMIT, until

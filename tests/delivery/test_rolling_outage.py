@@ -5,9 +5,10 @@ import threading
 import pytest
 
 from omnistorage import BackendUnavailable, MemoryBackend, MultiBackend, StorageError
+from omnistorage.cancellation import Clock
 from omnistorage.delivery import RollingRecordWriter
 from omnistorage.delivery._patience import Patient, patient
-from omnistorage.policies import Backoff, Clock, RequestPolicy
+from omnistorage.policies import Backoff, RequestPolicy
 from omnistorage.testing.faults import Faulty
 
 from ..backends import test_s3

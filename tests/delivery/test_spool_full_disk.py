@@ -14,9 +14,10 @@ from contextlib import nullcontext, suppress
 import pytest
 
 from omnistorage import MemoryBackend, StorageError, WriterClosed
+from omnistorage.cancellation import CancelScope, deadline
 from omnistorage.core import WRITE
 from omnistorage.delivery._crew import Crew
-from omnistorage.policies import CancelScope, DeadlineExceeded, deadline
+from omnistorage.errors import DeadlineExceeded
 from omnistorage.segments import examine
 from omnistorage.testing.os_faults import FaultyOS
 from omnistorage.wrappers._base import Wrapper

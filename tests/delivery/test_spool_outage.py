@@ -13,8 +13,9 @@ from contextlib import suppress
 import pytest
 
 from omnistorage import BackendUnavailable, MemoryBackend, PermissionDenied, StorageError, WriterClosed
+from omnistorage.cancellation import CancelScope, deadline
 from omnistorage.delivery import read_manifest
-from omnistorage.policies import CancelScope, DeadlineExceeded, deadline
+from omnistorage.errors import DeadlineExceeded
 from omnistorage.segments import examine
 from omnistorage.testing.os_faults import FaultyOS
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from omnistorage.cancellation import CancelScope, check, deadline, pause, remaining
 from omnistorage.errors import (
     BackendUnavailable,
     Cancelled,
@@ -16,19 +17,7 @@ from omnistorage.errors import (
     OutcomeUnknown,
     StorageError,
 )
-from omnistorage.policies import (
-    Backoff,
-    CancelScope,
-    Quorum,
-    RequestPolicy,
-    RetryBudget,
-    TokenBucket,
-    check,
-    deadline,
-    pause,
-    remaining,
-    retrying,
-)
+from omnistorage.policies import Backoff, Quorum, RequestPolicy, RetryBudget, TokenBucket, retrying
 
 from ..waiting import LIMIT
 
@@ -249,7 +238,7 @@ def outer_context(scope):
     """The scope as the surroundings of another thread's work: what copying the context does."""
     from contextlib import contextmanager
 
-    from omnistorage.policies import _SCOPE
+    from omnistorage.cancellation import _SCOPE
 
     @contextmanager
     def inside():

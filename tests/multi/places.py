@@ -3,8 +3,8 @@
 import threading
 
 from omnistorage import BackendUnavailable, Cancelled, MemoryBackend
+from omnistorage.cancellation import Waiter, wait
 from omnistorage.ops import write_bytes
-from omnistorage.policies import Waiter, wait
 from omnistorage.testing.faults import Faulty
 
 

@@ -18,9 +18,9 @@ from omnistorage import (
     PreconditionFailed,
     Target,
 )
+from omnistorage.cancellation import CancelScope, deadline
 from omnistorage.core import CopyOptions, SetMetadata, WriteOptions, power
 from omnistorage.ops import read_bytes, write_bytes
-from omnistorage.policies import CancelScope, deadline
 from omnistorage.testing.faults import Faulty
 
 from ..waiting import LIMIT, until

@@ -20,8 +20,8 @@ from omnistorage import (
     WriteOptions,
 )
 from omnistorage.backends.memory import _MemoryWriter
+from omnistorage.cancellation import deadline
 from omnistorage.ops import read_bytes, write_bytes
-from omnistorage.policies import deadline
 from omnistorage.testing import BasicBackend
 
 from ..waiting import LIMIT

@@ -28,9 +28,9 @@ from omnistorage import (
     WriteOptions,
     open_backend,
 )
+from omnistorage.cancellation import CancelScope, deadline
 from omnistorage.multi import Outcome
 from omnistorage.ops import read_bytes, write_bytes
-from omnistorage.policies import CancelScope, deadline
 from omnistorage.testing.faults import Faulty
 
 from ..waiting import LIMIT

@@ -18,8 +18,8 @@ from omnistorage import (
     StorageError,
     WriteOptions,
 )
+from omnistorage.cancellation import deadline
 from omnistorage.ops import read_bytes, write_bytes
-from omnistorage.policies import deadline
 from omnistorage.testing.faults import Faulty
 
 from ..waiting import LIMIT

@@ -12,9 +12,10 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from omnistorage import MemoryBackend, ops
+from omnistorage.cancellation import Clock
 from omnistorage.core import WriteOptions
 from omnistorage.errors import BackendUnavailable, NotFound, OutcomeUnknown, PermissionDenied, StorageError
-from omnistorage.policies import Backoff, Clock
+from omnistorage.policies import Backoff
 from omnistorage.sync import SyncOptions, run
 from omnistorage.sync.actions import CHANGES
 from omnistorage.sync.filters import Filter

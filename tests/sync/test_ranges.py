@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from omnistorage import ListingDisorder, MemoryBackend, ops
 from omnistorage.backends._base import BackendBase
 from omnistorage.backends.sql_blob import SQLBlobBackend
+from omnistorage.cancellation import CancelScope, check, pause
 from omnistorage.core import LIST, Features, ObjectInfo
 from omnistorage.errors import BackendUnavailable, Cancelled, InvalidPath, StorageError
 from omnistorage.paths import sort_key
-from omnistorage.policies import CancelScope, check, pause
 from omnistorage.sync import Filter, Plan, _cuts, _ranges
 from omnistorage.sync.places import Fold, Side
 

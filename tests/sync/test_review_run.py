@@ -20,7 +20,8 @@ from omnistorage import (
     WriteOptions,
     ops,
 )
-from omnistorage.policies import Backoff, Clock
+from omnistorage.cancellation import Clock
+from omnistorage.policies import Backoff
 from omnistorage.sync import Filter, copy_file, move, move_file, partitions, plan, run, sync
 from omnistorage.sync._pools import Lookers
 from omnistorage.sync.compare import digest

@@ -5,8 +5,8 @@ from datetime import datetime, timedelta
 import pytest
 
 from omnistorage import BackendUnavailable, ConfigError, MemoryBackend, PreconditionFailed, ops
+from omnistorage.cancellation import CancelScope
 from omnistorage.core import WriteOptions
-from omnistorage.policies import CancelScope
 from omnistorage.sync import Filter
 from omnistorage.sync.limits import Bandwidth
 

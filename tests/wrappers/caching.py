@@ -3,8 +3,8 @@
 import threading
 
 from omnistorage import BackendUnavailable, Cache, MemoryBackend, StorageError, ops
+from omnistorage.cancellation import Clock
 from omnistorage.core import ReadOptions
-from omnistorage.policies import Clock
 from omnistorage.testing import Faulty
 
 from ..waiting import LIMIT

@@ -337,8 +337,8 @@ def test_when_a_fetch_fails_the_next_one_tries():
 
 
 def test_who_waits_for_a_fetch_heeds_its_deadline():
+    from omnistorage.cancellation import deadline
     from omnistorage.errors import DeadlineExceeded
-    from omnistorage.policies import deadline
 
     origin = Gate(MemoryBackend())
     cache = Cache(origin, MemoryBackend())

@@ -5,8 +5,8 @@ import tempfile
 import pytest
 
 from omnistorage import BackendUnavailable, Cache, Encrypt, LocalBackend, MemoryBackend
+from omnistorage.cancellation import Clock
 from omnistorage.core import ReadOptions
-from omnistorage.policies import Clock
 from omnistorage.testing import BasicBackend, Flaky, WrapperTests
 from omnistorage.testing._kit import get, payload, put
 from omnistorage.wrappers import Prefix

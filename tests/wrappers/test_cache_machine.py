@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from omnistorage import BackendUnavailable, Cache, CorruptData, Encrypt, MemoryBackend, NotFound, ops
+from omnistorage.cancellation import Clock
 from omnistorage.core import ReadOptions
-from omnistorage.policies import Clock
 from omnistorage.testing import BasicBackend, Faulty
 from omnistorage.testing._kit import payload
 from omnistorage.wrappers import Prefix

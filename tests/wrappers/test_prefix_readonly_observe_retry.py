@@ -21,9 +21,10 @@ from omnistorage import (
     StorageError,
     ops,
 )
+from omnistorage.cancellation import Clock
 from omnistorage.core import LIST, READ, WRITE, CopyOptions, Features, ListOptions, ReadOptions, WriteOptions, power
 from omnistorage.core import StaleUploads as Stale
-from omnistorage.policies import Backoff, Clock, RequestPolicy, RetryBudget
+from omnistorage.policies import Backoff, RequestPolicy, RetryBudget
 from omnistorage.testing import BasicBackend, Faulty, Flaky
 from omnistorage.wrappers import Event, Observe, Prefix, ReadOnly, Retry
 
@@ -425,8 +426,8 @@ def test_a_close_whose_answer_was_lost_is_unknown_and_never_sent_again():
 
 
 def test_retries_wait_as_the_policy_says_and_end_at_a_deadline():
+    from omnistorage.cancellation import deadline
     from omnistorage.errors import DeadlineExceeded
-    from omnistorage.policies import deadline
 
     once = policy()
     with deadline(0.5, once.clock), pytest.raises(DeadlineExceeded):
