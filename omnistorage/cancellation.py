@@ -1,8 +1,7 @@
 """Deadlines and cancellation: context variables that every call looks at. Floor 0.
 
 ``with deadline(5):`` and ``with CancelScope() as scope:`` hold for the block and for the work that it starts on other
-threads. A call looks at them before each request and in each wait (``check``, ``wait``). ``in_flight`` ends what hangs in
-a request.
+threads. A call looks at them before each request and in each wait (``check``, ``wait``). ``in_flight`` ends what hangs.
 """
 
 from __future__ import annotations
