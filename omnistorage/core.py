@@ -235,7 +235,9 @@ class Backend(Protocol):
 
     ``exists`` and ``delete`` speak of objects: a folder gives False. ``delete`` returns True if it removed the object,
     False if there was none, None if the store does not say. ``list`` yields every object under the folder ``prefix``,
-    lazily, with size, time and etag, and is complete or raises.
+    lazily, with size, time and etag, and is complete or raises. An object whose name no path can have (``..`` as a
+    segment, NUL), which only others can have made, raises ``InvalidPath``; with ``on_error`` it is reported, and the
+    rest is listed.
     """
 
     def open_reader(self, path: str, options: ReadOptions = READ) -> Reader: ...

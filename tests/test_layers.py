@@ -26,10 +26,11 @@ FLOOR_0 = {
     "_lookup",
     "_context",
     "_shapes",
+    "_sorted_list",
 }
 FLOOR_1 = {"_os", "secret", "backends", "compression", "formats", "wrappers"}
 FLOOR_2 = {
-    "records", "record_reader", "record_writer", "ops", "_same_bucket", "_sorted_list",
+    "records", "record_reader", "record_writer", "ops", "_same_bucket",
     "_transfer", "probing", "segments", "config",
     "registry",
 }  # fmt: skip

@@ -138,10 +138,10 @@ class AzureClient:
             wanted["maxresults"] = str(limit)
         if self._hierarchical:
             wanted["include"] = "metadata"  # which tells folders from objects
-        answer = self.wire.send("GET", None, urlencode(wanted, quote_via=quote))
+        page = self.wire.document(urlencode(wanted, quote_via=quote))
         try:
             # The service that one trusts with one's data; the SDK reads it with the same parser.
-            root = ElementTree.fromstring(answer.content)  # noqa: S314
+            root = ElementTree.fromstring(page)  # noqa: S314
         except ElementTree.ParseError as error:
             raise BackendUnavailable(f"the listing cannot be understood: {error}", backend=NAME) from error
         blobs, marker = root.find("Blobs"), root.find("NextMarker")

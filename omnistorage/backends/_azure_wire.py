@@ -47,6 +47,10 @@ _THERE = frozenset(("BlobAlreadyExists", "PathAlreadyExists"))
 _NEVER_SENT = frozenset(("NewConnectionError", "NameResolutionError", "ConnectTimeoutError", "ConnectTimeout"))
 
 
+MAX_PAGE = 64 << 20
+"""The longest page of a listing, in bytes: 5,000 blobs with their metadata fit."""
+SHOWN = 64 << 10
+"""So much of any other body is looked at."""
 STATUSES = {"GET": (200, 206), "HEAD": (200,), "PUT": (201,), "DELETE": (202,)}
 """The documented statuses of success, of all requests that do not say otherwise."""
 REQUEST_ID = "x-ms-request-id"
@@ -106,7 +110,7 @@ class Wire:
             if answer.status_code >= 300 and not (answer.status_code == 304 and method != "GET"):
                 raise _refused(answer)
             if not stream or answer.status_code >= 300:
-                answer.content  # noqa: B018  read, so that the connection is free
+                _body(answer, SHOWN)  # so that the connection is free
             try:
                 _check_marks(method, answer, statuses or STATUSES[method])
             except BaseException:
@@ -114,11 +118,32 @@ class Wire:
                 raise
             return answer
 
+    def document(self, query: str) -> bytes:
+        """The body of the answer to a GET about the container. ``CorruptData`` if it is longer than ``MAX_PAGE``."""
+        answer = self.send("GET", None, query, stream=True)
+        with quiet():
+            data = _body(answer, MAX_PAGE)
+        if len(data) > MAX_PAGE:
+            raise CorruptData(f"the store's page has more than {MAX_PAGE} bytes", backend=NAME)
+        return data
+
     def _made(self, method: str, url: str, headers: Mapping[str, str] | None, data: bytes | None) -> Any:
         request = self._request(method, url, headers={**self._headers, **(headers or {})})
         if data is not None:
             request.set_bytes_body(data)
         return request
+
+
+def _body(answer: Any, limit: int) -> bytes:
+    """The body. Of one that is longer than ``limit`` bytes its beginning, somewhat more than the limit, and the
+    connection is closed."""
+    data = bytearray()
+    for piece in answer.iter_content(SHOWN):
+        data += piece
+        if len(data) > limit:
+            answer.close()
+            break
+    return bytes(data)
 
 
 def _check_marks(method: str, answer: Any, statuses: tuple[int, ...]) -> None:
@@ -131,7 +156,7 @@ def _check_marks(method: str, answer: Any, statuses: tuple[int, ...]) -> None:
 def _refused(answer: Any) -> Refused:
     headers = answer.headers
     code, message = headers.get("x-ms-error-code", ""), ""
-    body = answer.content[:65536].decode("utf-8", "replace") if answer.content else ""
+    body = _body(answer, SHOWN)[:SHOWN].decode("utf-8", "replace")
     if body:
         code = code or _between(body, "Code")
         message = _between(body, "Message").partition("\n")[0]

@@ -8,9 +8,9 @@ refused unless allowed; a redirect that only adds a slash says that the path is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from http import HTTPStatus
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 from ..core import ObjectInfo
@@ -44,6 +44,7 @@ from ._http_urls import cleaned, decode, origin_of
 from ._object_client import Get
 from ._object_marks import unmarked
 
+T = TypeVar("T")
 REDIRECTS = frozenset((301, 302, 303, 307, 308))
 NO_HEAD = frozenset((405, 501))
 SMALL = 64 * 1024
@@ -211,24 +212,40 @@ class HTTPClient:
         finally:
             finish(answer)
 
-    def whole(
-        self, method: str, url: str, headers: Mapping[str, str] | None, limit: int, body: bytes | None = None
-    ) -> tuple[Any, bytes]:
-        """The answer to a request for a document, and its body of at most ``limit`` bytes."""
+    def parsed(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str] | None,
+        limit: int,
+        parse: Callable[[Any, Iterator[bytes]], T],
+        body: bytes | None = None,
+    ) -> T:
+        """What ``parse`` makes of the answer to a request for a document and of its body, of at most ``limit`` bytes.
+        The body is given as it comes."""
         answer = self.send(method, url, headers, body, follow=method == "GET")
         try:
             if answer.status not in (200, 207):
                 fail(answer)
             refuse_encoding("", answer.headers, "refuse")
             refuse_unframed(answer)
-            data = bytearray()
-            while piece := answer.read(SMALL):
-                data += piece
-                if len(data) > limit:
-                    raise CorruptData(f"the listing's page has more than {limit} bytes", backend=NAME)
-            return answer, bytes(data)
+            return parse(answer, _body(answer, limit))
         finally:
             answer.close() if not answer.closed else answer.release_conn()
+
+
+def _body(answer: Any, limit: int) -> Iterator[bytes]:
+    """The body in pieces. Raises ``CorruptData`` if it has more than ``limit`` bytes, at once if its length says so."""
+    left = limit - (number(answer.headers.get("Content-Length")) or 0)
+    if left >= 0:
+        left = limit
+        while piece := answer.read(SMALL):
+            left -= len(piece)
+            if left < 0:
+                break
+            yield piece
+    if left < 0:
+        raise CorruptData(f"the listing's page has more than {limit} bytes", backend=NAME)
 
 
 def _same_origin(one: str, other: str) -> bool:

@@ -34,7 +34,7 @@ from ..paths import join, parent
 from ._http_answers import Body, is_strong
 from ._http_client import Folder, error_of, finish, translate
 from ._http_listing import Listing
-from ._http_pages import member_info, multistatus
+from ._http_pages import member_info
 from ._http_settings import NAME
 from ._http_urls import new_hidden
 from ._http_writer import DAVWriter, Moving, Source
@@ -101,7 +101,7 @@ class Dav(Listing):
         try:
             if not self._propfind:
                 return self.client.head(self.root.of(path), path)
-            members = multistatus(self._propfound(self.root.of(path), "0"))
+            members = self._propfound(self.root.of(path), "0", list)
         except Folder:
             return ObjectInfo(path, kind="dir")
         except NotFound:

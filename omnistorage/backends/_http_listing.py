@@ -9,22 +9,42 @@ from __future__ import annotations
 
 import itertools
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
+from .._sorted_list import sort_entries
 from ..core import ListOptions, ObjectInfo, ReadOptions
 from ..errors import CapabilityNotSupported, CorruptData, InvalidPath, NotFound, PermissionDenied, StorageError
 from ..paths import check_key, is_under, sort_key
 from ._http_core import Core
-from ._http_pages import MAX_DEPTH, MAX_PAGE, PROPFIND, index_page, manifest, member_info, multistatus, sitemap
+from ._http_manifest import manifest
+from ._http_pages import (
+    MAX_DEPTH,
+    MAX_MULTISTATUS,
+    MAX_PAGE,
+    PROPFIND,
+    Member,
+    check_entries,
+    index_page,
+    is_name,
+    member_info,
+    multistatus,
+    sitemap,
+)
 from ._http_settings import NAME
 from ._http_urls import is_hidden
 
+T = TypeVar("T")
 MAX_MANIFEST = 8 << 30
 MAX_SITEMAP = 50 << 20
 """By the protocol a sitemap has at most so many bytes, decompressed."""
 MAX_NESTED = 3
-REMEMBERED = 1 << 17
-"""So many names of a document are kept, to leave out what it names twice."""
+REMEMBERED = 16 << 20
+"""So much memory the names of a document may take that are kept, to leave out what it names twice; in bytes."""
+NAME_COST = 128
+"""What a name takes besides its characters."""
+RUN = 20_000
+"""Entries of a folder that are sorted in memory; more are sorted on disk."""
 BLOCK = 64 * 1024
 
 
@@ -54,43 +74,64 @@ class Listing(Core):
 
     def _index(self, path: str) -> list[ObjectInfo]:
         url = self.root.folder(path)
-        answer, page = self.client.whole("GET", url, None, MAX_PAGE)
-        return index_page(page, answer.headers.get("Content-Type", "").lower(), self.root, path, url)
+
+        def parse(answer: Any, pieces: Iterator[bytes]) -> list[ObjectInfo]:
+            return index_page(pieces, answer.headers.get("Content-Type", "").lower(), self.root, path, url)
+
+        return self.client.parsed("GET", url, None, MAX_PAGE, parse)
 
     def _members(self, path: str) -> list[ObjectInfo]:
         """By PROPFIND of depth 1, never infinity: many servers refuse that, and the answer would have no end."""
         url = self.root.folder(path)
-        head = path + "/" if path else ""
-        found, is_folder = dict[str, ObjectInfo](), False
-        for member in multistatus(self._propfound(url, "1")):
-            below = self.root.below(member.href, url)
-            if below is None:
-                raise CorruptData(
-                    "the server lists what is not below the root: is the root the server's own name for itself?",
-                    path=path, backend=NAME,
-                )  # fmt: skip
-            name = below[0]
-            if name.rstrip("/") == path:
-                is_folder = is_folder or member.is_folder
-                continue
-            name = name[:-1] if name.endswith("/") else name
-            if not name.startswith(head) or "/" in name[len(head) :] or name[len(head) :] in ("", ".", ".."):
-                raise CorruptData("the server lists what is not in the folder", path=path, backend=NAME)
-            if member.status >= 400:
-                raise PermissionDenied(f"the server lists {name!r} with HTTP {member.status}", backend=NAME)
-            found[name] = member_info(member, name)
-        if not is_folder:
+        found = dict[str, ObjectInfo]()
+
+        def take(members: Iterator[Member]) -> bool:
+            """Whether ``path`` itself is among them, as a folder."""
+            is_folder = False
+            for member in members:
+                name = self._member_name(member, path, url)
+                if name == path:
+                    is_folder = is_folder or member.is_folder
+                    continue
+                if name not in found:
+                    check_entries(len(found))
+                found[name] = member_info(member, name)
+            return is_folder
+
+        if not self._propfound(url, "1", take):
             raise NotFound("no such folder", path=path, backend=NAME)
         return list(found.values())
 
-    def _propfound(self, url: str, depth: str) -> bytes:
+    def _member_name(self, member: Member, path: str, url: str) -> str:
+        """The path of what a server lists for the folder ``path``: the folder itself, or an entry of it."""
+        below = self.root.below(member.href, url)
+        if below is None:
+            raise CorruptData(
+                "the server lists what is not below the root: is the root the server's own name for itself?",
+                path=path, backend=NAME,
+            )  # fmt: skip
+        name, head = below[0], path + "/" if path else ""
+        if name.rstrip("/") == path:
+            return path
+        name = name[:-1] if name.endswith("/") else name
+        if not name.startswith(head) or not is_name(name[len(head) :]):
+            raise CorruptData("the server lists what is not in the folder, or has no name", path=path, backend=NAME)
+        if member.status >= 400:
+            raise PermissionDenied(f"the server lists {name!r} with HTTP {member.status}", backend=NAME)
+        return name
+
+    def _propfound(self, url: str, depth: str, take: Callable[[Iterator[Member]], T]) -> T:
+        """What ``take`` makes of the answer to PROPFIND."""
+
+        def parse(answer: Any, pieces: Iterator[bytes]) -> T:
+            if answer.status != 207:
+                raise CapabilityNotSupported(
+                    "the server does not know PROPFIND: is it WebDAV? listing='index' lists by pages", capability="list"
+                )
+            return take(multistatus(pieces))
+
         headers = {"Depth": depth, "Content-Type": "application/xml; charset=utf-8"}
-        answer, page = self.client.whole("PROPFIND", url, headers, MAX_PAGE, PROPFIND)
-        if answer.status != 207:
-            raise CapabilityNotSupported(
-                "the server does not know PROPFIND: is it WebDAV? listing='index' lists by pages", capability="list"
-            )
-        return page
+        return self.client.parsed("PROPFIND", url, headers, MAX_MULTISTATUS, parse, PROPFIND)
 
     def _walked(self, prefix: str, options: ListOptions) -> Iterator[ObjectInfo]:
         def read(folder: str) -> list[ObjectInfo]:
@@ -109,15 +150,13 @@ class Listing(Core):
 
     def _documented(self, op: str, options: ListOptions) -> Iterator[ObjectInfo]:
         """Every object that the manifest or the sitemap names."""
-        place, seen = self.listing_path, set[str]()
+        place, seen = self.listing_path, Seen()
         url = self.root.document(place)
         is_list = self.listing == "manifest"
         rows = manifest(self._pieces(url, place), MAX_MANIFEST) if is_list else self._mapped(url, options)
         for info in rows:
-            if info.path in seen or not info.path or info.path.endswith("/"):
+            if not info.path or info.path.endswith("/") or not seen.is_new(info.path):
                 continue
-            if len(seen) < REMEMBERED:
-                seen.add(info.path)
             if self._nameable(info.path, op, options):
                 yield info
 
@@ -185,19 +224,30 @@ class Listing(Core):
     def _list_dir(self, path: str) -> Iterator[ObjectInfo]:
         if path:
             self._key(path, "list_dir")
-        rows = self._folder(path, "list_dir") if self.listing in (None, "index") else self._collapsed(path)
-        for _, info in visible(rows):
-            yield info
+        if self.listing in (None, "index"):
+            yield from (info for _, info in visible(self._folder(path, "list_dir")))
+        else:
+            yield from self._collapsed(path)
 
-    def _collapsed(self, path: str) -> list[ObjectInfo]:
-        head, found = path + "/" if path else "", dict[tuple[str, bool], ObjectInfo]()
+    def _collapsed(self, path: str) -> Iterator[ObjectInfo]:
+        head, before = path + "/" if path else "", None
+        for info in sort_entries(self._children(head), _order, run=RUN):
+            if (info.path, info.kind) != before and not is_hidden(info.name):
+                yield info
+            before = info.path, info.kind
+        if path and before is None:
+            raise NotFound("no such folder", path=path, op="list_dir", backend=NAME)
+
+    def _children(self, head: str) -> Iterator[ObjectInfo]:
+        """What a document names in the folder ``head``, each folder perhaps several times."""
+        folders = Seen()
         for info in self._documented("list_dir", ListOptions()):
             if info.path.startswith(head):
                 name, slash, _ = info.path[len(head) :].partition("/")
-                found[head + name, bool(slash)] = ObjectInfo(head + name, kind="dir") if slash else info
-        if path and not found:
-            raise NotFound("no such folder", path=path, op="list_dir", backend=NAME)
-        return list(found.values())
+                if not slash:
+                    yield info
+                elif folders.is_new(name):
+                    yield ObjectInfo(head + name, kind="dir")
 
     def check_health(self) -> None:
         self._enter("read", "check_health", "")
@@ -210,6 +260,28 @@ class Listing(Core):
             self.run("check_health", "", lambda: self.client.head(url, self.listing_path))
 
 
+class Seen:
+    """The names that came before, as many as 16 MiB hold."""
+
+    def __init__(self) -> None:
+        self._names = set[str]()
+        self._room = REMEMBERED
+
+    def is_new(self, name: str) -> bool:
+        """Note ``name``; False if it is known to have come before."""
+        if name in self._names:
+            return False
+        if self._room > 0:
+            self._room -= NAME_COST + len(name)
+            self._names.add(name)
+        return True
+
+
+def _order(info: ObjectInfo) -> bytes:
+    """Folders sort with their slash."""
+    return sort_key(info.path + "/" * info.is_dir)
+
+
 def _report(error: StorageError, options: ListOptions) -> None:
     """Of what is listed and cannot be a path."""
     error.backend = NAME
@@ -218,10 +290,10 @@ def _report(error: StorageError, options: ListOptions) -> None:
     options.on_error(error)
 
 
-def visible(rows: list[ObjectInfo], after: bytes | None = None) -> list[tuple[bytes, ObjectInfo]]:
+def visible(rows: Iterable[ObjectInfo], after: bytes | None = None) -> list[tuple[bytes, ObjectInfo]]:
     """Sorted by the names' UTF-8 bytes, a folder's with its slash; without temporaries, and without what lies wholly at
     or before ``after``."""
-    keyed = [(sort_key(info.path + "/" * info.is_dir), info) for info in rows if not is_hidden(info.name)]
+    keyed = [(_order(info), info) for info in rows if not is_hidden(info.name)]
     if after is not None:
         keyed = [row for row in keyed if row[0] > after or (row[1].is_dir and after.startswith(row[0]))]
     keyed.sort(key=lambda row: row[0])

@@ -17,7 +17,7 @@ from functools import lru_cache
 from os import getpid
 from typing import Any, TypeVar
 
-from ..core import CopyOptions, ListOptions, ObjectInfo, Reader, ReadOptions, WriteOptions
+from ..core import LIST, CopyOptions, ListOptions, ObjectInfo, Reader, ReadOptions, WriteOptions
 from ..errors import (
     ConfigError,
     InvalidPath,
@@ -241,14 +241,14 @@ class ObjectBackend(BackendBase):
                     continue  # the marker of a folder
                 if low is not None and sort_key(path) <= low:
                     continue
-                if ".." in path and not self._nameable(path, options):
+                if (".." in path or "\0" in path) and not self._nameable(path, "list", options):
                     continue
                 yield info
 
-    def _nameable(self, path: str, options: ListOptions) -> bool:
+    def _nameable(self, path: str, op: str, options: ListOptions) -> bool:
         """Whether a key can be a path here; one that others have made and that cannot is reported, or raises."""
         try:
-            check_key(path, op="list")
+            check_key(path, op=op)
         except InvalidPath as error:
             error.backend = self.name
             if options.on_error is None:
@@ -283,6 +283,8 @@ class ObjectBackend(BackendBase):
                 # A folder without a name keeps its slash: without it, it would be its own parent.
                 folder = key[skip:] if key.endswith("//") or key == "/" else key[skip:-1]
                 children.append((key[skip:], ObjectInfo(folder, kind="dir")))
+            for key, _ in children:
+                self._nameable(key, "list_dir", LIST)
             empty = empty and not (page.objects or page.folders)
             if self.features.sorted_list:
                 for _, info in sorted(children, key=_by_key):

@@ -2,36 +2,40 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import NoReturn
 
 from ..core import ObjectInfo
 from ..errors import AlreadyExists, DirectoryNotEmpty, NotFound
-from ..paths import check_key, check_prefix, parent
+from ..paths import check_key, check_prefix, parent, sort_key
 from ._sftp_change import Attempt, Changes
 from ._sftp_connect import Link
 from ._sftp_settings import NAME
-from ._sftp_tree import Entry, info_of, is_absent, is_folder, is_temporary, look, look_at_handle, read_folder, real_path
+from ._sftp_tree import in_order, is_absent, is_folder, is_temporary, look, look_at_handle, read_folder, real_path
 from ._sftp_wire import REALPATH, REMOVE, RMDIR, STAT, Session, Status, string
 
 GRACE = timedelta(hours=1)
+OLDEST = datetime.min.replace(tzinfo=UTC)
+_LOOK = 1000
+"""So many names of a folder tell what keeps it from being removed."""
 
 
 class Folders(Changes):
     """Making, removing and emptying folders."""
 
-    def _folder(self, path: str, op: str, *, missing_ok: bool = False) -> list[Entry]:
-        """The entries of one folder, unsorted, temporaries included. ``NotFound`` if it is none, or nothing at all with
-        ``missing_ok`` where at least the root is there."""
+    def _folder(self, path: str, op: str, *, missing_ok: bool = False) -> Iterator[ObjectInfo]:
+        """The entries of one folder by their names, in order, temporaries included. ``NotFound`` if it is none, or
+        nothing at all with ``missing_ok`` where at least the root is there."""
 
-        def run(_: Link, session: Session) -> list[Entry]:
+        def run(_: Link, session: Session) -> Iterator[ObjectInfo]:
             found = self._place.find(session, path, op) if path else None
             if path and (found is None or not is_folder(found)):
                 if missing_ok and look(session, self._place.full(session, ""), STAT) is not None:
-                    return []
+                    return iter(())
                 raise NotFound("no such folder", path=path, op=op, backend=NAME)
-            return read_folder(session, self._place.full(session, path))
+            return in_order(read_folder(session, self._place.full(session, path)))
 
         return self._ask(op, path, run)
 
@@ -63,10 +67,10 @@ class Folders(Changes):
                     return
                 if there is None or not is_folder(there):
                     self._no_folder(path, "rmdir")
-                names = [entry.name for entry in read_folder(session, full)]
-                if not names:
+                temporaries = [is_temporary(info.path) for info in itertools.islice(read_folder(session, full), _LOOK)]
+                if not temporaries:
                     raise
-                word = "holds temporaries of writers" if all(map(is_temporary, names)) else "is not empty"
+                word = "holds temporaries of writers" if all(temporaries) else "is not empty"
                 raise DirectoryNotEmpty(f"the folder {word}", path=path, op="rmdir", backend=NAME) from None
 
         self._ask("rmdir", path, run)
@@ -100,10 +104,10 @@ class Folders(Changes):
             emptied.append(folder)
             where = real_path(session, session.send(REALPATH, string(folder)))
             self._place.demand(session, where, path, "purge")  # somebody may have put a symlink in its place
-            for entry in read_folder(session, folder):
-                name = folder + b"/" + entry.name.encode("utf-8", "surrogateescape")
-                if entry.name[-1] == "/":
-                    todo.append(name[:-1])
+            for info in in_order(read_folder(session, folder)):
+                name = folder + b"/" + sort_key(info.path)
+                if info.is_dir:
+                    todo.append(name)
                 else:
                     self._unless_absent(session, REMOVE, name)
         for folder in reversed(emptied):
@@ -137,18 +141,19 @@ class Folders(Changes):
 
     def _stale(self, prefix: str, older_than: timedelta, *, remove: bool) -> Iterator[ObjectInfo]:
         now = self._ask("stale_uploads", prefix, lambda _, session: self._server_time(session))
-        newest = now - max(older_than, GRACE).total_seconds()
+        newest = datetime.fromtimestamp(now, UTC) - max(older_than, GRACE)
         todo = [prefix]
         while todo:
             folder = todo.pop()
             head = folder + "/" if folder else ""
-            for entry in self._folder(folder, "stale_uploads", missing_ok=True):
-                if entry.name[-1] == "/":
-                    todo.append(head + entry.name[:-1])
-                elif is_temporary(entry.name) and (entry.attrs.mtime or 0) <= newest:
-                    info = info_of(head + entry.name, entry.attrs)
-                    if self._is_dead(info.path, remove):
-                        yield info
+            for info in self._folder(folder, "stale_uploads", missing_ok=True):
+                if info.is_dir:
+                    todo.append(head + info.path)
+                    continue
+                found = info._replace(path=head + info.path)
+                is_old = is_temporary(info.path) and (info.modified_at or OLDEST) <= newest
+                if is_old and self._is_dead(found.path, remove):
+                    yield found
 
     def _is_dead(self, path: str, remove: bool) -> bool:
         def run(_: Link, session: Session) -> bool:

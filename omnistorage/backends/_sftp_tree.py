@@ -8,18 +8,20 @@ server could still put a symlink in the way: against those, confine the account 
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from os import urandom
 from stat import S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, S_ISDIR, S_ISREG
-from typing import NamedTuple
 
+from .._sorted_list import sort_entries
 from ..core import Kind, ListOptions, ObjectInfo
 from ..errors import (
     AlreadyExists,
     BackendUnavailable,
     CapabilityNotSupported,
+    CorruptData,
     DirectoryNotEmpty,
     InvalidPath,
     NotFound,
@@ -58,6 +60,13 @@ from ._sftp_wire import (
 MARK = ".omnistorage-"
 _HIDDEN = re.compile(r"\.omnistorage-[0-9a-f]{16}\.(tmp|old)", re.ASCII)
 _LONGEST_NAME = 255
+MAX_LISTED_NAME = 1024
+"""The longest name that is believed of a listing, in bytes: 255 characters of four bytes."""
+MAX_FOLDER = 10_000_000
+"""So many names a folder has at most: a server may go on for ever."""
+MAX_DEPTH = 256
+RUN = 50_000
+"""Names of a folder that are sorted in memory; more are sorted on disk."""
 
 _ABSENT = (NO_SUCH_FILE, 10, 19)  # 10 and 19 are what servers say who know the codes of later versions
 _EXISTS, _NOT_EMPTY, _IS_FOLDER = 11, 18, 24
@@ -185,41 +194,48 @@ def real_path(session: Session, slot: Slot) -> bytes | None:
     return answer.string() if answer.number() else None
 
 
-class Entry(NamedTuple):
-    """One line of a folder; ``name`` ends with ``/`` if it is a folder."""
-
-    name: str
-    attrs: Attrs
-
-
-def read_folder(session: Session, path: bytes) -> list[Entry]:
-    """Everything in a folder, unsorted, our temporaries included. Raises ``Status``."""
+def read_folder(session: Session, path: bytes) -> Iterator[ObjectInfo]:
+    """Everything in a folder by its name there, unsorted, our temporaries included. Raises ``Status``."""
     handle = session.call(OPENDIR, string(path), want=HANDLE).string()
-    found: list[Entry] = []
     ahead: Slot | None = session.send(READDIR, string(handle))
+    left = MAX_FOLDER
     try:
         while ahead is not None:
             answer = session.answer(ahead, NAME)
             ahead = session.send(READDIR, string(handle))  # while this one is read
-            _take_entries(answer, found)
+            count = answer.number()
+            left -= max(count, 1)  # an answer without a name is an answer, too
+            if left < 0:
+                raise CorruptData(f"the server lists more than {MAX_FOLDER} names in one folder", backend=BACKEND)
+            yield from _entries(answer, count)
     except Status as error:
         if error.code != EOF:
             raise
     finally:
         session.closing.append(handle)
-    return found
 
 
-def _take_entries(answer: Answer, found: list[Entry]) -> None:
-    for _ in range(answer.number()):
+def _entries(answer: Answer, count: int) -> Iterator[ObjectInfo]:
+    for _ in range(count):
         raw = answer.string()
         answer.view()
         attrs = answer.attrs()
         if raw not in (b".", b".."):
-            if not raw or b"/" in raw or b"\0" in raw:
+            if not raw or b"/" in raw or b"\0" in raw or len(raw) > MAX_LISTED_NAME:
                 raise StorageError(f"the server listed a name that cannot be one: {raw[:100]!r}", backend=BACKEND)
-            name = key_of(raw)
-            found.append(Entry(name + "/" if is_folder(attrs) else name, attrs))
+            yield info_of(key_of(raw), attrs)
+
+
+def in_order(rows: Iterable[ObjectInfo]) -> Iterator[ObjectInfo]:
+    """``rows`` in the order of their keys, a folder's with its slash. All are read when this returns: in memory, or
+    sorted on disk if they are many."""
+    ordered = sort_entries(rows, _order, run=RUN)
+    first = next(ordered, None)
+    return iter(()) if first is None else itertools.chain((first,), ordered)
+
+
+def _order(info: ObjectInfo) -> bytes:
+    return sort_key(info.path + "/" * info.is_dir)
 
 
 class Place:
@@ -356,39 +372,44 @@ class ConfinedPlace(Place):
 # --- listings ---------------------------------------------------------------------------------------------------------
 
 
-def visible(entries: list[Entry], after: bytes | None = None) -> list[tuple[bytes, Entry]]:
-    """Sorted by UTF-8 bytes, without temporaries, and without what lies wholly at or before ``after``."""
-    keyed = [(sort_key(entry.name), entry) for entry in entries if not is_hidden(entry.name.rstrip("/"))]
-    if after is not None:
-        keyed = [row for row in keyed if row[0] > after or (row[0][-1:] == b"/" and after.startswith(row[0]))]
-    keyed.sort(key=lambda row: row[0])
-    return keyed
+def visible(rows: Iterator[ObjectInfo], after: bytes | None = None) -> Iterator[ObjectInfo]:
+    """``rows`` without temporaries, and without what lies wholly at or before ``after``."""
+    for info in rows:
+        if is_hidden(info.path):
+            continue
+        key = b"" if after is None else _order(info)
+        if after is None or key > after or (info.is_dir and after.startswith(key)):
+            yield info
 
 
-def walk(read: Callable[[str], list[Entry]], prefix: str, options: ListOptions) -> Iterator[ObjectInfo]:
+def walk(read: Callable[[str], Iterator[ObjectInfo]], prefix: str, options: ListOptions) -> Iterator[ObjectInfo]:
     """Every file under the folder ``prefix`` in the order of the keys; ``read`` gives the entries of one folder."""
     head = prefix + "/" if prefix else ""
     start = None if options.start_after is None else sort_key(options.start_after)
 
-    def wanted(folder: str) -> Iterator[tuple[bytes, Entry]]:
+    def wanted(folder: str) -> Iterator[ObjectInfo]:
         key = sort_key(folder)
         if start is None or start < key:
-            return iter(visible(read(folder)))
-        return iter(visible(read(folder), start[len(key) :])) if start.startswith(key) else iter(())
+            return visible(read(folder))
+        return visible(read(folder), start[len(key) :]) if start.startswith(key) else iter(())
 
     levels = [(head, wanted(head))]
     while levels:
         here, rows = levels[-1]
-        for _, entry in rows:
-            if entry.name[-1] == "/":
-                try:
-                    levels.append((here + entry.name, wanted(here + entry.name)))
-                except StorageError as error:
-                    if options.on_error is None:
-                        raise
-                    options.on_error(error)
-                    continue
-                break
-            yield info_of(here + entry.name, entry.attrs)
+        for info in rows:
+            path = here + info.path
+            if not info.is_dir:
+                yield info._replace(path=path)
+                continue
+            if len(levels) >= MAX_DEPTH:
+                raise CorruptData("folders inside folders without an end", path=path, op="list", backend=BACKEND)
+            try:
+                levels.append((path + "/", wanted(path + "/")))
+            except StorageError as error:
+                if options.on_error is None:
+                    raise
+                options.on_error(error)
+                continue
+            break
         else:
             levels.pop()

@@ -297,8 +297,8 @@ class SFTPBackend(Powers):
 
     def _children(self, path: str) -> Iterator[ObjectInfo]:
         head = path + "/" if path else ""
-        for _, entry in visible(self._folder(path, "list_dir")):
-            yield info_of(head + entry.name.rstrip("/"), entry.attrs)
+        for info in visible(self._folder(path, "list_dir")):
+            yield info._replace(path=head + info.path) if head else info
 
     # -- writing -------------------------------------------------------------------------------------------------------
 

@@ -426,7 +426,7 @@ FOLDER = FOUND.format("<D:resourcetype><D:collection/></D:resourcetype>")
 FILE = FOUND.format("<D:getcontentlength>3</D:getcontentlength>")
 
 
-@pytest.mark.parametrize("name", ["../up", "a/b", "..", "%2e%2e", "a%2Fb"])
+@pytest.mark.parametrize("name", ["../up", "a/b", "..", "%2e%2e", "a%2Fb", "a%00b", "."])
 def test_goal_40_a_server_cannot_list_a_name_that_leads_elsewhere(dav, name):
     root = dav.root.path
     rows = [(root, FOLDER), (root + name, FILE)]

@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 import pytest
 
 from omnistorage import ops
-from omnistorage.backends._http_pages import index_page, manifest, multistatus, sitemap
+from omnistorage.backends._http_manifest import manifest
+from omnistorage.backends._http_pages import index_page, multistatus, sitemap
 from omnistorage.backends._http_urls import Root
 from omnistorage.backends.http import HTTPBackend
 from omnistorage.core import HealthCheck, ListOptions, ReadOptions, power
@@ -67,22 +68,22 @@ FOOTER = b"""<h1>Index of /</h1>
 
 
 def test_a_size_is_what_stands_in_the_row_and_not_what_else_is_on_the_page():
-    found = index_page(FOOTER, "text/html", ROOT, "", "http://h/a%20b/")
+    found = index_page([FOOTER], "text/html", ROOT, "", "http://h/a%20b/")
     assert [(i.path, i.size) for i in found] == [("x", 123), ("y", None), ("z", None), ("w", None)]
 
 
 def test_index_pages_of_nginx_and_apache_are_read_and_links_elsewhere_are_not():
-    found = index_page(NGINX, "text/html", ROOT, "x", "http://h/a%20b/x/")
+    found = index_page([NGINX], "text/html", ROOT, "x", "http://h/a%20b/x/")
     assert [(i.path, i.kind, i.size) for i in found] == [
         ("x/sub", "dir", None), ("x/a b.txt", "file", 12345), ("x/10%.csv", "file", 0),
     ]  # fmt: skip
-    found = index_page(APACHE, "text/html;charset=UTF-8", ROOT, "x", "http://h/a%20b/x/")
+    found = index_page([APACHE], "text/html;charset=UTF-8", ROOT, "x", "http://h/a%20b/x/")
     assert [(i.path, i.kind, i.size) for i in found] == [("x/x&y.gz", "file", None), ("x/sub", "dir", None)]
     rows = [
         {"name": "d", "type": "directory"},
         {"name": "f", "type": "file", "size": 3, "mtime": "Sat, 21 Nov 2026 16:50:01 GMT"},
     ]
-    found = index_page(json.dumps(rows).encode(), "application/json", ROOT, "", "http://h/a%20b/")
+    found = index_page([json.dumps(rows).encode()], "application/json", ROOT, "", "http://h/a%20b/")
     assert found[1][:3] == ("f", 3, datetime(2026, 11, 21, 16, 50, 1, tzinfo=UTC))
 
 
@@ -93,7 +94,7 @@ def test_index_pages_of_nginx_and_apache_are_read_and_links_elsewhere_are_not():
 )
 def test_a_page_that_is_no_index_is_an_error_never_an_empty_folder(page, kind):
     with pytest.raises(CorruptData):
-        index_page(page, kind, ROOT, "", "http://h/a%20b/")
+        index_page([page], kind, ROOT, "", "http://h/a%20b/")
 
 
 def test_a_listing_by_pages_is_in_order_and_skips_what_it_need_not_read():
@@ -206,7 +207,7 @@ def test_xml_with_entities_without_an_end_or_of_another_kind_is_refused(xml):
     with pytest.raises(CorruptData):
         list(sitemap([xml], 1 << 20))
     with pytest.raises(CorruptData):
-        multistatus(xml)
+        list(multistatus([xml]))
 
 
 def test_pain_8_opening_an_object_lists_nothing_and_costs_one_request(at):
