@@ -321,8 +321,7 @@ def retry_after(value: str | None, now: datetime | None = None) -> float | None:
         return None
 
 
-def check_expires(expires: timedelta, path: str, most: timedelta | None) -> None:
-    """Refuse a presigned URL that would be dead, or that the store would refuse: it lives 1 second to ``most``."""
-    if expires < timedelta(seconds=1) or (most is not None and expires > most):
-        limit = "" if most is None else f" to {most.days} days"
-        raise ConfigError(f"expires={expires}: a presigned URL lives from 1 second{limit}", path=path, op="presign")
+def check_expires(expires: timedelta, path: str) -> None:
+    """Refuse a presigned URL that would be dead, or live longer than any store signs without an account's key."""
+    if not timedelta(seconds=1) <= expires <= timedelta(days=7):
+        raise ConfigError(f"expires={expires}: a presigned URL lives from 1 second to 7 days", path=path, op="presign")

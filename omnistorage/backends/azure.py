@@ -463,7 +463,7 @@ class AzureBackend(ObjectBackend):
         check_key(path, op="presign")
         if method not in SIGNED:
             raise ConfigError(f"method={method!r}: use one of {', '.join(SIGNED)}", path=path, op="presign")
-        check_expires(expires, path, None if self._account.key is not None else timedelta(days=7))
+        check_expires(expires, path)
         sas = self.run(
             "presign", path, lambda: self._azure.clients.signed(self._prefix + path, SIGNED[method], expires)
         )

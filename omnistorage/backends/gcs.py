@@ -30,7 +30,7 @@ from ..errors import (
 from ..paths import check_key, check_new
 from ..policies import RequestPolicy
 from ..secret import Secret
-from ._base import checked_prefix
+from ._base import check_expires, checked_prefix
 from ._connections import Connections
 from ._gcs_client import EXTRA, QUANTUM, GCSClient
 from ._gcs_errors import NAME, NO_BUCKET, is_bucket_missing, translate
@@ -408,6 +408,7 @@ class GCSBackend(ObjectBackend):
         check_key(path, op="presign")
         if method not in ("GET", "PUT", "HEAD", "DELETE"):
             raise ConfigError(f"method={method!r}: use one of GET, PUT, HEAD, DELETE", path=path, op="presign")
+        check_expires(expires, path)
 
         def sign() -> str:
             blob = self._gcs.blob(self._prefix + path)

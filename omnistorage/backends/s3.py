@@ -45,7 +45,6 @@ from ._s3_vendors import VENDORS, features_of
 
 PART_SIZE = 8 << 20
 LEAST_PART = 5 << 20
-WEEK = timedelta(days=7)
 """The longest life of a presigned URL (Signature Version 4)."""
 
 
@@ -362,7 +361,7 @@ class S3Backend(Resumes):
         calls = {"GET": "get_object", "PUT": "put_object", "HEAD": "head_object", "DELETE": "delete_object"}
         if method not in calls:
             raise ConfigError(f"method={method!r}: use one of {', '.join(calls)}", path=path, op="presign")
-        check_expires(expires, path, WEEK)
+        check_expires(expires, path)
         url = self.run(
             "presign",
             path,

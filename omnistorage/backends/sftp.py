@@ -73,8 +73,10 @@ class SFTPBackend(Powers):
     ``"strict"``; ``host_key`` pins one key, by ``SHA256:...`` fingerprint or as ``ssh-ed25519 AAAA...``.
     Who we are: ``key_file`` (one or several) or ``key`` (the text of a private key), with ``passphrase``; the ssh-agent
     (by default where neither key nor password is given; ``agent`` says otherwise); ``password``. ``jump`` is
-    ``user@host:port``, several with commas; jump hosts are never told the password. ``ssh_config`` (empty: none) fills
-    in HostName, Port, User, IdentityFile, ProxyJump and UserKnownHostsFile where the options say nothing.
+    ``user@host:port``, several with commas; jump hosts are never told the password. They are offered the keys, the
+    agent's and the default ones too, as ssh(1) does, also where the server itself has a password. ``ssh_config``
+    (empty: none) fills in HostName, Port, User, IdentityFile, ProxyJump and UserKnownHostsFile where the options say
+    nothing.
 
     At most ``connections`` at once, opened when needed and again when they died, with a keepalive every ``keepalive``
     seconds. ``connect_timeout`` bounds each step of connecting, ``timeout`` the seconds without a sign of the server.

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 @click.option("--dirs", is_flag=True, help="Folders only.")
 @click.option("--files", is_flag=True, help="No folders.")
 @click.option("--max-depth", type=click.IntRange(1), metavar="N", help="Go N levels down; implies -R.")
+@click.option("-0", "--print0", is_flag=True, help="End each row with NUL, for names that hold line breaks (xargs -0).")
 @choosing
 @click.pass_obj
 def ls(
@@ -42,6 +43,9 @@ def ls(
     """
     if dirs and files:
         raise click.UsageError("--dirs and --files leave nothing over: choose one")
+    if k["print0"] and app.json:
+        raise click.UsageError("--print0 is for rows of text: --json has a row in each line whatever a name holds")
+    end = b"\0" if k.pop("print0") else b"\n"
     depth: int | None = k.pop("max_depth") or (None if recursive else 1)
     for info in rows(app, url, depth, folders=not files, filter=filter_of(k)):
         if dirs and not info.is_dir:
@@ -51,7 +55,7 @@ def ls(
             app.out.json(row(info))
         else:
             name = info.path + "/" * info.is_dir
-            app.out.line(f"{_long(info, human_sizes)} {name}" if long or human_sizes else name)
+            app.out.line(f"{_long(info, human_sizes)} {name}" if long or human_sizes else name, end)
 
 
 def rows(app: App, url: str, depth: int | None, *, folders: bool, filter: Filter | None = None) -> Iterator[ObjectInfo]:

@@ -97,10 +97,10 @@ class Stdout:
     def abort(self) -> None:
         pass
 
-    def line(self, text: str) -> None:
+    def line(self, text: str, end: bytes = b"\n") -> None:
         """One line for people or pipes: a terminal gets it escaped, a pipe as the bytes it came from."""
         shown = escape(text) if sys.stdout is not None and sys.stdout.isatty() else text
-        self.write(encode(shown) + b"\n")
+        self.write(encode(shown) + end)
 
     def json(self, row: dict[str, Any]) -> None:
         """One row of NDJSON."""

@@ -22,6 +22,8 @@ from ..paths import check_new
 OBJECT_FIELDS = ("seq", "id", "source", "start")
 MAX_VALUE_BYTES = 200
 """The longest field value in a name, in UTF-8 bytes once escaped: file systems end at 255 for a whole segment."""
+MAX_WIDTH = 200
+"""The largest width of a number in a name."""
 
 _UNSAFE = re.compile("[/\\\\%\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _UNSAFE_IN_HIVE = re.compile("[\"#%'*/:=?\\\\{}[\\]^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -261,6 +263,9 @@ def _check_piece(text: str, name: str | None, spec: str) -> None:
         for directive in _DIRECTIVE.finditer(spec):
             if directive[1] not in _DIRECTIVES or not directive[1]:
                 raise ConfigError(f"the template {text!r}: {directive[0]} is no directive of strftime")
+            _check_width(text, directive[0])
+    if name in ("seq", "start"):
+        _check_width(text, spec)
     if name in ("id", "source") and spec:
         raise ConfigError(f"the template {text!r}: {{{name}}} takes no format")
     if name not in (*OBJECT_FIELDS, "time") and spec:
@@ -268,6 +273,13 @@ def _check_piece(text: str, name: str | None, spec: str) -> None:
         raise ConfigError(f"the template {text!r}: the record's field {name!r} takes no format{hint}")
     if name != "time" and re.search(r"[\[\]]", name):
         raise ConfigError(f"the template {text!r}: nested fields are written with dots, as in {{user.id}}")
+
+
+def _check_width(text: str, spec: str) -> None:
+    """Raise ``ConfigError`` for a width that no name has: the number would be filled with as many characters."""
+    for number in re.findall("[0-9]+", spec):
+        if len(number.lstrip("0")) > len(str(MAX_WIDTH)) or int(number) > MAX_WIDTH:
+            raise ConfigError(f"the template {text!r:.200}: {number:.20} is too wide for a name, at most {MAX_WIDTH}")
 
 
 def _seconds(value: Any, zone: tzinfo) -> float:

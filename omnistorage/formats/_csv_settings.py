@@ -31,6 +31,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "extra": ("error", "drop"),
     "missing": ("error", "null"),
     "nul": ("error", "keep"),
+    "formulas": ("keep", "quote", "refuse"),
 }
 _BOOLEANS = {"true": True, "false": False, "1": True, "0": False}
 
@@ -88,6 +89,7 @@ class CsvSettings:
     max_record: int = 16 << 20
     allow_partial_tail: bool = False
     max_columns: int | None = None
+    formulas: Literal["keep", "quote", "refuse"] = "keep"
 
     def __post_init__(self) -> None:
         self._check_plain_fields()

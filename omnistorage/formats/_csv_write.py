@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import date
+from decimal import Decimal
 from itertools import chain
 from operator import itemgetter
 from typing import Any
@@ -17,6 +20,11 @@ _NO_FIELDS = (bytes, bytearray, memoryview, list, tuple, dict, set, frozenset)
 _FIELD_TYPES = frozenset({str, int, float, bool, type(None)})
 _ROW_TYPES = frozenset({list, tuple})
 _BOM = "\ufeff"
+_FORMULA = re.compile("[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20].", re.DOTALL)
+"""How a text begins that spreadsheets run (https://owasp.org/www-community/attacks/CSV_Injection), wide forms too."""
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:[.,][0-9]*)?|[.,][0-9]+)(?:[eE][+-]?[0-9]+)?", re.ASCII)
+_INERT = (int, float, bool, type(None), Decimal, date)
+"""Classes whose text is no formula."""
 
 
 class _Lines:
@@ -107,6 +115,8 @@ class Encoder(StageBase[Sequence[Any], bytes]):
             return None
         if self._settings.null and type(None) in types:
             return None
+        if self._settings.formulas != "keep" and any(map(_is_formula, chain.from_iterable(rows))):
+            return None
         self._write.writerows(rows)
         text = "".join(self._lines.rows)
         if ("\r" in text and (self._end == "\n" or text.count("\r") != len(records))) or "\0" in text:
@@ -148,9 +158,13 @@ class Encoder(StageBase[Sequence[Any], bytes]):
 
     def _text(self, writer: Any, fields: Sequence[Any], record: Any) -> bytes:
         try:
+            if self._settings.formulas != "keep":
+                fields = self._without_formulas(fields, record)
             writer.writerow(fields)
             text = self._lines.rows[-1][:-2]
             data = text.encode(self._encoding)
+        except RecordError:
+            raise
         except Exception as error:  # the field's own __str__ may raise anything
             raise RecordError(f"not writable as CSV: {error}", raw=_shown(record)) from error
         finally:
@@ -162,6 +176,17 @@ class Encoder(StageBase[Sequence[Any], bytes]):
                 f"the record is {len(data)} bytes, max_record is {self._settings.max_record}", raw=_shown(record)
             )
         return data + self._end.encode()
+
+    def _without_formulas(self, fields: Sequence[Any], record: Any) -> list[Any]:
+        if self._settings.formulas == "quote":
+            return [f"'{field}" if _is_formula(field) else field for field in fields]
+        for field in fields:
+            if _is_formula(field):
+                raise RecordError(
+                    f"the field {str(field)[:40]!r} is a formula to spreadsheets; formulas='quote' writes it as text",
+                    raw=_shown(record),
+                )
+        return list(fields)
 
     def _fields(self, record: Any) -> list[Any]:
         if self._settings.rows == "dict":
@@ -198,6 +223,14 @@ class Encoder(StageBase[Sequence[Any], bytes]):
                 raise RecordError(f"{len(fields)} fields where the header has {len(self._names)}", raw=_shown(record))
             return [*fields, *[None] * short][: len(self._names)]
         return fields
+
+
+def _is_formula(field: Any) -> bool:
+    """Whether spreadsheets would run a field: it begins as formulas do, and is no number."""
+    if isinstance(field, _INERT):
+        return False
+    text = str(field)
+    return _FORMULA.match(text) is not None and _NUMBER.fullmatch(text) is None
 
 
 def _columns(names: Names) -> Callable[[Any], Sequence[Any]]:

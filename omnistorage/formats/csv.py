@@ -52,6 +52,11 @@ class Csv(CsvSettings):
     bad record on reading, and a header of more ``CorruptData``. Python's ``csv.field_size_limit()``, one for the
     process, is raised when a row is met that may need it, and never lowered.
 
+    **Formulas.** Spreadsheets run a field that begins with ``=``, ``+``, ``-``, ``@``, a tab or a line break. Fields
+    are written as they are. With ``formulas="quote"`` such text gets a ``'`` before it, which reading does not take
+    away; with ``formulas="refuse"`` it makes a bad record. A number is no formula, nor is ``-2`` as text. Both hold
+    for the names of the header, too.
+
     **Torn ends.** A last row without a line break is a record (RFC 4180, 2.2) if it is a sound one: a cut within the
     last field goes unnoticed. One that is not, with a quote left open or too few fields, raises ``CorruptData``, or is
     dropped when ``allow_partial_tail`` is set. A quote that opens where none was meant takes the following rows along

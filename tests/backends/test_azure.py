@@ -632,7 +632,7 @@ def test_order_of_a_container_with_many_pages(store):
     assert [info.path for info in store.list("", ListOptions(start_after="z/ﬀ"))] == ["z/😀", "ﬀ", "😀/x"]
 
 
-@pytest.mark.parametrize("expires", [timedelta(0), timedelta(seconds=-5), timedelta(days=-1)])
+@pytest.mark.parametrize("expires", [timedelta(0), timedelta(seconds=-5), timedelta(days=-1), timedelta(days=8)])
 def test_a_presigned_url_that_would_be_dead_is_refused(expires):
     with fresh() as store, pytest.raises(ConfigError):
         store.presign("x", "GET", expires)

@@ -265,8 +265,9 @@ def test_presigned_urls_name_the_object_and_how_long_they_hold():
         assert "X-Goog-Signature=" in url
         with pytest.raises(ConfigError):
             store.presign("x", "PATCH", timedelta(minutes=5))
-        with pytest.raises(ConfigError):
-            store.presign("x", "GET", timedelta(days=8))
+        for expires in (timedelta(0), timedelta(days=-1), timedelta(seconds=0.5), timedelta(days=8)):
+            with pytest.raises(ConfigError):
+                store.presign("x", "GET", expires)
     with fresh("double") as store, pytest.raises(ConfigError, match="sign"):
         store.presign("x", "GET", timedelta(minutes=5))
 

@@ -584,7 +584,7 @@ def test_go_f6_rclone_ignores_conditions_and_so_is_not_asked():
         assert [info.path for info in store.list()] == ["b"]
 
 
-@pytest.mark.parametrize("expires", [timedelta(0), timedelta(seconds=-5), timedelta(days=400)])
+@pytest.mark.parametrize("expires", [timedelta(0), timedelta(seconds=-5), timedelta(seconds=0.5), timedelta(days=400)])
 def test_a_presigned_url_that_would_be_dead_is_refused(expires):
     with fresh("seaweedfs") as store, pytest.raises(ConfigError):
         store.presign("x", "GET", expires)

@@ -36,6 +36,13 @@ def test_ls_lists_a_folder_an_object_or_here(cli: Cli, tree: Path) -> None:
     assert cli("ls", "t", "--files", "--dirs").code == 2
 
 
+def test_ls_ends_rows_with_nul_where_names_hold_line_breaks(cli: Cli, tree: Path) -> None:
+    (tree / "a\nFAKE-ROW").write_text("")
+    assert cli("ls", "t", "-0", "--files").out == b"a\nFAKE-ROW\0b.txt\0"
+    assert cli("ls", "-l", "t/a", "--print0").out.count(b"\0") == 2
+    assert cli("ls", "t", "-0", "--json").code == 2
+
+
 def test_ls_goes_down_as_far_as_it_is_told(cli: Cli, tree: Path) -> None:
     everything = ["a/", "a/deep/", "a/deep/y.txt", "a/x.txt", "b.txt", "c d/", "c d/é.txt"]
     assert cli("ls", "-R", "t").lines == everything

@@ -117,11 +117,21 @@ def test_values_of_different_types_that_are_equal_in_python_stay_apart():
         ("a/./{seq}", {}, "no valid name"),
         ("a\0{seq}", {}, "no valid name"),
         ("{seq:zz}", {}, "nknown format|nvalid format"),
+        ("{seq:0999999999d}.x", {}, "too wide"),
+        ("{seq:>99999999999}.x", {}, "too wide"),
+        ("{start:0201d}", {}, "too wide"),
+        ("{seq:" + "9" * 5000 + "}", {}, "too wide"),
+        ("{time:%999999999Y}{seq}", {}, "too wide"),
     ],
 )
 def test_a_template_that_makes_no_names_is_refused_at_once(text, options, says):
     with pytest.raises(ConfigError, match=says):
         Template(text, **options)
+
+
+def test_a_number_may_be_as_wide_as_a_name_allows():
+    made = Template("{seq:0200d}-{time:v2026/%Y}")
+    assert made.path(("v2026/2026",), seq=7, id="i", source="s", start=0) == "7".zfill(200) + "-v2026/2026"
 
 
 @pytest.mark.parametrize(

@@ -310,3 +310,39 @@ def test_we_read_what_pyarrow_writes() -> None:
         pyarrow.csv.write_csv(arrow_table(), sink, pyarrow.csv.WriteOptions(quoting_style=style))
         for size in (1, 1000, 1 << 20):
             assert read(sink.getvalue(), [size], types={"n": "int"}) == arrow_table().to_pylist()
+
+
+FORMULAS = ["=HYPERLINK(1)", "@SUM(1)", "-2+3", "+1+1", "\t=1", "\r=1", "\n=1", "\uff1d1", "=", "-2", "1=1", "+1.5e3"]
+HARMLESS = {"=", "-2", "1=1", "+1.5e3"}
+
+
+class _Sly:
+    def __str__(self) -> str:
+        return "=1"
+
+
+@pytest.mark.parametrize("text", FORMULAS)
+def test_formulas_are_kept_quoted_or_refused(text: str) -> None:
+    table = [["a", text], [text, "b"]]
+    safe = [[field if field in HARMLESS or field in "ab" else f"'{field}" for field in row] for row in table]
+    assert read(write(*table, fmt=lists()), fmt=lists()) == table
+    assert read(write(*table, fmt=lists(formulas="quote")), fmt=lists()) == safe
+    if text in HARMLESS:
+        assert read(write(*table, fmt=lists(formulas="refuse")), fmt=lists()) == table
+    else:
+        with pytest.raises(RecordError):
+            write(*table, fmt=lists(formulas="refuse"))
+
+
+def test_values_that_are_no_text_are_no_formulas_and_what_becomes_text_may_be_one() -> None:
+    values = [-2, -2.5, decimal.Decimal("-1"), None, True, datetime.date(2026, 11, 25)]
+    assert write(values, fmt=lists(formulas="refuse")) == write(values, fmt=lists())
+    assert write([_Sly()], fmt=lists(formulas="quote")) == b"'=1\n"
+
+
+def test_the_names_of_a_header_may_be_formulas() -> None:
+    assert write({"=a": 1, "b": 2}, formulas="quote") == b"'=a,b\n1,2\n"
+    with pytest.raises(RecordError):
+        write({"=a": 1}, formulas="refuse")
+    with pytest.raises(ConfigError):
+        Csv(formulas="run")  # type: ignore[arg-type]
