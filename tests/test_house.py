@@ -5,9 +5,12 @@ import pathlib
 import re
 import subprocess
 import sys
+import tarfile
 import tomllib
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
 PACKAGE = REPOSITORY / "omnistorage"
@@ -89,7 +92,7 @@ def test_documents_and_code_name_no_machine_of_ours():
 
 
 def test_scripts_are_posix_and_runnable():
-    for name in ("demo", "test", "check", "bench", "soak", "shake", "places", "mutate"):
+    for name in ("demo", "test", "check", "bench", "soak", "shake", "places", "mutate", "lock"):
         path = REPOSITORY / "scripts" / name
         assert path.stat().st_mode & 0o111, name
         assert path.read_text().startswith("#!/bin/sh\n")
@@ -107,6 +110,66 @@ def test_the_hashes_of_the_servers_are_of_the_versions_that_are_asked_for():
         version, _, digest = line.partition(" --hash=sha256:")
         assert version in pinned
         assert len(digest) == 64
+
+
+def locked():
+    """Name to version and hashes of what requirements-dev.lock installs; several versions of a name are for several
+    Pythons."""
+    found = {}
+    for entry in re.split(r"\n(?=[a-z0-9])", (REPOSITORY / "requirements-dev.lock").read_text()):
+        if not entry.startswith("#"):
+            requirement = Requirement(entry.partition(" \\")[0])
+            (version,) = requirement.specifier
+            hashes = set(re.findall(r"--hash=sha256:([0-9a-f]{64})", entry))
+            found.setdefault(canonicalize_name(requirement.name), []).append((version.version, hashes))
+    return found
+
+
+def declared(extra, extras):
+    for text in extras[extra]:
+        requirement = Requirement(text)
+        if requirement.name == "omnistorage":
+            for inner in requirement.extras:
+                yield from declared(inner, extras)
+        else:
+            yield requirement
+
+
+def test_the_lock_holds_what_the_project_asks_for_and_a_hash_of_each():
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    found = locked()
+    wanted = [Requirement(text) for text in project["project"]["dependencies"]]
+    wanted += [Requirement(text) for text in project["build-system"]["requires"]]
+    wanted += declared("dev", project["project"]["optional-dependencies"])
+    for requirement in wanted:
+        for version, _ in found[canonicalize_name(requirement.name)]:
+            assert requirement.specifier.contains(version), f"run ./scripts/lock: {requirement} is locked at {version}"
+    assert all(hashes for versions in found.values() for _, hashes in versions)
+    assert {"hatchling", "editables"} <= found.keys()
+
+
+def test_the_lock_and_the_hashes_of_the_servers_agree():
+    found = locked()
+    for line in (REPOSITORY / "tests/servers/requirements.txt").read_text().splitlines():
+        if line[0] != "#":
+            name, _, rest = line.partition("==")
+            version, _, digest = rest.partition(" --hash=sha256:")
+            assert (version, True) == (found[canonicalize_name(name)][0][0], digest in found[name][0][1])
+
+
+def test_the_source_distribution_holds_the_package_and_nothing_else(tmp_path):
+    build = [sys.executable, "-m", "hatchling", "build", "--target", "sdist", "--directory", str(tmp_path)]
+    subprocess.run(build, cwd=REPOSITORY, check=True, capture_output=True)
+    (made,) = tmp_path.iterdir()
+    with tarfile.open(made) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    rest = {name for name in names if not name.startswith("omnistorage/")}
+    # Hatchling adds the ignored names of the repository, and PKG-INFO.
+    assert rest == {
+        "CHANGELOG.md", "LICENSE", "PKG-INFO", "README.md", "SECURITY.md", "pyproject.toml", ".gitignore",
+    }  # fmt: skip
+    modules = {path.relative_to(REPOSITORY).as_posix() for path in PACKAGE.rglob("*.py")}
+    assert {name for name in names if name.endswith(".py")} == modules
 
 
 def test_every_test_listed_as_slow_exists():
