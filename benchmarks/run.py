@@ -18,7 +18,7 @@ from common import REPOSITORY, Bench, as_rows, machine, version
 THEMES = (
     "records_write", "records_read", "formats", "codec_streams", "rolling", "spool", "dataset", "log_handler",
     "sorting", "local_small", "local_stream", "memory", "startup", "store", "s3", "azure_blob", "sftp", "sql",
-    "sql_query", "wrappers", "globs", "sync", "sync_listing", "multi",
+    "sql_query", "wrappers", "globs", "hostile", "sync", "sync_listing", "multi",
 )  # fmt: skip
 RESULTS = REPOSITORY / "benchmarks" / "results.json"
 

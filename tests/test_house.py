@@ -10,7 +10,9 @@ import tomllib
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
 PACKAGE = REPOSITORY / "omnistorage"
@@ -146,6 +148,20 @@ def test_the_lock_holds_what_the_project_asks_for_and_a_hash_of_each():
             assert requirement.specifier.contains(version), f"run ./scripts/lock: {requirement} is locked at {version}"
     assert all(hashes for versions in found.values() for _, hashes in versions)
     assert {"hatchling", "editables"} <= found.keys()
+
+
+def test_the_oldest_versions_that_ci_installs_are_the_floors_of_the_project():
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    oldest = {}
+    for line in (REPOSITORY / "constraints-floor.txt").read_text().splitlines():
+        if line and line[0] != "#":
+            name, _, version = line.partition("==")
+            oldest[canonicalize_name(name)] = Version(version)
+    extras = project["optional-dependencies"]
+    for requirement in [*map(Requirement, project["dependencies"]), *declared("all", extras)]:
+        (floor,) = requirement.specifier
+        assert floor.operator == ">="
+        assert oldest[canonicalize_name(requirement.name)] in SpecifierSet(f"=={floor.version}.*"), requirement
 
 
 def test_the_lock_and_the_hashes_of_the_servers_agree():

@@ -19,8 +19,8 @@ from omnistorage.backends._sftp_wire import EOF, Answer, Attrs, Slot, Status, st
 from omnistorage.backends.azure import AzureBackend
 from omnistorage.backends.s3 import S3Backend
 from omnistorage.core import Features, ListOptions, ObjectInfo
-from omnistorage.errors import CorruptData, InvalidPath, StorageError
-from omnistorage.policies import RequestPolicy
+from omnistorage.errors import CorruptData, DeadlineExceeded, InvalidPath, StorageError
+from omnistorage.policies import Clock, RequestPolicy, deadline
 
 ROOT = Root("http", "h", 80, "/")
 PIECE = 64 * 1024
@@ -273,6 +273,36 @@ def test_a_folder_that_no_path_can_have_is_not_listed():
         list(Bucket("../").list_dir())
 
 
+class Ticks(Clock):
+    """A second passes with each look at it."""
+
+    def __init__(self):
+        self.seconds = 0.0
+
+    def now(self):
+        self.seconds += 1.0
+        return self.seconds
+
+    def wait(self, seconds, wake):
+        self.seconds += seconds
+
+
+def test_pages_without_an_end_are_followed_until_a_deadline():
+    clock, asked = Ticks(), itertools.count(1)
+    bucket = Bucket()
+    bucket.client.page = lambda prefix, **options: Page([], [], f"token {next(asked)}")
+    with pytest.raises(DeadlineExceeded), deadline(100, clock):
+        list(bucket.list())
+    assert next(asked) <= 102
+
+
+def test_a_page_that_comes_again_is_an_error():
+    bucket = Bucket()
+    bucket.client.page = lambda prefix, **options: Page([], [], "token")
+    with pytest.raises(StorageError):
+        list(bucket.list())
+
+
 class Says(BaseHTTPRequestHandler):
     """Answers each GET with the body of its server."""
 
@@ -307,17 +337,33 @@ def says():
     server.server_close()
 
 
+def s3(server):
+    options = {"access_key": "a", "secret_key": "s", "region": "us-east-1", "policy": RequestPolicy(retries=0)}
+    return S3Backend("b", endpoint_url=f"http://127.0.0.1:{server.server_port}", **options)
+
+
 @pytest.mark.parametrize("missing", ["LastModified", "Size", "ETag"])
 def test_an_entry_of_s3_that_lacks_a_field_is_an_error_of_ours(says, missing):
     fields = {"Key": "x", "Size": "1", "LastModified": "2020-01-01T00:00:00Z", "ETag": '"e"'}
     entry = "".join(f"<{name}>{value}</{name}>" for name, value in fields.items() if name != missing)
     whole = f"<ListBucketResult><Name>b</Name><IsTruncated>false</IsTruncated><Contents>{entry}</Contents>"
     says.body = [f"{whole}</ListBucketResult>".encode()]
-    options = {"access_key": "a", "secret_key": "s", "region": "us-east-1", "policy": RequestPolicy(retries=0)}
-    with (
-        S3Backend("b", endpoint_url=f"http://127.0.0.1:{says.server_port}", **options) as store,
-        pytest.raises(StorageError),
-    ):
+    with s3(says) as store, pytest.raises(StorageError):
+        list(store.list())
+
+
+BOMB = "".join(f'<!ENTITY {chr(98 + n)} "{f"&{chr(97 + n)};" * 10}">' for n in range(8))
+
+
+@pytest.mark.parametrize(
+    ("entities", "name"),
+    [(f'<!ENTITY a "aaaaaaaaaa">{BOMB}', "&i;"), ('<!ENTITY a SYSTEM "file:///etc/hostname">', "&a;")],
+)
+def test_a_page_of_s3_with_entities_is_an_error_of_ours(says, entities, name):
+    entry = f"<Contents><Key>{name}</Key><Size>1</Size><LastModified>2020-01-01T00:00:00Z</LastModified><ETag>e</ETag>"
+    whole = f"<ListBucketResult><Name>b</Name><IsTruncated>false</IsTruncated>{entry}</Contents></ListBucketResult>"
+    says.body = [f"<!DOCTYPE l [{entities}]>{whole}".encode()]
+    with s3(says) as store, pytest.raises(StorageError):
         list(store.list())
 
 

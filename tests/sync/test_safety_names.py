@@ -6,7 +6,9 @@ import pytest
 
 from omnistorage import (
     ConfigError,
+    LocalBackend,
     MemoryBackend,
+    StorageError,
     ops,
 )
 from omnistorage.core import ObjectInfo
@@ -92,6 +94,39 @@ def test_keys_that_only_an_object_store_allows_are_reported_and_misplace_nothing
     assert {"x//y", "./z", "p/../q", "/top", "tail/"} <= told
     assert told & {"a", "a/b"}
     assert {path.name for path in tmp_path.iterdir()} == {"dst"}
+
+
+class Hostile(MemoryBackend):
+    """Lists one object, by whatever name."""
+
+    def __init__(self, name):
+        super().__init__()
+        self._listed = name
+
+    def list(self, prefix="", options=None):
+        yield ObjectInfo(self._listed, 1)
+
+    def list_dir(self, path=""):
+        yield ObjectInfo(self._listed, 1)
+
+    def stat(self, path):
+        return ObjectInfo(path, 1)
+
+    def open_reader(self, path, options=None):
+        return fill(MemoryBackend(), "x").open_reader("x")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../esc", "/abs", "a/../../esc", "x\0y", "a//b", "./dot", "a\nb", "\x1b[31mred", "..", "a/", "a" * 300, "\ud800x",
+     ".omnistorage-0000000000000000.tmp"],
+)  # fmt: skip
+def test_goal_40_what_a_hostile_source_lists_never_leaves_the_destination(tmp_path, name):
+    inner = tmp_path / "in" / "dst"
+    inner.mkdir(parents=True)
+    with pytest.raises(StorageError):
+        copy(Hostile(name), LocalBackend(inner))
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def test_a_shuffled_listing_of_a_store_that_promises_no_order_changes_nothing():
