@@ -166,8 +166,9 @@ def check(
     """Compare two places and change nothing.
 
     Two objects are the same if their digests are. A store's own digests are compared; a local file is read if the other
-    side states a digest or is a local file as well. Where no digest can be compared, size and time decide, and the
-    report counts the object in ``by_size_and_time``.
+    side states a digest or is a local file as well. So is an object of a SQL table, whose digest was only noted when it
+    was written. Where no digest can be compared, size and time decide, and the report counts the object in
+    ``by_size_and_time``.
 
     Args:
         src: A URL, a path, a backend, a Store or a configuration.
@@ -218,11 +219,11 @@ def check_sums(
 
     Lines are those of ``sha256sum`` and ``sha256sum --tag`` (see ``sums.SumFile``, which ``sums`` may be, too), with
     names relative to ``dst``, or below it in full as it is given here. ``algorithm`` is a name such as ``"sha256"``;
-    None: what the tag, the file's name or the digest's length says. Digests that ``dst`` states are taken for true and
-    others computed by reading; ``download`` reads everything. ``settings`` are ``filter`` (by names alone),
-    ``checkers``, ``ignore_case``, ``normalize``, ``sort_listings`` and ``no_traverse``. Raises ``ConfigError`` for a
-    sum file without digests, or with a line that cannot be understood or contradicts another one, which it names;
-    ``NotFound`` if there is no sum file.
+    None: what the tag, the file's name or the digest's length says. Digests that ``dst`` states are taken for true,
+    unless they were only noted at the write (SQL), and others computed by reading; ``download`` reads everything.
+    ``settings`` are ``filter`` (by names alone), ``checkers``, ``ignore_case``, ``normalize``, ``sort_listings`` and
+    ``no_traverse``. Raises ``ConfigError`` for a sum file without digests, or with a line that cannot be understood or
+    contradicts another one, which it names; ``NotFound`` if there is no sum file.
     """
     for name in sorted(settings.keys() - _OF_SUMS):
         raise ConfigError(f"{name} does not go with a sum file, which says nothing but names and digests")

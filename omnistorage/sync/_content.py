@@ -19,12 +19,17 @@ _REMEMBERED = 200_000
 
 
 class Content:
-    """Compares the content of the objects of ``src`` and ``dst``."""
+    """Compares the content of the objects of ``src`` and ``dst``.
 
-    def __init__(self, src: Side, dst: Side) -> None:
+    Some digests were only noted when the object was written (``Features.kept_hashes``). They count if ``trusts_kept``;
+    otherwise the objects are read, as local files are.
+    """
+
+    def __init__(self, src: Side, dst: Side, *, trusts_kept: bool = True) -> None:
         self.src, self.dst = src, dst
-        one, other = src.features.hashes, dst.features.hashes
-        self._files = src.local is not None, dst.local is not None
+        self._trusts_kept = trusts_kept or not (src.features.kept_hashes or dst.features.kept_hashes)
+        one, other = (side.features.hashes - self._untrusted(side) for side in (src, dst))
+        self._files = tuple(side.local is not None or bool(self._untrusted(side)) for side in (src, dst))
         self.stated = bool(one & other)
         """Whether both stores state digests by a common algorithm, at least for some objects."""
         self.known = self.stated or all(self._files) or bool((self._files[0] and other) or (self._files[1] and one))
@@ -38,8 +43,8 @@ class Content:
         Args:
             a: The source's object, with the digests that its store states.
             b: The destination's.
-            read: What may be read to compute a digest that is not stated: files of the local file system, the one
-                side that states none, or both sides.
+            read: What may be read to compute a digest that is not stated: files of the local file system (and objects
+                whose digests are not trusted), the one side that states none, or both sides.
 
         Returns:
             ``EQUAL``, the reason why they differ, or None if no digest can be compared.
@@ -47,8 +52,8 @@ class Content:
         Raises:
             StorageError: An object cannot be read.
         """
-        if read == "both sides":
-            a, b = _without_kept(a, self.src), _without_kept(b, self.dst)
+        if read == "both sides" or not self._trusts_kept:
+            a, b = without_kept(a, self.src), without_kept(b, self.dst)
         verdict = same_digest(a, b)
         if verdict is not None or read == "nothing":
             return verdict
@@ -60,6 +65,15 @@ class Content:
         if read == "both sides" or all(self._files):
             return self._compared(_FOR_BOTH, self._of_src(a, _FOR_BOTH), self._of_dst(b, _FOR_BOTH))
         return None
+
+    def same_digest(self, a: ObjectInfo, b: ObjectInfo) -> str | None:
+        """The verdict by a digest that both stores state of what they hold; None if there is none."""
+        if self._trusts_kept:
+            return same_digest(a, b)
+        return same_digest(without_kept(a, self.src), without_kept(b, self.dst))
+
+    def _untrusted(self, side: Side) -> frozenset[str]:
+        return frozenset() if self._trusts_kept else side.features.kept_hashes
 
     def _of_src(self, info: ObjectInfo, name: str) -> str:
         return self._computed(self.src, info.path, name)
@@ -89,7 +103,7 @@ def _is_computable(name: str) -> bool:
     return True
 
 
-def _without_kept(info: ObjectInfo, side: Side) -> ObjectInfo:
+def without_kept(info: ObjectInfo, side: Side) -> ObjectInfo:
     """``info`` without digests that were only noted when the object was written: what is there now may differ."""
     kept = side.features.kept_hashes
     if not kept or not info.hashes:

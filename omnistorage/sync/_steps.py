@@ -20,9 +20,9 @@ from ..core import (
 from ..errors import AlreadyExists, CapabilityNotSupported, NotFound, PreconditionFailed, StorageError
 from ..paths import parent
 from ._blame import WRITES, blamed
+from ._content import same_digest, without_kept
 from ._kept_times import exact_time, for_store, kept_time
 from .actions import Action
-from .compare import same_digest
 from .limits import BLOCK
 from .options import SyncOptions
 from .places import Side
@@ -61,10 +61,11 @@ class Steps:
         raise PreconditionFailed(f"it is gone from the {side.role} since it was listed", path=seen.path)
 
     def _identical(self, a: ObjectInfo, b: ObjectInfo) -> bool:
-        """Whether two objects hold the same bytes: by digests that both stores state, else by reading both."""
+        """Whether two objects hold the same bytes: by digests that both stores state of what they hold now, else by
+        reading both."""
         if a.size is not None and b.size is not None and a.size != b.size:
             return False
-        verdict = same_digest(a, b)
+        verdict = same_digest(without_kept(a, self.src), without_kept(b, self.dst))
         if verdict is not None:
             return verdict == "equal"
         with self.src.backend.open_reader(a.path) as one, self.dst.backend.open_reader(b.path) as other:

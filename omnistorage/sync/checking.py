@@ -186,8 +186,12 @@ class SumChecker(Checker):
         if b.kind == "other":
             return ERROR, "neither a file nor a folder"
         name, wanted = _digest_of(a)
-        stated = b.hash(name) if self._trusts else None
+        stated = b.hash(name) if self._counts(name) else None
         return None if stated is None else _verdict(name, wanted, stated)
+
+    def _counts(self, algorithm: str) -> bool:
+        """Whether a digest that the destination states is one of what it holds now."""
+        return self._trusts and algorithm not in self.plan.dst.features.kept_hashes
 
     def _read(self, action: Action) -> tuple[str, str]:
         known, a, b, dst = self._known(action), action.expect_src, action.expect_dst, self.plan.dst
@@ -195,7 +199,7 @@ class SumChecker(Checker):
             return known or self._sign(action)
         name, wanted = _digest_of(a)
         try:
-            asks = self._trusts and dst.features.stat and name in dst.features.hashes
+            asks = self._counts(name) and dst.features.stat and name in dst.features.hashes
             stated = dst.backend.stat(b.path).hash(name) if asks else None
             return _verdict(name, wanted, stated or digest(dst, b.path, name))
         except StorageError as error:

@@ -51,7 +51,7 @@ class Comparison:
         self.src, self.dst, self.options = src, dst, options
         self._precisions = tuple(side.features.modified_precision or _NO_TIME for side in (src, dst))
         self.window = max(options.modify_window, *self._precisions)
-        self.content = Content(src, dst)
+        self.content = Content(src, dst, trusts_kept=not options.list_equal)
         self.holds_times = dst.features.set_modified
         self._keeps = src.keeps_mtime, dst.keeps_mtime
         self._rule = options.compare
@@ -235,13 +235,13 @@ class Comparison:
         return EQUAL if said is True else said if isinstance(said, str) and said else "the given comparison says so"
 
     def _by_hash(self, a: ObjectInfo, b: ObjectInfo) -> str | None:
-        return same_digest(a, b)  # None: ask
+        return self.content.same_digest(a, b)  # None: ask
 
     def _by_check(self, a: ObjectInfo, b: ObjectInfo) -> str | None:
         """Digests wherever they can be had. Objects of no bytes are the same."""
         if a.size == 0 == b.size:
             return EQUAL
-        verdict = same_digest(a, b)
+        verdict = self.content.same_digest(a, b)
         if verdict is not None or self.content.known or True in self._keeps:
             return verdict
         return self._weakly(a, b)

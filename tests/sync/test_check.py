@@ -1,5 +1,6 @@
 """check: what it says of two places that it leaves alone, section 8 of the engine's contract."""
 
+import hashlib
 import json
 import sqlite3
 import threading
@@ -9,7 +10,7 @@ import pytest
 
 from omnistorage import ConfigError, LocalBackend, MemoryBackend, NotFound, StorageError
 from omnistorage.backends.sql_blob import SQLBlobBackend
-from omnistorage.sync import Filter, Plan, check, check_sums, copy
+from omnistorage.sync import Filter, Plan, check, check_sums, copy, move
 from omnistorage.sync.checking import Checker, CheckReport
 from omnistorage.sync.compare import time_to_keep
 
@@ -311,15 +312,38 @@ def test_what_only_the_destination_has_is_not_seen_without_its_listing(tmp_path)
         assert not call(no_traverse=True, one_way=True).in_sync
 
 
-def test_the_strict_check_reads_where_a_digest_was_only_noted_when_the_object_was_written(tmp_path):
+@pytest.fixture
+def damaged(tmp_path):
+    """A folder and a table, made from it, of which one body was changed in the database."""
     (tmp_path / "a").mkdir()
-    (tmp_path / "a/x").write_bytes(b"hello world")
+    for name in ("x", "y"):
+        (tmp_path / "a" / name).write_bytes(b"hello world")
     folder = LocalBackend(tmp_path / "a")
     with SQLBlobBackend(f"sqlite:///{tmp_path}/o.db") as table:
         copy(folder, table)
-        assert check(folder, table, checksum="strict").in_sync
         with closing(sqlite3.connect(tmp_path / "o.db")) as connection:
-            connection.execute("UPDATE omnistorage_objects SET data = 'hello earth'")
+            connection.execute("UPDATE omnistorage_objects SET data = 'hello earth' WHERE key = 'x'")
             connection.commit()
-        report = check(folder, table, checksum="strict")
-    assert (report.in_sync, report.errors) == (False, 1)
+        yield folder, table
+
+
+@pytest.mark.parametrize("options", [{}, {"checksum": True}, {"checksum": "strict"}, {"compare": "checksum"}])
+def test_a_check_reads_where_a_digest_was_only_noted_when_the_object_was_written(damaged, options):
+    for source, destination in (damaged, damaged[::-1]):
+        report = check(source, destination, **options)
+        assert (report.in_sync, report.errors, report.match) == (False, 1, 1)
+
+
+def test_a_check_of_sums_reads_where_a_digest_was_only_noted_when_the_object_was_written(damaged, tmp_path):
+    digest = hashlib.sha256(b"hello world").hexdigest()
+    (tmp_path / "SHA256SUMS").write_text(f"{digest}  x\n{digest}  y\n")
+    report = check_sums(tmp_path / "SHA256SUMS", damaged[1])
+    assert (report.in_sync, report.errors, report.match) == (False, 1, 1)
+
+
+def test_a_move_removes_no_source_whose_copy_has_only_a_digest_that_was_noted(damaged, tmp_path):
+    folder, table = damaged
+    with SQLBlobBackend(f"sqlite:///{tmp_path}/source.db") as source:
+        copy(folder, source)
+        assert move(source, table, raise_errors=False).failed == 1
+        assert [info.path for info in source.list()] == ["x"]
