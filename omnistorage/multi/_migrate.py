@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 from .. import ops
+from .._same_bucket import is_one_object
 from .._transfer import take_back
 from ..core import CopyOptions, ExtendedBackend, ObjectInfo, SetMetadata, power
 from ..errors import AlreadyExists, CapabilityNotSupported, InvalidPath, NotFound, PreconditionFailed, StorageError
@@ -29,9 +30,44 @@ def migrate(backend: Routing, path: str, from_tier: str, to_tier: str, *, overwr
         raise CapabilityNotSupported(why, capability="delete", path=path, op="migrate")
     with named(source, path):
         before = info_of(source.backend, path)
+    must_be_two(source, path, before, target, path, "migrate")
     done, fresh = _copy(source, target, path, before, overwrite)
     remove_source(source, path, before, target, done, "migrate", fresh=fresh)
     return target.out(done)
+
+
+def must_be_two(source: Place, path: str, before: ObjectInfo, target: Place, to: str, op: str) -> None:
+    """Check that two tiers are not one folder or bucket under two names, before an object moves between them: its copy
+    would be itself, and be deleted with it.
+
+    Args:
+        source: The tier that has the object.
+        path: The object's path there.
+        before: What that tier shows of it.
+        target: The tier that gets the copy.
+        to: The copy's path there.
+        op: The operation that the error names.
+
+    Raises:
+        InvalidPath: The two paths are one object.
+        StorageError: The tiers cannot be compared.
+    """
+    with between(source, target, path):
+        if all((place.backend.url or "").startswith("file:") for place in (source, target)):
+            one = _has(target, to, before.etag)
+        else:
+            one = is_one_object(target.backend, to, source.backend, path)
+    if one:
+        names = f"tiers {source.name!r} and {target.name!r}"
+        raise InvalidPath(f"{names} seem to be one place: it is kept", path=path, op=op)
+
+
+def _has(place: Place, path: str, etag: str | None) -> bool:
+    """Whether a tier shows ``etag`` at ``path``. That of a local file is of its inode, whatever leads there."""
+    try:
+        return etag is not None and info_of(place.backend, path).etag == etag
+    except MISSES:
+        return False
 
 
 def _copy(source: Place, target: Place, path: str, before: ObjectInfo, overwrite: bool) -> tuple[ObjectInfo, bool]:
@@ -50,11 +86,6 @@ def _copy(source: Place, target: Place, path: str, before: ObjectInfo, overwrite
                 return ops.transfer(source.backend, path, target.backend, path, options), True
             except AlreadyExists:
                 there = info_of(target.backend, path)
-    # The etag of a local file is of its inode: another name of the same folder shows by it.
-    local = all((place.backend.url or "").startswith("file:") for place in (source, target))
-    if local and before.etag == there.etag:
-        names = f"tiers {source.name!r} and {target.name!r}"
-        raise InvalidPath(f"{names} seem to be one place: it is kept", path=path, op="migrate")
     if there.size == before.size and _digest(source, path) == _digest(target, path):
         with between(source, target, path):
             return _with_metadata(source, target, path, before, there), False

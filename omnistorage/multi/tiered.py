@@ -30,7 +30,7 @@ from ..errors import AlreadyExists, BackendUnavailable, DirectoryNotEmpty, Inval
 from ..paths import check_key
 from ._asking import ABSENT, MISSES, info_of
 from ._fanout import Aim, MultiWriter, Terms
-from ._migrate import remove_source
+from ._migrate import must_be_two, remove_source
 from ._reading import Reading
 from ._routing import in_turn
 from ._settling import differ, settled
@@ -222,8 +222,10 @@ class TieredBackend(Reading):
         if place is target:
             with named(place, src):
                 return target.out(getattr(place.backend, op)(src, dst, options))
-        if op == "move" and not place.backend.features.delete:
-            self._refuse("delete", op, src, f"nothing can be deleted in tier {place.name!r}: copy it instead")
+        if op == "move":
+            if not place.backend.features.delete:
+                self._refuse("delete", op, src, f"nothing can be deleted in tier {place.name!r}: copy it instead")
+            must_be_two(place, src, info, target, dst, op)
         with between(place, target, src):
             done = ops.transfer(place.backend, src, target.backend, dst, options)
         if op == "move":

@@ -33,6 +33,7 @@ from omnistorage.testing import BasicBackend
 from omnistorage.testing.faults import Faulty
 
 from .places import Held, Switch, filled
+from .test_multi_buckets import two_names
 from .tiered import has, put, shadowed, three
 
 
@@ -40,13 +41,37 @@ def test_tiers_in_one_place_are_refused(tmp_path):
     backend = MemoryBackend()
     with pytest.raises(ConfigError, match="'hot' and 'cold' are the same place"):
         TieredBackend([Tier("hot", Store(backend)), Tier("cold", Store(backend))])
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_migration_between_two_names_of_a_folder_keeps_the_object(tmp_path, overwrite):
     (tmp_path / "real").mkdir()
     (tmp_path / "alias").symlink_to(tmp_path / "real")
     store = CompositeStore([Tier("hot", f"{tmp_path}/real"), Tier("cold", f"{tmp_path}/alias")])
     (tmp_path / "real" / "k").write_bytes(b"only copy")
-    with pytest.raises(InvalidPath, match="one place"):
-        store.migrate("k", "hot", "cold")
+    with pytest.raises(InvalidPath):
+        store.migrate("k", "hot", "cold", overwrite=overwrite)
     assert (tmp_path / "real" / "k").read_bytes() == b"only copy"
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_migration_between_two_names_of_a_bucket_keeps_the_object(overwrite):
+    bucket, alias = two_names(MemoryBackend())
+    write_bytes(bucket, "k", b"only copy")
+    store = CompositeStore([Tier("hot", bucket), Tier("cold", alias)])
+    with pytest.raises(InvalidPath):
+        store.migrate("k", "hot", "cold", overwrite=overwrite)
+    assert read_bytes(bucket, "k") == b"only copy"
+    assert [info.path for info in bucket.list()] == ["k"]
+
+
+def test_a_move_between_tiers_of_which_one_lies_in_the_other_keeps_the_object(tmp_path):
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "k").write_bytes(b"only copy")
+    hot, cold = Tier("hot", str(tmp_path / "inner"), match=("k",)), Tier("cold", str(tmp_path), match=("inner/*",))
+    with pytest.raises(InvalidPath):
+        CompositeStore([hot, cold], mode="match").move("inner/k", "k", overwrite=True)
+    assert (tmp_path / "inner" / "k").read_bytes() == b"only copy"
 
 
 def test_a_range_in_shadow_is_that_range_whichever_tier_has_none():
