@@ -27,6 +27,7 @@ FLOOR_0 = {
     "_context",
     "_shapes",
     "_sorted_list",
+    "_volumes",
 }
 FLOOR_1 = {"_os", "secret", "backends", "compression", "formats", "wrappers"}
 FLOOR_2 = {

@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 from .. import ops
 from .._option_checks import check_metadata
 from .._table import nearest
+from .._volumes import between_mounts
 from ..core import Backend, ExtendedBackend, WriteOptions
 from ..errors import ConfigError
 from .tiers import Place, Tier, opened
@@ -91,13 +92,17 @@ def targets_of(
 
 def check_apart(a: ExtendedBackend, a_name: str, b: ExtendedBackend, b_name: str) -> None:
     """Raise ``ConfigError`` where one place is the other or lies in it: by their URLs, and for local folders by what
-    is on the disk, whatever links lead there."""
+    is on the disk, whatever links and mounts lead there."""
     if ops.same_place(a, b) or _is_same_folder(a, b):
         raise ConfigError(f"{a_name} and {b_name} are the same place: give each a place of its own")
     for (one, one_name), (other, other_name) in permutations(((a, a_name), (b, b_name))):
         inner, outer = _real(one), _real(other)
         if inner is not None and outer is not None and inner.startswith(outer):
             raise ConfigError(f"{one_name} lies in {other_name} ({inner} in {outer}): give each a place of its own")
+    if _share_volume(a, b):
+        raise ConfigError(
+            f"one of {a_name} and {b_name} lies in the other by way of a mount: give each a place of its own"
+        )
 
 
 def folder_of(backend: ExtendedBackend) -> str | None:
@@ -112,6 +117,13 @@ def _is_same_folder(a: ExtendedBackend, b: ExtendedBackend) -> bool:
         return one is not None and other is not None and os.path.samefile(one, other)
     except OSError:  # one that is not there yet
         return False
+
+
+def _share_volume(a: ExtendedBackend, b: ExtendedBackend) -> bool:
+    one, other = folder_of(a), folder_of(b)
+    if one is None or other is None:
+        return False
+    return between_mounts(os.path.realpath(one), os.path.realpath(other)) is not None
 
 
 def _real(backend: ExtendedBackend) -> str | None:

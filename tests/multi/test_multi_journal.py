@@ -400,3 +400,19 @@ def test_one_folder_under_two_names_and_nested_places_are_refused(tmp_path):
         with pytest.raises(ConfigError):
             MultiBackend([f"{tmp_path / name}/" for name in "ab"], journal=tmp_path / journal)
     MultiBackend([f"{tmp_path / name}/" for name in ("a", "b", "ab")], journal=tmp_path / "a-journal")
+
+
+def test_places_that_lie_in_one_another_by_a_mount_are_refused(monkeypatch, tmp_path):
+    for name in ("a/inner", "b", "bound"):
+        (tmp_path / name).mkdir(parents=True)
+    mounts = f"""\
+22 1 8:1 / / rw - ext4 /dev/sda1 rw
+30 22 8:1 {tmp_path}/a/inner {tmp_path}/bound rw - ext4 /dev/sda1 rw
+"""
+    monkeypatch.setattr("omnistorage._volumes._mounts", lambda: mounts)
+    for pair in (["a", "bound"], ["bound", "a"], ["a", "bound/new"]):
+        with pytest.raises(ConfigError):
+            MultiBackend([f"{tmp_path / name}/" for name in pair], journal=tmp_path / "journal")
+    with pytest.raises(ConfigError):
+        MultiBackend([f"{tmp_path / name}/" for name in "ab"], journal=tmp_path / "bound")
+    MultiBackend([f"{tmp_path / name}/" for name in ("b", "bound")], journal=tmp_path / "journal")

@@ -6,11 +6,11 @@ import pytest
 
 from omnistorage import ConfigError, LocalBackend, MemoryBackend, StorageError
 from omnistorage._same_bucket import differ_by_host_alone
+from omnistorage._volumes import volume_path
 from omnistorage.core import ObjectInfo
 from omnistorage.sync import Filter, Plan
 from omnistorage.sync._aliases import FirstRemoval, is_one_object
 from omnistorage.sync._overlap import overlap
-from omnistorage.sync._volumes import volume_path
 from omnistorage.sync.places import Side
 
 from .simulation import Inline
@@ -180,7 +180,7 @@ def test_a_mount_inside_a_place_that_shows_the_other_is_an_overlap(monkeypatch, 
 31 22 8:1 {root} {tmp_path}/src/mnt rw - ext4 /dev/sda1 rw
 32 22 8:9 /srv/dst {tmp_path}/src/else rw - ext4 /dev/sdb rw
 """
-    monkeypatch.setattr("omnistorage.sync._volumes._mounts", lambda: mounts)
+    monkeypatch.setattr("omnistorage._volumes._mounts", lambda: mounts)
     src, dst = Side(tmp_path / "src", "source"), Side(tmp_path / "dst", "destination")
     assert overlap(src, dst) == overlap(dst, src) == inner
     if inner is not None:
@@ -193,7 +193,7 @@ def test_two_mounts_of_one_volume_overlap(monkeypatch, tmp_path):
     names = {"data": ("8:1", "/srv"), "bound": ("8:1", "/srv/k"), "other": ("8:1", "/srv2"), "else": ("8:2", "/srv")}
     for name in names:
         (tmp_path / name).mkdir()
-    monkeypatch.setattr("omnistorage.sync._overlap.volume_path", lambda path: names[os.path.basename(path.rstrip("/"))])
+    monkeypatch.setattr("omnistorage._volumes.volume_path", lambda path: names[os.path.basename(path.rstrip("/"))])
     sides = {name: Side(tmp_path / name, "source") for name in names}
     assert overlap(sides["data"], sides["bound"]) == "k"
     assert overlap(sides["bound"], sides["data"]) == "k"

@@ -7,8 +7,36 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import chain
 
 _MOUNTS = "/proc/self/mountinfo"
+
+
+def between(one: str, other: str) -> str | None:
+    """The relative path from the outer to the inner of two folders, by their names, which end with a slash; ``""`` if
+    they are one, None if they are apart."""
+    if one.startswith(other):
+        return one[len(other) :].rstrip("/")
+    return other[len(one) :].rstrip("/") if other.startswith(one) else None
+
+
+def between_mounts(one: str, other: str) -> str | None:
+    """The same, by where two folders lie on their volumes, and by what is mounted inside them.
+
+    Args:
+        one: An absolute path without symbolic links.
+        other: Another one.
+
+    Returns:
+        The relative path from the outer to the inner; None if they are apart, or the system does not say.
+    """
+    first, second = volume_path(one), volume_path(other)
+    if first is None or second is None:
+        return None
+    inner = _on_volume(first, second)
+    if inner is None:
+        inner = next(chain(_mounted(one, second), _mounted(other, first)), None)
+    return inner
 
 
 def volume_path(path: str, mounts: str | None = None) -> tuple[str, str] | None:
@@ -45,6 +73,21 @@ def mounts_below(path: str, mounts: str | None = None) -> Iterator[tuple[str, st
     for device, root, point in _parsed(mounts):
         if point.startswith(folder) and point != folder:
             yield point[len(folder) :], device, root
+
+
+def _mounted(outer: str, place: tuple[str, str]) -> Iterator[str]:
+    """The paths from ``outer`` to the mounts inside it that show ``place``, or show a folder of it."""
+    for point, device, root in mounts_below(outer):
+        inner = _on_volume((device, root), place)
+        if inner is not None:
+            below = f"{place[1].rstrip('/')}/".startswith(f"{root.rstrip('/')}/")
+            yield f"{point}/{inner}".rstrip("/") if below else point
+
+
+def _on_volume(one: tuple[str, str], other: tuple[str, str]) -> str | None:
+    if one[0] != other[0]:
+        return None
+    return between(*(f"{place[1].rstrip('/')}/" for place in (one, other)))
 
 
 def _parsed(mounts: str | None) -> Iterator[tuple[str, str, str]]:
