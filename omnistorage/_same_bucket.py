@@ -1,14 +1,19 @@
 """One bucket under two host names, ``127.0.0.1`` and ``localhost``, or the public and the private name of an endpoint.
 
 The URLs of two such places do not say whether they are one. So a small object, the mark, is written to the one and
-looked for at the other. This is done only where bucket and folder have the same names and the hosts differ.
+looked for at the other. This is done only where bucket and folder have the same names and the hosts differ. Tiers and
+mirrors have no URL: there it is done where a store of one side may be a store of the other.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from os import path as paths
 from os import urandom
+from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
+from ._volumes import between, between_mounts
 from .core import ExtendedBackend, WriteOptions
 from .paths import parent
 
@@ -27,8 +32,8 @@ def differ_by_host_alone(one: str | None, other: str | None) -> bool:
 
 
 def is_one_object(a: ExtendedBackend, a_path: str, b: ExtendedBackend, b_path: str) -> bool:
-    """Whether two paths are one object of a bucket that has two host names. Writes, looks for and removes a mark next
-    to it if the URLs allow it; else no request is made.
+    """Whether two paths are one object: of a bucket that has two host names, or of a store that is behind the tiers or
+    mirrors of both sides. Writes, looks for and removes a mark next to it if that is possible; else no request is made.
 
     Args:
         a: The store in which the mark is written.
@@ -39,7 +44,12 @@ def is_one_object(a: ExtendedBackend, a_path: str, b: ExtendedBackend, b_path: s
     Raises:
         StorageError: The mark cannot be written, looked for or removed.
     """
-    if not differ_by_host_alone(a.url, b.url) or _object(a, a_path) != _object(b, b_path):
+    if a.url is not None and b.url is not None:
+        possible = differ_by_host_alone(a.url, b.url) and _object(a, a_path) == _object(b, b_path)
+    else:
+        same_name = a_path.rpartition("/")[2] == b_path.rpartition("/")[2]
+        possible = same_name and any(_may_be_one(one, other) for one in _stores(a) for other in _stores(b))
+    if not possible:
         return False
     return _shows(a, parent(a_path), b, parent(b_path))
 
@@ -54,6 +64,28 @@ def overlap(a: ExtendedBackend, b: ExtendedBackend) -> bool:
     if len(first) < len(second):
         a, b, first, second = b, a, second, first
     return _shows(a, "", b, unquote(first[len(second) :]).rstrip("/"))
+
+
+def _stores(backend: Any) -> Iterator[Any]:
+    """The backend, and those behind its wrappers, tiers and targets."""
+    yield backend
+    inner = getattr(backend, "inner", None)
+    behind = [] if inner is None else [inner]
+    for one in (*behind, *(place.backend for place in getattr(backend, "places", ()))):
+        yield from _stores(one)
+
+
+def _may_be_one(a: Any, b: Any) -> bool:
+    """Whether two stores are one, or one lies in the other, as far as can be told without a request."""
+    if a is b:
+        return True
+    one, other = getattr(a, "url", None), getattr(b, "url", None)
+    if one is None or other is None:
+        return False
+    if one.startswith("file:") and other.startswith("file:"):
+        first, second = (f"{paths.realpath(unquote(urlsplit(url).path))}/" for url in (one, other))
+        return between(first, second) is not None or between_mounts(first, second) is not None
+    return between(one, other) is not None or differ_by_host_alone(one, other)
 
 
 def _shows(a: ExtendedBackend, a_folder: str, b: ExtendedBackend, b_folder: str) -> bool:

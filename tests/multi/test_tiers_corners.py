@@ -19,6 +19,7 @@ from omnistorage import (
     ListOptions,
     LocalBackend,
     MemoryBackend,
+    MultiBackend,
     NotFound,
     PreconditionFailed,
     ReadOnly,
@@ -63,6 +64,25 @@ def test_a_migration_between_two_names_of_a_bucket_keeps_the_object(overwrite):
         store.migrate("k", "hot", "cold", overwrite=overwrite)
     assert read_bytes(bucket, "k") == b"only copy"
     assert [info.path for info in bucket.list()] == ["k"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("hidden", [lambda b: MultiBackend([b]), lambda b: TieredBackend([Tier("inner", b)])])
+@pytest.mark.parametrize("kind", ["memory", "bucket", "folder"])
+def test_a_migration_to_a_tier_that_hides_its_source_keeps_the_object(tmp_path, kind, hidden, overwrite):
+    (tmp_path / "alias").symlink_to(tmp_path / "real")
+    one = other = MemoryBackend()
+    if kind == "bucket":
+        one, other = two_names(one)
+    elif kind == "folder":
+        one, other = LocalBackend(tmp_path / "real"), LocalBackend(tmp_path / "alias")
+    write_bytes(one, "k", b"only copy")
+    for first, second in ((one, hidden(other)), (hidden(other), one), (hidden(one), hidden(other))):
+        store = CompositeStore([Tier("hot", first), Tier("cold", second)])
+        with pytest.raises(InvalidPath):
+            store.migrate("k", "hot", "cold", overwrite=overwrite)
+        assert read_bytes(one, "k") == b"only copy"
+        assert [info.path for info in one.list()] == ["k"]
 
 
 def test_a_move_between_tiers_of_which_one_lies_in_the_other_keeps_the_object(tmp_path):
