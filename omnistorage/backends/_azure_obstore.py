@@ -20,7 +20,7 @@ from ._azure_account import NAME, Account, Clients
 from ._azure_client import WRITE_ID, AzureClient, quoted
 from ._azure_wire import Refused
 from ._object_client import Body, Get, Put
-from ._obstore import Lent, Obstore, answer_of, is_obstores, private_ca, request_options, use_obstore, without_answer
+from ._obstore import Lent, Obstore, answer_of, is_obstores, private_ca, request_options, use_obstore
 
 T = TypeVar("T")
 ETAGS = "0x[0-9a-f]{1,16}"
@@ -55,7 +55,7 @@ def make_client(account: Account, options: Mapping[str, Any], skip: int, *, chec
     named = account.key is not None or options["anonymous"]
     suits = named and not unable(account, options, checksums=checksums)
     try:
-        if use_obstore(options["client"], suits, cannot, NAME):
+        if use_obstore(options["client"], suits, cannot, NAME, account.url):
             return ObstoreAzureClient(clients, account, skip, options)
     except BaseException:
         clients.close()
@@ -83,7 +83,7 @@ class ObstoreAzureClient(AzureClient):
             return super().translate(_refused(answer))
         failed = None if self._lent is None else self._lent.failed(error)
         ours = None if failed is None else super().translate(failed)
-        return ours or without_answer(error, NAME)
+        return ours or self._second.without_answer(error, NAME)
 
     def get(self, key: str, get: Get) -> Body:
         if not self._second.gives(key, get):

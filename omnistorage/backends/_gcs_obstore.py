@@ -19,7 +19,7 @@ from ._gcs_client import GCSClient
 from ._gcs_errors import NAME, _of_status
 from ._gcs_wire import WRITE_ID, generation_of
 from ._object_client import Body, Get, Put
-from ._obstore import Lent, Obstore, answer_of, is_obstores, private_ca, request_options, use_obstore, without_answer
+from ._obstore import Lent, Obstore, answer_of, is_obstores, private_ca, request_options, use_obstore
 
 T = TypeVar("T")
 LEASE = timedelta(minutes=15)
@@ -42,7 +42,7 @@ def takes_over(client: str, endpoint: str, *, xml: bool, checksums: bool) -> boo
     cannot = private_ca(endpoint)
     if _SILENT & {name.upper() for name in os.environ}:
         cannot = "obstore would open the key that the environment names"
-    return use_obstore(client, not unable(xml=xml, checksums=checksums), cannot, NAME)
+    return use_obstore(client, not unable(xml=xml, checksums=checksums), cannot, NAME, endpoint)
 
 
 class ObstoreGCSClient(GCSClient):
@@ -69,7 +69,7 @@ class ObstoreGCSClient(GCSClient):
             return _of_status(status, ": ".join(filter(None, (code, message))), {})
         failed = self._lent.failed(error)
         ours = None if failed is None else super().translate(failed)
-        return ours or without_answer(error, NAME)
+        return ours or self._second.without_answer(error, NAME)
 
     def get(self, key: str, get: Get) -> Body:
         conditional = get.if_match is not None or get.if_none_match is not None

@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, timedelta
 from importlib.util import find_spec
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from ..core import ObjectInfo
 from ..errors import (
@@ -33,6 +35,8 @@ SMALL = 256 * 1024
 LONG = 1 << 20
 """Bodies over this are the SDK's to send: obstore counts its read timeout from the beginning of the request. So is
 what is behind the beginning of a long one to read: as a stream the SDK's takes less."""
+_NOWHERE = "http://127.0.0.1:0"
+"""Nobody can listen there."""
 _HEADERS = (
     "Cache-Control",
     "Content-Disposition",
@@ -56,11 +60,12 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def use_obstore(client: str, suits: bool, cannot: str, backend: str) -> bool:
+def use_obstore(client: str, suits: bool, cannot: str, backend: str, endpoint: str) -> bool:
     """Whether obstore takes the data path for ``client`` ("auto", "sdk", "obstore"): where it is installed, ``suits``,
     and there is nothing that it ``cannot`` do of what the SDK was told. In a forked child it cannot."""
     if client == "sdk":
         return False
+    cannot = cannot or _behind_proxy(endpoint)
     if client == "obstore":
         if find_spec("obstore") is None:
             raise MissingExtra(
@@ -87,8 +92,21 @@ def private_ca(endpoint: str) -> str:
     return "obstore does not know the certificates of one's own" if named and endpoint.startswith("https:") else ""
 
 
+def _behind_proxy(endpoint: str) -> str:
+    """What obstore cannot do where the environment names a proxy for the endpoint: its own is taken, see
+    ``request_options``."""
+    parts = urlsplit(endpoint)
+    proxies = getproxies()
+    named = proxies.get(parts.scheme) or proxies.get("all")
+    return "obstore goes through no proxy" if named and not proxy_bypass(parts.hostname or "") else ""
+
+
 def request_options(endpoint: str, timeouts: tuple[float, float]) -> dict[str, Any]:
-    """How each request is made: once, with our timeouts, and not as the environment says."""
+    """How each request is made: once, with our timeouts, and not as the environment says.
+
+    obstore follows redirects, and cannot be told not to. So for every other host than the endpoint's it is given a
+    proxy that refuses: no request follows a redirect to another host.
+    """
     connect, read = timeouts
     return {
         "retry_config": {"max_retries": 0, "retry_timeout": timedelta(0)},
@@ -97,6 +115,8 @@ def request_options(endpoint: str, timeouts: tuple[float, float]) -> dict[str, A
             "read_timeout": timedelta(seconds=read),
             "timeout": timedelta(days=365),  # of a whole body, which may be long
             "allow_http": endpoint.startswith("http:"),
+            "proxy_url": _NOWHERE,
+            "proxy_excludes": urlsplit(endpoint).hostname or "",
         },
     }
 
@@ -124,7 +144,8 @@ class Obstore:
         self._quoted = quoted
         self._astray = False
         self.is_busy = False
-        """The store asked to be left alone, and obstore does not say for how long: the SDK asks until it is served."""
+        """The store asked to be left alone, and obstore does not say for how long; or nothing was reached, perhaps
+        because of a redirect, and obstore does not say where it led. The SDK asks until it is served."""
 
     def gives(self, key: str, get: Get) -> bool:
         """Whether this can be read here."""
@@ -184,6 +205,12 @@ class Obstore:
         if (etag := self._etag(told)) is None:  # the next try is the SDK's, which goes nowhere else
             raise BackendUnavailable("the answer to the write does not look like the store's", backend=backend)
         return ObjectInfo(key[self._skip :], len(data), None, "file", etag, told["version"])
+
+    def without_answer(self, error: BaseException, backend: str) -> StorageError:
+        """Ours for an error of obstore that no answer of the store tells of."""
+        ours = _without_answer(error, backend)
+        self.is_busy = ours.retry_after is not None
+        return ours
 
     def _etag(self, told: Any) -> str | None:
         found = self._etags.fullmatch(told[self.field] or "")
@@ -245,8 +272,7 @@ def answer_of(error: BaseException) -> tuple[int, str, str] | None:
     return int(found[1]), code[1] if code else "", message[1] if message else ""
 
 
-def without_answer(error: BaseException, backend: str) -> StorageError:
-    """Ours for an error of obstore that no answer of the store tells of."""
+def _without_answer(error: BaseException, backend: str) -> StorageError:
     text = str(error)
     told = text.partition("\n\nDebug source:")[0].strip()[:300]
     if "non-partial response" in told or "Requested " in told:

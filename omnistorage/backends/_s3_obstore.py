@@ -16,7 +16,7 @@ from ..core import ObjectInfo
 from ..errors import StorageError
 from . import _obstore
 from ._object_client import Body, Get, Put
-from ._obstore import Obstore, answer_of, is_obstores, request_options, without_answer
+from ._obstore import Obstore, answer_of, is_obstores, request_options
 from ._s3_client import WRITE_ID, S3Client, _quoted
 from ._s3_errors import NAME, of_code
 
@@ -35,7 +35,7 @@ def use_obstore(client: str, suits: bool, session: Any, endpoint: str) -> bool:
     """Whether obstore takes the data path: where it ``suits``, and does what the SDK's ``session`` was told."""
     private_ca = endpoint.startswith("https:") and session.get_config_variable("ca_bundle")
     cannot = "obstore does not know the certificates of ca_bundle" if private_ca else ""
-    return _obstore.use_obstore(client, suits and not _SILENT & os.environ.keys(), cannot, NAME)
+    return _obstore.use_obstore(client, suits and not _SILENT & os.environ.keys(), cannot, NAME, endpoint)
 
 
 class ObstoreS3Client(S3Client):
@@ -49,7 +49,7 @@ class ObstoreS3Client(S3Client):
         if not is_obstores(error):
             return super().translate(error)
         if (answer := answer_of(error)) is None:
-            return without_answer(error, NAME)
+            return self._second.without_answer(error, NAME)
         status, code, message = answer
         self._second.is_busy = status in (429, 503)
         return of_code(code or str(status), message, status)

@@ -410,6 +410,16 @@ def test_certificates_of_ones_own_are_the_sdks(monkeypatch, tmp_path):
         assert type(store.client) is S3Client
 
 
+def test_a_proxy_of_the_environment_is_the_sdks(monkeypatch, make):
+    monkeypatch.setenv("NO_PROXY", "")
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    assert type(make(client="auto").client) is S3Client
+    with pytest.raises(ConfigError):
+        make(client="obstore").client  # noqa: B018
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    assert type(make(client="auto").client) is ObstoreS3Client
+
+
 def test_metadata_never_becomes_a_header(store):
     metadata = {"contenttype": "v1", "cache_control": "v2", "plain": "v3"}
     put(store, "x", user_metadata=metadata, content_type="text/plain")

@@ -154,8 +154,8 @@ GCS_OBSTORE = [  # reads and small writes; the SDK does the rest
     Call("read", "GET", lambda b: ops.read_bytes(b, "x")),
     Call("read a range", "GET", lambda b: ops.read_bytes(b, "x", ReadOptions(2, 3))),
     Call("read ranges", "GET", lambda b: b.read_ranges("x", [(0, 2), (3, 2)])),
-    Call("write", "PUT", write()),
-    Call("create", "PUT", write(overwrite=False)),
+    Call("write", "bucket", write()),  # the SDK tries again, by POST
+    Call("create", "bucket", write(overwrite=False)),
 ]
 
 
@@ -187,7 +187,7 @@ def s3(client):
         proxy = stack.enter_context(Proxy(server("seaweedfs")["port"]))
         backend = test_s3.fresh("seaweedfs", endpoint=proxy.url, client=client, policy=once_more(), part_size=5 << 20)
         stack.callback(backend.close)
-        return Place(proxy, backend, lambda *of: test_s3.plant(backend, *of), follows=client == "obstore")
+        return Place(proxy, backend, lambda *of: test_s3.plant(backend, *of))
 
     return make
 
@@ -202,7 +202,7 @@ def azure(client, name="azurite"):
             name, endpoint=there, client=client, policy=once_more(), part_size=64 << 10, **options
         )
         stack.callback(backend.close)
-        return Place(proxy, backend, lambda *of: azure_places.plant(backend, *of), follows=client == "obstore")
+        return Place(proxy, backend, lambda *of: azure_places.plant(backend, *of))
 
     return make
 
@@ -213,7 +213,7 @@ def gcs(make, **options):
         proxy = stack.enter_context(Proxy(double.port))
         backend = make(double, endpoint=proxy.url, policy=once_more(), part_size=256 << 10, **options)
         stack.callback(backend.close)
-        return Place(proxy, backend, lambda *of: gcs_places.plant(backend, *of), follows=not options)
+        return Place(proxy, backend, lambda *of: gcs_places.plant(backend, *of))
 
     return made
 
@@ -270,7 +270,7 @@ def rows():
 def test_no_wrong_answer_is_believed(place, away, name, call):
     at = place(name)
     call = replace(call, when=call.when.format(prefix=getattr(at.backend, "_prefix", "").rstrip("/")))
-    all_of_them = answers(away.url)
+    all_of_them = answers(away.url if at.follows else away.marked)
     first = next(_numbers)
     chosen = all_of_them if FULL else all_of_them[first % 7 :: 7]
     away.requests.clear()

@@ -79,8 +79,19 @@ def answers(elsewhere: str) -> list[tuple[str, Answer]]:
     return found
 
 
+MARKS = {
+    "ETag": f'"{"0" * 32}"',
+    "Last-Modified": "Wed, 25 Nov 2026 00:00:00 GMT",
+    "x-amz-request-id": "1",
+    "x-ms-request-id": "1",
+    "x-ms-blob-type": "BlockBlob",
+    "x-goog-generation": "1",
+}
+
+
 class Elsewhere:
-    """Another server, which answers everything with an object and counts."""
+    """Another server, which answers everything with an object and counts; at ``marked`` with the marks of an object
+    store, too."""
 
     def __init__(self) -> None:
         self.requests: list[str] = []
@@ -96,6 +107,8 @@ class Elsewhere:
                 requests.append(self.command)
                 self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 self.send_response(200)
+                for name, value in MARKS.items() if self.path.endswith("/marked") else ():
+                    self.send_header(name, value)
                 self.send_header("Content-Length", "0" if self.command == "HEAD" else "4")
                 self.end_headers()
                 if self.command != "HEAD":
@@ -105,6 +118,7 @@ class Elsewhere:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://localhost:{self._server.server_address[1]}/elsewhere"
+        self.marked = f"{self.url}/marked"
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
     def close(self) -> None:
