@@ -13,7 +13,7 @@ from typing import Any
 
 from ..core import ObjectInfo
 from ..errors import BackendUnavailable, InvalidPath
-from ._azure_account import NAME
+from ._azure_account import NAME, check_sendable
 from ._azure_client import WRITE_ID, AzureClient, _bare, quoted
 from ._azure_wire import REQUEST_ID, Refused, quiet
 from ._object_client import Put
@@ -40,6 +40,9 @@ class Folders:
 
     def delete_object(self, key: str, if_match: str | None) -> bool:
         """An object, never a folder: without ``recursive`` the service takes files alone."""
+        if key.endswith("/"):  # which the SDK drops
+            return False
+        check_sendable(key)
         try:
             with quiet():
                 self._files.get_file_client(key).delete_file(raw_response_hook=_check_id, **_matching(if_match))
@@ -60,6 +63,8 @@ class Folders:
 
     def rename(self, src: str, dst: str, put: Put, etag: str | None) -> ObjectInfo:
         """Move the object ``src``, as it was when it had ``etag``, in one step. What stood at ``dst`` is replaced."""
+        if check_sendable(src).endswith("/"):
+            raise Refused(404, "PathNotFound", "no object has a slash at its end")
         last = dst.rpartition("?")[2]
         if "sig=" in last and re.search(r"sv=\d{4}-\d\d-\d\d", last):
             raise InvalidPath("the SDK takes the end of this name for a SAS", backend=NAME)

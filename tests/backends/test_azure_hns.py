@@ -2,6 +2,7 @@
 what Azure does; ``test_azure_live.py`` runs the same against a real account. What is sent is seen by the proxy."""
 
 import threading
+from contextlib import suppress
 
 import pytest
 
@@ -123,6 +124,15 @@ def test_a_folder_is_never_moved_copied_or_deleted_as_an_object(store):
         with pytest.raises(NotFound):
             call("file")
     assert peek(store, "file") == b"data"
+
+
+@pytest.mark.parametrize("key", ["a/", "./a", "a/."])
+def test_a_key_that_the_sdk_would_change_is_no_other_object(store, key):
+    ops.write_bytes(store, "a", b"1")
+    for change in (lambda: store.delete(key), lambda: list(store.delete_many([key])), lambda: store.move(key, "b")):
+        with suppress(NotFound, InvalidPath):
+            change()
+        assert [info.path for info in store.list()] == ["a"]
 
 
 def test_a_folder_goes_at_once_with_all_that_is_in_it(proxy, store):

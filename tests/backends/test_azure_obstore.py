@@ -22,6 +22,7 @@ from omnistorage.errors import (
     CapabilityNotSupported,
     ConfigError,
     CorruptData,
+    InvalidPath,
     MissingExtra,
     NotFound,
     OutcomeUnknown,
@@ -469,3 +470,10 @@ def test_pain_9_a_forked_child_has_the_sdks_client_and_a_spawned_one_its_own(sto
             warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 and newer: fork beside threads
             with multiprocessing.get_context(method).Pool(1) as pool:
                 assert pool.apply(kind_of_client, (store,)) == (kind, b"data")
+
+
+def test_a_backslash_in_a_key_is_no_slash(store):
+    put(store, "d/e")
+    for key in ("d\\e", "\\d/e"):
+        with pytest.raises(InvalidPath):
+            ops.read_bytes(store, key)
