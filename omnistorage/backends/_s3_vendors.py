@@ -14,9 +14,9 @@ class Vendor:
     copies and deletes too, listings in the order of the keys' bytes, that the ETag of a simple object is its MD5, that
     a backslash is none of its slashes, that it answers ranges as they are asked for, and so surely that even the first
     request of a read may be one; that each answer has ``x-amz-request-id``, and the operations whose documents it
-    writes otherwise than S3 (``loose``); that it keeps metadata without a value, and keys with an empty segment apart
-    from those without. (SeaweedFS also keeps the folder of a deleted object for a while, and refuses meanwhile to
-    create an object of that name under a condition.)"""
+    writes otherwise than S3 (``loose``); that it keeps metadata without a value, keys with an empty segment apart
+    from those without, and keys with a slash at the end (``markers``), too. (SeaweedFS also keeps the folder of a
+    deleted object for a while, and refuses meanwhile to create an object of that name under a condition.)"""
 
     conditional_writes: bool = False
     conditional_uploads: bool = False
@@ -30,6 +30,7 @@ class Vendor:
     loose: frozenset[str] = frozenset()
     empty_metadata: bool = False
     empty_segments: bool = True
+    markers: bool = True
 
 
 VENDORS = {
@@ -46,7 +47,9 @@ VENDORS = {
         ordered_listing=True, md5_etags=True, ranged=True, loose=frozenset({"ListParts"}), empty_metadata=True
     ),
     # Its answers to ranges say otherwise, and its lists of uploads never whether there are more.
-    "rclone": Vendor(ranges=False, request_ids=True, loose=frozenset({"ListMultipartUploads", "ListParts"})),
+    "rclone": Vendor(
+        ranges=False, request_ids=True, loose=frozenset({"ListMultipartUploads", "ListParts"}), markers=False
+    ),
     "seaweedfs": Vendor(
         conditional_writes=True,
         conditional_copies=True,

@@ -350,6 +350,8 @@ class S3Backend(Resumes):
             return "this server takes a backslash for a slash: give a name without one"
         if ("//" in path or path.startswith("/")) and not self._vendor.empty_segments:
             return "this server drops empty segments, and would take another object: give the name without them"
+        if path.endswith("/") and not self._vendor.markers:
+            return "this server drops a slash at the end, and would take another object: give the name without it"
         return None
 
     # -- powers --------------------------------------------------------------------------------------------------------

@@ -590,6 +590,19 @@ def test_a_presigned_url_that_would_be_dead_is_refused(expires):
         store.presign("x", "GET", expires)
 
 
+def test_a_key_with_a_slash_at_its_end_is_no_other_object():
+    """rclone drops the slash: ``a/`` would be ``a``."""
+    info = server("rclone_s3")
+    keys = {"access_key": info["access_key"], "secret_key": info["secret_key"]}
+    with S3Backend(info["bucket"], "slash", endpoint_url=info["endpoint"], vendor="rclone", **keys) as store:
+        ops.write_bytes(store, "a", b"data")
+        assert store.exists("a/") is False
+        for call in (store.stat, store.delete, store.open_reader, lambda path: store.copy(path, "b")):
+            with pytest.raises(InvalidPath):
+                call("a/")
+        assert store.exists("a")
+
+
 def test_a_key_with_an_empty_segment_is_no_other_object():
     """SeaweedFS drops the segment: ``/a`` would be ``a``."""
     with fresh("seaweedfs") as store:
