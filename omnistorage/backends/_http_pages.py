@@ -35,6 +35,8 @@ MAX_IDLE = 4096
 """So many tags or elements in a row may name nothing new."""
 LINK_COST = 8
 """A link that names nothing new counts as so many tags: it takes as long."""
+MAX_ROW = 500
+"""So much of the text after a link is looked at."""
 MAX_TAG = 1 << 14
 MAX_TEXT = 1 << 16
 MAX_DEPTH = 64
@@ -64,8 +66,8 @@ class _Links(HTMLParser):
         """The file whose size may come now, and the text since its link."""
         self._after = self._heads = False
 
-    def _count(self, cost: int = 1) -> None:
-        self._idle += cost
+    def _count(self) -> None:
+        self._idle += 1
         if self._idle > MAX_IDLE:
             raise bad("the folder's page is no index: it goes on and names nothing new")
 
@@ -77,7 +79,7 @@ class _Links(HTMLParser):
         href = dict(attrs).get("href") if tag == "a" else None
         if href:
             self._end_row()
-            self._count(LINK_COST)
+            self._idle += LINK_COST
             self.is_index = self.is_index or _SORTED.fullmatch(href) is not None or _is_above(href, self._url)
             self._take(href)
 
@@ -87,20 +89,17 @@ class _Links(HTMLParser):
         if tag in _ENDS:
             self._after = tag == "a"
         elif tag == "td":
-            self._add(" ")
+            self._text += " "
 
     def handle_data(self, data: str) -> None:
         self._count()
         if self._heads and _TITLE.match(data):
             self.is_index = True
-        self._add(data)
+        if self._after and len(self._text) < MAX_ROW:
+            self._text += data[:MAX_ROW]
 
     def handle_comment(self, data: str) -> None:
         self._count()
-
-    def _add(self, text: str) -> None:
-        if self._after and self._name and len(self._text) < 500:
-            self._text += text[:500]
 
     def _take(self, href: str) -> None:
         """Note the entry that a link names. Others are the parent, a way to sort, somewhere else."""
@@ -120,15 +119,18 @@ class _Links(HTMLParser):
         if path not in self.entries:
             self._idle = 0
             check_entries(len(self.entries))
-        self.entries[path] = ObjectInfo(path, kind="dir" if is_folder else "file")
-        self._name = "" if is_folder else path
+        if is_folder:
+            self.entries[path] = ObjectInfo(path, kind="dir")
+        else:
+            self._name = path
 
     def _end_row(self) -> None:
-        """The text since the last link is complete: it may be a size."""
-        size = _SIZE.fullmatch(self._text[:500]) if self._name else None
-        if size is not None:
-            self.entries[self._name] = ObjectInfo(self._name, int(size[1]))
-        self._name = self._text = ""
+        """The text since the last link is complete: it may be the size of a file."""
+        if self._name:
+            size = _SIZE.fullmatch(self._text[:MAX_ROW])
+            self.entries[self._name] = ObjectInfo(self._name, None if size is None else int(size[1]))
+            self._name = ""
+        self._text = ""
 
     def close(self) -> None:
         super().close()
