@@ -39,6 +39,8 @@ MAX_MANIFEST = 8 << 30
 MAX_SITEMAP = 50 << 20
 """By the protocol a sitemap has at most so many bytes, decompressed."""
 MAX_NESTED = 3
+MAX_REPEATS = 100
+"""So often a multistatus may name what it has named before. RFC 4918, section 14.24, allows it not once."""
 REMEMBERED = 16 << 20
 """So much memory the names of a document may take that are kept, to leave out what it names twice; in bytes."""
 NAME_COST = 128
@@ -87,14 +89,16 @@ class Listing(Core):
 
         def take(members: Iterator[Member]) -> bool:
             """Whether ``path`` itself is among them, as a folder."""
-            is_folder = False
+            is_folder, repeats = False, -1  # the folder is no repetition when it comes first
             for member in members:
                 name = self._member_name(member, path, url)
+                repeats += name == path or name in found
+                if repeats > MAX_REPEATS:
+                    raise CorruptData("the server lists the same name again and again", path=path, backend=NAME)
                 if name == path:
                     is_folder = is_folder or member.is_folder
                     continue
-                if name not in found:
-                    check_entries(len(found))
+                check_entries(len(found))
                 found[name] = member_info(member, name)
             return is_folder
 

@@ -213,6 +213,18 @@ def test_a_manifest_may_begin_with_a_mark_or_blank_lines(text, step):
     assert [info.path for info in manifest(pieces, 1000)] == ["a", "b"]
 
 
+@pytest.mark.parametrize("again", ["", "a"])
+def test_a_multistatus_that_names_the_same_again_and_again_is_refused(at, again):
+    def answer(h):
+        h.say(207, {}, multistatus((h.path, FOLDER), ("/a", FILE), *[(h.path + again, FILE)] * times))
+
+    store, times = at(answer, dav=True), 100
+    assert [info.path for info in store.list()] == ["a"]
+    times = 101
+    with pytest.raises(CorruptData):
+        list(store.list())
+
+
 @pytest.mark.parametrize("text", [b"<a ", b"<!--", b"</a ", b"<a href='", b"<![CDATA[", b"<!", b"<script>"])
 def test_a_page_with_a_tag_that_never_ends_takes_no_time(text):
     began = time.process_time()
