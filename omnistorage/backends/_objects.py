@@ -17,7 +17,7 @@ from functools import lru_cache
 from os import getpid
 from typing import Any, TypeVar
 
-from ..core import LIST, CopyOptions, ListOptions, ObjectInfo, Reader, ReadOptions, WriteOptions
+from ..core import CopyOptions, ListOptions, ObjectInfo, Reader, ReadOptions, WriteOptions
 from ..errors import (
     ConfigError,
     InvalidPath,
@@ -247,6 +247,8 @@ class ObjectBackend(BackendBase):
 
     def _nameable(self, path: str, op: str, options: ListOptions) -> bool:
         """Whether a key can be a path here; one that others have made and that cannot is reported, or raises."""
+        if ".." not in path and "\0" not in path:
+            return True
         try:
             check_key(path, op=op)
         except InvalidPath as error:
@@ -277,14 +279,15 @@ class ObjectBackend(BackendBase):
     def _list_dir(self, path: str) -> Iterator[ObjectInfo]:
         head = self._prefix + path + "/" if path else self._prefix
         skip, empty, rest = len(self._prefix), True, []
+        refused: list[StorageError] = []
+        odd = ListOptions(on_error=refused.append)
         for page in self._pages("list_dir", path, head, folders=True):
             children = [(info.path, info) for info in page.objects if self._prefix + info.path != head]
             for key in page.folders:
                 # A folder without a name keeps its slash: without it, it would be its own parent.
                 folder = key[skip:] if key.endswith("//") or key == "/" else key[skip:-1]
                 children.append((key[skip:], ObjectInfo(folder, kind="dir")))
-            for key, _ in children:
-                self._nameable(key, "list_dir", LIST)
+            children = [row for row in children if self._nameable(row[0], "list_dir", odd)]
             empty = empty and not (page.objects or page.folders)
             if self.features.sorted_list:
                 for _, info in sorted(children, key=_by_key):
@@ -295,6 +298,8 @@ class ObjectBackend(BackendBase):
             yield info
         if empty and path:
             raise NotFound("no such folder", path=path, backend=self.name, op="list_dir")
+        if refused:  # after the rest, which is listed all the same
+            raise refused[0]
 
     # -- writing -------------------------------------------------------------------------------------------------------
 

@@ -88,7 +88,8 @@ class SQLBlobBackend(BackendBase):
 
     ``url`` is a database URL (``sqlite:///file.db``, ``postgresql://user@host/db``, ``mysql://...``), a ``Secret`` with
     one, or a sqlalchemy ``Engine``, which is borrowed: never disposed, its connections given back after each call.
-    ``password`` goes into the URL. ``:memory:`` is one database for all threads.
+    ``password`` goes into the URL. ``:memory:`` is one database for all threads. No driver demands TLS by itself: for
+    PostgreSQL add ``?sslmode=verify-full&sslrootcert=system``, for MySQL ``?ssl_ca=FILE``.
 
     ``create_table=False`` takes a table that is there. It needs a column for the key, which must be unique and compared
     by its bytes, and one for the data; ``columns={"key": "id", "data": "body", ...}`` names them and any of ``size
