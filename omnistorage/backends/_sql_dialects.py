@@ -251,7 +251,7 @@ class MySQL(Dialect):
     def stop(self, connection: Any, connect: Callable[[], Any]) -> None:
         other = connect()  # a server that is only hung up on would do the statement when its lock is free
         try:
-            other.cursor().execute(f"KILL QUERY {int(connection.thread_id())}")
+            other.cursor().execute("KILL QUERY %s", (connection.thread_id(),))
         finally:
             other.close()
 

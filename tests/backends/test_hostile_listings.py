@@ -18,9 +18,10 @@ from omnistorage.backends._objects import ObjectBackend
 from omnistorage.backends._sftp_wire import EOF, Answer, Attrs, Slot, Status, string
 from omnistorage.backends.azure import AzureBackend
 from omnistorage.backends.s3 import S3Backend
+from omnistorage.cancellation import Clock, deadline
 from omnistorage.core import Features, ListOptions, ObjectInfo
 from omnistorage.errors import CorruptData, DeadlineExceeded, InvalidPath, StorageError
-from omnistorage.policies import Clock, RequestPolicy, deadline
+from omnistorage.policies import RequestPolicy
 
 ROOT = Root("http", "h", 80, "/")
 PIECE = 64 * 1024

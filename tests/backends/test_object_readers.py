@@ -105,6 +105,9 @@ class Client:
             return error
         return BackendUnavailable(str(error)) if isinstance(error, OSError) else None
 
+    def cutter(self):
+        return lambda: None
+
     def close(self):
         pass
 
