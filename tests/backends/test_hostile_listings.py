@@ -242,6 +242,9 @@ class Pages:
         below = [key for key in self._keys if key.endswith("/")]
         return Page([ObjectInfo(key, 1) for key in self._keys if key not in below], below if folders else [], None)
 
+    def cutter(self):
+        return lambda: None
+
     def translate(self, error):
         return None
 
