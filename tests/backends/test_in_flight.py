@@ -114,6 +114,7 @@ BODY = (
     b"x-amz-request-id: 1\r\nx-ms-request-id: 1\r\nx-goog-generation: 1\r\nx-goog-hash: crc32c=AAAAAA==\r\n"
     b"x-goog-stored-content-length: 1000000\r\nx-guploader-uploadid: 1\r\n"
 )
+PACKET = b"\xff\xff\xff\x00"  # the header of a packet of MySQL, of 16 MiB
 LONG, UNFRAMED = BODY + b"Content-Length: 1000000\r\n\r\n", BODY + b"\r\n"
 
 
@@ -127,7 +128,9 @@ def ended(kind, call, *, head=HEAD, cancelled=True):
         else:
             clock.time = 60.0
 
-    with Stalling(asked, head) as server, KINDS[kind](server.port) as store:
+    if kind == "mariadb" and head:
+        head = PACKET
+    with Stalling(asked, head, greets=kind == "mariadb") as server, KINDS[kind](server.port) as store:
         began = time.monotonic()
         with pytest.raises((Cancelled, OutcomeUnknown)) as caught, deadline(30.0, clock), scope:
             CALLS[call](store)

@@ -19,10 +19,11 @@ class Stalling:
     Args:
         asked: Is called, on another thread, when a client has sent something and was sent the first of an answer.
         head: What an answer begins with, to go on byte by byte; nothing is sent if it is empty.
+        greets: Answers before the client has sent anything, as a server of MySQL does.
     """
 
-    def __init__(self, asked: Callable[[], None], head: bytes = b"") -> None:
-        self._asked, self._head = asked, head
+    def __init__(self, asked: Callable[[], None], head: bytes = b"", *, greets: bool = False) -> None:
+        self._asked, self._head, self._greets = asked, head, greets
         self._over = threading.Event()
         self._threads: list[threading.Thread] = []
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
@@ -54,7 +55,7 @@ class Stalling:
     def _serve(self, client: socket.socket) -> None:
         with client, suppress(OSError):
             client.settimeout(60)
-            if not client.recv(1 << 16):
+            if not self._greets and not client.recv(1 << 16):
                 return
             client.sendall(self._head)
             for number in itertools.count():
