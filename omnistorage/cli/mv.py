@@ -26,7 +26,7 @@ from .run import Verb
 )
 @click.argument("sources", nargs=-1, required=True, metavar="SRC...")
 @click.argument("dst")
-@click.option("-R", "--recursive", is_flag=True, help="Move folders with all that is in them.")
+@click.option("-R", "-r", "--recursive", is_flag=True, help="Move folders with all that is in them.")
 @click.option("-n", "--dry-run", is_flag=True, help="Only say what would be moved.")
 @click.option("--no-clobber", is_flag=True, help="Refuse to replace an existing object.")
 @click.option("--checksum", is_flag=True, help="Where bytes are copied: compare the SHA-256 of both sides first.")
@@ -82,8 +82,13 @@ class _Moves(Copies):
         """Remove what was copied, if that is what is there."""
         backend = source.backend
         if backend.features.if_match and before.etag is not None:
-            backend.delete(source.path, if_match=before.etag)
-            return
+            try:
+                backend.delete(source.path, if_match=before.etag)
+                return
+            except CapabilityNotSupported as error:
+                if error.capability == "delete":
+                    raise
+                # conditions on writes alone: some S3 servers
         now = info_of(source)
         if (now.etag, now.size, now.modified_at) != (before.etag, before.size, before.modified_at):
             raise PreconditionFailed("the source changed while it was moved; it is kept", path=source.path, op="move")
