@@ -44,8 +44,8 @@ class SumFile:
 
     ``open`` opens the text, for each listing anew; ``shown`` is what to call it. The algorithm is ``algorithm``, else
     that of the first tag, else what the file is called after (``SHA256SUMS``, ``x.md5``), else what the first digest's
-    length tells; a file has one. ``./`` before names is dropped, and so is ``base`` where it is a URL or an absolute
-    path. Blank lines and those that begin with ``#`` are skipped.
+    length tells; a file has one. ``./`` before names is dropped, and so is ``base``: where it is a URL or an absolute
+    path, else where all names begin with it. Blank lines and those that begin with ``#`` are skipped.
 
     Lines are sorted in temporary files: memory is bounded whatever their number. ``ConfigError`` names the file and
     the line that cannot be read, is of another algorithm or length, or contradicts another one. A file without a single
@@ -60,6 +60,8 @@ class SumFile:
         self._open = open
         self._given = None if algorithm is None else algorithm_named(algorithm)
         self._base = f"{base.rstrip('/')}/" if base.startswith("/") or "://" in base else ""
+        self._head = "" if self._base or not base else _plain(f"{base.rstrip('/')}/")
+        self._all_have_it = True
 
     def list(self, prefix: str = "", options: ListOptions = LIST) -> Iterator[ObjectInfo]:
         # Sorted twice, so that what contradicts itself is known before the first name is out.
@@ -87,7 +89,9 @@ class SumFile:
 
     def _single(self, infos: Iterator[ObjectInfo]) -> Iterator[ObjectInfo]:
         last: ObjectInfo | None = None
-        for info in infos:
+        for info in infos:  # which come once all lines were read
+            if self._head and self._all_have_it:
+                info = info._replace(path=info.path.removeprefix(self._head))
             if last is None or info.path != last.path:
                 yield info
             elif info.hashes != last.hashes:
@@ -97,6 +101,7 @@ class SumFile:
 
     def _parsed(self) -> Iterator[ObjectInfo]:
         algorithm, width = self._given, 0
+        self._all_have_it = True
         for number, line in self._lines():
             if not line or line.startswith(b"#"):
                 continue
@@ -107,6 +112,7 @@ class SumFile:
             width = width or len(new_hash(algorithm).hexdigest())
             if len(digest) != width:
                 self._refuse(number, f"a digest of {len(digest)} digits, where {algorithm} has {width}")
+            self._all_have_it = self._all_have_it and path.startswith(self._head)
             yield ObjectInfo(path, hashes={algorithm: digest}, metadata={"line": str(number)})
         if not width:
             raise ConfigError(f"{self.shown}: it holds no digest, so there is nothing to check")
@@ -158,13 +164,16 @@ class SumFile:
         return _ESCAPED[char]
 
     def _below(self, path: str) -> str:
-        path = path.removeprefix(self._base)
-        while path.startswith("./"):
-            path = path[2:].lstrip("/")
-        return path
+        return _plain(path.removeprefix(self._base))
 
     def _refuse(self, number: int, what: str) -> NoReturn:
         raise ConfigError(f"{self.shown}, line {number}: {what}")
+
+
+def _plain(path: str) -> str:
+    while path.startswith("./"):
+        path = path[2:].lstrip("/")
+    return path
 
 
 __all__ = ["LONGEST", "SumFile", "algorithm_named"]

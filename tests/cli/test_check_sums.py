@@ -85,9 +85,22 @@ def test_what_hash_prints_of_a_folder_named_in_full_is_read_where_it_is_named_al
     spelled: str, cli: Cli, tree: Path
 ) -> None:
     folder = spelled.format(tree)
-    (tree / "sums").write_bytes(cli("hash", "-R", "sha256", folder).out)
+    (tree / "sums").write_bytes(cli("hash", "-r", "sha256", folder).out)
     assert folder.rstrip("/") in (tree / "sums").read_text()
     assert cli("check", "sums", folder, "--sumfile", "auto").err == "7 equal\n"
+
+
+@pytest.mark.parametrize("spelled", ["dst", "dst/", "./dst"])
+def test_what_hash_prints_of_a_folder_below_is_read_where_it_is_named_alike(
+    spelled: str, cli: Cli, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tree)
+    (tree / "sums").write_bytes(cli("hash", "-R", "sha256", spelled).out)
+    assert cli("check", "sums", "dst", "--sumfile", "sha256").err == "7 equal\n"
+    (tree / "dst" / "dst").mkdir()  # a name of its own, which does not begin with the place
+    (tree / "dst" / "dst" / "x").write_text("x")
+    (tree / "sums").write_bytes(cli("hash", "-R", "sha256", "dst/dst").out)
+    assert cli("check", "sums", "dst/dst", "--sumfile", "sha256").err == "1 equal\n"
 
 
 @needs_coreutils

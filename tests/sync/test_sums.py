@@ -257,7 +257,9 @@ def test_a_base_that_tools_put_before_names_is_taken_off(tmp_path):
     for there in (tmp_path / "dst", f"{tmp_path}/dst/", (tmp_path / "dst").as_uri()):
         sums.write_text(f"{A}  {str(there).rstrip('/')}/a\n")
         assert looked_at(sums, there)[1] == [("=", "a")]
-    assert said_by(f"{A}  dst/a", base="dst") == [("dst/a", ("sha256", A))], "that may be a name in it"
+    assert said_by(f"{A}  dst/a\n{A}  b", base="dst") == [("b", ("sha256", A)), ("dst/a", ("sha256", A))]
+    for base in ("dst", "./dst", "dst/"):
+        assert said_by(f"{A}  dst/a\n{A}  ./dst/b", base=base) == [("a", ("sha256", A)), ("b", ("sha256", A))]
     assert said_by(f"{A}  /dst2/a", base="/dst") == [("/dst2/a", ("sha256", A))]
 
 
