@@ -1,4 +1,4 @@
-"""The only module that touches files through ``os.*``. Imports the standard library only; ctypes when first needed.
+"""The only module that touches files through ``os.*``. Imports errors, and ctypes when first needed.
 
 Everything local goes through one ``OS`` object, so that tests can fail the n-th call, record the order of calls, or
 lose what was never synced (``omnistorage.testing.os_faults``). Its attributes are the plain built-ins: the layer costs
@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from fcntl import flock
 from itertools import chain, islice
+
+from .errors import ConfigError
 
 O_PATH: int = getattr(os, "O_PATH", os.O_RDONLY)  # a handle for *at calls only: needs no read permission
 READ_FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # NONBLOCK: opening a FIFO must not wait for its writer
@@ -169,6 +171,20 @@ def _works(opener: _Opener) -> bool:
     finally:
         os.close(folder)
     return True
+
+
+def expanded(path: str) -> str:
+    """Return ``path`` with the folder of the user in place of a ``~`` or ``~name`` at its beginning, as a shell has it.
+
+    Raises:
+        ConfigError: There is no such user; ``./~name`` is a folder of that name.
+    """
+    if not path.startswith("~"):
+        return path
+    found = os.path.expanduser(path)
+    if found.startswith("~"):
+        raise ConfigError(f"{path!r} begins with the folder of a user that is not there; write ./{path} for that name")
+    return found
 
 
 def current_umask() -> int:

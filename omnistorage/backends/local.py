@@ -15,7 +15,7 @@ from stat import S_ISDIR, S_ISREG
 from typing import TYPE_CHECKING, Any
 
 from .._option_checks import check_time
-from .._os import HANDLE, OS, READ_FILE, READ_FOLDER, REAL
+from .._os import HANDLE, OS, READ_FILE, READ_FOLDER, REAL, expanded
 from ..core import WRITE, CopyOptions, Features, ListOptions, ObjectInfo, ReadOptions, WriteOptions
 from ..errors import (
     AlreadyExists,
@@ -114,7 +114,7 @@ class LocalBackend(LocalPowers):
         given = os.fspath(root) if isinstance(root, os.PathLike) else root
         if not isinstance(given, str) or not given or "\0" in given:
             raise ConfigError(f"root is the path of a folder, not {given!r}")
-        self.root = os.path.abspath(given)
+        self.root = os.path.abspath(expanded(given))
         try:
             raw = os.fsencode(self.root.rstrip("/") + "/")
         except UnicodeEncodeError as error:
@@ -133,7 +133,7 @@ class LocalBackend(LocalPowers):
         """The options that open a plain file path, and the path left: its folder and name, or all of it as the root."""
         if "\0" in path or not path:
             raise ConfigError(f"not a file path: {path!r}")
-        full = os.path.abspath(path)
+        full = os.path.abspath(expanded(path))
         if not is_object:
             return {"root": full}, ""
         if path.endswith("/") or full == "/":

@@ -8,7 +8,7 @@ from fcntl import LOCK_NB, LOCK_SH
 from os import PathLike, fspath
 from typing import NamedTuple
 
-from .._os import OS, READ_FILE, READ_FOLDER, REAL
+from .._os import OS, READ_FILE, READ_FOLDER, REAL, expanded
 from ..errors import NotFound, StorageError
 from ._end import Tail, acked_damage, find_end
 from ._entries import Damage, advance, is_torn
@@ -32,7 +32,7 @@ class Examined(NamedTuple):
 
 def examine(folder: str | PathLike[str], *, _os: OS = REAL) -> Examined:
     """What is in the log in ``folder``: nothing if the folder is empty. Raises ``NotFound`` where there is none."""
-    path, at = fspath(folder), -1
+    path, at = expanded(fspath(folder)), -1
     try:
         at = _os.open(path, READ_FOLDER)
         noted = _noted(_os, at)  # before the names, or there may be newer ones

@@ -15,7 +15,7 @@ from typing import Literal
 from weakref import WeakSet
 
 from .._context import Closes
-from .._os import OS, READ_FILE, READ_FOLDER, REAL, why_exposed
+from .._os import OS, READ_FILE, READ_FOLDER, REAL, expanded, why_exposed
 from ..errors import ConfigError, CorruptData, NotFound, PermissionDenied, StorageError, WriterClosed
 from ..strands import forks
 from ._cursor import Cursor
@@ -64,7 +64,7 @@ class SegmentLog(Closes):
             raise ConfigError(f"fsync={fsync!r}: use record or seal")
         if type(segment_bytes) is not int or segment_bytes < 1:
             raise ConfigError(f"segment_bytes is a number of bytes from 1 up, not {segment_bytes!r}")
-        self.folder = fspath(folder)
+        self.folder = expanded(fspath(folder))
         self.os = _os
         self.next = start
         self.acked: int | None = None

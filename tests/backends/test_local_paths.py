@@ -18,10 +18,12 @@ from typing import Any
 
 import pytest
 
+from omnistorage import open_backend, open_records, open_store
 from omnistorage._os import FOLDER_HANDLE, HANDLE, OS, READ_FILE, READ_FOLDER
 from omnistorage.backends.local import LocalBackend
 from omnistorage.core import CopyOptions, ListOptions, WriteOptions
-from omnistorage.errors import InvalidPath, StorageError
+from omnistorage.errors import ConfigError, InvalidPath, StorageError
+from omnistorage.segments import SegmentLog
 from omnistorage.wrappers import Prefix
 
 from ..budget import pick
@@ -395,3 +397,38 @@ def test_a_folder_moved_out_of_the_root_takes_no_later_write_along(tmp_path: Pat
     put(backend.open_writer("d/second"))
     assert sorted(p.name for p in (tmp_path / "gone").iterdir()) == ["first"]
     assert (tmp_path / "root/d/second").exists()
+
+
+# -- the folder of the user --------------------------------------------------------------------------------------------
+
+
+def test_a_tilde_is_the_folder_of_the_user_wherever_a_path_begins_with_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with open_records("~/a/x.ndjson", "w") as writer:
+        writer.write({"n": 1})
+    assert list(open_records(Path("~/a/x.ndjson"))) == [{"n": 1}]
+    assert LocalBackend("~").root == open_backend("local", {"root": "~"}).root == str(tmp_path)
+    assert open_store("~/a").exists("x.ndjson")
+    log = SegmentLog("~/log")
+    log.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "log"]
+
+
+def test_a_tilde_elsewhere_is_a_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/nowhere")
+    monkeypatch.chdir(tmp_path)
+    for path in ("./~", "b~"):
+        assert LocalBackend(path).root == str(tmp_path / path)
+    assert open_backend("file:///~/x").root == "/~/x"
+    with LocalBackend(tmp_path).open_writer("~/x") as writer:
+        writer.write(b"x")
+    assert (tmp_path / "~" / "x").exists()
+
+
+def test_the_folder_of_a_user_that_is_not_there_is_refused():
+    for path in ("~no-such-user/x", "~no-such-user"):
+        with pytest.raises(ConfigError):
+            LocalBackend(path)
+        with pytest.raises(ConfigError):
+            open_records(path)
