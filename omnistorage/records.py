@@ -74,6 +74,8 @@ def open_records(target: Any, path: str = "r", mode: str | None = None, /, **s: 
     A file is given as a path object, or as a backend and a path.
     """
     unknown = sorted(set(s) - set(OpenSettings.__annotations__))
+    if "mode" in unknown:
+        raise ConfigError("the mode is the second argument, or the third behind a backend and a path, without a name")
     if unknown:
         raise ConfigError(f"open_records takes no {unknown[0]!r}{nearest(unknown[0], OpenSettings.__annotations__)}")
     owned: Backend | None = None

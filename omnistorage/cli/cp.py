@@ -28,7 +28,7 @@ _BLOCK = 1 << 20
 @click.command(cls=Verb, example="omnistorage cp -R logs backup/", events=True, short_help="Copy objects and folders.")
 @click.argument("sources", nargs=-1, required=True, metavar="SRC...")
 @click.argument("dst")
-@click.option("-R", "--recursive", is_flag=True, help="Copy folders with all that is in them.")
+@click.option("-R", "-r", "--recursive", is_flag=True, help="Copy folders with all that is in them.")
 @click.option("-n", "--dry-run", is_flag=True, help="Only say what would be copied.")
 @click.option("--no-clobber", is_flag=True, help="Refuse to replace an existing object.")
 @click.option("--checksum", is_flag=True, help="Read both sides again and compare their SHA-256.")

@@ -39,7 +39,7 @@ def _algorithm(ctx: click.Context, param: click.Parameter, value: str) -> str:
 )
 @click.argument("algorithm", metavar="ALGO", callback=_algorithm)
 @click.argument("urls", nargs=-1, required=True, metavar="URL...")
-@click.option("-R", "--recursive", is_flag=True, help="Every object in folders.")
+@click.option("-R", "-r", "--recursive", is_flag=True, help="Every object in folders.")
 @click.option("--download", is_flag=True, help="Read the bytes even where the store knows the digest.")
 @click.pass_obj
 def hash_(app: App, /, algorithm: str, urls: tuple[str, ...], recursive: bool, download: bool) -> None:

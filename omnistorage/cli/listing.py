@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @click.command(cls=Verb, rows=True, example="omnistorage ls -l -h logs", short_help="List a folder.")
 @click.argument("url", default=".")
-@click.option("-R", "--recursive", is_flag=True, help="What is in folders too, by its path.")
+@click.option("-R", "-r", "--recursive", is_flag=True, help="What is in folders too, by its path.")
 @click.option("-l", "--long", is_flag=True, help="Size, time (UTC) and name.")
 @click.option("-h", "--human", "human_sizes", is_flag=True, help="Sizes as 1.5 KiB; implies -l.")
 @click.option("--dirs", is_flag=True, help="Folders only.")

@@ -17,7 +17,7 @@ from .stdio import encode_json
 
 @click.command(cls=Verb, rows=True, example="omnistorage lsjson -R logs", short_help="List a folder as JSON.")
 @click.argument("url", default=".")
-@click.option("-R", "--recursive", is_flag=True, help="What is in folders too, by its path.")
+@click.option("-R", "-r", "--recursive", is_flag=True, help="What is in folders too, by its path.")
 @click.option("--dirs", "--dirs-only", "dirs", is_flag=True, help="Folders only.")
 @click.option("--files", "--files-only", "files", is_flag=True, help="No folders.")
 @click.option("--max-depth", type=click.IntRange(1), metavar="N", help="Go N levels down; implies -R.")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @click.command(cls=Verb, example="omnistorage rm -R old", events=True, short_help="Remove objects and folders.")
 @click.argument("urls", nargs=-1, required=True, metavar="URL...")
-@click.option("-R", "--recursive", is_flag=True, help="Remove folders with all that is in them.")
+@click.option("-R", "-r", "--recursive", is_flag=True, help="Remove folders with all that is in them.")
 @click.option("-f", "--force", is_flag=True, help="Be content with what is not there.")
 @click.option("-n", "--dry-run", is_flag=True, help="Only say what would be removed.")
 @filter_options

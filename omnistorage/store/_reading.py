@@ -28,7 +28,7 @@ class Reading(StoreBase):
         mode: str = "rb",
         *,
         compression: str | Codec | None = None,
-        encoding: str = "utf-8",
+        encoding: str | None = None,
         errors: str | None = None,
         newline: str | None = None,
         if_match: str | None = None,
@@ -39,6 +39,8 @@ class Reading(StoreBase):
     ) -> Any:
         """A file of the ``io`` family, text or binary: ``mode`` is one of ``rb wb xb ab rt wt xt at`` (``r`` alone is
         text, as in Python).
+
+        ``encoding`` is UTF-8 unless given; it, ``errors`` and ``newline`` are for text, as in Python.
 
         ``compression`` is a codec or its name, ``"infer"`` takes it from the suffix (on reading from the magic bytes,
         which beat it), ``"none"`` takes bytes as they are. None infers for text, whose bytes are nobody's business, and
@@ -55,8 +57,9 @@ class Reading(StoreBase):
         key = file_key(path, "open", new=kind in ("w", "x"))
         if kind not in ("r", "w", "x", "a") or said[1:] not in ("", "b", "t"):
             raise ConfigError(f"mode {mode!r}: use one of rb, wb, xb, ab, rt, wt, xt, at", path=key, op="open")
-        if not text and (newline is not None or errors is not None):
-            raise ConfigError("newline and errors are for text modes", path=key, op="open")
+        if not text and (encoding, newline, errors) != (None, None, None):
+            raise ConfigError("encoding, newline and errors are for text modes, such as rt", path=key, op="open")
+        encoding = encoding or "utf-8"
         if text:
             _check_text(encoding, errors, newline, key)
         if compression is None:

@@ -264,6 +264,8 @@ def test_go_f13_a_third_argument_behind_a_url_is_refused(tmp_path):
         open_records(str(tmp_path / "x.ndjson"), "w", "r")
     with pytest.raises(ConfigError):
         open_records(str(tmp_path / "x.ndjson"), "x.ndjson", "w")
+    with pytest.raises(ConfigError, match="second"):
+        open_records(str(tmp_path / "x.ndjson"), mode="w")
 
 
 def test_limits_hold_for_plain_objects_too_and_a_contradicting_suffix_is_refused_on_reading():

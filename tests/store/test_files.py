@@ -48,7 +48,13 @@ def test_other_modes_are_refused(store, mode):
 
 def test_settings_of_another_mode_are_refused(store):
     store.write("x", b"1")
-    for settings_ in ({"newline": ""}, {"errors": "strict"}, {"metadata": {"a": "b"}}, {"content_type": "text/plain"}):
+    for settings_ in (
+        {"encoding": "utf-8"},
+        {"newline": ""},
+        {"errors": "strict"},
+        {"metadata": {"a": "b"}},
+        {"content_type": "text/plain"},
+    ):
         with pytest.raises(ConfigError, match="for"):
             store.open("x", "rb", **settings_)
 
