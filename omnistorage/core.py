@@ -470,6 +470,20 @@ def features_of(backend: Backend) -> Features:
     return features if isinstance(features, Features) else BASIC
 
 
+LEARNED = frozenset({"create_only", "if_match"})
+"""The flags that a backend may have to ask its server for, see ``learned``."""
+
+
+def learned(backend: Backend) -> Features:
+    """The features, after the backend has found out what only its server can tell: by a probe, at the first call.
+
+    Raises:
+        StorageError: The server could not be asked.
+    """
+    learn: Callable[[], Features] | None = getattr(backend, "learn_features", None)
+    return features_of(backend) if learn is None else learn()
+
+
 U = TypeVar("U")
 
 

@@ -282,6 +282,8 @@ def _typed(key: str, value: str, annotation: str) -> Any:
     """A query value as what the constructor's annotation asks for."""
     if "bool" in annotation:
         if value.lower() not in ("true", "false", "1", "0"):
+            if "Literal" in annotation:
+                return value  # which the constructor knows, or refuses
             raise ConfigError(f"the option {key!r} is true or false, and the text given is neither")
         return value.lower() in ("true", "1")
     for kind in (int, float):

@@ -258,3 +258,35 @@ class Ahead(Generic[T]):
                 elif not self._done:
                     self._items.append(item)
                 self._changed.notify_all()
+
+
+def side_by_side(work: Callable[[int], None], numbers: range, most: int) -> None:
+    """Do ``work`` for all ``numbers``, up to ``most`` at once on the I/O pool and this thread; raise the first error
+    when all have ended."""
+    waiting, errors, changed = deque(numbers), list[BaseException](), threading.Condition()
+    running = 0
+
+    def drain() -> None:
+        nonlocal running
+        while not errors:
+            try:
+                number = waiting.popleft()
+            except IndexError:
+                break
+            try:
+                work(number)
+            except BaseException as error:
+                errors.append(error)
+        with changed:
+            running -= 1
+            changed.notify_all()
+
+    for _ in range(min(most, len(numbers))):
+        with changed:
+            running += 1
+        if not IO.spawn(drain):
+            drain()
+    with changed:
+        wait_for(changed, lambda: not running)
+    if errors:
+        raise errors[0]

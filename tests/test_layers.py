@@ -59,6 +59,8 @@ THIRD_PARTIES = {
     "backends/_azure_wire.py": {"azure"},
     "backends/s3.py": {"boto3", "botocore"},
     "backends/_s3_errors.py": {"botocore"},
+    "backends/_s3_sdk.py": {"botocore"},
+    "backends/_s3_settings.py": {"botocore"},
     "backends/_obstore.py": {"obstore"},
     "backends/gcs.py": {"google", "requests"},
     "backends/_gcs_errors.py": {"google", "requests"},

@@ -6,6 +6,7 @@ Imports floor 0, ``secret`` and the SDK, the latter when a client is made.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -20,6 +21,8 @@ from ._connections import Connections
 NAME = "azure"
 SUFFIX = "core.windows.net"
 MICROSOFT = (SUFFIX, "core.chinacloudapi.cn", "core.usgovcloudapi.net")
+CONNECTION = "AZURE_STORAGE_CONNECTION_STRING"
+"""The variable that names an account where no option does, as for Microsoft's own tools."""
 # What Microsoft publishes for everybody's emulator.
 EMULATOR_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 SAFE = "/~"  # what stays as it is in the path of a URL, as in the SDK
@@ -47,10 +50,13 @@ def account_of(options: Mapping[str, Any]) -> Account:
         raise ConfigError(f"there is one way to be known, not both {' and '.join(given)}")
     name, endpoint, dfs = options["account_name"], options["endpoint_url"], options["dfs_endpoint_url"]
     key, sas, suffix = options["account_key"], options["sas_token"], options["endpoint_suffix"]
-    if options["connection_string"] is not None:
+    connection = options["connection_string"]
+    if not (given or name or endpoint) and os.environ.get(CONNECTION):
+        connection = Secret(os.environ[CONNECTION])
+    if connection is not None:
         if endpoint is not None:
             raise ConfigError("the connection string says where the account is: give no endpoint_url beside it")
-        said = _connection(options["connection_string"].reveal())
+        said = _connection(connection.reveal())
         name = said.get("accountname", name)
         suffix, endpoint, dfs = said.get("endpointsuffix", suffix), said.get("blobendpoint"), said.get("dfsendpoint")
         key = Secret(said["accountkey"]) if "accountkey" in said else None
@@ -59,7 +65,9 @@ def account_of(options: Mapping[str, Any]) -> Account:
             raise ConfigError("the connection string holds neither AccountKey nor SharedAccessSignature")
     if endpoint is None:
         if not name:
-            raise ConfigError("which account? give account_name=, endpoint_url= or connection_string=")
+            raise ConfigError(
+                f"which account? give account_name=, endpoint_url= or connection_string=, or set {CONNECTION}"
+            )
         endpoint = f"https://{name}.blob.{suffix}"
     url = _checked(endpoint, "endpoint_url")
     name = name or _name_in(url)

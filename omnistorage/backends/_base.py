@@ -17,6 +17,7 @@ from .._option_checks import check_etag
 from ..cancellation import check
 from ..core import (
     COPY,
+    LEARNED,
     LIST,
     READ,
     WRITE,
@@ -168,6 +169,10 @@ class BackendBase(Closes):
             self._closed = True
             self._close()
 
+    def learn_features(self) -> Features:
+        """The features, after asking the server for what nobody knows of it. See ``core.learned``."""
+        return self.features
+
     # -- checks --------------------------------------------------------------------------------------------------------
 
     def _enter(self, flag: str, op: str, path: str) -> None:
@@ -178,8 +183,18 @@ class BackendBase(Closes):
         check(op, path)
 
     def _need(self, flag: str, op: str, path: str) -> None:
-        if not getattr(self.features, flag):
+        if not getattr(self.features, flag) and not self._learns(flag, op, path):
             self._refuse(flag, op, path)
+
+    def _learns(self, flag: str, op: str, path: str) -> bool:
+        """Whether the server turns out to keep what ``flag`` says."""
+        if flag not in LEARNED:
+            return False
+        try:
+            return bool(getattr(self.learn_features(), flag))
+        except StorageError as error:
+            error.op, error.path = op, path
+            raise
 
     def _refuse(self, capability: str, op: str, path: str) -> NoReturn:
         raise CapabilityNotSupported(

@@ -10,11 +10,21 @@ from ..core import Features
 
 @dataclass(frozen=True)
 class Vendor:
-    """What a server is known to keep: generation preconditions of writes, those of the end of uploads, those of deletes
-    and copies too, listings in the order of the keys' bytes, the status of resumable uploads, the batch endpoint, and
-    that each answer has ``X-GUploader-UploadID`` (``ids``) or 200 and a document for a deletion (``bodies``)."""
+    """What a server is known to keep.
 
-    conditional_writes: bool = False
+    Attributes:
+        conditional_writes: Generation preconditions of writes. None: it is tried.
+        conditional_uploads: Those at the end of resumable uploads.
+        conditional_copies: Those of deletes and copies.
+        ordered_listing: Listings in the order of the names' bytes.
+        resumes: The status of resumable uploads can be asked for.
+        batches: The batch endpoint.
+        xml: The XML API.
+        ids: Each answer has ``X-GUploader-UploadID``.
+        bodies: A deletion is answered with 200 and a document.
+    """
+
+    conditional_writes: bool | None = False
     conditional_uploads: bool = False
     conditional_copies: bool = False
     ordered_listing: bool = False
@@ -39,7 +49,7 @@ VENDORS = {
     # It looks at conditions when an upload begins and not when it ends, its answer to a status query publishes what has
     # arrived so far, and its batch endpoint is broken (1.54).
     "fake-gcs-server": Vendor(conditional_writes=True, ordered_listing=True, bodies=True),
-    "other": Vendor(),
+    "other": Vendor(conditional_writes=None),
 }
 
 

@@ -9,28 +9,31 @@ from __future__ import annotations
 import itertools
 import mimetypes
 import threading
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from functools import lru_cache
+from functools import lru_cache, partial
 from os import getpid
 from typing import Any, TypeVar
 
-from ..core import CopyOptions, ListOptions, ObjectInfo, Reader, ReadOptions, WriteOptions
+from ..core import CopyOptions, Features, ListOptions, ObjectInfo, Reader, ReadOptions, WriteOptions
 from ..errors import (
+    Cancelled,
     ConfigError,
     InvalidPath,
     NotFound,
     PreconditionFailed,
     StorageError,
 )
-from ..in_flight import watched
+from ..in_flight import abandonable, watched
 from ..paths import check_key, sort_key, suffixes
 from ..policies import RequestPolicy
-from ..strands import IO, wait_for
+from ..strands import side_by_side
 from ._base import BackendBase, translating
 from ._object_client import Body, Get, ObjectClient, Page, Put, Upload
+from ._object_probe import FOUND, Kept, is_of_bucket, remove, tried
 from ._object_readers import NothingReader, ObjectReader
 from ._object_streams import MAX_PARTS, ObjectWriter, Parts, new_put
 
@@ -56,6 +59,7 @@ class ObjectBackend(BackendBase):
     # does not read on for a connection that is given up
     most_parts: int | None = MAX_PARTS  # of an upload
     delete_batch = PAGE  # how many objects one request deletes
+    _unknown: str | None = None  # the server and bucket, as long as nobody knows which conditions it keeps
 
     def __init__(
         self, prefix: str, policy: RequestPolicy | None, *, part_size: int, concurrency: int, least_part: int
@@ -74,7 +78,8 @@ class ObjectBackend(BackendBase):
         """Nothing is open in this process yet."""
         self._pid = getpid()
         self._made: ObjectClient | None = None
-        self._making = threading.Lock()
+        self._making, self._learning = threading.Lock(), threading.Lock()
+        self._probe: str | None = None
         self._abandoned: deque[Parts] = deque()
 
     def _make_client(self) -> ObjectClient:
@@ -113,6 +118,38 @@ class ObjectBackend(BackendBase):
                 return call()
 
         return self._policy.run(op, attempt, path=path, idempotent=idempotent, cut=cut or client.cutter())
+
+    def learn_features(self) -> Features:
+        with self._learning:
+            if self._unknown is not None:
+                self._learn(self._unknown)
+                self._unknown = None
+        return self.features
+
+    def _learn(self, server: str) -> None:
+        """Have the features say what ``server`` keeps, by a probe where none has told it in this process."""
+        if (kept := FOUND.get(server)) is not None:
+            self._take(kept)
+            return
+        client, self._probe = self.client, f"{self._prefix}.omnistorage-probe-{uuid.uuid4().hex}"
+        reached = False
+        try:
+            self.run("probe", "", partial(remove, client, self._probe))  # who may not remove it must not begin it
+            if self._unknown is None:  # the answer has told what the server is
+                return
+            reached = True
+            kept = self.run("probe", "", partial(abandonable, partial(tried, client, self._probe)))
+            FOUND[server] = kept
+        except StorageError as error:
+            if isinstance(error, Cancelled) or is_of_bucket(error) or (error.transient and not reached):
+                raise
+            kept = Kept(why=f"it could not be tried ({error.args[0]})")
+        finally:
+            self._probe = None
+        self._take(kept)
+
+    def _take(self, kept: Kept) -> None:
+        """Have the features say what the server keeps."""
 
     def throttle(self, size: int) -> None:
         self._policy.throttle(size)
@@ -219,7 +256,7 @@ class ObjectBackend(BackendBase):
             with self._open_reader(path, ReadOptions(wanted[at].offset, wanted[at].length, if_match=etag)) as reader:
                 found[at] = reader.read(-1)
 
-        _side_by_side(fetch, range(1, len(wanted)), self.concurrency)
+        side_by_side(fetch, range(1, len(wanted)), self.concurrency)
         return [data for data in found if data is not None]
 
     # -- listing -------------------------------------------------------------------------------------------------------
@@ -237,8 +274,8 @@ class ObjectBackend(BackendBase):
         for page in self._pages("list", prefix, head, folders=False, after=seek):
             for info in page.objects:
                 path = info.path
-                if path.endswith("/") or not path:
-                    continue  # the marker of a folder
+                if path.endswith("/") or not path or (self._probe is not None and self._prefix + path == self._probe):
+                    continue  # the marker of a folder, or our own probe
                 if low is not None and sort_key(path) <= low:
                     continue
                 if (".." in path or "\0" in path) and not self._nameable(path, "list", options):
@@ -282,7 +319,8 @@ class ObjectBackend(BackendBase):
         refused: list[StorageError] = []
         odd = ListOptions(on_error=refused.append)
         for page in self._pages("list_dir", path, head, folders=True):
-            children = [(info.path, info) for info in page.objects if self._prefix + info.path != head]
+            hidden = {head, self._probe}
+            children = [(info.path, info) for info in page.objects if self._prefix + info.path not in hidden]
             for key in page.folders:
                 # A folder without a name keeps its slash: without it, it would be its own parent.
                 folder = key[skip:] if key.endswith("//") or key == "/" else key[skip:-1]
@@ -426,7 +464,7 @@ class ObjectBackend(BackendBase):
                         lambda: client.copy_part(upload, at + 1, source, start, min(start + step, size), etag),
                     )
 
-                _side_by_side(copy_part, range(len(starts)), self.concurrency)
+                side_by_side(copy_part, range(len(starts)), self.concurrency)
                 writer._written = size
             return writer.close()._replace(size=size)
         except BaseException:
@@ -449,34 +487,3 @@ def _is_past_end(error: StorageError) -> bool:
 
 def _by_key(child: tuple[str, ObjectInfo]) -> bytes:
     return sort_key(child[0])
-
-
-def _side_by_side(work: Callable[[int], None], numbers: range, most: int) -> None:
-    """``work`` for all ``numbers``, up to ``most`` at once; the first error is raised when all have ended."""
-    waiting, errors, changed = deque(numbers), list[BaseException](), threading.Condition()
-    running = 0
-
-    def drain() -> None:
-        nonlocal running
-        while not errors:
-            try:
-                number = waiting.popleft()
-            except IndexError:
-                break
-            try:
-                work(number)
-            except BaseException as error:
-                errors.append(error)
-        with changed:
-            running -= 1
-            changed.notify_all()
-
-    for _ in range(min(most, len(numbers))):
-        with changed:
-            running += 1
-        if not IO.spawn(drain):
-            drain()
-    with changed:
-        wait_for(changed, lambda: not running)
-    if errors:
-        raise errors[0]

@@ -7,6 +7,7 @@ is made.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
@@ -30,6 +31,7 @@ from ..in_flight import abandonable
 from ._object_client import Body, Get, Put
 from ._obstore_bodies import Streamed, Whole
 
+log = logging.getLogger(__name__)
 SMALL = 256 * 1024
 """Bodies up to this come with the call that asks for them."""
 LONG = 1 << 20
@@ -215,6 +217,8 @@ class Obstore:
     def _etag(self, told: Any) -> str | None:
         found = self._etags.fullmatch(told[self.field] or "")
         if found is None:
+            if not self._astray:
+                log.warning("an answer does not look like the store's: from now on the SDK is asked, not obstore")
             self._astray = True
             return None
         return found[1]

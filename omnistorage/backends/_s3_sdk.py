@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from io import SEEK_END, BytesIO
 from typing import Any
 
@@ -43,3 +44,11 @@ def follow_sdk(sdk: Any) -> Connections:
     pools = connections.followed(session._pool_classes_by_scheme, {})
     session._pool_classes_by_scheme = session._manager.pool_classes_by_scheme = pools
     return connections
+
+
+@lru_cache(maxsize=1)
+def models() -> Any:
+    """What the SDK knows of services, read once: for each session anew it costs 70 ms."""
+    from botocore.loaders import create_loader
+
+    return create_loader()

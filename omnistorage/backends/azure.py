@@ -30,6 +30,7 @@ from ..in_flight import taking_back
 from ..paths import check_key, suffixes
 from ..policies import RequestPolicy
 from ..secret import Secret
+from ..strands import side_by_side
 from ._azure_account import NAME, SIGNED, SUFFIX, account_of, blob_url, check_sendable, features_of, root_url
 from ._azure_client import EXTRA, AzureClient, check_headers
 from ._azure_conclude import check_names, conclude_copy, put_for_copy
@@ -38,7 +39,7 @@ from ._azure_obstore import make_client, unable
 from ._azure_streams import MAX_BLOCK, BlockWriter, DigestWriter, in_byte_order
 from ._base import check_expires, checked_prefix, is_folder_error
 from ._object_streams import ObjectWriter, new_put, noting
-from ._objects import SECOND, ObjectBackend, _side_by_side, content_type
+from ._objects import SECOND, ObjectBackend, content_type
 from ._obstore import check_client
 
 PART_SIZE = 8 << 20
@@ -53,7 +54,8 @@ class AzureBackend(ObjectBackend):
     ``endpoint_url`` or ``connection_string`` names).
 
     One is known by ``account_key``, ``sas_token``, ``connection_string``, ``credential`` (an object of azure-identity),
-    ``anonymous=True``, or else by ``DefaultAzureCredential``. A connection string is read when the backend is made.
+    ``anonymous=True``, or else by ``DefaultAzureCredential``. A connection string is read when the backend is made;
+    ``AZURE_STORAGE_CONNECTION_STRING`` gives one where no option names an account or says who one is.
     ``hierarchical=True`` says that the account has a hierarchical namespace (``is_hierarchical()`` asks the account):
     there folders are real, a move is one atomic rename, and a folder is purged at once. ``checksums`` sends an MD5 with
     each body and block, keeps one of the whole blob, and holds what is read against it: on for Microsoft's endpoints.
@@ -241,7 +243,7 @@ class AzureBackend(ObjectBackend):
             except StorageError as error:
                 answers[at] = error
 
-        _side_by_side(delete, range(len(keys)), self.concurrency)
+        side_by_side(delete, range(len(keys)), self.concurrency)
         return answers
 
     def _delete(self, path: str, if_match: str | None) -> bool | None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from ..core import WRITE, CopyOptions, ObjectInfo, ReadOptions, WriteOptions
@@ -30,6 +30,7 @@ from ..errors import (
 from ..paths import check_key, check_new
 from ..policies import RequestPolicy
 from ..secret import Secret
+from ..strands import side_by_side
 from ._base import check_expires, checked_prefix
 from ._connections import Connections
 from ._gcs_client import EXTRA, QUANTUM, GCSClient
@@ -38,8 +39,9 @@ from ._gcs_marks import checker
 from ._gcs_obstore import ObstoreGCSClient, takes_over, unable
 from ._gcs_vendors import VENDORS, features_of
 from ._object_client import Put
+from ._object_probe import Kept
 from ._object_streams import ObjectWriter, conclude, new_put
-from ._objects import ObjectBackend, _side_by_side, content_type
+from ._objects import ObjectBackend, content_type
 from ._obstore import check_client
 
 T = TypeVar("T")
@@ -57,12 +59,14 @@ class GCSBackend(ObjectBackend):
     Credentials come from the SDK's default chain (ADC), or from a service account's key: the ``credentials_file`` that
     holds it, or ``credentials``, its JSON text; ``anonymous=True`` sends none. ``endpoint_url`` is another server than
     Google's, by default the one in ``STORAGE_EMULATOR_HOST``, and gets no credentials but those given here. ``vendor``
-    names what it is (one of ``VENDORS``) and so what it can do, or say so yourself: ``conditional_writes=True`` if it
-    keeps generation preconditions (``overwrite=False``, ``if_match``), ``conditional_uploads=False`` if not at the end
-    of resumable uploads, ``ordered_listing=True`` if it lists names in the order of their bytes; ``omnistorage.probe``
-    finds out. ``checksums=False`` holds no body that is read against the store's CRC32C, and sends none with a small
-    one. ``client`` is "sdk", "obstore" (``[accel]``: reads and small writes for a fraction of the CPU time, without
-    ``checksums``, of a server that answers the XML API), or "auto": obstore where it can do all that the SDK would.
+    names what it is (one of ``VENDORS``) and so what it can do. ``conditional_writes`` says whether it keeps generation
+    preconditions (``overwrite=False``, ``if_match``); with "auto", the default, the vendor says it, or else creates
+    are tried at the first write with a condition, as ``S3Backend`` does it. ``conditional_uploads=False`` says that it
+    does not keep them at the end of resumable uploads, ``ordered_listing=True`` that it lists names in the order of
+    their bytes; ``omnistorage.probe`` looks closer. ``checksums=False`` holds no body that is read against the store's
+    CRC32C, and sends none with a small one. ``client`` is "sdk", "obstore" (``[accel]``: reads and small writes for a
+    fraction of the CPU time, without ``checksums``, of a server that answers the XML API), or "auto": obstore where it
+    can do all that the SDK would.
 
     An etag is the object's generation, and so is its version. ``durable`` writes need nothing more.
     ``WriteOptions.extra`` takes ``gcs.storage_class``, ``gcs.predefined_acl``, ``gcs.kms_key_name``,
@@ -95,7 +99,7 @@ class GCSBackend(ObjectBackend):
         anonymous: bool = False,
         endpoint_url: str | None = None,
         vendor: str | None = None,
-        conditional_writes: bool | None = None,
+        conditional_writes: bool | Literal["auto"] = "auto",
         conditional_uploads: bool | None = None,
         ordered_listing: bool | None = None,
         checksums: bool = True,
@@ -119,6 +123,8 @@ class GCSBackend(ObjectBackend):
             raise ConfigError("give one of credentials_file, credentials and anonymous")
         if type(part_size) is int and part_size % QUANTUM:
             raise ConfigError(f"part_size is a multiple of {QUANTUM} bytes, not {part_size}")
+        if conditional_writes not in (True, False, "auto"):
+            raise ConfigError(f"conditional_writes={conditional_writes!r}: use True, False or 'auto'")
         check_client(client, unable(xml=VENDORS[vendor].xml, checksums=checksums))
         self._options: dict[str, Any] = {
             "bucket": bucket, "prefix": prefix, "project": project, "credentials_file": credentials_file,
@@ -133,14 +139,15 @@ class GCSBackend(ObjectBackend):
         self.bucket = bucket
         self.endpoint_url = endpoint_url
         self._vendor = VENDORS[vendor]
-        self._conditional = self._vendor.conditional_writes if conditional_writes is None else conditional_writes
-        self.conditional_deletes = self._vendor.conditional_copies if conditional_writes is None else conditional_writes
-        uploads = conditional_writes is True or self._vendor.conditional_uploads
-        self.conditional_uploads = uploads if conditional_uploads is None else conditional_uploads
         self.delete_batch = BATCH if self._vendor.batches else concurrency
-        ordered = self._vendor.ordered_listing if ordered_listing is None else ordered_listing
         self.url = _url(endpoint_url, bucket, prefix)
-        self.features = features_of(self._conditional, self.conditional_deletes, ordered)
+        said = self._vendor.conditional_writes if conditional_writes == "auto" else conditional_writes
+        self._unknown = _url(endpoint_url, bucket, "") if said is None else None
+        sure = conditional_writes is True
+        uploads = sure or self._vendor.conditional_uploads
+        self._take(
+            Kept(bool(said), bool(said), uploads), deletes=sure or bool(said and self._vendor.conditional_copies)
+        )
         super().__init__(prefix, policy, part_size=part_size, concurrency=concurrency, least_part=QUANTUM)
 
     @classmethod
@@ -152,6 +159,14 @@ class GCSBackend(ObjectBackend):
         if is_object:
             return {"bucket": parts.netloc}, "" if name.endswith("/") else name
         return {"bucket": parts.netloc, "prefix": name}, ""
+
+    def _take(self, kept: Kept, *, deletes: bool = False) -> None:
+        uploads, ordered = self._options["conditional_uploads"], self._options["ordered_listing"]
+        self._why = kept.why
+        self.conditional_deletes = deletes
+        self.conditional_uploads = kept.uploads if uploads is None else uploads
+        ordered = self._vendor.ordered_listing if ordered is None else ordered
+        self.features = features_of(kept.create_only, deletes, ordered)
 
     def __repr__(self) -> str:
         return f"GCSBackend({self.url!r})"
@@ -244,11 +259,11 @@ class GCSBackend(ObjectBackend):
 
     def _refuse(self, capability: str, op: str, path: str) -> Any:
         hint = {"create_only": "overwrite=False", "if_match": "if_match"}.get(capability)
-        if hint is None or self.conditional_deletes:
+        if hint is None or getattr(self.features, capability):
             super()._refuse(capability, op, path)
         raise CapabilityNotSupported(
-            f"this server is not known to keep {hint}: if it does, say conditional_writes=true (or vendor=...)",
-            capability=capability, backend=self.name, op=op, path=path,
+            f"this server is not known to keep {hint}{self._why and ': '}{self._why}; if it does, say "
+            "conditional_writes=true (or vendor=...)", capability=capability, backend=self.name, op=op, path=path,
         )  # fmt: skip
 
     def _delete(self, path: str, if_match: str | None) -> bool | None:
@@ -287,7 +302,7 @@ class GCSBackend(ObjectBackend):
         def delete(at: int) -> None:
             found[at] = super(GCSBackend, self)._delete_keys([keys[at]])[0]
 
-        _side_by_side(delete, range(len(keys)), self.concurrency)
+        side_by_side(delete, range(len(keys)), self.concurrency)
         return found
 
     def _source(self, options: CopyOptions, src: str, op: str) -> tuple[str, str]:

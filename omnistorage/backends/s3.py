@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache, partial
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any, ClassVar, Literal
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from ..core import CopyOptions, ObjectInfo, Reader, ReadOptions, WriteOptions
@@ -33,6 +33,7 @@ from ..policies import RequestPolicy
 from ..secret import Secret
 from ._base import check_expires, checked_prefix
 from ._object_client import Put
+from ._object_probe import Kept
 from ._object_streams import ObjectWriter, conclude, new_put, noting
 from ._objects import CONTENT_TYPE, LIVE, MAX_COPY
 from ._s3_client import EXTRA, S3Client
@@ -40,8 +41,9 @@ from ._s3_errors import NAME, is_bucket_missing, is_too_long, translate
 from ._s3_marks import checker, stayer
 from ._s3_obstore import ObstoreS3Client, store_options, use_obstore
 from ._s3_resume import Resumes
-from ._s3_sdk import parse_time, send_at_once
-from ._s3_vendors import VENDORS, features_of
+from ._s3_sdk import models, parse_time, send_at_once
+from ._s3_settings import as_secret, configured_endpoint, revealed, root_url
+from ._s3_vendors import VENDORS, Vendor, features_of, vendor_of_host, vendor_of_server
 
 PART_SIZE = 8 << 20
 LEAST_PART = 5 << 20
@@ -52,13 +54,20 @@ class S3Backend(Resumes):
     """The objects of ``bucket`` whose keys begin with ``prefix/``.
 
     Credentials come from the SDK's default chain, from a ``profile``, or from ``access_key``, ``secret_key`` and
-    ``session_token``; ``anonymous=True`` sends none. ``endpoint_url`` is another server than AWS; ``vendor`` names what
-    it is (one of ``VENDORS``) and so what it can do, or say so yourself: ``conditional_writes=True`` if it keeps
-    ``If-None-Match`` and ``If-Match`` (``overwrite=False``, ``if_match``) of PUTs and of the end of uploads (if not of
-    those, ``conditional_uploads=False``: then a body with a condition has at most ``part_size`` bytes, as on
-    SeaweedFS), ``ordered_listing=True`` if it lists keys in the order of their bytes. All are true for AWS, and false
-    for a custom endpoint that says nothing; ``omnistorage.probe`` finds out. ``checksums`` adds a CRC32 to what is
-    sent, and checks one that comes back: on for AWS, off for custom endpoints, where many servers refuse it.
+    ``session_token``; ``anonymous=True`` sends none. ``endpoint_url`` is another server than AWS, by default the one
+    that ``AWS_ENDPOINT_URL_S3``, ``AWS_ENDPOINT_URL`` or the profile names. ``vendor`` says what it is, one of
+    ``VENDORS``, by default as its host name tells.
+
+    ``conditional_writes`` says whether the server keeps ``If-None-Match`` and ``If-Match`` (``overwrite=False``,
+    ``if_match``). With "auto", the default, the vendor says it, or else it is tried at the first write with a
+    condition: at most 17 requests for an object ``.omnistorage-probe-...`` below ``prefix``, which is removed again.
+    The answer holds for the process. Until then ``features`` claim neither. ``conditional_uploads=False`` says that it
+    keeps them only of PUTs, as SeaweedFS: then a body with a condition has at most ``part_size`` bytes.
+    ``ordered_listing=True`` says that it lists keys in the order of their bytes, as AWS does. ``omnistorage.probe``
+    looks closer.
+
+    ``checksums`` adds a CRC32 to what is sent, and checks one that comes back: on for AWS, off for custom endpoints,
+    where many servers refuse it.
     ``addressing`` is "path", "virtual" or "auto" (path for custom endpoints). ``client`` is "sdk", "obstore"
     (``[accel]``: reads and small writes for about a fifth of the CPU time, without ``checksums``), or "auto": obstore
     where it is installed and can do all that the SDK would.
@@ -98,7 +107,7 @@ class S3Backend(Resumes):
         session_token: Secret | str | None = None,
         anonymous: bool = False,
         vendor: str | None = None,
-        conditional_writes: bool | None = None,
+        conditional_writes: bool | Literal["auto"] = "auto",
         conditional_uploads: bool | None = None,
         ordered_listing: bool | None = None,
         checksums: bool | None = None,
@@ -113,10 +122,11 @@ class S3Backend(Resumes):
         if not isinstance(bucket, str) or not bucket or "/" in bucket:
             raise ConfigError(f"a bucket has a name without slashes, not {bucket!r}")
         prefix = checked_prefix(prefix)
-        vendor = vendor or ("aws" if endpoint_url is None else "other")
-        if vendor not in VENDORS:
-            known = ", ".join(sorted(VENDORS))
-            raise ConfigError(f"vendor={vendor!r}: use one of {known}, or say conditional_writes and ordered_listing")
+        endpoint_url = endpoint_url or configured_endpoint(profile)
+        self.url = root_url(endpoint_url, bucket, prefix)
+        vendor, self._names_itself = _vendor(vendor, endpoint_url), vendor is None
+        if conditional_writes not in (True, False, "auto"):
+            raise ConfigError(f"conditional_writes={conditional_writes!r}: use True, False or 'auto'")
         if addressing not in ("auto", "path", "virtual"):
             raise ConfigError(f"addressing={addressing!r}: use auto, path or virtual")
         if client not in ("auto", "sdk", "obstore"):
@@ -129,8 +139,9 @@ class S3Backend(Resumes):
             raise ConfigError("access_key and secret_key come together")
         self._options: dict[str, Any] = {
             "bucket": bucket, "prefix": prefix, "region": region, "endpoint_url": endpoint_url, "profile": profile,
-            "access_key": access_key, "secret_key": _secret(secret_key), "session_token": _secret(session_token),
-            "anonymous": anonymous, "vendor": vendor, "conditional_writes": conditional_writes,
+            "access_key": access_key, "secret_key": as_secret(secret_key), "session_token": as_secret(session_token),
+            "anonymous": anonymous, "vendor": None if self._names_itself else vendor,
+            "conditional_writes": conditional_writes,
             "conditional_uploads": conditional_uploads,
             "ordered_listing": ordered_listing, "checksums": checksums, "addressing": addressing, "client": client,
             "part_size": part_size, "concurrency": concurrency, "connect_timeout": connect_timeout,
@@ -139,17 +150,34 @@ class S3Backend(Resumes):
         self.bucket = bucket
         self.endpoint_url = endpoint_url
         self._use = client
-        self._vendor = VENDORS[vendor]
-        self._conditional = self._vendor.conditional_writes if conditional_writes is None else conditional_writes
-        self.conditional_deletes = self._conditional and self._vendor.conditional_copies
-        uploads = conditional_writes is True or self._vendor.conditional_uploads
-        self.conditional_uploads = uploads if conditional_uploads is None else conditional_uploads
-        ordered = self._vendor.ordered_listing if ordered_listing is None else ordered_listing
         self._checksums = endpoint_url is None if checksums is None else checksums
-        self.url = _url(endpoint_url, bucket, prefix)
-        self.features = features_of(self._vendor, self._conditional, ordered, self._checksums)
-        self.ranged = self._vendor.ranged and not self._checksums  # only a whole body comes with its checksum
+        self._is(VENDORS[vendor])
         super().__init__(prefix, policy, part_size=part_size, concurrency=concurrency, least_part=LEAST_PART)
+
+    def _is(self, vendor: Vendor, kept: Kept | None = None) -> None:
+        """Do as ``vendor`` needs it. Its conditions are as the options say, or the vendor, or a probe: ``kept``."""
+        o, self._vendor = self._options, vendor
+        said = vendor.conditional_writes if o["conditional_writes"] == "auto" else o["conditional_writes"]
+        self._unknown = root_url(self.endpoint_url, self.bucket, "") if said is None and kept is None else None
+        if said is not None or kept is None:
+            uploads = o["conditional_writes"] is True or vendor.conditional_uploads
+            kept = Kept(bool(said), bool(said), uploads, vendor.why)
+        self._why = kept.why
+        self.conditional_deletes = kept.if_match and vendor.conditional_copies
+        self.conditional_uploads = kept.uploads if o["conditional_uploads"] is None else o["conditional_uploads"]
+        ordered = vendor.ordered_listing if o["ordered_listing"] is None else o["ordered_listing"]
+        self.features = features_of(vendor, kept, ordered, self._checksums)
+        self.ranged = vendor.ranged and not self._checksums  # only a whole body comes with its checksum
+
+    def _take(self, kept: Kept) -> None:
+        self._is(self._vendor, kept)
+
+    def _names(self, http_response: Any, **_: Any) -> None:
+        """Hear from an answer which server it is, as long as nobody has said it."""
+        if self._names_itself:
+            self._names_itself = False
+            if (found := vendor_of_server(http_response.headers.get("Server", ""))) is not None:
+                self._is(found)
 
     @classmethod
     def options_from_url(cls, parts: SplitResult, *, is_object: bool) -> tuple[dict[str, Any], str]:
@@ -197,13 +225,13 @@ class S3Backend(Resumes):
         try:
             core = Session(profile=o["profile"])
             if core.get_config_variable("data_path") is None:
-                core.register_component("data_loader", _models())
+                core.register_component("data_loader", models())
             core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=parse_time)
             session = boto3.session.Session(
                 botocore_session=core,
                 aws_access_key_id=o["access_key"],
-                aws_secret_access_key=_revealed(o["secret_key"]),
-                aws_session_token=_revealed(o["session_token"]),
+                aws_secret_access_key=revealed(o["secret_key"]),
+                aws_session_token=revealed(o["session_token"]),
                 region_name=o["region"],
             )
             region = None if session.region_name or self.endpoint_url is None else "us-east-1"
@@ -212,6 +240,8 @@ class S3Backend(Resumes):
             sdk.meta.events.register_first("needs-retry.s3", stayer(custom=self.endpoint_url is not None))
             vendor = self._vendor
             sdk.meta.events.register("after-call.s3", checker(request_ids=vendor.request_ids, loose=vendor.loose))
+            if self._names_itself and self.endpoint_url is not None:
+                sdk.meta.events.register("after-call.s3", self._names)
         except Exception as error:
             ours = translate(error) or (ConfigError(str(error)) if isinstance(error, ValueError) else None)
             if ours is None:
@@ -240,11 +270,11 @@ class S3Backend(Resumes):
 
     def _refuse(self, capability: str, op: str, path: str) -> Any:
         hint = {"create_only": "overwrite=False", "if_match": "if_match"}.get(capability)
-        if hint is None or self._conditional:
+        if hint is None or getattr(self.features, capability):
             super()._refuse(capability, op, path)
         raise CapabilityNotSupported(
-            f"this server is not known to keep {hint}: if it does, say conditional_writes=true (or vendor=...)",
-            capability=capability, backend=self.name, op=op, path=path,
+            f"this server is not known to keep {hint}{self._why and ': '}{self._why}; if it does, say "
+            "conditional_writes=true (or vendor=...)", capability=capability, backend=self.name, op=op, path=path,
         )  # fmt: skip
 
     def _delete(self, path: str, if_match: str | None) -> bool | None:
@@ -453,37 +483,14 @@ def _conditions(options: CopyOptions) -> WriteOptions:
     return WriteOptions(overwrite=options.overwrite, if_match=options.if_match)
 
 
-@lru_cache(maxsize=1)
-def _models() -> Any:
-    """What the SDK knows of services, read once: for each session anew it costs 70 ms."""
-    from botocore.loaders import create_loader
-
-    return create_loader()
-
-
-def _secret(value: Secret | str | None) -> Secret | None:
-    return Secret(value) if isinstance(value, str) else value
-
-
-def _revealed(value: Secret | None) -> str | None:
-    return None if value is None else value.reveal()
+def _vendor(vendor: str | None, endpoint_url: str | None) -> str:
+    if vendor is None:
+        return "aws" if endpoint_url is None else vendor_of_host(urlsplit(endpoint_url).hostname or "")
+    if vendor not in VENDORS:
+        known = ", ".join(sorted(VENDORS))
+        raise ConfigError(f"vendor={vendor!r}: use one of {known}, or say conditional_writes and ordered_listing")
+    return vendor
 
 
 def _rebuild(cls: type[S3Backend], options: Mapping[str, Any]) -> S3Backend:
     return cls(**options)
-
-
-def _url(endpoint_url: str | None, bucket: str, prefix: str) -> str:
-    """Two backends with the same URL have the same root."""
-    below = f"{bucket}/{prefix}/" if prefix else f"{bucket}/"
-    if endpoint_url is None:
-        return f"s3://{below}"
-    try:
-        parts = urlsplit(endpoint_url)
-    except ValueError:
-        parts = None
-    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
-        raise ConfigError("endpoint_url is http(s)://host[:port]")
-    if "@" in parts.netloc:
-        raise ConfigError("endpoint_url holds no credentials: give access_key and secret_key")
-    return f"s3+{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}/{below}"

@@ -22,7 +22,17 @@ from typing import Any, NamedTuple
 
 from .. import ops
 from ..cancellation import pause
-from ..core import Backend, BulkDelete, ExtendedBackend, ObjectInfo, StaleUploads, WriteOptions, as_extended, power
+from ..core import (
+    Backend,
+    BulkDelete,
+    ExtendedBackend,
+    ObjectInfo,
+    StaleUploads,
+    WriteOptions,
+    as_extended,
+    learned,
+    power,
+)
 from ..errors import (
     AlreadyExists,
     CapabilityNotSupported,
@@ -261,7 +271,7 @@ class Place:
         ``OutcomeUnknown`` from a ``MultiError`` where it counts in one of several stores and in another it does not."""
         row = {"version": VERSION, "manifest": new.manifest, "sha256": new.sha256}
         data = json.dumps(row, sort_keys=True).encode() + b"\n"
-        features, path = self.backend.features, self.at(SUCCESS)
+        features, path = learned(self.backend), self.at(SUCCESS)
 
         def write(**conditions: Any) -> None:
             try:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from os import PathLike
 from typing import Any, Literal
 
-from ..core import Backend, ExtendedBackend, as_extended
+from ..core import Backend, ExtendedBackend, as_extended, learned
 from ..errors import CapabilityNotSupported, ConfigError
 from ..ops import extended
 from ..records import layers_for
@@ -155,7 +155,7 @@ def open_target(target: Any, names: str) -> tuple[ExtendedBackend, str, Backend 
     lacks = None
     if as_extended(target) is not None and not backend.features.atomic_write:
         lacks = "atomic_write", "readers of this target see half an object"
-    elif names == "deterministic" and not backend.features.create_only:
+    elif names == "deterministic" and not learned(backend).create_only:
         lacks = "create_only", "deterministic names need writes that never replace an object"
     if lacks is not None:
         if owned is not None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NoReturn, TypeVar
 
 from .._context import Closes
-from ..core import COPY, CopyOptions, Features, ObjectInfo
+from ..core import COPY, CopyOptions, Features, ObjectInfo, WriteOptions, learned
 from ..errors import (
     BackendUnavailable,
     Cancelled,
@@ -69,7 +69,7 @@ class Routing(Closes):
             self.writes = tuple(place for place in self.places if place.backend.features.write)
         else:
             self.writes = self._written(write_tier, through)
-        self.features: Features = features_of_tiers(self.places, self.writes, match=mode == "match")
+        self.features: Features = self._features()
         self.durable = bool(self.writes) and all(getattr(p.backend, "durable", False) for p in self.writes)
         self._promotes = promote_on_read
         self._plain = read != "shadow" and not promote_on_read
@@ -79,6 +79,27 @@ class Routing(Closes):
             )
         self._skips = skip_unavailable
         self._shadow = Shadow(self.places, on_difference) if read == "shadow" else None
+
+    def _features(self) -> Features:
+        return features_of_tiers(self.places, self.writes, match=self.mode == "match")
+
+    def learn_features(self) -> Features:
+        """The features, after each tier that is written to has learned its own. See ``core.learned``."""
+        for place in self.writes:
+            learned(place.backend)
+        self.features = self._features()
+        return self.features
+
+    def _need_conditions(self, options: WriteOptions | CopyOptions, op: str, path: str) -> None:
+        """Refuse conditions that not every store keeps."""
+        if options.if_match is not None or getattr(options, "source_if_match", None) is not None:
+            self._need("if_match", op, path)
+        if not options.overwrite:
+            self._need("create_only", op, path)
+
+    def _need(self, flag: str, op: str, path: str) -> None:
+        if not getattr(self.features, flag) and not getattr(self.learn_features(), flag):
+            self._refuse(flag, op, path)
 
     def _check(self, write_tier: str | None, through: bool | tuple[str, ...], promotes: bool) -> None:
         names = [place.name for place in self.places]
@@ -223,10 +244,7 @@ class Routing(Closes):
             self._refuse(op, op, src)
         if options.source is not None:
             self._refuse("source", op, src)
-        if (options.if_match is not None or options.source_if_match is not None) and not self.features.if_match:
-            self._refuse("if_match", op, src)
-        if not options.overwrite and not self.features.create_only:
-            self._refuse("create_only", op, src)
+        self._need_conditions(options, op, src)
         check_key(src, op=op)
         check_new(dst, op=op)
 

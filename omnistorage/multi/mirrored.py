@@ -15,6 +15,7 @@ from ..core import (
     WRITE,
     Backend,
     CopyOptions,
+    Features,
     HealthCheck,
     ObjectInfo,
     Presign,
@@ -116,11 +117,7 @@ class MultiBackend(Mirroring):
             "journal": self._arrange_journal(journal, journal_bytes, defaults), "laggard_timeout": laggard_timeout,
             "buffer": buffer, "on_difference": on_difference,
         }  # fmt: skip
-        every = [place.backend.features for place in self.places]
-        self.features = replace(
-            features_of_tiers(self.places, self.places, match=True),
-            atomic_move=False, append=False, copy=all(one.copy for one in every), move=all(one.move for one in every),
-        )  # fmt: skip
+        self.features = self._features()
         self.durable = all(getattr(place.backend, "durable", False) for place in self.places)
         self._kinds = frozenset(place.backend.name for place in self.places)
         self._promotes, self._skips = False, True
@@ -131,6 +128,13 @@ class MultiBackend(Mirroring):
         if self.journal is not None:
             stores.append(("the journal", self.journal.backend))
         self.buckets = SameBuckets(stores, _crew.clock)
+
+    def _features(self) -> Features:
+        every = [place.backend.features for place in self.places]
+        return replace(
+            features_of_tiers(self.places, self.places, match=True),
+            atomic_move=False, append=False, copy=all(one.copy for one in every), move=all(one.move for one in every),
+        )  # fmt: skip
 
     def _check_reads(self, count: int, on_difference: Any) -> None:
         if self.read not in READS:
@@ -147,10 +151,7 @@ class MultiBackend(Mirroring):
     # -- writing -------------------------------------------------------------------------------------------------------
 
     def open_writer(self, path: str, options: WriteOptions = WRITE) -> MultiWriter:
-        if not options.overwrite and not self.features.create_only:
-            self._refuse("create_only", "open_writer", path)
-        if options.if_match is not None and not self.features.if_match:
-            self._refuse("if_match", "open_writer", path)
+        self._need_conditions(options, "open_writer", path)
         check_new(path, op="open_writer")
         self.buckets.check()
         self.contents.decide()
@@ -205,8 +206,8 @@ class MultiBackend(Mirroring):
     def delete(self, path: str, *, if_match: str | None = None) -> bool | None:
         if not self.features.delete:
             self._refuse("delete", "delete", path)
-        if if_match is not None and not self.features.if_match:
-            self._refuse("if_match", "delete", path)
+        if if_match is not None:
+            self._need("if_match", "delete", path)
         check_etag(if_match, path=path, op="delete")
         check_key(path, op="delete")
         first = () if if_match is None else (self._named(if_match, path, "delete"),)

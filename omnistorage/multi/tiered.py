@@ -69,10 +69,7 @@ class TieredBackend(Reading):
 
     def open_writer(self, path: str, options: WriteOptions = WRITE) -> Writer:
         targets = self._targets("open_writer", path)
-        if not options.overwrite and not self.features.create_only:
-            self._refuse("create_only", "open_writer", path)
-        if options.if_match is not None and not self.features.if_match:
-            self._refuse("if_match", "open_writer", path)
+        self._need_conditions(options, "open_writer", path)
         each = [options] * len(targets)
         if self.mode == "match":
             if options.if_match is not None:
@@ -123,8 +120,8 @@ class TieredBackend(Reading):
     def delete(self, path: str, *, if_match: str | None = None) -> bool | None:
         if not self.features.delete:
             self._refuse("delete", "delete", path)
-        if if_match is not None and not self.features.if_match:
-            self._refuse("if_match", "delete", path)
+        if if_match is not None:
+            self._need("if_match", "delete", path)
         check_etag(if_match, path=path, op="delete")
         if self.mode == "match":
             check_key(path, op="delete")

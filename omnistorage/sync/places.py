@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 from .. import ops
 from ..config import BackendConfig
-from ..core import Backend, ExtendedBackend, ObjectInfo
+from ..core import Backend, ExtendedBackend, Features, ObjectInfo, learned
 from ..errors import ConfigError, ListingDisorder, NotFound, StorageError
 from ..paths import is_under, join
 from ..registry import locate, open_backend
@@ -82,6 +82,11 @@ class Side:
         self.features = self.backend.features
         self._cut = len(self.prefix) + 1 if self.prefix else 0
         self._followed: set[str] = set()  # links that were taken for the folders they lead to
+
+    def learn_features(self) -> Features:
+        """The features, after the backend has learned its own. See ``core.learned``."""
+        self.features = learned(self.backend)
+        return self.features
 
     def close(self) -> None:
         while self._mine:

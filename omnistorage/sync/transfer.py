@@ -239,6 +239,8 @@ class Hands(Steps):
                 return moved
         size = action.size or 0
         features = self.dst.features
+        if not (features.create_only or features.if_match):
+            features = self.dst.learn_features()  # one probe of the server saves a look before each write
         if size < self._too_long and (features.create_only or features.if_match):
             try:
                 return self._streamed(action, features.create_only, features.if_match)

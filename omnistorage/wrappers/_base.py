@@ -17,6 +17,7 @@ from .._context import Closes
 from .._shapes import twin
 from ..core import (
     COPY,
+    LEARNED,
     LIST,
     POWERS,
     READ,
@@ -51,6 +52,7 @@ from ..core import (
     Writer,
     as_extended,
     features_of,
+    learned,
     power,
 )
 from ..errors import CapabilityNotSupported, StorageError
@@ -72,10 +74,18 @@ class Wrapper(Closes):
         self._extended: ExtendedBackend | None = as_extended(inner)
         self.is_extended = self._extended is not None
         self.name: str = getattr(inner, "name", None) or type(inner).__name__
-        features = features_of(inner)
+        self.features: Features = self._features(features_of(inner))
+
+    def _features(self, inner: Features) -> Features:
+        """What this wrapper makes of the features of the inner backend."""
         off = dict.fromkeys(self.clears, False)
         off.update({flag: False for flag, kind in _POWER_FLAGS.items() if self.power_of(kind) is None})
-        self.features: Features = replace(features, **off)  # type: ignore[arg-type]
+        return replace(inner, **off)  # type: ignore[arg-type]
+
+    def learn_features(self) -> Features:
+        """The features, after the inner backend has learned its own. See ``core.learned``."""
+        self.features = self._features(learned(self.inner))
+        return self.features
 
     @property
     def url(self) -> str | None:
@@ -276,8 +286,11 @@ class Wrapper(Closes):
     # -- inside --------------------------------------------------------------------------------------------------------
 
     def _need(self, flag: str, op: str, path: str) -> None:
-        if not getattr(self.features, flag):
-            self._refuse(flag, op, path)
+        if getattr(self.features, flag) or (
+            flag in LEARNED and flag not in self.clears and getattr(self.learn_features(), flag)
+        ):
+            return
+        self._refuse(flag, op, path)
 
     def _need_all(self, options: WriteOptions | CopyOptions, op: str, path: str) -> None:
         """Refuse what a cleared flag denies, whatever the inner backend could do."""

@@ -20,6 +20,7 @@ from ..core import (
     BulkDelete,
     Confine,
     CopyOptions,
+    Features,
     FolderTimes,
     Glob,
     HealthCheck,
@@ -116,7 +117,9 @@ class Encrypt(Wrapper):
         self._keys = Keyring(keys, key_id)
         self._randomness = randomness
         super().__init__(inner)
-        self.features = replace(self.features, hashes=frozenset(), kept_hashes=frozenset())
+
+    def _features(self, inner: Features) -> Features:
+        return replace(super()._features(inner), hashes=frozenset(), kept_hashes=frozenset())
 
     @property
     def key_id(self) -> str:

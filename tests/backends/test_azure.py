@@ -376,6 +376,14 @@ def test_a_connection_string_says_where_and_who(store, monkeypatch):
         assert "canary" not in str(caught.value)
 
 
+def test_the_environment_names_an_account_where_no_option_does(monkeypatch):
+    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", "UseDevelopmentStorage=true")
+    assert AzureBackend("c").url == "azure+http://127.0.0.1:10000/devstoreaccount1/c/"
+    assert AzureBackend("c", account_name="me").url == "abfss://c@me.dfs.core.windows.net/"
+    with pytest.raises(ConfigError):
+        AzureBackend("c", anonymous=True)
+
+
 def test_go_f5_wrong_keys_are_permission_denied_and_a_key_that_is_none_too(store):
     for key in ("d3Jvbmc=", "not base64!"):
         with AzureBackend(**{**store._options, "account_key": key}) as denied:

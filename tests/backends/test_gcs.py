@@ -336,7 +336,7 @@ def test_wrong_options_are_refused_when_they_are_given(options):
 
 
 def test_pain_14_a_server_that_is_not_known_to_keep_conditions_is_not_asked_to():
-    with GCSBackend("bucket", endpoint_url="http://127.0.0.1:9") as store:
+    with GCSBackend("bucket", endpoint_url="http://127.0.0.1:9", conditional_writes=False) as store:
         for options in (WriteOptions(overwrite=False), WriteOptions(if_match="1")):
             with pytest.raises(CapabilityNotSupported, match="conditional_writes=true"):
                 store.open_writer("x", options)

@@ -459,7 +459,7 @@ def test_pain_10_the_extra_is_boto3_alone():
 
 
 def test_pain_14_a_server_that_is_not_known_to_keep_conditions_is_not_asked_to():
-    with S3Backend("bucket", endpoint_url="http://127.0.0.1:9") as store:
+    with S3Backend("bucket", endpoint_url="http://127.0.0.1:9", conditional_writes=False) as store:
         for options in (WriteOptions(overwrite=False), WriteOptions(if_match="x")):
             with pytest.raises(CapabilityNotSupported, match="conditional_writes=true"):
                 store.open_writer("x", options)

@@ -190,8 +190,8 @@ def test_goal_27_an_answer_with_another_range_is_refused(proxy, store):
 
 
 @pytest.mark.ci_only
-def test_goal_27_a_page_that_a_request_is_sent_on_to_is_neither_an_object_nor_a_success(proxy, make):
-    """obstore follows redirects, a 303 of a PUT with a GET; the SDK does not."""
+def test_goal_27_a_page_that_a_request_is_sent_on_to_is_neither_an_object_nor_a_success(proxy, make, caplog):
+    """obstore follows redirects, a 303 of a PUT with a GET; the SDK does not, and does the rest: that is logged."""
     page = Answer("", 200, b"<html>", {"ETag": '"5e5c0a0c-264"', "Last-Modified": "Sun, 01 Nov 2026 00:00:00 GMT"})
     for overwrite in (True, False):
         with Proxy(server("seaweedfs")["port"]) as stranger:
@@ -210,6 +210,7 @@ def test_goal_27_a_page_that_a_request_is_sent_on_to_is_neither_an_object_nor_a_
             proxy.forget()
             put(store, "x")
             assert by_obstore(proxy) == []
+    assert [record.name for record in caplog.records].count("omnistorage.backends._obstore") == 4  # once for each store
 
 
 @pytest.mark.parametrize(
