@@ -6,14 +6,15 @@ Whichever way records are taken, one by one, in batches or by iterating, each co
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sized
 from typing import Generic, TypeVar
 
 from ._context import Closes
 from .bad_records import BadRecords, OnError
 from .core import Backend, ObjectInfo
 from .errors import ConfigError, CorruptData, RecordError, StorageError
-from .stages import Format, Stage
+from .stages import BATCH_BYTES, Format, Stage
 from .streams import DecodedReader
 
 T = TypeVar("T")
@@ -41,8 +42,8 @@ class RecordReader(Closes, Generic[T]):
         self._stream = stream
         self._owned = owned
         self._path = stream.info.path
-        self._found: list[RecordError] = []  # bad records before the batch in hand
-        self._batches = _batches(stream, format.decoder(self._found.append))
+        self._found = deque[RecordError]()  # bad records before the batch in hand
+        self._batches = _batches(stream, format.decoder(self._found.append), self._found)
         self._held: list[T] | None = None
         self._error: BaseException | None = None
         self._rest: Iterator[T] = iter(())  # what is left of the batch in hand, whichever method took from it
@@ -54,6 +55,13 @@ class RecordReader(Closes, Generic[T]):
 
     def _next_batch(self) -> list[T] | None:
         """The next records, or None at the end. Raises what ``on_error`` raises; can be called again after that."""
+        while True:
+            batch = self._take_batch()
+            if batch is None or batch:
+                return batch
+
+    def _take_batch(self) -> list[T] | None:
+        """The same, and an empty list where only bad records came."""
         if self._held is None and self._error is None:
             try:
                 self._held = next(self._batches, None)
@@ -75,7 +83,7 @@ class RecordReader(Closes, Generic[T]):
 
     def _settle(self) -> None:
         while self._found:
-            error = self._found.pop(0)
+            error = self._found.popleft()
             error.path = self._path
             try:
                 self.bad.handle(error)
@@ -151,7 +159,15 @@ class RecordReader(Closes, Generic[T]):
             owned.close()
 
 
-def _batches(stream: DecodedReader, decoder: Stage[bytes, list[T]]) -> Iterator[list[T]]:
+def _batches(stream: DecodedReader, decoder: Stage[bytes, list[T]], found: Sized) -> Iterator[list[T]]:
+    """What ``decoder`` makes of ``stream``.
+
+    A stream of bad records alone gives no batch, and each error takes hundreds of times the memory of its record. So
+    the decoder gets at most ``BATCH_BYTES`` at once, and an empty batch comes wherever errors are in ``found``.
+    """
     for block in iter(stream.next_block, b""):
-        yield from decoder.feed(block)
+        for at in range(0, len(block), BATCH_BYTES):
+            yield from decoder.feed(block[at : at + BATCH_BYTES])
+            if found:
+                yield []
     yield from decoder.finish()

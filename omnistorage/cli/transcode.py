@@ -7,6 +7,7 @@ JSON text as bytes for ndjson, bytes for lines and length_prefixed, values for c
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -136,7 +137,7 @@ class _MappedDecoder(StageBase[bytes, list[Any]]):
     def __init__(self, base: Format[Any], change: Callable[[Any], Any], on_bad: OnBad | None) -> None:
         self._change, self._on_bad = change, on_bad
         self._number = 0
-        self._below: list[RecordError] = []
+        self._below = deque[RecordError]()
         self._inner = base.decoder(None if on_bad is None else self._below.append)
 
     def _feed(self, item: bytes) -> Iterator[list[Any]]:
@@ -161,7 +162,7 @@ class _MappedDecoder(StageBase[bytes, list[Any]]):
         """What the inner decoder found bad has come before the batch in hand."""
         while self._below:
             self._number += 1
-            self._report(self._below.pop(0))
+            self._report(self._below.popleft())
 
     def _one_by_one(self, batch: list[Any]) -> Iterator[list[Any]]:
         good: list[Any] = []

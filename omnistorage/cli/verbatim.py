@@ -7,6 +7,7 @@ format runs beside them over the same bytes as the judge: numbers, offsets and l
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -53,7 +54,7 @@ class JsonStrings:
 class _VerbatimDecoder(StageBase[bytes, list[bytes]]):
     def __init__(self, base: Format[Any], on_bad: OnBad | None) -> None:
         self._on_bad = on_bad
-        self._bad: list[RecordError] = []
+        self._bad = deque[RecordError]()
         self._judge = base.decoder(self._bad.append)
         self._longest = getattr(base, "max_record", _LONGEST)
         self._start = 0  # where what is held begins
@@ -97,16 +98,17 @@ class _VerbatimDecoder(StageBase[bytes, list[bytes]]):
 
     def _sorted_out(self, lines: list[bytes], start: int) -> Iterator[list[bytes]]:
         """The same with the bad records reported at their places and blank lines left out."""
-        bad, self._bad[:] = list(self._bad), []
+        bad = self._bad.copy()
+        self._bad.clear()
         kept: list[bytes] = []
         for line in lines:
             if start == 0 and line.startswith(_BOM):
                 line, start = line[len(_BOM) :], len(_BOM)
             while bad and bad[0].offset is not None and bad[0].offset < start:
-                yield from self._report(bad.pop(0), kept)
+                yield from self._report(bad.popleft(), kept)
                 kept = []
             if bad and bad[0].offset == start:
-                yield from self._report(bad.pop(0), kept)
+                yield from self._report(bad.popleft(), kept)
                 kept = []
             elif line.strip(b" \t\r"):
                 kept.append(line.removesuffix(b"\r"))

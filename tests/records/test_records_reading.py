@@ -332,3 +332,43 @@ def test_a_live_source_is_not_waited_for_longer_than_it_takes_to_tell_its_codec(
             writer.write(part)
         with pytest.raises(CorruptData), open_records(channel, "x.log", "r") as reader:
             reader.read()
+
+
+class Counted(MemoryBackend):
+    """Notes how many bytes its readers gave."""
+
+    given = 0
+
+    def open_reader(self, path, *options):
+        reader = super().open_reader(path, *options)
+        read = reader.read
+
+        def counting(size=-1):
+            data = read(size)
+            self.given += len(data)
+            return data
+
+        reader.read = counting
+        return reader
+
+
+@pytest.mark.parametrize(("name", "row"), [("a.ndjson", b"x\n"), ("a.csv", b"1,2,3\n")])
+@pytest.mark.parametrize(
+    ("on_error", "more", "kind"), [("raise", {}, RecordError), ("skip", {"max_bad": 9}, CorruptData)]
+)
+def test_bad_records_alone_are_told_before_the_next_are_read(name, row, on_error, more, kind):
+    store = Counted()
+    store.put_raw(name, b"a,b\n" * name.endswith("csv") + row * (4 << 20))
+    with open_records(store, name, on_error=on_error, **more) as reader:
+        with pytest.raises(kind):
+            reader.read()
+        assert store.given < 1 << 20, "each error takes hundreds of times the memory of its record"
+        assert len(reader._found) <= 65536 // len(row)
+
+
+def test_every_bad_record_is_told_where_none_is_good():
+    store = MemoryBackend()
+    store.put_raw("a.ndjson", b"x\n" * 100_000 + b"1\n" + b"x\n" * 100_000)
+    with open_records(store, "a.ndjson", on_error="skip") as reader:
+        assert list(reader.iter_batches()) == [[1]]
+        assert reader.bad.count == 200_000
