@@ -25,6 +25,8 @@ class Root:
         self.folder_mode, self.file_mode = (0o700, 0o600) if private else (0o777, 0o666)
         self.below = ""
         """The folder that no symbolic link may lead out of; all of the root if empty."""
+        self.chain: tuple[str, ...] = ()
+        """``below``, behind the folders that it lies in and that no link may lead out of either."""
         self.closed = False
         self._held: Folder | None = None
         self._synced: dict[str, tuple[tuple[int, int], tuple[int, int]]] = {}
@@ -162,11 +164,13 @@ class Root:
 
 
 class Confined(Root):
-    """The same root for keys under ``below``, out of which no symbolic link leads."""
+    """The root ``whole`` for keys under ``below``, out of which no symbolic link leads. Where ``whole`` is confined
+    itself, no link on the way to ``below`` leads out of its folder."""
 
     def __init__(self, whole: Root, below: str) -> None:
         super().__init__(whole.os, whole.path, private=whole.private)
         self.below = below
+        self.chain = (*whole.chain, below)
         self._whole = whole
         self._synced = whole._synced
 
@@ -192,6 +196,6 @@ class Confined(Root):
 
     def open_beneath(self, root: Folder, path: str, flags: int, mode: int = 0) -> int:
         if path != self.below and not is_under(path, self.below):  # a folder above, to be made or synced
-            return super().open_beneath(root, path, flags, mode)
-        with Folder(self.os, self.os.open_beneath(root.fd, self.below, FOLDER_HANDLE)) as base:
+            return self._whole.open_beneath(root, path, flags, mode)
+        with Folder(self.os, self._whole.open_beneath(root, self.below, FOLDER_HANDLE)) as base:
             return self.os.open_beneath(base.fd, path[len(self.below) + 1 :] or ".", flags, mode)

@@ -245,6 +245,8 @@ class Place:
         self.root = root
         self.below = ""
         """The folder that no symbolic link may lead out of; all of the root if empty."""
+        self.chain: tuple[str, ...] = ()
+        """``below``, behind the folders that it lies in and that no link may lead out of either."""
         self._base: bytes | None = None
 
     def why_not(self, path: str) -> str | None:
@@ -340,6 +342,7 @@ class ConfinedPlace(Place):
     def __init__(self, whole: Place, below: str) -> None:
         super().__init__(whole.root)
         self.below = below
+        self.chain = (*whole.chain, below)
         self._whole = whole
         self._folder: bytes | None = None
 
@@ -365,8 +368,10 @@ class ConfinedPlace(Place):
         return self._folder is not None and (real == self._folder or real.startswith(self._folder + b"/"))
 
     def _demand_above(self, session: Session, at: bytes, path: str, op: str) -> None:
-        place = self if len(at) >= len(self.full(session, self.below)) else self._whole
-        Place._demand_above(place, session, at, path, op)
+        if len(at) < len(self.full(session, self.below)):
+            self._whole._demand_above(session, at, path, op)
+        else:
+            super()._demand_above(session, at, path, op)
 
 
 # --- listings ---------------------------------------------------------------------------------------------------------

@@ -154,7 +154,7 @@ class LocalBackend(LocalPowers):
         return f"LocalBackend({self.root!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _again, (type(self), self.root, self._at.below, self._at.private)
+        return _again, (type(self), self.root, self._at.chain, self._at.private)
 
     def _close(self) -> None:
         self._at.close()
@@ -476,6 +476,8 @@ class LocalBackend(LocalPowers):
             raise translate(error, "purge", path, reading=True) from error
 
 
-def _again(cls: type[LocalBackend], root: str, below: str, private: bool) -> LocalBackend:
+def _again(cls: type[LocalBackend], root: str, chain: tuple[str, ...], private: bool) -> LocalBackend:
     made = cls(root, private=private)
-    return made.confined(below) if below else made
+    for folder in chain:
+        made = made.confined(folder)
+    return made

@@ -201,7 +201,7 @@ class SFTPBackend(Powers):
         return f"SFTPBackend({self.url!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _again, (type(self), self._options, self._place.below)
+        return _again, (type(self), self._options, self._place.chain)
 
     @property
     def _closed(self) -> bool:
@@ -338,9 +338,11 @@ class SFTPBackend(Powers):
         return self._ask("set_metadata", path, run)
 
 
-def _again(cls: type[SFTPBackend], options: dict[str, Any], below: str) -> SFTPBackend:
+def _again(cls: type[SFTPBackend], options: dict[str, Any], chain: tuple[str, ...]) -> SFTPBackend:
     made = cls(**options)
-    return made.confined(below) if below else made
+    for folder in chain:
+        made = made.confined(folder)
+    return made
 
 
 def _url(host: str, port: int | None, user: str | None, root: str) -> str:

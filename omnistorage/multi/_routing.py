@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NoReturn, TypeVar
+from copy import copy
+from typing import Any, Literal, NoReturn, Self, TypeVar
 
+from .. import ops
 from .._context import Closes
-from ..core import COPY, CopyOptions, Features, ObjectInfo, WriteOptions, learned
+from .._shapes import twin
+from ..core import COPY, Confine, CopyOptions, Features, ObjectInfo, WriteOptions, learned, power
 from ..errors import (
     BackendUnavailable,
     Cancelled,
@@ -36,6 +39,7 @@ class Routing(Closes):
     _spare = 0  # how many places a listing can do without and still be complete
     url: str | None = None
     crew: Crew = CREW
+    _chain: tuple[str, ...] = ()  # the folders that this was confined to, each in the one before
 
     def power_of(self, kind: Callable[..., T]) -> T | None:
         raise TypeError(f"{type(self).__name__} does not define power_of")
@@ -100,6 +104,15 @@ class Routing(Closes):
     def _need(self, flag: str, op: str, path: str) -> None:
         if not getattr(self.features, flag) and not getattr(self.learn_features(), flag):
             self._refuse(flag, op, path)
+
+    def confined(self, folder: str) -> Self:
+        """The same backend for keys under ``folder``, out of which no symbolic link of a tier leads."""
+        found = twin(self)
+        found._chain = (*self._chain, folder)
+        inner = {place.name: _confined(place, folder) for place in self.places}
+        found.places = tuple(inner.values())
+        found.writes = tuple(inner[place.name] for place in self.writes)
+        return found
 
     def _check(self, write_tier: str | None, through: bool | tuple[str, ...], promotes: bool) -> None:
         names = [place.name for place in self.places]
@@ -253,6 +266,13 @@ class Routing(Closes):
             why or f"these tiers do not support {capability}", capability=capability, path=path, backend=self.name,
             op=op,
         )  # fmt: skip
+
+
+def _confined(place: Place, folder: str) -> Place:
+    able = power(place.backend, Confine)
+    found = copy(place)
+    found.backend = place.backend if able is None else ops.extended(able.confined(folder))
+    return found
 
 
 def in_turn(places: Sequence[Place], op: str, path: str, call: Callable[[Place], T]) -> list[T]:

@@ -14,6 +14,7 @@ from .._option_checks import check_etag
 from ..core import (
     WRITE,
     Backend,
+    Confine,
     CopyOptions,
     Features,
     HealthCheck,
@@ -42,7 +43,7 @@ from .tiers import Place, features_of_tiers, named
 
 P = TypeVar("P")
 READS = ("first", "race", "shadow", "quorum")
-_POWERS = frozenset({SetMetadata, Presign, HealthCheck, Settle, StaleUploads})
+_POWERS = frozenset({SetMetadata, Presign, HealthCheck, Settle, StaleUploads, Confine})
 
 
 class MultiBackend(Mirroring):
@@ -448,7 +449,7 @@ class MultiBackend(Mirroring):
             raise errors[0]
 
     def __reduce__(self) -> Any:
-        return _unpickled, (tuple(place.tier for place in self.places), self.mode, self._settings)
+        return _unpickled, (tuple(place.tier for place in self.places), self.mode, self._settings, self._chain)
 
     def __repr__(self) -> str:
         return f"MultiBackend({', '.join(place.name for place in self.places)}, {self.mode!r})"
@@ -465,5 +466,8 @@ def _as_it_is(place: Place, path: str, options: WriteOptions) -> WriteOptions:
         return replace(options, if_match=None, overwrite=False)
 
 
-def _unpickled(targets: Sequence[Target], mode: Any, settings: dict[str, Any]) -> MultiBackend:
-    return MultiBackend(targets, mode, **settings)
+def _unpickled(targets: Sequence[Target], mode: Any, settings: dict[str, Any], chain: tuple[str, ...]) -> MultiBackend:
+    made = MultiBackend(targets, mode, **settings)
+    for folder in chain:
+        made = made.confined(folder)
+    return made

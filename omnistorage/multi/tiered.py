@@ -13,6 +13,7 @@ from .._option_checks import check_etag
 from ..core import (
     WRITE,
     Append,
+    Confine,
     CopyOptions,
     HealthCheck,
     ObjectInfo,
@@ -39,7 +40,7 @@ from .outcomes import ShadowStats
 from .tiers import Place, between, named
 
 P = TypeVar("P")
-_POWERS = frozenset({Append, SetMetadata, Presign, Versions, Resolve, HealthCheck, Settle})
+_POWERS = frozenset({Append, SetMetadata, Presign, Versions, Resolve, HealthCheck, Settle, Confine})
 
 
 class TieredBackend(Reading):
@@ -269,7 +270,7 @@ class TieredBackend(Reading):
             return None
         if kind is Append or kind is SetMetadata:
             able = self.features.append if kind is Append else self.features.set_modified
-        elif kind is Presign or kind is Versions or kind is Settle:
+        elif kind in (Presign, Versions, Settle, Confine):
             through = kind is Settle and self.mode != "match" and len(self.writes) > 1
             able = through or any(power(place.backend, kind) is not None for place in self.places)
         else:
@@ -395,7 +396,7 @@ class TieredBackend(Reading):
             raise errors[0]
 
     def __reduce__(self) -> Any:
-        return _unpickled, (tuple(place.tier for place in self.places), self.mode, self._settings)
+        return _unpickled, (tuple(place.tier for place in self.places), self.mode, self._settings, self._chain)
 
     def __repr__(self) -> str:
         return f"TieredBackend({', '.join(place.name for place in self.places)}, {self.mode!r})"
@@ -415,5 +416,8 @@ def _has_folder(place: Place, path: str) -> bool:
     return True
 
 
-def _unpickled(tiers: tuple[Any, ...], mode: Any, settings: dict[str, Any]) -> TieredBackend:
-    return TieredBackend(tiers, mode, **settings)
+def _unpickled(tiers: tuple[Any, ...], mode: Any, settings: dict[str, Any], chain: tuple[str, ...]) -> TieredBackend:
+    made = TieredBackend(tiers, mode, **settings)
+    for folder in chain:
+        made = made.confined(folder)
+    return made

@@ -15,11 +15,12 @@ from .capability import Capability, capabilities, has
 class StoreBase:
     """The view that all methods work on, and the questions that several of them ask."""
 
-    __slots__ = ("__weakref__", "_at", "_backend", "_owns", "_root")
+    __slots__ = ("__weakref__", "_at", "_backend", "_owns", "_root", "_steps")
 
     _at: ExtendedBackend  # the root of this store as a backend
     _backend: Backend
     _root: str
+    _steps: tuple[str, ...]  # the same, folder by folder as children were made: no link leads out of any of them
     _owns: bool
 
     # -- what it can do ------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, Self
 
-from ..core import Backend, ObjectInfo, ResolutionPlan
+from ..core import ObjectInfo, ResolutionPlan
 from ..errors import BackendUnavailable, NotFound, StorageError
 from ..multi import Difference, Tier, TieredBackend
 from ..multi._migrate import migrate, migrate_folder
@@ -15,7 +15,7 @@ from ..paths import join
 from ..wrappers import Prefix
 from ._listing import FolderInfo
 from .paths import StorePath, file_key, folder_key
-from .store import Store
+from .store import Store, steps_of
 
 
 class CompositeStore(Store):
@@ -49,8 +49,10 @@ class CompositeStore(Store):
 
     @property
     def _tiers(self) -> TieredBackend:
-        assert isinstance(self._backend, TieredBackend)
-        return self._backend
+        """The tiers, out of whose folders no link leads."""
+        found = self._at.inner if isinstance(self._at, Prefix) else self._at
+        assert isinstance(found, TieredBackend)
+        return found
 
     @property
     def tiers(self) -> tuple[str, ...]:
@@ -59,11 +61,12 @@ class CompositeStore(Store):
 
     def tier(self, name: str) -> Store:
         """One tier as a store of its own, at the same root. ``ConfigError`` if there is none of this name."""
-        backend: Backend = self._tiers.tier(name).backend
-        return Store(backend, self._root, owns=False)
+        whole = self._backend
+        assert isinstance(whole, TieredBackend)
+        return Store._made(whole.tier(name).backend, self._steps)
 
     def child(self, subpath: StorePath) -> Self:
-        return type(self)(self._tiers, root_path=join(self._root, folder_key(subpath, "child")), owns=False)
+        return type(self)._made(self._backend, (*self._steps, *steps_of(subpath, "child")))
 
     def list_files(self, path: StorePath = "", *, tier: str | None = None, **options: Any) -> Iterator[ObjectInfo]:
         """``Store.list_files`` over all tiers in key order, each file as the first tier that has it shows it, or of one
@@ -136,8 +139,10 @@ class CompositeStore(Store):
         self._tiers.drain()
 
     def __reduce__(self) -> Any:
-        return _unpickled, (type(self), self._backend, self._root, self._owns)
+        return _unpickled, (type(self), self._backend, self._steps, self._owns)
 
 
-def _unpickled(kind: type[CompositeStore], backend: TieredBackend, root: str, owns: bool) -> CompositeStore:
-    return kind(backend, root_path=root, owns=owns)
+def _unpickled(
+    kind: type[CompositeStore], backend: TieredBackend, steps: tuple[str, ...], owns: bool
+) -> CompositeStore:
+    return kind._made(backend, steps, owns=owns)

@@ -21,7 +21,7 @@ class ProxyStore(Store):
     inner: Store
 
     def __init__(self, inner: Store) -> None:
-        super().__init__(inner._backend, inner._root, owns=False)
+        self._begin(inner._backend, inner._steps, False)
         object.__setattr__(self, "inner", inner)
 
     def rewrap(self, inner: Store) -> Self:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Self, TypeVar
 
 from .. import ops
-from ..core import Backend, ExtendedBackend, HealthCheck, ResolutionPlan, Resolve, power, unwrap
+from ..core import Backend, Confine, ExtendedBackend, HealthCheck, ResolutionPlan, Resolve, power, unwrap
 from ..errors import CapabilityNotSupported, ConfigError, InvalidPath
 from ..paths import check_prefix, is_under, join
 from ..wrappers import Prefix
@@ -27,19 +27,30 @@ class Store(Moving):
     __slots__ = ()
 
     def __init__(self, backend: Backend | Any, root_path: str = "", *, owns: bool = True) -> None:
-        root = folder_key(root_path, "Store")
+        steps = steps_of(root_path, "Store")
         if type(backend) is Store:
             store: Store = backend
-            backend, root, owns = store._backend, join(store._root, root), False
+            backend, steps, owns = store._backend, (*store._steps, *steps), False
         elif hasattr(backend, "as_backend"):
             backend, owns = backend.as_backend(), False
         if not isinstance(backend, Backend):
             raise ConfigError(f"a Store stands on a backend, not on {type(backend).__name__}: open_store takes URLs")
+        self._begin(backend, steps, owns)
+
+    def _begin(self, backend: Backend, steps: tuple[str, ...], owns: bool) -> None:
+        root = join(*steps)
+        at = _confined(backend, steps)
         for name, value in {
-            "_backend": backend, "_root": root, "_owns": owns,
-            "_at": ops.extended(Prefix(backend, root) if root else backend),
+            "_backend": backend, "_root": root, "_steps": steps, "_owns": owns,
+            "_at": ops.extended(Prefix(at, root) if root else at),
         }.items():  # fmt: skip
             object.__setattr__(self, name, value)
+
+    @classmethod
+    def _made(cls, backend: Backend, steps: tuple[str, ...], *, owns: bool = False) -> Self:
+        found = object.__new__(cls)
+        found._begin(backend, steps, owns)
+        return found
 
     @property
     def name(self) -> str:
@@ -62,7 +73,7 @@ class Store(Moving):
 
     def child(self, subpath: StorePath) -> Store:
         """The store of a folder, which need not exist. It shares the backend and does not own it."""
-        return Store(self._backend, join(self._root, folder_key(subpath, "child")), owns=False)
+        return Store._made(self._backend, (*self._steps, *steps_of(subpath, "child")))
 
     def close(self) -> None:
         """Close the backend, if this store owns it."""
@@ -82,7 +93,7 @@ class Store(Moving):
         return self
 
     def __reduce__(self) -> Any:
-        return _unpickled, (self._backend, self._root, self._owns)
+        return _unpickled, (self._backend, self._steps, self._owns)
 
     def __repr__(self) -> str:
         where = self._at.url
@@ -142,5 +153,19 @@ class Store(Moving):
             self._root_exists()
 
 
-def _unpickled(backend: Backend, root: str, owns: bool) -> Store:
-    return Store(backend, root, owns=owns)
+def _unpickled(backend: Backend, steps: tuple[str, ...], owns: bool) -> Store:
+    return Store._made(backend, steps, owns=owns)
+
+
+def steps_of(path: StorePath, op: str) -> tuple[str, ...]:
+    """The folder ``path`` as a step from the root; none for the root."""
+    folder = folder_key(path, op)
+    return (folder,) if folder else ()
+
+
+def _confined(backend: Backend, steps: tuple[str, ...]) -> Backend:
+    """The backend where no link leads out of any of the folders that the last one lies in. ``Prefix`` sees to that."""
+    for end in range(1, len(steps)):
+        able = power(backend, Confine)
+        backend = backend if able is None else able.confined(join(*steps[:end]))
+    return backend

@@ -180,6 +180,33 @@ class PowerTests(Kit):
         assert keys(backend) == ["a/file", "a/folder", "a/in", "a/inner/far", "a/inner/new", "a/inner/x", "b/secret",
                                  "try/link"]  # fmt: skip
 
+    def test_no_link_leads_to_a_folder_outside_of_one_that_a_backend_is_confined_to_before(
+        self, backend: Backend
+    ) -> None:
+        if (can := power(backend, Links)) is None or not _tells(can):
+            return
+        confine = power(backend, Confine)
+        assert confine is not None, "links need a way to confine them"
+        put(backend, "a/inner/x", b"inside")
+        put(backend, "b/secret", b"outside")
+        can.make_link("a/out", "../b")
+        can.make_link("a/in", "inner")
+        first = power(confine.confined("a"), Confine)
+        assert first is not None
+        outside = first.confined("a/out")
+        for attempt in (outside.open_reader, outside.open_writer, outside.delete):
+            with ours(InvalidPath, path="a/out/secret"):
+                attempt("a/out/secret")
+        with ours(InvalidPath, path="a/out"):
+            list(outside.list("a/out"))
+        assert self.peek(backend, "b/secret") == b"outside"
+        with first.confined("a/in").open_reader("a/in/x") as reader:
+            assert reader.read() == b"inside"
+        new = power(confine.confined("new"), Confine)
+        assert new is not None
+        put(new.confined("new/inner"), "new/inner/x", b"made")
+        assert self.peek(backend, "new/inner/x") == b"made"
+
     def test_purge_removes_a_folder_and_nothing_else(self, backend: Backend) -> None:
         if (can := power(backend, Purge)) is None:
             return
