@@ -18,7 +18,7 @@ _SECRET_KEY = re.compile(
     r"access[-_]?key(?![-_]?id)|sas|signature|cookie|connection[-_]?string)"
 )
 # Rather too much than too little: everything from the slashes to the last "@" of the line, or before the next URL.
-_USERINFO = re.compile(r"(:/{2,})((?:(?!:/{2,})[^\n])*)@")
+_USERINFO = re.compile(r"(:/{2,}+)((?:(?!://)[^\n])*)@")  # possessive: no slash is given back and tried again
 _SCHEME = re.compile(r"(?:https?|s3|gs|az)$", re.IGNORECASE)
 """Those whose passwords hold no slash, so that what looks like ``host:port/`` is that."""
 _HOST = re.compile(r"(?:[^/@\s:\[\]]*|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?/")
