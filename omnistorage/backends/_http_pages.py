@@ -40,6 +40,10 @@ MAX_ROW = 500
 MAX_TAG = 1 << 14
 MAX_TEXT = 1 << 16
 MAX_DEPTH = 64
+MAX_TOKEN = 2 * MAX_TEXT
+"""The longest tag or comment in XML, in bytes. The parser begins one that is not whole again with each piece."""
+MAX_NAMES = 4096
+"""So many different names of elements, attributes and namespaces a document has at most: the parser keeps them all."""
 _SIZE = re.compile(r"\s*(?:[0-9]{2}-[A-Z][a-z]{2}-[0-9]{4}|[0-9]{4}-[0-9]{2}-[0-9]{2}) [0-9:]{5,8}\s+([0-9]{1,18})\s*")
 """What stands behind a link: a time, and a size in bytes, and nothing more."""
 _TITLE = re.compile(r"\s*(?:Index of|Directory listing)\b", re.IGNORECASE)
@@ -214,12 +218,14 @@ class Xml:
         self._text = text
         self._names: list[str] = []
         self._value: list[str] = []
-        self._held = 0
+        self._held = self._fed = 0
+        self._known: dict[str, str] = {}
         self.idle = 0
         """Elements since the last entry, whose reader sets this to zero."""
-        parser = self._parser = expat.ParserCreate(namespace_separator=" ")
+        parser = self._parser = expat.ParserCreate(namespace_separator=" ", intern=self._known)
         parser.buffer_text = True
         parser.StartDoctypeDeclHandler = parser.EntityDeclHandler = self._refuse
+        parser.StartNamespaceDeclHandler = self._count_names
         parser.StartElementHandler = self._start
         parser.EndElementHandler = self._end
         parser.CharacterDataHandler = self._data
@@ -229,6 +235,13 @@ class Xml:
             self._parser.Parse(data, last)
         except expat.ExpatError as error:
             raise bad(f"the listing is no XML: {error}") from error
+        self._fed += len(data)
+        if self._fed - self._parser.CurrentByteIndex > MAX_TOKEN:
+            raise bad("the listing's XML has a tag or comment that never ends")
+
+    def _count_names(self, *_: Any) -> None:
+        if len(self._known) > MAX_NAMES:
+            raise bad("the listing's XML has ever new names of elements")
 
     def _refuse(self, *_: Any) -> None:
         raise bad("the listing has a document type, which may hold entities: refused")
@@ -236,6 +249,7 @@ class Xml:
     def _start(self, name: str, _: Any) -> None:
         if len(self._names) >= MAX_DEPTH:
             raise bad("the listing's XML is too deep")
+        self._count_names()
         self.idle += 1
         if self.idle > MAX_IDLE:
             raise bad("the listing's XML goes on and has no entry")

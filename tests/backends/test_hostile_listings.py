@@ -85,7 +85,12 @@ HOSTILE = [
     (dav, DAV, b"<r:x/>"),
     (dav, DAV + b"<r:response>", b"<r:x/>"),
     (dav, DAV, b"<r:response><r:x/></r:response>"),
+    (dav, DAV + b'<r:response a="', b"x"),
+    (dav, DAV + b"<r:response ", b'a="" '),
+    (dav, DAV + b"<!--", b"x"),
+    (dav, DAV + b"<?x ", b"x"),
     (lambda pieces: list(sitemap(pieces, 50 * MIB)), MAP, b"<x/>"),
+    (lambda pieces: list(sitemap(pieces, 50 * MIB)), MAP + b'<url a="', b"x"),
 ]
 
 
@@ -101,6 +106,22 @@ def test_a_listing_without_entries_is_refused_after_its_first_mebibyte(read, sta
         tracemalloc.stop()
     assert body.taken <= MIB
     assert peak <= 16 * MIB
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        b"<r:response><r:href>/x</r:href><r:x%d/></r:response>",
+        b'<r:response x%d=""><r:href>/x</r:href></r:response>',
+        b'<r:response xmlns:x%d="y"><r:href>/x</r:href></r:response>',
+    ],
+)
+def test_a_multistatus_has_a_bounded_number_of_names(row):
+    body = Rows(DAV, row)
+    with pytest.raises(CorruptData):
+        for _ in multistatus(body):
+            pass
+    assert body.taken <= 4100 * len(row % 4100)
 
 
 @pytest.mark.parametrize(
