@@ -17,11 +17,12 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, unquote, urlencode
 from xml.etree import ElementTree
+from xml.parsers import expat
 
 from ..core import ObjectInfo
-from ..errors import BackendUnavailable, CapabilityNotSupported, ConfigError, NotFound, StorageError
+from ..errors import BackendUnavailable, CapabilityNotSupported, ConfigError, CorruptData, NotFound, StorageError
 from ._azure_account import NAME, Clients, check_text
-from ._azure_wire import Refused, Wire, quiet, translate
+from ._azure_wire import SHOWN, Refused, Wire, quiet, translate
 from ._object_client import Body, Get, Page, Put, Upload
 from ._object_marks import span, understood, unmarked
 
@@ -32,6 +33,8 @@ FOLDER = "hdi_isfolder"
 MD5 = "md5"
 """Key of ``Put.extra``: the digest of the whole of an upload, known when its last block is there."""
 
+LONGEST_TIME = 64
+"""No date has more characters; what is longer is not kept in memory."""
 NO_ETAG = '"0x0"'
 """An etag that no blob has."""
 EXTRA = {
@@ -139,11 +142,7 @@ class AzureClient:
         if self._hierarchical:
             wanted["include"] = "metadata"  # which tells folders from objects
         page = self.wire.document(urlencode(wanted, quote_via=quote))
-        try:
-            # The service that one trusts with one's data; the SDK reads it with the same parser.
-            root = ElementTree.fromstring(page)  # noqa: S314
-        except ElementTree.ParseError as error:
-            raise BackendUnavailable(f"the listing cannot be understood: {error}", backend=NAME) from error
+        root = _parsed(page)
         blobs, marker = root.find("Blobs"), root.find("NextMarker")
         if blobs is None or marker is None:
             raise BackendUnavailable("the store ended its listing with an answer that says nothing", backend=NAME)
@@ -298,6 +297,30 @@ class AzureClient:
         return str(headers.get("x-ms-is-hns-enabled", "")).lower() == "true"
 
 
+def _parsed(page: bytes) -> ElementTree.Element:
+    """The root element of ``page``, which may have no document type: entities take a hundred times their text."""
+
+    def refuse(*_: Any) -> None:
+        raise CorruptData("the listing has a document type, which may hold entities: refused", backend=NAME)
+
+    def stop(*_: Any) -> None:
+        raise StopIteration
+
+    prolog = expat.ParserCreate()
+    prolog.StartDoctypeDeclHandler, prolog.StartElementHandler = refuse, stop
+    try:
+        for at in range(0, len(page), SHOWN):  # after an error the parser goes on to the end of what it was given
+            prolog.Parse(page[at : at + SHOWN])
+    except StopIteration:
+        pass
+    except expat.ExpatError as error:
+        raise BackendUnavailable(f"the listing cannot be understood: {error}", backend=NAME) from error
+    try:
+        return ElementTree.fromstring(page)  # noqa: S314  (it has no document type)
+    except ElementTree.ParseError as error:
+        raise BackendUnavailable(f"the listing cannot be understood: {error}", backend=NAME) from error
+
+
 class _Body:
     """The body of a Get Blob."""
 
@@ -393,7 +416,7 @@ def _bare(etag: str | None) -> str | None:
 
 
 def _number(text: str) -> int | None:
-    return int(text) if text.isascii() and text.isdecimal() else None
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else None
 
 
 def _md5(base64: str | None, kind: str | None = None) -> dict[str, str] | None:
@@ -405,14 +428,19 @@ def _md5(base64: str | None, kind: str | None = None) -> dict[str, str] | None:
     return {"md5": digest.hex()} if len(digest) == 16 and kind in (None, "BlockBlob") else None
 
 
-@lru_cache(maxsize=4096)
 def _time(text: str | None) -> datetime | None:
-    """A date of HTTP (RFC 9110, section 5.6.7); a listing says the same ones again and again."""
+    """A date of HTTP (RFC 9110, section 5.6.7)."""
+    return None if not text or len(text) > LONGEST_TIME else _known_time(text)
+
+
+@lru_cache(maxsize=4096)
+def _known_time(text: str) -> datetime | None:
+    """A listing says the same ones again and again."""
     try:
-        found = None if not text else parsedate_to_datetime(text)
-    except ValueError:
+        found = parsedate_to_datetime(text)
+    except (ValueError, TypeError, OverflowError):
         return None
-    return found if found is None or found.tzinfo is not None else found.replace(tzinfo=UTC)
+    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
 
 
 def _tags(value: Any) -> str:
