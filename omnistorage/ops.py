@@ -37,7 +37,7 @@ from .core import (
 )
 from .errors import CapabilityNotSupported, ConfigError, CorruptData, NotFound, PreconditionFailed, StorageError
 from .globs import CompiledGlob, compile_glob, literal_folder
-from .paths import is_under, parent
+from .paths import is_under, is_walkable, parent
 from .policies import RequestPolicy
 
 BLOCK = 1 << 20
@@ -355,7 +355,7 @@ def _walk_dirs(
         else:
             if folders:
                 yield info
-            if descend is None or descend(info.path):
+            if is_walkable(info.path, on_error) and (descend is None or descend(info.path)):
                 stack.append(_children(store, info.path, on_error))
 
 
@@ -384,16 +384,22 @@ def _walk_flat(
     options: ListOptions,
 ) -> Iterator[ObjectInfo]:
     verdict: dict[str, bool] = {}
+    last, hidden = "", False
     for info in store.list(prefix, options):
-        hidden = False
-        for folder in _folders_between(prefix, info.path):
-            if folder not in verdict:
-                if folders:
-                    yield ObjectInfo(folder, kind="dir")
-                verdict[folder] = descend is None or descend(folder)
-            if not verdict[folder]:
-                hidden = True
-                break
+        here = parent(info.path)
+        if here != last:
+            last, hidden = here, not is_walkable(here, options.on_error)
+            between = [] if hidden else _folders_between(prefix, info.path)
+            if store.features.sorted_list:  # what lies behind does not come again
+                verdict = {folder: verdict[folder] for folder in between if folder in verdict}
+            for folder in between:
+                if folder not in verdict:
+                    if folders:
+                        yield ObjectInfo(folder, kind="dir")
+                    verdict[folder] = descend is None or descend(folder)
+                if not verdict[folder]:
+                    hidden = True
+                    break
         if not hidden:
             yield info
 

@@ -9,11 +9,14 @@ into being, which also refuses whatever some store, shell or file system would m
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
-from .errors import InvalidPath
+from .errors import CorruptData, InvalidPath, StorageError
 
 MAX_PATH_BYTES = 1024
 """The longest new key in UTF-8 bytes: the limit of S3, GCS and Azure."""
+LONGEST_FOLDER = 8192
+"""The longest path of a folder, in characters, that is looked into: twice what systems and stores take."""
 
 _SAFE = re.compile(r"[A-Za-z0-9_\-=+,@%~ ]+(?:[./][A-Za-z0-9_\-=+,@%~ ]+)*", re.ASCII)  # no empty or dot segment fits
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -85,6 +88,18 @@ def join(*parts: str) -> str:
 def parent(path: str) -> str:
     """The folder of ``path``; ``""`` at the root."""
     return path.rpartition("/")[0]
+
+
+def is_walkable(folder: str, on_error: Callable[[StorageError], None] | None) -> bool:
+    """Whether a listing goes into ``folder``. A longer path was made to be long, and all folders on the way to it take
+    memory by the square of its length: it goes to ``on_error``, or raises ``CorruptData`` without one."""
+    if len(folder) <= LONGEST_FOLDER:
+        return True
+    error = CorruptData(f"the path of a folder has {len(folder)} characters", path=f"{folder[:200]}...", op="list")
+    if on_error is None:
+        raise error
+    on_error(error)
+    return False
 
 
 def name(path: str) -> str:

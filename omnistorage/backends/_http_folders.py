@@ -8,11 +8,20 @@ from functools import partial
 from typing import NoReturn
 
 from ..core import ObjectInfo
-from ..errors import AlreadyExists, BackendUnavailable, DirectoryNotEmpty, NotFound, OutcomeUnknown, StorageError
+from ..errors import (
+    AlreadyExists,
+    BackendUnavailable,
+    CorruptData,
+    DirectoryNotEmpty,
+    NotFound,
+    OutcomeUnknown,
+    StorageError,
+)
 from ..paths import check_key, check_prefix, join, parent
 from ._http_answers import time_of
 from ._http_client import error_of, finish
 from ._http_dav import DONE, Dav
+from ._http_listing import DEEPEST
 from ._http_settings import NAME
 from ._http_urls import born, is_hidden, new_hidden
 from ._object_marks import unmarked
@@ -149,17 +158,25 @@ class Folders(Dav):
 
     def _stale(self, prefix: str, older_than: timedelta) -> Iterator[ObjectInfo]:
         newest = self.run("stale_uploads", prefix, self._server_time) - max(older_than, GRACE)
-        todo = [prefix]
-        while todo:
-            try:
-                rows = self._folder(todo.pop(), "stale_uploads")
-            except NotFound:
-                continue
-            for info in rows:
-                if not is_hidden(info.name):
-                    todo += [info.path] * info.is_dir
-                elif info.path not in self._live and self._is_stale(info, newest):
-                    yield info
+        levels = [iter([ObjectInfo(prefix, kind="dir")])]
+        while levels:
+            for info in levels[-1]:
+                if is_hidden(info.name):
+                    if info.path not in self._live and self._is_stale(info, newest):
+                        yield info
+                elif info.is_dir:
+                    if len(levels) > DEEPEST:
+                        raise CorruptData("folders inside folders without an end", path=info.path, backend=NAME)
+                    levels.append(self._rows(info.path))
+                    break
+            else:
+                levels.pop()
+
+    def _rows(self, folder: str) -> Iterator[ObjectInfo]:
+        try:
+            return iter(self._folder(folder, "stale_uploads"))
+        except NotFound:
+            return iter(())
 
     def _is_stale(self, info: ObjectInfo, newest: datetime) -> bool:
         """Whether it is old; what a folder was put aside with is somebody's, however old."""

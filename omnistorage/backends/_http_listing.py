@@ -39,6 +39,8 @@ MAX_MANIFEST = 8 << 30
 MAX_SITEMAP = 50 << 20
 """By the protocol a sitemap has at most so many bytes, decompressed."""
 MAX_NESTED = 3
+MAX_SITEMAPS = 50_000
+"""So many sitemaps an index names by the protocol; here all indexes together."""
 MAX_REPEATS = 100
 """So often a multistatus may name what it has named before. RFC 4918, section 14.24, allows it not once."""
 REMEMBERED = 16 << 20
@@ -48,6 +50,8 @@ NAME_COST = 128
 RUN = 20_000
 """Entries of a folder that are sorted in memory; more are sorted on disk."""
 BLOCK = 64 * 1024
+DEEPEST = 4 * MAX_DEPTH
+"""So many folders lie in each other at most."""
 
 
 class Listing(Core):
@@ -189,6 +193,8 @@ class Listing(Core):
                         continue
                     if depth + 1 >= MAX_NESTED or not place.url.startswith(self.root.site + "/"):
                         raise CorruptData("the sitemap leads to sitemaps too deep, or of another server", backend=NAME)
+                    if len(seen) > MAX_SITEMAPS:
+                        raise CorruptData(f"the sitemap leads to more than {MAX_SITEMAPS} sitemaps", backend=NAME)
                     seen.add(place.url)
                     waiting.append((place.url, depth + 1))
                     continue
@@ -316,7 +322,7 @@ def walk(read: Callable[[str], list[ObjectInfo]], head: str, options: ListOption
             if not info.is_dir:
                 yield info
                 continue
-            if len(levels) >= 4 * MAX_DEPTH:
+            if len(levels) >= DEEPEST:
                 raise CorruptData("folders inside folders without an end", path=info.path, backend=NAME)
             try:
                 levels.append(iter(visible(read(info.path + "/"), after)))

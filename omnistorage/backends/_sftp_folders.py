@@ -8,12 +8,22 @@ from datetime import UTC, datetime, timedelta
 from typing import NoReturn
 
 from ..core import ObjectInfo
-from ..errors import AlreadyExists, DirectoryNotEmpty, NotFound
+from ..errors import AlreadyExists, CorruptData, DirectoryNotEmpty, NotFound
 from ..paths import check_key, check_prefix, parent, sort_key
 from ._sftp_change import Attempt, Changes
 from ._sftp_connect import Link
 from ._sftp_settings import NAME
-from ._sftp_tree import in_order, is_absent, is_folder, is_temporary, look, look_at_handle, read_folder, real_path
+from ._sftp_tree import (
+    MAX_DEPTH,
+    in_order,
+    is_absent,
+    is_folder,
+    is_temporary,
+    look,
+    look_at_handle,
+    read_folder,
+    real_path,
+)
 from ._sftp_wire import REALPATH, REMOVE, RMDIR, STAT, Session, Status, string
 
 GRACE = timedelta(hours=1)
@@ -98,20 +108,24 @@ class Folders(Changes):
         self._ask("purge", path, run)
 
     def _empty(self, session: Session, top: bytes, path: str) -> None:
-        todo, emptied = [top], list[bytes]()
-        while todo:
-            folder = todo.pop()
-            emptied.append(folder)
+        def rows_of(folder: bytes) -> Iterator[ObjectInfo]:
             where = real_path(session, session.send(REALPATH, string(folder)))
             self._place.demand(session, where, path, "purge")  # somebody may have put a symlink in its place
-            for info in in_order(read_folder(session, folder)):
+            return in_order(read_folder(session, folder))
+
+        levels = [(top, rows_of(top))]
+        while levels:
+            folder, rows = levels[-1]
+            for info in rows:
                 name = folder + b"/" + sort_key(info.path)
                 if info.is_dir:
-                    todo.append(name)
-                else:
-                    self._unless_absent(session, REMOVE, name)
-        for folder in reversed(emptied):
-            self._unless_absent(session, RMDIR, folder)
+                    _check_depth(len(levels), path, "purge")
+                    levels.append((name, rows_of(name)))
+                    break
+                self._unless_absent(session, REMOVE, name)
+            else:
+                levels.pop()
+                self._unless_absent(session, RMDIR, folder)
 
     @staticmethod
     def _unless_absent(session: Session, kind: int, name: bytes) -> None:
@@ -142,18 +156,20 @@ class Folders(Changes):
     def _stale(self, prefix: str, older_than: timedelta, *, remove: bool) -> Iterator[ObjectInfo]:
         now = self._ask("stale_uploads", prefix, lambda _, session: self._server_time(session))
         newest = datetime.fromtimestamp(now, UTC) - max(older_than, GRACE)
-        todo = [prefix]
-        while todo:
-            folder = todo.pop()
-            head = folder + "/" if folder else ""
-            for info in self._folder(folder, "stale_uploads", missing_ok=True):
+        levels = [(prefix, self._folder(prefix, "stale_uploads", missing_ok=True))]
+        while levels:
+            folder, rows = levels[-1]
+            for info in rows:
+                path = f"{folder}/{info.path}" if folder else info.path
                 if info.is_dir:
-                    todo.append(head + info.path)
-                    continue
-                found = info._replace(path=head + info.path)
+                    _check_depth(len(levels), path, "stale_uploads")
+                    levels.append((path, self._folder(path, "stale_uploads", missing_ok=True)))
+                    break
                 is_old = is_temporary(info.path) and (info.modified_at or OLDEST) <= newest
-                if is_old and self._is_dead(found.path, remove):
-                    yield found
+                if is_old and self._is_dead(path, remove):
+                    yield info._replace(path=path)
+            else:
+                levels.pop()
 
     def _is_dead(self, path: str, remove: bool) -> bool:
         def run(_: Link, session: Session) -> bool:
@@ -175,3 +191,8 @@ class Folders(Changes):
             session.closing.append(handle)
             self.live.discard(name)
             self._remove_quietly(session, name)
+
+
+def _check_depth(levels: int, path: str, op: str) -> None:
+    if levels >= MAX_DEPTH:
+        raise CorruptData("folders inside folders without an end", path=path, op=op, backend=NAME)

@@ -8,11 +8,14 @@ from __future__ import annotations
 import click
 
 from ..core import ObjectInfo
-from ..errors import NotFound, StorageError
+from ..errors import CorruptData, NotFound, StorageError
 from .app import App, Location, naming
 from .listing import itself
 from .meter import human
 from .run import Verb
+
+DEEPEST = 200
+"""So many folders are drawn inside of each other: a server may have folders without an end."""
 
 
 @click.command(cls=Verb, example="omnistorage tree --size logs", short_help="Draw a folder as a tree.")
@@ -68,6 +71,8 @@ class _Drawing:
 
     def _below(self, info: ObjectInfo, indent: str, level: int) -> None:
         try:
+            if level > DEEPEST:
+                raise CorruptData(f"more than {DEEPEST} folders inside of each other", path=info.path, op="list_dir")
             children = self.children(info.path)
         except StorageError as error:
             error.shown = f"{self._root.text.rstrip('/')}/{info.path}"  # type: ignore[attr-defined]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
@@ -202,7 +203,10 @@ class Filter:
         False is certain. True may be too much, where a pattern does not tell.
         """
         if self.files is not None:
-            return (folder.casefold() if self.ignore_case else folder) in self._folders
+            folder = folder.casefold() if self.ignore_case else folder
+            head, files = f"{folder}/" if folder else "", self._sorted_files
+            at = bisect_left(files, head)
+            return at < len(files) and files[at].startswith(head)
         if self.max_depth is not None and folder and folder.count("/") + 1 >= self.max_depth:
             return False
         inside = f"{folder}/" if folder else ""
@@ -287,15 +291,9 @@ class Filter:
         return frozenset(path.casefold() for path in files) if self.ignore_case else files
 
     @cached_property
-    def _folders(self) -> frozenset[str]:
-        """The folders on the way to the files of ``files_from``."""
-        found = {""} if self.files else set()
-        for path in self._files:
-            folder = path.rpartition("/")[0]
-            while folder not in found:
-                found.add(folder)
-                folder = folder.rpartition("/")[0]
-        return frozenset(found)
+    def _sorted_files(self) -> tuple[str, ...]:
+        """The files of a folder stand side by side; all folders on the way to each would take memory by its square."""
+        return tuple(sorted(self._files))
 
     @cached_property
     def _times(self) -> tuple[datetime | None, datetime | None]:

@@ -21,7 +21,7 @@ from .. import ops
 from ..config import BackendConfig
 from ..core import Backend, ExtendedBackend, Features, ObjectInfo, learned
 from ..errors import ConfigError, ListingDisorder, NotFound, StorageError
-from ..paths import is_under, join
+from ..paths import is_under, is_walkable, join
 from ..registry import locate, open_backend
 from ..wrappers import Prefix
 from ._asked import with_metadata
@@ -247,7 +247,7 @@ class Side:
             if not info.is_dir:
                 yield info
                 continue
-            descends = filter.descends(info.path[self._cut :])
+            descends = is_walkable(info.path, on_error) and filter.descends(info.path[self._cut :])
             inside = self._children(filter, info.path, follow, on_error, on_marked) if descends else []
             if inside is None:
                 continue

@@ -79,6 +79,14 @@ def test_tree_draws(cli: Cli, tree: Path) -> None:
     assert cli("tree", "t", "--depth", "1", "--dirs-only").lines == ["t", "├── a/", "└── c d/", "", "2 folders"]
 
 
+def test_tree_ends_below_two_hundred_folders(cli: Cli, box: Path) -> None:
+    (box / "deep" / "/".join("d" * 205)).mkdir(parents=True)
+    answer = cli("tree", "deep")
+    assert answer.code == 6
+    assert "200 folders" in answer.err
+    assert answer.lines[-1].startswith("200 folders")
+
+
 def test_stat_speaks_to_people_and_programs(cli: Cli, tree: Path) -> None:
     assert "size:         2000 (2.0 KiB)" in cli("stat", "t/a/x.txt").lines
     row = json.loads(cli("--json", "stat", "t/b.txt").out)
