@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 
 from ..core import ExtendedBackend, WriteOptions
 from ..errors import Cancelled, CorruptData, NotFound, StorageError
-from ..ops import read_bytes, write_bytes
-from ..paths import join
+from ..ops import write_bytes
+from ..paths import check_key, join
 from ..strands import forks
 
 VERSION = 2
@@ -30,6 +30,10 @@ FRESH = 10.0
 log = logging.getLogger(__name__)
 _NAME = re.compile(r"([0-9a-f]{28})\.json")
 _CONTENT = "application/json"
+MAX_ENTRY = 1 << 20
+"""The longest entry that is read, in bytes: a path of 1 KiB, and names and URLs of targets."""
+_FAR = 1 << 56
+"""Microseconds since 1970 up to the year 4253. After a later entry no id would sort behind all others."""
 
 
 class Missed(NamedTuple):
@@ -104,11 +108,11 @@ class Journal:
             names = set(self._names())
             for id in sorted(names - before - set(self.damaged)):
                 try:
-                    text = read_bytes(self.backend, self._place(id))
+                    text = _read(self.backend, self._place(id))
                 except NotFound:
                     continue  # removed meanwhile
                 try:
-                    found.append((self._as_named_now(_entry(text, self._place(id))), len(text)))
+                    found.append((self._as_named_now(_entry(text, id, self._place(id))), len(text)))
                 except CorruptData as error:
                     self.damaged[id] = error
                     log.warning("%s", error)
@@ -243,8 +247,20 @@ def _checksum(row: Mapping[str, Any]) -> str:
     return f"{zlib.crc32(_plain(row)):08x}"
 
 
-def _entry(text: bytes, path: str) -> Missed:
+def _read(backend: ExtendedBackend, path: str) -> bytes:
+    """The entry, or of a longer object no more than tells that it is none."""
+    data = b""
+    with backend.open_reader(path) as reader:
+        while len(data) <= MAX_ENTRY and (more := reader.read(MAX_ENTRY + 1 - len(data))):
+            data += more
+    return data
+
+
+def _entry(text: bytes, id: str, path: str) -> Missed:
+    """The entry ``id``. Raises ``CorruptData`` unless ``text`` is one in every part."""
     try:
+        if len(text) > MAX_ENTRY:
+            raise ValueError("it is too long")
         whole = json.loads(text)
         if whole["version"] != VERSION:
             raise ValueError("it is of another version")
@@ -253,8 +269,9 @@ def _entry(text: bytes, path: str) -> Missed:
             raise ValueError("its checksum differs")
         row |= {"targets": tuple(row["targets"]), "urls": tuple(row["urls"]), "among": tuple(row["among"])}
         entry = Missed(**row)
-        if not isinstance(entry.path, str) or entry.kind not in ("file", "dir", "meta") or not entry.targets:
+        if not _is_sound(entry) or entry.id != id or int(id[:16], 16) >= _FAR:
             raise ValueError("it does not say what is missed")
+        check_key(entry.path)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorruptData(
             f"this entry of the repair journal is damaged ({error}): nobody knows what it said; delete it, and "
@@ -262,3 +279,16 @@ def _entry(text: bytes, path: str) -> Missed:
             path=path,
         ) from error
     return entry
+
+
+def _is_sound(entry: Missed) -> bool:
+    """Whether the parts of an entry are what they should be."""
+    texts = (*entry.targets, *entry.among, *(url for url in entry.urls if url is not None))
+    return (
+        all(isinstance(text, str) for text in texts)
+        and bool(entry.targets)
+        and entry.kind in ("file", "dir", "meta")
+        and isinstance(entry.sha256, str | None)
+        and isinstance(entry.intent, bool)
+        and isinstance(entry.doubt, bool)
+    )

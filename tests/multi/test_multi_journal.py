@@ -19,6 +19,7 @@ from omnistorage import (
     Target,
     WriteOptions,
 )
+from omnistorage.multi import _journal
 from omnistorage.ops import read_bytes, write_bytes
 from omnistorage.testing.faults import Faulty
 
@@ -279,6 +280,40 @@ def test_a_damaged_entry_is_told_and_keeps_nobody_from_the_others(text):
     assert (entry.id, error.path) == (name.removesuffix(".json"), name)
     journal.delete(name)
     assert not again.repair().waiting
+
+
+ODD = [
+    {"id": "zz"}, {"id": "../../zz"}, {"id": 5}, {"id": "1" * 28}, {"path": "../x"}, {"path": ""}, {"path": 5},
+    {"targets": [["a"]]}, {"targets": []}, {"urls": [{"a": 1}]}, {"among": [5]}, {"sha256": 5}, {"kind": ["file"]},
+    {"intent": "yes"}, {"doubt": 1}, {"path": "x" * (2 << 20)},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("odd", ODD, ids=lambda odd: f"{odd!r:.20}")
+def test_an_entry_that_holds_what_none_does_is_damaged(odd):
+    row = {"id": f"{0:028x}", "path": "a", "targets": ["t"], "kind": "file", "sha256": None, "intent": False}
+    row |= {"urls": [None], "among": ["t"], "doubt": False} | odd
+    store = MemoryBackend()
+    text = _journal._plain({"version": 2, "crc32": _journal._checksum(row), "entry": row})
+    store.put_raw(f"j/{0:028x}.json", text)
+    journal = _journal.Journal(store, "j", 1 << 20)
+    assert journal.load() == ()
+    assert list(journal.damaged) == [f"{0:028x}"]
+    added = journal.add(_journal.Missed("", "p", ("t",)))
+    assert [entry.id for entry in _journal.Journal(store, "j", 1 << 20).load()] == [added.id]
+
+
+def test_an_entry_of_the_far_future_does_not_hide_those_behind_it():
+    row = {"id": "f" * 28, "path": "a", "targets": ["t"], "kind": "file", "sha256": None, "intent": False}
+    row |= {"urls": [None], "among": ["t"], "doubt": False}
+    store = MemoryBackend()
+    store.put_raw(
+        f"j/{'f' * 28}.json",
+        _journal._plain({"version": 2, "crc32": _journal._checksum(row), "entry": row}),
+    )
+    journal = _journal.Journal(store, "j", 1 << 20)
+    added = journal.add(_journal.Missed("", "p", ("t",)))
+    assert [entry.id for entry in _journal.Journal(store, "j", 1 << 20).load()] == [added.id]
 
 
 @pytest.mark.parametrize("published", [0, 1, 2])
