@@ -255,6 +255,21 @@ class BackendBase(Closes):
         return info
 
 
+def is_nameable(path: str, op: str, options: ListOptions, backend: str) -> bool:
+    """Whether a key that others have made can be a path here; one that cannot goes to ``on_error``, or raises."""
+    if path and ".." not in path and "\0" not in path:
+        return True
+    try:
+        check_key(path, op=op)
+    except InvalidPath as error:
+        error.backend = backend
+        if options.on_error is None:
+            raise
+        options.on_error(error)
+        return False
+    return True
+
+
 def _check_order(path: str, op: str) -> str:
     """Return ``path`` if it has a place in the order of keys: a lone surrogate that escapes no byte has none."""
     try:

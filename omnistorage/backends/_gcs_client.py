@@ -429,7 +429,7 @@ class GCSClient:
             if told["kind"] != "storage#object":
                 raise ValueError("another kind of resource")
             return self._info(Told(told))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise unmarked("what was made is not described", NAME) from error
 
 

@@ -47,7 +47,7 @@ def _told(body: bytes) -> tuple[str, list[str]]:
     try:
         told = json.loads(text)["error"]
         return str(told["message"]), [str(row.get("reason", "")) for row in told.get("errors") or ()]
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         found = [re.search(f"<{tag}>([^<]*)</{tag}>", text) for tag in ("Code", "Message")]
         return ": ".join(match[1] for match in found if match) or text[:300], []
 

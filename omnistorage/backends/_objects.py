@@ -31,7 +31,7 @@ from ..in_flight import abandonable, watched
 from ..paths import check_key, sort_key, suffixes
 from ..policies import RequestPolicy
 from ..strands import side_by_side
-from ._base import BackendBase, translating
+from ._base import BackendBase, is_nameable, translating
 from ._object_client import Body, Get, ObjectClient, Page, Put, Upload
 from ._object_probe import FOUND, Kept, is_of_bucket, remove, tried
 from ._object_readers import NothingReader, ObjectReader
@@ -278,23 +278,9 @@ class ObjectBackend(BackendBase):
                     continue  # the marker of a folder, or our own probe
                 if low is not None and sort_key(path) <= low:
                     continue
-                if (".." in path or "\0" in path) and not self._nameable(path, "list", options):
+                if (".." in path or "\0" in path) and not is_nameable(path, "list", options, self.name):
                     continue
                 yield info
-
-    def _nameable(self, path: str, op: str, options: ListOptions) -> bool:
-        """Whether a key can be a path here; one that others have made and that cannot is reported, or raises."""
-        if ".." not in path and "\0" not in path:
-            return True
-        try:
-            check_key(path, op=op)
-        except InvalidPath as error:
-            error.backend = self.name
-            if options.on_error is None:
-                raise
-            options.on_error(error)
-            return False
-        return True
 
     def _pages(self, op: str, path: str, head: str, *, folders: bool, after: str | None = None) -> Iterator[Page]:
         token: Any = None
@@ -325,7 +311,7 @@ class ObjectBackend(BackendBase):
                 # A folder without a name keeps its slash: without it, it would be its own parent.
                 folder = key[skip:] if key.endswith("//") or key == "/" else key[skip:-1]
                 children.append((key[skip:], ObjectInfo(folder, kind="dir")))
-            children = [row for row in children if self._nameable(row[0], "list_dir", odd)]
+            children = [row for row in children if is_nameable(row[0], "list_dir", odd, self.name)]
             empty = empty and not (page.objects or page.folders)
             if self.features.sorted_list:
                 for _, info in sorted(children, key=_by_key):

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ..core import ObjectInfo
-from ..errors import NotFound
+from ..errors import CorruptData, NotFound
 from ..globs import compile_glob, has_magic
 from ..paths import sort_key
 
@@ -61,7 +61,25 @@ def _infos_of_bytes(rows: Iterable[Any]) -> list[ObjectInfo]:
     return _infos_of_numbers((bytes(row[0]).decode("utf-8", "surrogateescape"), *row[1:]) for row in rows)
 
 
-INFOS = {"sqlite": _infos_of_text, "postgresql": _infos_of_numbers, "mysql": _infos_of_bytes}
+_ODD = (ValueError, TypeError, AttributeError, OverflowError, RecursionError, OSError)
+"""What values raise that another program has put into a row."""
+
+
+def _sound(infos_of: Callable[[Iterable[Any]], list[ObjectInfo]]) -> Callable[[Iterable[Any]], list[ObjectInfo]]:
+    def infos(rows: Iterable[Any]) -> list[ObjectInfo]:
+        try:
+            return infos_of(rows)
+        except _ODD as error:
+            raise CorruptData(f"the row of an object cannot be understood: {type(error).__name__}") from error
+
+    return infos
+
+
+INFOS = {
+    "sqlite": _sound(_infos_of_text),
+    "postgresql": _sound(_infos_of_numbers),
+    "mysql": _sound(_infos_of_bytes),
+}
 
 
 def loose_infos(rows: Iterable[Any]) -> list[ObjectInfo]:
@@ -71,11 +89,11 @@ def loose_infos(rows: Iterable[Any]) -> list[ObjectInfo]:
 
 def _loose_info(row: Any) -> ObjectInfo:
     key, size, at, kind, digest, etag, extra = row[:7]
-    path = key if isinstance(key, str) else bytes(key).decode("utf-8", "surrogateescape")
+    path = key if isinstance(key, str) else as_bytes(key).decode("utf-8", "surrogateescape")
     known = isinstance(digest, str) and len(digest) == 64
     return ObjectInfo(
         path,
-        None if size is None else int(size),
+        _as_size(size),
         as_time(at),
         "file",
         None if etag is None else str(etag),
@@ -90,28 +108,38 @@ def as_time(value: Any) -> datetime | None:
     """A column's time in UTC: a number counts microseconds since 1970, a time without a zone is taken for UTC."""
     if type(value) is datetime and value.tzinfo is UTC:
         return value
-    if isinstance(value, str):
-        try:
+    try:
+        if isinstance(value, str):
             value = datetime.fromisoformat(value)
-        except ValueError:
-            return None
-    if isinstance(value, datetime):
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-    return None if value is None else _EPOCH + timedelta(microseconds=int(value))
+        if isinstance(value, datetime):
+            return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        return None if value is None else _EPOCH + timedelta(microseconds=int(value))
+    except _ODD:
+        return None
+
+
+def _as_size(value: Any) -> int | None:
+    try:
+        return None if value is None else int(value)
+    except _ODD:
+        return None
 
 
 def _as_metadata(extra: Any) -> dict[str, str] | None:
     try:
         found = json.loads(extra) if isinstance(extra, str | bytes) else extra
-    except ValueError:
+    except _ODD:
         return None
     return found if isinstance(found, dict) else None
 
 
 def as_bytes(value: Any) -> bytes:
-    """A value of the data column; text counts as UTF-8."""
+    """A value of the data column; text counts as UTF-8, and a number as its text: ``bytes`` of a number would be as
+    many zeros."""
     if value is None:
         return b""
+    if isinstance(value, int | float):
+        value = str(value)
     return value.encode() if isinstance(value, str) else bytes(value)
 
 

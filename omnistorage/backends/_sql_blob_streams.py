@@ -57,10 +57,9 @@ class InlineReader(Closes):
     def info(self) -> ObjectInfo:
         try:
             return self._to_info(self._row)
-        except (ValueError, TypeError, OverflowError) as error:
-            raise StorageError(
-                f"the row of this object cannot be understood: {error}", path=self._path, op="open_reader"
-            ) from error
+        except CorruptData as error:
+            error.path, error.op = self._path, "open_reader"
+            raise
 
     def read(self, size: int = -1, /) -> bytes:
         start, data = self._at, self._data

@@ -9,7 +9,7 @@ lease holds is garbage, which later writers and ``remove_stale_uploads`` collect
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -18,6 +18,7 @@ from urllib.parse import SplitResult, unquote
 
 from .._option_checks import check_metadata, check_time
 from ..core import (
+    LIST,
     READ,
     CopyOptions,
     Features,
@@ -34,7 +35,7 @@ from ..errors import CapabilityNotSupported, ConfigError, CorruptData, NotFound,
 from ..paths import check_key, check_prefix, is_under
 from ..policies import RequestPolicy
 from ..secret import Secret
-from ._base import BackendBase
+from ._base import BackendBase, is_nameable
 from ._sql import Database
 from ._sql_blob_change import Transfer, as_json, delete, new_token
 from ._sql_blob_check import check_size
@@ -129,7 +130,7 @@ class SQLBlobBackend(BackendBase):
         self._db = Database(url, password, name=self.name, policy=policy, timeout=timeout, busy_timeout=busy_timeout)
         self._db.setup, self._db.tidy = self._set_up, self._tidy
         self._table: Table = None  # type: ignore[assignment]  # known from the first connection on
-        self._infos = loose_infos
+        self._infos: Callable[[Iterable[Any]], list[ObjectInfo]] = loose_infos
         self.features = _FEATURES if create_table else _features_of(self._columns)
         self._policy, self._given = policy, (table_name, create_table, dict(self._columns), max_blob_size, timeout)
         self._waits = (busy_timeout, lease)
@@ -354,15 +355,23 @@ class SQLBlobBackend(BackendBase):
 
     def _list(self, prefix: str, options: ListOptions) -> Iterator[ObjectInfo]:
         for rows in list_rows(self, prefix, options.start_after):
-            yield from self._infos(rows)
+            for info in self._infos(rows):
+                if is_nameable(info.path, "list", options, self.name):
+                    yield info
 
     def _list_dir(self, path: str) -> Iterator[ObjectInfo]:
-        return list_dir_rows(self, path)
+        refused: list[StorageError] = []
+        odd = ListOptions(on_error=refused.append)
+        for info in list_dir_rows(self, path):
+            if is_nameable(info.path, "list_dir", odd, self.name):
+                yield info
+        if refused:  # after the rest, which is listed all the same
+            raise refused[0]
 
     def glob(self, pattern: str) -> Iterator[ObjectInfo]:
         """What ``ops.glob`` finds, with most of the matching done by the database."""
         self._enter("list", "glob", pattern)
-        return glob_rows(self, pattern)
+        return (info for info in glob_rows(self, pattern) if is_nameable(info.path, "glob", LIST, self.name))
 
     # -- writing -------------------------------------------------------------------------------------------------------
 

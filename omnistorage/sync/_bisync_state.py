@@ -90,7 +90,7 @@ class StateFolder:
         try:
             found = json.loads(data)
             version = found["version"]
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise self._damaged(STATE) from error
         if version != VERSION:
             raise CorruptData(f"the saved state is of version {version!r}, this reads {VERSION}: resync", path=STATE)
@@ -238,7 +238,7 @@ class Lock:
         try:
             found = json.loads(data)
             return (found if isinstance(found, dict) else {}), info
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}, info
 
     def _write(self, found: tuple[dict[str, Any], ObjectInfo] | None) -> None:

@@ -70,7 +70,7 @@ class Journal:
                 path.rename(mine)
                 found = json.loads(mine.read_bytes())
                 mine.unlink()
-            except (OSError, ValueError):
+            except (OSError, ValueError, RecursionError):
                 continue  # somebody was faster
             if isinstance(found, dict):
                 return found
