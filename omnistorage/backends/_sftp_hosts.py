@@ -44,7 +44,8 @@ def _names_host(patterns: list[str], place: str, paramiko: Any) -> bool:
     held = False
     for pattern in patterns:
         if pattern.startswith("|1|"):
-            held = held or paramiko.HostKeys.hash_host(place, pattern) == pattern
+            # ssh(1) hashes names in small letters, others may not.
+            held = held or any(paramiko.HostKeys.hash_host(name, pattern) == pattern for name in {place, place.lower()})
         elif pattern.startswith("!"):
             if fnmatchcase(place.lower(), _literal(pattern[1:])):
                 return False

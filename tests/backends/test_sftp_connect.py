@@ -8,9 +8,11 @@ import pathlib
 import shutil
 import subprocess
 
+import paramiko
 import pytest
 
 from omnistorage import open_backend
+from omnistorage.backends._sftp_hosts import _names_host
 from omnistorage.backends.sftp import SFTPBackend
 from omnistorage.errors import BackendUnavailable, ConfigError, PermissionDenied
 from omnistorage.policies import RequestPolicy
@@ -117,6 +119,13 @@ def test_goal_42_a_revoked_key_is_refused_even_if_another_line_knows_it(connect,
         for host_keys in ("strict", "first-use"):
             with pytest.raises(PermissionDenied, match="revoked"):
                 connect(name, known_hosts=str(tmp_path / "known"), host_keys=host_keys)
+
+
+@pytest.mark.parametrize("hashed", ["Host.Example", "host.example"])
+def test_a_hashed_name_counts_in_whatever_case_it_is_asked_for(hashed):
+    salted = paramiko.HostKeys.hash_host(hashed)
+    assert _names_host([salted], "Host.Example", paramiko)
+    assert not _names_host([salted], "other.example", paramiko)
 
 
 @pytest.mark.parametrize(
