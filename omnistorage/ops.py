@@ -114,6 +114,15 @@ def read_bytes(backend: Backend, path: str, options: ReadOptions = READ) -> byte
         return reader.read(-1)
 
 
+def read_at_most(backend: Backend, path: str, most: int) -> bytes:
+    """The whole object in memory; of one that is longer than ``most`` bytes no more than shows that."""
+    data = bytearray()
+    with backend.open_reader(path) as reader:
+        while len(data) <= most and (more := reader.read(min(BLOCK, most + 1 - len(data)))):
+            data += more
+    return bytes(data)
+
+
 def write_bytes(backend: Backend, path: str, data: Data, options: WriteOptions = WRITE) -> ObjectInfo:
     """Write ``data`` as one object; whatever goes wrong, the old content stays."""
     with backend.open_writer(path, options) as writer:
@@ -475,6 +484,7 @@ __all__ = [
     "lists_folders",
     "move",
     "plain",
+    "read_at_most",
     "read_bytes",
     "same_place",
     "sort_entries",

@@ -274,3 +274,17 @@ def test_a_move_between_two_buckets_of_one_name_moves():
     ops.write_bytes(one, "k", b"1")
     ops.move(one, "k", other, "k")
     assert ([info.path for info in one.list()], [info.path for info in other.list()]) == ([], ["k"])
+
+
+@pytest.mark.parametrize("size", [0, 1, 9, 10])
+def test_what_fits_is_read_whole(size):
+    store = MemoryBackend()
+    store.put_raw("x", b"1" * size)
+    assert ops.read_at_most(store, "x", 10) == b"1" * size
+
+
+@pytest.mark.parametrize("size", [11, 5 << 20])
+def test_of_what_is_too_long_one_byte_more_is_read(size):
+    store = MemoryBackend()
+    store.put_raw("x", b"1" * size)
+    assert len(ops.read_at_most(store, "x", 10)) == 11

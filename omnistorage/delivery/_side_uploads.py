@@ -137,7 +137,7 @@ class SideWriter(Publishes):
         inner = self._inner = self._backend.open_writer(self._path, self._options)
         chain = b""
         for part in self.names:
-            data = ops.read_bytes(self._backend, part)
+            data = ops.read_at_most(self._backend, part, self._part_size)
             chain = _linked(chain, data)
             inner.write(data)
         if chain != self._chain:

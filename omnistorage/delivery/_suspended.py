@@ -74,7 +74,7 @@ class Suspended:
         self._tails.append(name)
         self._must_not_be_published()
         try:
-            data = ops.read_bytes(self._backend, name)
+            data = ops.read_at_most(self._backend, name, tail["bytes"])
         except NotFound:
             remove(self._backend, (), self._folder)  # which a kill may have left empty
             raise

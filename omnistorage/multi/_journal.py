@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from ..core import ExtendedBackend, WriteOptions
 from ..errors import Cancelled, CorruptData, NotFound, StorageError
-from ..ops import write_bytes
+from ..ops import read_at_most, write_bytes
 from ..paths import check_key, join
 from ..strands import forks
 
@@ -108,7 +108,7 @@ class Journal:
             names = set(self._names())
             for id in sorted(names - before - set(self.damaged)):
                 try:
-                    text = _read(self.backend, self._place(id))
+                    text = read_at_most(self.backend, self._place(id), MAX_ENTRY)
                 except NotFound:
                     continue  # removed meanwhile
                 try:
@@ -245,15 +245,6 @@ def _plain(row: Mapping[str, Any]) -> bytes:
 def _checksum(row: Mapping[str, Any]) -> str:
     """CRC-32 (that of zlib) of the JSON text with sorted keys and no spaces."""
     return f"{zlib.crc32(_plain(row)):08x}"
-
-
-def _read(backend: ExtendedBackend, path: str) -> bytes:
-    """The entry, or of a longer object no more than tells that it is none."""
-    data = b""
-    with backend.open_reader(path) as reader:
-        while len(data) <= MAX_ENTRY and (more := reader.read(MAX_ENTRY + 1 - len(data))):
-            data += more
-    return data
 
 
 def _entry(text: bytes, id: str, path: str) -> Missed:
