@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import Any
+from contextvars import Context, ContextVar, copy_context
 
 from .errors import Cancelled, DeadlineExceeded
-from .strands import wait_for
 
 
 class Clock:
@@ -36,7 +34,8 @@ class CancelScope:
     """``scope.cancel()`` from any thread ends the calls of a block, and of the work it starts, with ``Cancelled``.
 
     The next request is not sent, waits end at once, and a request that is under way is cut off within a second. What
-    was sent may have been done. Scopes nest: cancelling the outer one cancels the inner ones.
+    was sent may have been done. Scopes nest: cancelling the outer one cancels the inner ones. Several threads may enter
+    one scope, and a block may enter it again.
 
     Example:
         >>> with CancelScope() as scope:
@@ -47,32 +46,37 @@ class CancelScope:
     """
 
     def __init__(self) -> None:
-        self._event = threading.Event()
-        self._outer: CancelScope | None = None
-        self._token: Any = None
+        self._is_cancelled = False
+        self._around: tuple[CancelScope, ...] = ()
         self._wakes: list[Waiter] = []
 
     @property
     def cancelled(self) -> bool:
         """Whether this scope or one around it was cancelled."""
-        return self._event.is_set() or (self._outer is not None and self._outer.cancelled)
+        return self._is_cancelled or any_cancelled(self._around)
 
     def cancel(self) -> None:
         """End the calls of the block, from any thread or a signal handler. Idempotent."""
-        self._event.set()
+        self._is_cancelled = True  # no lock: a signal handler may come in between
         for wake in list(self._wakes):
             wake.set()
 
     def __enter__(self) -> CancelScope:
-        self._outer = _SCOPE.get()
-        self._token = _SCOPE.set(self)
+        self._around = _SCOPES.get()
+        _SCOPES.set((*self._around, self))
         return self
 
     def __exit__(self, *exc: object) -> None:
-        _SCOPE.reset(self._token)
+        _SCOPES.set(_SCOPES.get()[:-1])
 
 
-_SCOPE: ContextVar[CancelScope | None] = ContextVar("omnistorage_cancel_scope", default=None)
+def any_cancelled(scopes: tuple[CancelScope, ...]) -> bool:
+    """Whether one of ``scopes`` itself was cancelled."""
+    return any(scope._is_cancelled for scope in scopes)
+
+
+_SCOPES: ContextVar[tuple[CancelScope, ...]] = ContextVar("omnistorage_cancel_scopes", default=())
+"""The scopes in force, from the outermost to the innermost."""
 _DEADLINE: ContextVar[tuple[float, Clock] | None] = ContextVar("omnistorage_deadline", default=None)
 
 
@@ -114,25 +118,53 @@ def remaining() -> float | None:
 
 def is_limited() -> bool:
     """Whether a scope or a deadline is in force."""
-    return _SCOPE.get() is not None or _DEADLINE.get() is not None
+    return bool(_SCOPES.get()) or _DEADLINE.get() is not None
 
 
 def is_over() -> bool:
     """Whether it is time to stop."""
-    scope = _SCOPE.get()
-    return (scope is not None and scope.cancelled) or remaining() == 0.0
+    return any_cancelled(_SCOPES.get()) or remaining() == 0.0
 
 
 def check(op: str | None = None, path: str | None = None) -> None:
     """Raise ``Cancelled`` or ``DeadlineExceeded`` if it is time to stop."""
-    scope = _SCOPE.get()
-    if scope is not None and scope.cancelled:
+    scopes = _SCOPES.get()
+    if scopes and any_cancelled(scopes):
         raise Cancelled("cancelled", op=op, path=path)
     if _DEADLINE.get() is not None and remaining() == 0.0:
         raise DeadlineExceeded("the deadline has passed", op=op, path=path)
 
 
 # --- waiting ----------------------------------------------------------------------------------------------------------
+
+_LONGEST_WAIT = 0.5
+
+
+def wait_for(changed: threading.Condition, holds: Callable[[], object], seconds: float | None = None) -> bool:
+    """Wait until ``holds()`` is true, as ``changed.wait_for`` does, and go on hearing signals.
+
+    Python runs the handler of a signal on the main thread, when that next wakes. A signal that comes just before it
+    waits for a lock does not wake it, so the main thread wakes every half second here.
+
+    Args:
+        changed: Is held by the caller, and notified whenever ``holds()`` may have become true.
+        holds: What to wait for.
+        seconds: At most so long; None waits without a limit.
+
+    Returns:
+        Whether it holds.
+    """
+    if holds():
+        return True
+    if threading.current_thread() is not threading.main_thread():
+        return bool(changed.wait_for(holds, seconds))
+    end = None if seconds is None else time.monotonic() + seconds
+    while not holds():
+        left = _LONGEST_WAIT if end is None else min(_LONGEST_WAIT, end - time.monotonic())
+        if left <= 0:
+            return False
+        changed.wait(left)
+    return True
 
 
 class Waiter:
@@ -164,11 +196,9 @@ def wait(
     wake: Waiter, seconds: float | None = None, clock: Clock = CLOCK, op: str | None = None, path: str | None = None
 ) -> bool:
     """Wait until ``wake`` is set, at most ``seconds``; whether it was. Cancellation and the deadline end it sooner."""
-    scope, scopes = _SCOPE.get(), list[CancelScope]()
-    while scope is not None:
+    scopes = _SCOPES.get()
+    for scope in scopes:
         scope._wakes.append(wake)
-        scopes.append(scope)
-        scope = scope._outer
     try:
         check(op, path)
         limits = [limit for limit in (seconds, remaining()) if limit is not None]
@@ -178,6 +208,25 @@ def wait(
             scope._wakes.remove(wake)
     check(op, path)
     return wake.is_set()
+
+
+SLICE = 0.1
+"""Seconds after which a thread that waits for another one looks whether to go on."""
+
+
+def wait_until(changed: threading.Condition, holds: Callable[[], object]) -> None:
+    """Wait until ``holds()`` is true, of which ``changed`` is notified. The caller holds ``changed``. Cancellation and
+    the deadline end it sooner."""
+    while not wait_for(changed, holds, SLICE if is_limited() else None):
+        check()
+
+
+def unlimited() -> Context:
+    """A copy of this context in which neither a scope nor a deadline is in force, for work that outlives the call."""
+    context = copy_context()
+    context.run(_SCOPES.set, ())
+    context.run(_DEADLINE.set, None)
+    return context
 
 
 def pause(seconds: float, clock: Clock = CLOCK, op: str | None = None, path: str | None = None) -> None:

@@ -14,11 +14,10 @@ from contextvars import Context, copy_context
 from queue import SimpleQueue
 from typing import Generic, TypeVar
 
-from .cancellation import _DEADLINE, _SCOPE, check, deadline, is_limited, is_over
+from .cancellation import _DEADLINE, _SCOPES, SLICE, Waiter, any_cancelled, check, deadline, is_limited, is_over
+from .errors import Cancelled
 
 T = TypeVar("T")
-PERIOD = 0.1
-"""Seconds between two looks at the calls under way."""
 
 
 class watched:
@@ -35,16 +34,16 @@ class watched:
         path: The object's path, for the error.
     """
 
-    __slots__ = ("_cut", "_deadline", "_op", "_path", "_scope", "_watcher", "was_cut")
+    __slots__ = ("_cut", "_deadline", "_op", "_path", "_scopes", "_watcher", "was_cut")
 
     def __init__(self, cut: Callable[[], object], op: str | None = None, path: str | None = None) -> None:
         self._cut, self._op, self._path = cut, op, path
-        self._scope, self._deadline = _SCOPE.get(), _DEADLINE.get()
+        self._scopes, self._deadline = _SCOPES.get(), _DEADLINE.get()
         self._watcher: _Watcher | None = None
         self.was_cut = False
 
     def __enter__(self) -> watched:
-        if self._scope is not None or self._deadline is not None:
+        if self._scopes or self._deadline is not None:
             self._watcher = _watcher[0]
             self._watcher.add(self)
         return self
@@ -58,7 +57,7 @@ class watched:
 
     def is_over(self) -> bool:
         """Whether it is time for the call to end."""
-        if self._scope is not None and self._scope.cancelled:
+        if any_cancelled(self._scopes):
             return True
         return self._deadline is not None and self._deadline[1].now() >= self._deadline[0]
 
@@ -76,7 +75,7 @@ class _Watcher:
     def __init__(self) -> None:
         self._calls: set[watched] = set()
         self._lock = threading.RLock()  # a signal handler may make calls, too
-        self._there_are_some = threading.Event()
+        self._there_are_some = Waiter()
         self._thread: threading.Thread | None = None
 
     def add(self, call: watched) -> None:
@@ -95,7 +94,7 @@ class _Watcher:
     def _work(self) -> None:
         while True:
             self._there_are_some.wait()
-            time.sleep(PERIOD)
+            time.sleep(SLICE)
             with self._lock:
                 if not self._calls:
                     self._there_are_some.clear()
@@ -111,14 +110,20 @@ GRACE = 0.4
 
 
 def taking_back(call: Callable[[], T]) -> T:
-    """What ``call`` returns, which takes back what a call has begun: that is done also if this was cancelled, or came
-    too late, though not for longer than ``GRACE`` then."""
+    """What ``call`` returns, which takes back what a call has begun. It is done also after a cancellation or a
+    deadline, and once more where one of them comes meanwhile, but then for ``GRACE`` seconds at most."""
 
     def hurried() -> T:
         with deadline(GRACE):
             return call()
 
-    return Context().run(hurried if is_over() else call)
+    if not is_over():
+        try:
+            return call()
+        except Cancelled:
+            if not is_over():
+                raise
+    return Context().run(hurried)
 
 
 class _Threads:
@@ -214,7 +219,7 @@ class _Aside(Generic[T]):
 
     def result(self) -> T:
         try:
-            while not self._under_way.acquire(timeout=PERIOD):
+            while not self._under_way.acquire(timeout=SLICE):
                 check()
         except BaseException:
             with self._lock:

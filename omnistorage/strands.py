@@ -15,43 +15,15 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from typing import Generic, TypeVar
 
+from .cancellation import unlimited, wait_for, wait_until
 from .errors import Cancelled
 
 T = TypeVar("T")
-_LONGEST_WAIT = 0.5
-
-
-def wait_for(changed: threading.Condition, holds: Callable[[], object], seconds: float | None = None) -> bool:
-    """Wait until ``holds()`` is true, as ``changed.wait_for`` does, and go on hearing signals.
-
-    Python runs the handler of a signal on the main thread, when that next wakes. A signal that comes just before it
-    waits for a lock does not wake it, so the main thread wakes every half second here.
-
-    Args:
-        changed: Is held by the caller, and notified whenever ``holds()`` may have become true.
-        holds: What to wait for.
-        seconds: At most so long; None waits without a limit.
-
-    Returns:
-        Whether it holds.
-    """
-    if holds():
-        return True
-    if threading.current_thread() is not threading.main_thread():
-        return bool(changed.wait_for(holds, seconds))
-    end = None if seconds is None else time.monotonic() + seconds
-    while not holds():
-        left = _LONGEST_WAIT if end is None else min(_LONGEST_WAIT, end - time.monotonic())
-        if left <= 0:
-            return False
-        changed.wait(left)
-    return True
 
 
 class Pool:
@@ -128,7 +100,8 @@ class Strand(Generic[T]):
     """``step(item)`` for every item put, in order. At most ``depth`` items wait; ``put`` blocks beyond that.
 
     The first error of a step ends the strand: items behind it are dropped, and ``put`` and ``join`` raise it. After
-    ``cancel`` they raise ``Cancelled``: nobody may take a strand that dropped items for one that did them.
+    ``cancel`` they raise ``Cancelled``: nobody may take a strand that dropped items for one that did them. Each step
+    runs in the context of its ``put``.
     """
 
     def __init__(self, pool: Pool, step: Callable[[T], object], depth: int) -> None:
@@ -136,16 +109,16 @@ class Strand(Generic[T]):
         self._step = step
         self._depth = depth
         self._changed = threading.Condition()
-        self._items: deque[T] = deque()
+        self._items: deque[tuple[Context, T]] = deque()
         self._running = False
         self._cancelled = False
         self._error: BaseException | None = None
 
     def put(self, item: T) -> None:
         with self._changed:
-            wait_for(self._changed, self._takes_more)
+            wait_until(self._changed, self._takes_more)
             self._check()
-            self._items.append(item)
+            self._items.append((copy_context(), item))
             if self._running:
                 return
             self._running = True
@@ -160,7 +133,7 @@ class Strand(Generic[T]):
     def join(self) -> None:
         """Wait until all items are done; raise the error of the one that failed."""
         with self._changed:
-            wait_for(self._changed, lambda: not self._running)
+            wait_until(self._changed, lambda: not self._running)
             self._check()
 
     def _check(self) -> None:
@@ -183,22 +156,23 @@ class Strand(Generic[T]):
                     self._running = False
                     self._changed.notify_all()
                     return
-                item = self._items.popleft()
+                context, item = self._items.popleft()
                 self._changed.notify_all()
             try:
-                self._step(item)
+                context.run(self._step, item)
             except BaseException as error:  # handed to whoever puts or joins next
                 with self._changed:
                     self._error = error
                     self._items.clear()
-            del item
+            del context, item
 
 
 class Ahead(Generic[T]):
     """Pulls ``produce()`` ahead of its consumer, at most ``depth`` items; ``produce`` returns None at the end.
 
     An error of ``produce`` is raised by ``next`` after the items that came before it. After ``cancel``, ``next`` raises
-    ``Cancelled``: what was given up does not end cleanly.
+    ``Cancelled``: what was given up does not end cleanly. A deadline ends ``next`` and not ``produce``, which works for
+    later calls, too.
     """
 
     def __init__(self, pool: Pool, produce: Callable[[], T | None], depth: int) -> None:
@@ -216,14 +190,14 @@ class Ahead(Generic[T]):
         """The next item, or None at the end."""
         while True:
             with self._changed:
-                wait_for(self._changed, lambda: self._items or not self._running)
+                wait_until(self._changed, lambda: self._items or not self._running)
                 if self._cancelled:
                     raise Cancelled("the work was given up")
                 item = self._items.popleft() if self._items else None
                 start = not self._running and not self._done and len(self._items) < self._depth
                 if start:
                     self._running = True
-            if start and not self._pool.spawn(self._fill):
+            if start and not unlimited().run(self._pool.spawn, self._fill):
                 self._fill(most=1 if item is None else 0)
             if item is not None:
                 return item

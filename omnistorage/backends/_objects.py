@@ -170,9 +170,9 @@ class ObjectBackend(BackendBase):
             if parts.flying and not last:  # a part that arrives after the abort would stay
                 self._abandoned.append(parts)
                 continue
-            parts.settle()
             client, upload = self.client, parts.upload
             try:  # once: this is somebody else's call
+                parts.settle()
                 with watched(client.cutter()), translating("abort", upload.key, client.translate):
                     client.abort_upload(upload)
             except StorageError:

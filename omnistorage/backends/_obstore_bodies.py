@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+from ..cancellation import wait_for
 from ..core import ObjectInfo
 from ..in_flight import run_aside
-from ..strands import wait_for
 
 CHUNK = 1 << 20
 

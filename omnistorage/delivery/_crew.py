@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from threading import Condition, Thread
 
-from ..cancellation import Waiter, wait
-from ..strands import IO, wait_for
+from ..cancellation import Waiter, wait, wait_until
+from ..strands import IO
 
 
 def beside(call: Callable[[], object], patience: float) -> None:
@@ -44,8 +44,9 @@ class Crew:
         return IO.spawn(task)
 
     def until(self, changed: Condition, holds: Callable[[], bool]) -> None:
-        """Wait for what those who publish do. Called with ``changed``, which is free meanwhile."""
-        wait_for(changed, holds)
+        """Wait for what those who publish do; cancellation and the deadline in force end that. Called with ``changed``,
+        which is free meanwhile."""
+        wait_until(changed, holds)
 
     def wait(self, wake: Waiter, op: str, path: str | None = None) -> None:
         """Wait for whomever; cancellation and the deadline in force end that."""

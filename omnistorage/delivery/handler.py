@@ -17,11 +17,11 @@ from itertools import islice
 from os import PathLike
 from typing import Any
 
-from ..cancellation import CLOCK
+from ..cancellation import CLOCK, wait_for
 from ..core import Backend
 from ..errors import ConfigError, DeadlineExceeded, RecordError, StorageError, WriterClosed
 from ..policies import Backoff
-from ..strands import forks, wait_for
+from ..strands import forks
 from ._log_report import Shipped as Shipped
 from ._log_report import shortened
 from ._settings import Seconds, seconds

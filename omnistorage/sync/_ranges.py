@@ -16,9 +16,9 @@ from itertools import islice
 from threading import Condition
 from typing import NamedTuple
 
+from ..cancellation import wait_for
 from ..core import ExtendedBackend, ListOptions, ObjectInfo
 from ..errors import InvalidPath, StorageError
-from ..strands import wait_for
 from ._cuts import Cuts, encoded, guesses, nowhere
 from ._pools import Lookers
 

@@ -238,15 +238,15 @@ def outer_context(scope):
     """The scope as the surroundings of another thread's work: what copying the context does."""
     from contextlib import contextmanager
 
-    from omnistorage.cancellation import _SCOPE
+    from omnistorage.cancellation import _SCOPES
 
     @contextmanager
     def inside():
-        token = _SCOPE.set(scope)
+        token = _SCOPES.set((scope,))
         try:
             yield
         finally:
-            _SCOPE.reset(token)
+            _SCOPES.reset(token)
 
     return inside()
 

@@ -9,8 +9,9 @@ import weakref
 
 import pytest
 
+from omnistorage.cancellation import wait_for
 from omnistorage.errors import Cancelled
-from omnistorage.strands import Ahead, Pool, Strand, wait_for
+from omnistorage.strands import Ahead, Pool, Strand
 
 from ..waiting import LIMIT
 
