@@ -71,6 +71,7 @@ THIRD_PARTIES = {
     "backends/_serializers.py": {"pyarrow", "orjson"},
     "backends/_serializers_native.py": {"pyarrow"},
     "backends/_sftp_settings.py": {"paramiko"},
+    "backends/_connections.py": {"urllib3"},
     "backends/_http_client.py": {"urllib3"},
     "backends/_http_net.py": {"urllib3"},
     "wrappers/_encrypt_format.py": {"cryptography"},

@@ -12,6 +12,7 @@ from functools import partial
 from threading import get_ident
 from typing import Any
 
+from ..errors import Cancelled
 from ..in_flight import abandonable
 
 
@@ -30,9 +31,15 @@ class Connections:
     def cut(self, thread: int) -> None:
         """Break off the request that ``thread`` waits for."""
         connection = self._in_use.get(thread)
+        if connection is None:
+            return
+        # A connection that the server closes after its answer forgets its socket before the body is read.
+        sock = connection.sock or connection.last_sock
+        while sock is not None and not isinstance(sock, socket.socket):  # TLS inside of TLS, behind a proxy
+            sock = getattr(sock, "socket", None)
         try:
-            if connection is not None and connection.sock is not None:
-                socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
+            if sock is not None:
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
         except OSError:  # it ended by itself meanwhile
             pass
 
@@ -66,8 +73,16 @@ def _followed(pool: Any, in_use: dict[int, Any], methods: Mapping[str, Any]) -> 
     plain = type("Plain", (pool.ConnectionCls,), dict(methods))
 
     class Connection(plain):  # type: ignore[misc, valid-type]
+        last_sock: Any = None
+
         def connect(self) -> None:
-            abandonable(super().connect, lambda _: self.close())
+            try:
+                abandonable(super().connect, lambda _: self.close())
+            except Cancelled as error:  # in the words of urllib3, by which all above know that nothing was sent
+                from urllib3.exceptions import NewConnectionError
+
+                raise NewConnectionError(self, str(error)) from error
+            self.last_sock = self.sock
 
     class Pool(pool):  # type: ignore[misc]
         ConnectionCls = Connection

@@ -18,6 +18,7 @@ from ..core import ObjectInfo, ReadOptions
 from ..digests import new_hash
 from ..errors import (
     BackendUnavailable,
+    Cancelled,
     CapabilityNotSupported,
     ConfigError,
     CorruptData,
@@ -28,6 +29,7 @@ from ..errors import (
     ReaderClosed,
     StorageError,
 )
+from ..in_flight import watched
 from ..paths import check_key
 from ..policies import RequestPolicy
 from ._base import BackendBase, translating
@@ -250,6 +252,9 @@ class HTTPReader(ReaderBase):
         except CorruptData as error:
             self._damage = error
             raise
+        except Cancelled:
+            self._let_go()  # what it has given is lost, and what it would give next comes behind that
+            raise
         except BackendUnavailable:
             self._check_open()  # perhaps it was ``close`` that broke the connection
             raise
@@ -342,16 +347,20 @@ class HTTPReader(ReaderBase):
             self._store.client.cut(self._thread)
 
     def _release(self) -> None:
-        body, self._body = self._body, None
-        if body is None:
-            return
+        body = self._body
         try:
-            if self._closed and self._pid == getpid() and body.left is not None and body.left <= WASTE:
-                while body.read(WASTE):  # the connection can serve the next request
-                    pass
+            if body and self._closed and self._pid == getpid() and body.left is not None and body.left <= WASTE:
+                with watched(body.interrupt):
+                    while body.read(WASTE):  # the connection can serve the next request
+                        pass
         except Exception:  # noqa: S110  the bytes are wanted by nobody
             pass
-        body.close()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        body, self._body = self._body, None
+        if body is not None:
+            body.close()
 
 
 def check_positive(**numbers: float) -> None:

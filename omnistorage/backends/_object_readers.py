@@ -16,10 +16,11 @@ from contextvars import Context
 from os import getpid
 from typing import Protocol, TypeVar
 
-from ..cancellation import check
+from ..cancellation import SLICE, check
 from ..core import ObjectInfo, ReadOptions
 from ..digests import new_hash
-from ..errors import BackendUnavailable, CorruptData, NotFound, PreconditionFailed, ReaderClosed
+from ..errors import BackendUnavailable, Cancelled, CorruptData, NotFound, PreconditionFailed, ReaderClosed
+from ..in_flight import watched
 from ..strands import IO
 from ._object_client import Body, Get, ObjectClient
 from ._streams import READ_BLOCK, ReaderBase
@@ -27,8 +28,6 @@ from ._streams import READ_BLOCK, ReaderBase
 T = TypeVar("T")
 WASTE = 256 * 1024
 """What is rather read and thrown away than left in a connection, which is closed then."""
-SLICE = 0.1
-"""Seconds after which whoever waits for a lane looks at the deadline and the scope that it waits under."""
 
 
 class Source(Protocol):
@@ -90,7 +89,11 @@ class RangeReader(ReaderBase):
             body = self._body
             request() if body is None else body.interrupt()
 
-        data = self._store.run("read", self._info.path, lambda: self._attempt(size), cut=cut)
+        try:
+            data = self._store.run("read", self._info.path, lambda: self._attempt(size), cut=cut)
+        except Cancelled:
+            self._release()  # what it has given is lost, and what it would give next comes behind that
+            raise
         self._owed = len(data)
         self.at += len(data)
         return data
@@ -156,8 +159,9 @@ class RangeReader(ReaderBase):
             return
         try:
             left = WASTE
-            while left > 0 and (data := body.read(left)):
-                left -= len(data)
+            with watched(body.interrupt):
+                while left > 0 and (data := body.read(left)):
+                    left -= len(data)
         except Exception:  # noqa: S110  the bytes are wanted by nobody
             pass
 

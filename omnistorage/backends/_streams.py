@@ -17,6 +17,7 @@ from ..cancellation import check, is_limited
 from ..core import Data, ObjectInfo, ReadOptions, WriteOptions
 from ..digests import new_hash
 from ..errors import (
+    Cancelled,
     CapabilityNotSupported,
     CorruptData,
     OutcomeUnknown,
@@ -48,6 +49,7 @@ class ReaderBase(Closes):
     """A reader around ``_read(size)`` (at most ``size`` > 0 bytes, ``b""`` at the end) and ``_release()``."""
 
     instant = False  # whether a read costs microseconds, so that handing it to another thread would cost more
+    _gap: Cancelled | None = None  # what ended a read and took bytes with it: none are to be missing in between
     _released = False
     _closed = False
 
@@ -86,13 +88,23 @@ class ReaderBase(Closes):
 
     def _looked(self, size: int) -> bytes:
         """Read, unless it is time to stop. What no request can cut off comes in pieces, with a look between two."""
+        if self._gap is not None:
+            raise self._gap
         check("read", self._info.path)
         if self.instant and is_limited():
             return self._read(min(size, READ_BLOCK)) if size > 0 else ReaderBase._read_all(self)
         return self._read(size) if size > 0 else self._read_all()
 
     def _read_all(self) -> bytes:
-        return b"".join(iter(lambda: self._looked(READ_BLOCK), b""))
+        blocks: list[bytes] = []
+        try:
+            while block := self._looked(READ_BLOCK):
+                blocks.append(block)
+        except Cancelled as error:
+            if blocks:  # which nobody gets any more
+                self._gap = error
+            raise
+        return b"".join(blocks)
 
     def close(self) -> None:
         self._closed = True
