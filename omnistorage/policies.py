@@ -164,7 +164,7 @@ class RequestPolicy:
                 with watched(cut, op, path):
                     return call()
             except StorageError as error:
-                if isinstance(error, Cancelled) and not idempotent:
+                if isinstance(error, Cancelled) and cut is not None and not idempotent:
                     raise self._unknown(error, op, path) from error
                 if not error.transient or isinstance(error, OutcomeUnknown):
                     raise

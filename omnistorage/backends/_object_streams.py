@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
+from ..cancellation import wait_until
 from ..core import ObjectInfo, WriteOptions
 from ..errors import (
     AlreadyExists,
@@ -23,7 +24,7 @@ from ..errors import (
     WriterClosed,
 )
 from ..in_flight import taking_back
-from ..strands import IO, wait_for
+from ..strands import IO
 from ._object_client import ObjectClient, Put, Upload
 from ._object_readers import Source
 from ._streams import WriterBase
@@ -74,7 +75,7 @@ class Parts:
         if most is not None and number > most:
             raise StorageError(f"an upload has at most {most} parts: give size= or a larger part_size")
         with self._changed:
-            wait_for(self._changed, lambda: self.flying < self._most or self.stopped or self._error is not None)
+            wait_until(self._changed, lambda: self.flying < self._most or self.stopped or self._error is not None)
             self._check()
             self.flying += 1
         try:
@@ -108,7 +109,7 @@ class Parts:
     def join(self) -> None:
         """Wait until all parts have arrived; raises what kept one from it."""
         with self._changed:
-            wait_for(self._changed, lambda: not self.flying or self.stopped)
+            wait_until(self._changed, lambda: not self.flying or self.stopped)
             self._check()
         if len(self.tags) != self.sent:
             raise StorageError(f"of {self.sent} parts {len(self.tags)} have arrived", path=self._path, op="write")
@@ -128,7 +129,7 @@ class Parts:
     def settle(self) -> None:
         """Wait for what is on its way: a part that arrives after the upload was aborted would stay at the store."""
         with self._changed:
-            wait_for(self._changed, lambda: not self.flying)
+            wait_until(self._changed, lambda: not self.flying)
 
 
 class ObjectWriter(WriterBase):
@@ -289,20 +290,21 @@ class ObjectWriter(WriterBase):
         if parts is None:
             return
         parts.stop()
-        parts.settle()
-        if self._kept:
-            self._store.live(parts.upload, False)
-            return
         try:
-            client = self._store.client
-            taking_back(lambda: self._store.run("abort", self._path, lambda: client.abort_upload(parts.upload)))
+            taking_back(lambda: self._take_back(parts))
         except NotFound:
             pass
         except Cancelled:
-            self._store.abandon(parts)
-            return
+            if not self._kept:
+                self._store.abandon(parts)
         finally:
             self._store.live(parts.upload, False)
+
+    def _take_back(self, parts: Parts) -> None:
+        parts.settle()
+        if not self._kept:
+            client = self._store.client
+            self._store.run("abort", self._path, lambda: client.abort_upload(parts.upload))
 
     def _drop(self) -> None:
         if self._parts is not None:
@@ -331,10 +333,14 @@ def conclude(
     try may meet the first one's success."""
     tried: list[StorageError] = []
     lost: list[StorageError] = []  # those after which it may have happened
+    is_done = False
 
     def attempt() -> ObjectInfo:
+        nonlocal is_done
         try:
-            return request()
+            made = request()
+            is_done = True
+            return made
         except Exception as error:
             ours = error if isinstance(error, StorageError) else store.client.translate(error)
             if ours is not None and (ours.transient or isinstance(ours, Cancelled)):
@@ -365,6 +371,8 @@ def conclude(
             raise PreconditionFailed("there is no object to replace", path=path, backend=store.name, op=op) from error
         raise
     except StorageError as error:
+        if is_done:  # and was cut off at that moment: an answer that was cut short may look like a whole one
+            lost.append(error)
         if lost and not isinstance(error, OutcomeUnknown):
             raise _unknown(lost[0], path=path, backend=store.name, op=op) from error
         raise
