@@ -17,7 +17,7 @@ from functools import cached_property, partial
 from os import getpid
 from typing import Any, TypeVar
 
-from ..cancellation import is_limited
+from ..cancellation import SLICE, check, is_limited
 from ..errors import (
     BackendClosed,
     BackendUnavailable,
@@ -240,7 +240,7 @@ class Database:
         if self._engine is None:
             self.engine()
         if self.shared:
-            self._opening.acquire()
+            self._hold()
         try:
             try:
                 link = self._idle.pop()
@@ -253,6 +253,11 @@ class Database:
                 self._opening.release()
             raise
         return link
+
+    def _hold(self) -> None:
+        """Take ``_opening``, for which cancellation and the deadline end the waiting."""
+        while not self._opening.acquire(timeout=SLICE):
+            check()
 
     def _open(self) -> Link:
         lend = abandonable(self._engine.raw_connection, _invalidate)
@@ -277,12 +282,15 @@ class Database:
 
     def _set_up(self, link: Link) -> None:
         try:
-            with self._opening:
+            self._hold()
+            try:
                 if not self._ready:
                     self.limited(link, lambda: self.dialect.check_session(link))
                     self.limited(link, lambda: self.setup(link))
                     self._ready = True
                     self._plain = not self.shared and not self.borrowed and not self._closed
+            finally:
+                self._opening.release()
         except BaseException:
             if self.shared:
                 self._idle.append(link)
@@ -332,14 +340,20 @@ class Database:
     def settle(self, op: str, path: str | None, work: Callable[[Link, bool], T]) -> T:
         """The same for a change whose outcome matters: ``work(link, lost)`` is told whether an earlier answer was lost,
         and then looks whether that attempt did it. What cannot be found out ends as ``OutcomeUnknown``."""
-        lost = False
+        lost = begun = False
+
+        def begin(link: Link) -> T:
+            nonlocal begun
+            begun = True
+            return work(link, lost)
 
         def call() -> T:
-            nonlocal lost
+            nonlocal lost, begun
+            begun = False
             try:
-                return self._attempt(op, path, work, lost)
+                return self._attempt(op, path, begin)
             except (Lost, Cancelled):
-                lost = True
+                lost = lost or begun
                 raise
 
         try:
@@ -392,7 +406,7 @@ class Database:
         """What ``call`` does with ``link``, which is cut off when its time is over. SQLite waits for the lock of
         another process without hearing of that, so it is left alone."""
         if self.dialect.family != "sqlite" or self.shared:
-            with watched(link.cut):
+            with watched(link.cancel if self.shared else link.cut):  # what is shared is needed by others
                 return call()
         try:
             return abandonable(partial(link.alone, call))
