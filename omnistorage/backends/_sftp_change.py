@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from os import urandom
 from stat import S_ISLNK, S_ISREG
 from typing import TypeVar
@@ -23,6 +24,7 @@ from ..errors import (
     OutcomeUnknown,
     StorageError,
 )
+from ..in_flight import taking_back
 from ..paths import parent
 from ..policies import RequestPolicy
 from ._base import BackendBase, is_folder_error, translating
@@ -58,6 +60,7 @@ from ._sftp_wire import (
     RENAME,
     SETSTAT,
     Attrs,
+    Lost,
     Session,
     Status,
     number,
@@ -228,10 +231,10 @@ class Changes(BackendBase):
             "somebody removed the file before it got its name", path=info.path, op=op, backend=NAME
         ) from error
 
-    @staticmethod
-    def _swap(session: Session, old: bytes, new: bytes, attempt: Attempt) -> None:
-        """The same without posix-rename: what is there steps aside, and comes back if the new one fails.
-        For a moment the name is free; a crash then leaves the old file under a hidden name that nobody collects."""
+    def _swap(self, session: Session, old: bytes, new: bytes, attempt: Attempt) -> None:
+        """The same without posix-rename: what is there steps aside, and comes back if the new one fails, or if it
+        is time to stop. For a moment the name is free; a crash then leaves the old file under a hidden name that nobody
+        collects."""
         rename = string(old), string(new)
         try:
             session.call(RENAME, *rename)
@@ -241,13 +244,26 @@ class Changes(BackendBase):
             if there is None or is_folder(there) or look(session, old) is None:
                 raise
         attempt.aside = aside = new.rpartition(b"/")[0] + b"/" + new_hidden("old").encode()
-        session.call(RENAME, string(new), string(aside))
         try:
-            session.call(RENAME, *rename)
-        except Status:
-            session.call(RENAME, string(aside), string(new))
-            attempt.aside = None
+            session.call(RENAME, string(new), string(aside))
+            try:
+                session.call(RENAME, *rename)
+            except Status:
+                session.call(RENAME, string(aside), string(new))
+                attempt.aside = None
+                raise
+        except Cancelled:
+            with suppress(StorageError, Status, Lost):
+                taking_back(lambda: self._step_back(session, aside, new))
             raise
+
+    def _step_back(self, session: Session, aside: bytes, new: bytes) -> None:
+        """What stepped aside gets its name again, unless another file has it by now."""
+        try:
+            session.call(RENAME, string(aside), string(new))
+        except Status:
+            if look(session, new) is not None:
+                self._remove_quietly(session, aside)
 
     def _create(self, session: Session, old: bytes, new: bytes, info: ObjectInfo, op: str, attempt: Attempt) -> bool:
         """Link ``old`` to ``new`` unless something is there, which is one step on the server."""

@@ -13,6 +13,7 @@ from dataclasses import replace
 from os import getpid, register_at_fork
 from typing import Any
 
+from ..cancellation import is_over
 from ..errors import BackendUnavailable, ConfigError, StorageError
 from ._sftp_hosts import check_host_key, prefer_known_kinds, refusal
 from ._sftp_settings import NAME, Settings, load_paramiko, with_config
@@ -96,7 +97,8 @@ def authenticate(transport: Any, settings: Settings, paramiko: Any) -> None:
 
 
 class _PatientSocket(socket.socket):
-    """A socket whose ``send`` gives up once nothing could be sent for ``patience`` seconds: paramiko tries for ever."""
+    """A socket whose ``send`` gives up once nothing could be sent for ``patience`` seconds, or once it is time for the
+    call to stop: paramiko tries for ever."""
 
     patience = 30.0
     eager = hasattr(socket, "TCP_QUICKACK")
@@ -108,7 +110,7 @@ class _PatientSocket(socket.socket):
         except TimeoutError:
             now = time.monotonic()
             self._stuck = self._stuck or now
-            if now - self._stuck > self.patience:
+            if now - self._stuck > self.patience or is_over():  # on the thread of whoever asks
                 raise ConnectionAbortedError("the peer takes no more") from None
             raise
         self._stuck = None

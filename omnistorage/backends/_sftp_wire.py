@@ -185,14 +185,18 @@ class Session:
 
     def send(self, kind: int, *parts: bytes | memoryview, stop: Callable[[], bool] | None = None) -> Slot:
         """Send one request; its answer will be in the slot."""
-        slot = Slot()
+        slot, sending = Slot(), self._sending
         body = b"".join(parts)
-        with self._sending:
+        while not sending.acquire(timeout=POLL):  # another thread may be at it for as long as its server likes
+            self._look_up(stop)
+        try:
             while self.closing:
                 handle = string(self.closing.popleft())
                 self._push(_HEAD.pack(len(handle) + 5, CLOSE, self._next(Slot())) + handle)
             number = self._next(slot)
             self._push(_HEAD.pack(len(body) + 5, kind, number) + body, stop)
+        finally:
+            sending.release()
         return slot
 
     def _next(self, slot: Slot) -> int:
@@ -224,6 +228,7 @@ class Session:
                     raise self._again() from None
             except (OSError, EOFError) as error:
                 self.fail("the connection was closed")
+                check()
                 raise self._again() from error
             except Exception as error:
                 self.fail(f"the connection failed ({type(error).__name__})")
