@@ -9,6 +9,7 @@ from typing import Any
 
 from .core import ExtendedBackend, ObjectInfo, Reader, ReadOptions
 from .errors import CapabilityNotSupported, CorruptData, NotFound, PreconditionFailed, StorageError
+from .in_flight import taking_back
 from .policies import RequestPolicy
 
 BLOCK = 1 << 20
@@ -125,21 +126,25 @@ def take_back(target: ExtendedBackend, path: str, info: ObjectInfo) -> bool:
     """Delete the damaged object that a write has just made, as ``info`` says; whether it is gone. What somebody has put
     in its place meanwhile stays."""
     try:
-        if target.features.if_match and info.etag is not None:
-            try:
-                target.delete(path, if_match=info.etag)
-                return True
-            except CapabilityNotSupported as error:
-                if error.capability == "delete":
-                    raise
-                # conditions on writes alone: some S3 servers
-        if not _is_another(target.stat(path), info):
-            target.delete(path)
+        taking_back(lambda: _delete_made(target, path, info))
     except (NotFound, PreconditionFailed):
         pass
     except StorageError:
         return False
     return True
+
+
+def _delete_made(target: ExtendedBackend, path: str, info: ObjectInfo) -> None:
+    if target.features.if_match and info.etag is not None:
+        try:
+            target.delete(path, if_match=info.etag)
+            return
+        except CapabilityNotSupported as error:
+            if error.capability == "delete":
+                raise
+            # conditions on writes alone: some S3 servers
+    if not _is_another(target.stat(path), info):
+        target.delete(path)
 
 
 def _is_another(now: ObjectInfo, then: ObjectInfo) -> bool:

@@ -45,6 +45,7 @@ from ..errors import (
     PreconditionFailed,
     StorageError,
 )
+from ..in_flight import taking_back
 from ..paths import check_new, join, parent
 from ..registry import locate
 from ._verified import store_bytes
@@ -325,9 +326,9 @@ class Place:
             yield
         except BaseException:
             with suppress(StorageError):  # the first error is told
-                self.backend.delete(path)
+                taking_back(lambda: self.backend.delete(path))
             raise
-        self.backend.delete(path)
+        taking_back(lambda: self.backend.delete(path))
 
     def unlock(self, age: timedelta, now: Callable[[], datetime]) -> bool:
         """Remove a lock of that age: its holder has died."""

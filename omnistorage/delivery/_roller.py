@@ -151,6 +151,8 @@ class Roller(Intake):
             raise WriterClosed("this writer belongs to the process that opened it: make one here", op="close")
         if self._ended is not None:
             return self._ended.result()
+        if cancellation.is_limited() and self._state == "open" and self._error is None:
+            return self.drain(float("inf"))  # which a scope or a deadline ends, whatever the store is in the middle of
         with self._lock:
             if self._ended is None and self._state != "closed":
                 try:
@@ -194,9 +196,11 @@ class Roller(Intake):
             self._lock.release()
         else:
             self.give_up()
-        self._drop_open()
-        self._commits.wait()
-        self._disown()
+        try:
+            self._drop_open()
+            self._commits.wait()
+        finally:
+            self._disown()
 
     def _drop_open(self) -> None:
         with self._lock:
@@ -219,7 +223,8 @@ class Roller(Intake):
         if ended is None:
             return self.close()
         self._until = min(self._until, until)
-        self._timer.at(until, self._wake.set)
+        if until < float("inf"):
+            self._timer.at(until, self._wake.set)
         if not first:
             self._wake.set()  # whoever waits may have more time than that
             return ended.result()

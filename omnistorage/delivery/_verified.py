@@ -12,6 +12,7 @@ from .. import ops
 from .._context import Publishes
 from ..core import Backend, Data, ObjectInfo, WriteOptions, Writer, features_of
 from ..errors import CapabilityNotSupported, CorruptData, PreconditionFailed, StorageError
+from ..in_flight import taking_back
 
 
 def must_hold(info: ObjectInfo, path: str, size: int, sha256: str | None = None) -> None:
@@ -31,7 +32,8 @@ def store_bytes(backend: Backend, path: str, data: bytes, options: WriteOptions,
 def take_back(backend: Backend, path: str, made: ObjectInfo) -> bool:
     """Remove an object that a write has just made; whether it is gone."""
     condition = made.etag if features_of(backend).if_match else None
-    try:
+
+    def remove() -> bool:
         try:
             backend.delete(path, if_match=condition)
         except CapabilityNotSupported as error:
@@ -40,9 +42,12 @@ def take_back(backend: Backend, path: str, made: ObjectInfo) -> bool:
             backend.delete(path)  # conditions on writes alone, as some S3 servers have them
         except PreconditionFailed:
             return not backend.exists(path)  # somebody was faster
+        return True
+
+    try:
+        return taking_back(remove)
     except StorageError:
         return False
-    return True
 
 
 class Metered(Publishes):

@@ -14,7 +14,16 @@ from .. import ops
 from .._context import Publishes
 from ..cancellation import Waiter
 from ..core import WRITE, Data, ObjectInfo, WriteOptions
-from ..errors import AlreadyExists, ConfigError, CorruptData, MultiError, PreconditionFailed, WriterClosed
+from ..errors import (
+    AlreadyExists,
+    Cancelled,
+    ConfigError,
+    CorruptData,
+    MultiError,
+    OutcomeUnknown,
+    PreconditionFailed,
+    WriterClosed,
+)
 from ..policies import Quorum
 from ..strands import forks
 from ._crew import CREW, Crew, Stuck
@@ -295,6 +304,8 @@ class MultiWriter(Publishes):
             self._publish()
         except BaseException as error:
             self._fail(error)  # which may abort what is told now
+            if isinstance(error, Cancelled) and any(feed.state in ("committed", "unknown") for feed in self._feeds):
+                raise OutcomeUnknown(str(self._partial().args[0]), path=self._path, op="close") from error
             raise
         finally:
             self._over = True

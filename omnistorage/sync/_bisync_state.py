@@ -22,6 +22,7 @@ from .. import ops
 from ..cancellation import CLOCK, Clock
 from ..core import ObjectInfo, WriteOptions
 from ..errors import AlreadyExists, CorruptData, NotFound, PreconditionFailed, StorageError
+from ..in_flight import taking_back
 from .places import Side
 
 VERSION = 1
@@ -223,9 +224,12 @@ class Lock:
     def release(self) -> None:
         """Let it go, if it still is ours. What fails leaves it to expire."""
         with suppress(StorageError):
-            found = self._read()
-            if found is not None and found[0].get("token") == self.token:
-                self.side.backend.delete(self.side.key(LOCK))
+            taking_back(self._remove)
+
+    def _remove(self) -> None:
+        found = self._read()
+        if found is not None and found[0].get("token") == self.token:
+            self.side.backend.delete(self.side.key(LOCK))
 
     # -- its object ----------------------------------------------------------------------------------------------------
 

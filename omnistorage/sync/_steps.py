@@ -18,6 +18,7 @@ from ..core import (
     power,
 )
 from ..errors import AlreadyExists, CapabilityNotSupported, NotFound, PreconditionFailed, StorageError
+from ..in_flight import taking_back
 from ..paths import parent
 from ._blame import WRITES, blamed
 from ._content import same_digest, without_kept
@@ -154,6 +155,6 @@ class Steps:
     def _take_back(self, key: str, made: ObjectInfo) -> None:
         """Remove a bad copy, unless somebody has replaced it meanwhile."""
         try:
-            self._delete_seen(self.dst, made._replace(path=key))
+            taking_back(lambda: self._delete_seen(self.dst, made._replace(path=key)))
         except StorageError:
             pass  # the error that brought us here is the one to see
