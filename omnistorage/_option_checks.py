@@ -26,6 +26,26 @@ def check_metadata(metadata: Mapping[str, str]) -> None:
         raise ConfigError(f"metadata takes more than {MAX_METADATA} bytes in all")
 
 
+_MTIME = len("mtime") + 20
+
+
+def fitting_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return the part of ``metadata`` that every store can hold, beside an ``mtime``. Takes linear time."""
+    kept: dict[str, str] = {}
+    room = MAX_METADATA - _MTIME
+    for key, value in metadata.items():
+        try:
+            check_metadata({key: value})
+        except ConfigError:
+            continue
+        size = len(key) + len(value)
+        size = max(0, size - _MTIME) if key == "mtime" else size
+        if size <= room:
+            kept[key] = value
+            room -= size
+    return kept
+
+
 _CONTROL = re.compile("[\x00-\x1f\x7f]")
 
 

@@ -35,7 +35,7 @@ def _infos_of_text(rows: Iterable[Any]) -> list[ObjectInfo]:
             ObjectInfo,
             (
                 key, size, _read_time(at), "file", etag, None, kind, {"sha256": digest} if digest else None,
-                json.loads(extra) if extra else {},
+                _metadata(extra) if extra else {},
             ),
         )
         for key, size, at, kind, digest, etag, extra, _ in rows
@@ -49,7 +49,7 @@ def _infos_of_numbers(rows: Iterable[Any]) -> list[ObjectInfo]:
             ObjectInfo,
             (
                 key, size, datetime.fromtimestamp(at / 1e6, UTC), "file", etag, None, kind,
-                {"sha256": digest} if digest else None, json.loads(extra) if extra else {},
+                {"sha256": digest} if digest else None, _metadata(extra) if extra else {},
             ),
         )
         for key, size, at, kind, digest, etag, extra, _ in rows
@@ -127,10 +127,17 @@ def _as_size(value: Any) -> int | None:
 
 def _as_metadata(extra: Any) -> dict[str, str] | None:
     try:
-        found = json.loads(extra) if isinstance(extra, str | bytes) else extra
+        return None if extra is None else _metadata(extra)
     except _ODD:
         return None
-    return found if isinstance(found, dict) else None
+
+
+def _metadata(extra: Any) -> dict[str, str]:
+    """Return the user metadata. Raises ``ValueError`` unless it maps text to text."""
+    found = json.loads(extra) if isinstance(extra, str | bytes) else extra
+    if not isinstance(found, dict) or not all(isinstance(text, str) for pair in found.items() for text in pair):
+        raise ValueError("the metadata does not map text to text")
+    return found
 
 
 def as_bytes(value: Any) -> bytes:

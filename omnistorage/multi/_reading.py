@@ -88,12 +88,12 @@ class Reading(Routing):
     def _promoting(self, reader: TierReader, place: Place, path: str) -> Reader:
         info = reader.inner.info
         keeps = self.features.user_metadata and info.metadata
-        options = WriteOptions(
-            overwrite=False, size=info.size, content_type=info.content_type,
-            user_metadata=dict(info.metadata or {}) if keeps else None,
-            modified_at=info.modified_at if self.features.set_modified else None,
-        )  # fmt: skip
-        try:
+        try:  # metadata that other tools wrote may not fit another store: the object is read, and stays where it is
+            options = WriteOptions(
+                overwrite=False, size=info.size, content_type=info.content_type,
+                user_metadata=dict(info.metadata or {}) if keeps else None,
+                modified_at=info.modified_at if self.features.set_modified else None,
+            )  # fmt: skip
             writer = self.writes[0].backend.open_writer(path, options)
         except StorageError:
             return reader

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
 
+from .._option_checks import fitting_metadata
 from .._same_bucket import differ_by_host_alone
 from ..core import ObjectInfo, WriteOptions
 from ..errors import PreconditionFailed, StorageError
@@ -108,7 +109,7 @@ class FirstRemoval:
         return bytes(data), WriteOptions(
             content_type=info.content_type,
             modified_at=info.modified_at if features.set_modified else None,
-            user_metadata=dict(info.metadata or {}) or None if features.user_metadata else None,
+            user_metadata=fitting_metadata(info.metadata or {}) or None if features.user_metadata else None,
         )
 
     def _written_back(self, source: ObjectInfo, held: tuple[bytes, WriteOptions] | None) -> str:

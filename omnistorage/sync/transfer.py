@@ -14,7 +14,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from .. import ops
-from .._option_checks import check_metadata
+from .._option_checks import fitting_metadata
 from .._transfer import Digests, verify
 from ..cancellation import CLOCK, Clock, check, pause
 from ..core import (
@@ -33,7 +33,6 @@ from ..errors import (
     AlreadyExists,
     Cancelled,
     CapabilityNotSupported,
-    ConfigError,
     CorruptData,
     NotFound,
     PreconditionFailed,
@@ -471,14 +470,10 @@ class Hands(Steps):
 
     def _metadata(self, info: ObjectInfo) -> dict[str, str]:
         """What can be kept of the source's metadata: other tools write names that not every store can hold."""
-        kept: dict[str, str] = {}
-        for name, value in (info.metadata or {}).items():
-            try:
-                check_metadata({**kept, name: value, "mtime": "0" * 20})
-            except ConfigError:
-                self.plan.seen.warn("some metadata could not be kept: its names or values are not for every store")
-            else:
-                kept[name] = value
+        found = info.metadata or {}
+        kept = fitting_metadata(found)
+        if len(kept) < len(found):
+            self.plan.seen.warn("some metadata could not be kept: its names or values are not for every store")
         return kept
 
     def _verify(self, target: str, made: ObjectInfo, source: ObjectInfo, count: int, digests: Digests | None) -> None:

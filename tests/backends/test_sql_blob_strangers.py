@@ -47,6 +47,8 @@ def test_a_number_is_read_as_its_text_and_not_as_so_many_zeros(table):
         (("a", 1, 10**30, None, None, None, None), ObjectInfo("a", 1)),
         (("a", 1, "0001-01-01T00:00:00+14:00", None, None, None, None), ObjectInfo("a", 1)),
         (("a", 1, None, None, None, None, DEEP), ObjectInfo("a", 1)),
+        (("a", 1, None, None, None, None, '{"a": {"b": 1}}'), ObjectInfo("a", 1)),
+        (("a", 1, None, None, None, None, {"a": 1}), ObjectInfo("a", 1)),
     ],
 )
 def test_odd_values_of_an_existing_table_are_not_known(row, info):
@@ -54,7 +56,9 @@ def test_odd_values_of_an_existing_table_are_not_known(row, info):
 
 
 @pytest.mark.parametrize("family", INFOS)
-@pytest.mark.parametrize("odd", [{"extra": DEEP}, {"extra": "x"}, {"at": "no time"}, {"at": 10**30}])
+@pytest.mark.parametrize(
+    "odd", [{"extra": DEEP}, {"extra": "x"}, {"extra": '{"a": {"b": 1}}'}, {"at": "no time"}, {"at": 10**30}]
+)
 def test_odd_values_of_our_own_table_are_damage(family, odd):
     row = {"key": b"a" if family == "mysql" else "a", "size": 1, "at": 0, "kind": None, "digest": None, "etag": "e"}
     row = {**row, "extra": None, "blob": None, **odd}

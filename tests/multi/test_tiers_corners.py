@@ -137,6 +137,16 @@ def test_what_was_shown_can_be_read_on_and_replaced(read):
         assert fast.peek("k") == b"new"
 
 
+def test_an_object_with_odd_metadata_is_read_but_not_promoted():
+    cold = filled(x=b"v1")
+    found = cold._objects["x"]
+    cold._objects["x"] = found._replace(info=found.info._replace(metadata={"Not-Ours": "1"}))
+    tiers = TieredBackend([Tier("hot", MemoryBackend()), Tier("cold", cold)], promote_on_read=True)
+    with tiers.open_reader("x") as reader:
+        assert reader.read(10) == b"v1"
+    assert has(tiers, "hot", "x") is None
+
+
 @pytest.mark.parametrize("change", ["overwritten", "deleted"])
 def test_what_changed_while_it_was_read_is_not_promoted(change):
     tiers = three(promote_on_read=True)

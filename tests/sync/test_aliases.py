@@ -51,6 +51,17 @@ def test_a_move_to_another_name_of_its_source_writes_the_first_object_back_and_s
     assert report.stopped
 
 
+def test_an_object_with_odd_metadata_is_written_back():
+    store = fill(memory(), "a")
+    found = store._objects["a"]
+    store._objects["a"] = found._replace(info=found.info._replace(metadata={"good": "1", "Not-Ours": "2"}))
+    before = held(store)
+    report = one_by_one(Plan(store, Alias(store, "memory://another/"), move=True, pool=Inline))
+    assert held(store) == before
+    assert dict(store.stat("a").metadata) == {"good": "1"}
+    assert report.failed == 1
+
+
 def test_a_new_copy_in_a_bucket_of_the_same_name_may_be_its_source_as_well():
     """An upload onto itself has the etag of before, where etags are those of content."""
     store = fill(bucket(), "a", "b")

@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from omnistorage import BackendUnavailable, ConfigError, MemoryBackend, PreconditionFailed, ops
+from omnistorage._option_checks import check_metadata, fitting_metadata
 from omnistorage.cancellation import CancelScope
 from omnistorage.core import WriteOptions
 from omnistorage.sync import Filter
@@ -116,6 +117,26 @@ def test_metadata_that_not_every_store_can_hold_is_left_out_and_said():
     report = go(src, dst)
     assert dict(dst.stat("f").metadata) == {"good": "1"}
     assert len(report.warnings) == 1
+
+
+@pytest.mark.parametrize("odd", [{"mtime": "v\r\nx: y"}, {"mtime": {"a": 1}}, {"k": 5}, {"k": "v" * 2048}, {5: "v"}])
+def test_odd_metadata_stops_no_transfer(odd):
+    src, dst = memory(), memory()
+    put(src, "f", b"x")
+    found = src._objects["f"]
+    src._objects["f"] = found._replace(info=found.info._replace(metadata={"good": "1", **odd}))
+    report = go(src, dst)
+    assert dict(dst.stat("f").metadata) == {"good": "1"}
+    assert len(report.warnings) == 1
+
+
+def test_as_much_metadata_is_kept_as_fits_with_the_time():
+    whole = {f"k{n:03}": "v" * 12 for n in range(200)}
+    kept = fitting_metadata({**whole, "mtime": "1"})
+    assert len(kept) == (2048 - 25) // 16 + 1
+    check_metadata({**kept, "mtime": "0" * 20})
+    full = {"k": "v" * (2048 - 26), "mtime": "0" * 20}
+    assert fitting_metadata(full) == full
 
 
 def test_empty_objects_and_empty_folders_arrive():
