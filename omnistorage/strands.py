@@ -20,7 +20,7 @@ from collections.abc import Callable
 from contextvars import Context, copy_context
 from typing import Generic, TypeVar
 
-from .cancellation import unlimited, wait_for, wait_until
+from .cancellation import check, unlimited, wait_for, wait_until
 from .errors import Cancelled
 
 T = TypeVar("T")
@@ -188,6 +188,7 @@ class Ahead(Generic[T]):
 
     def next(self) -> T | None:
         """The next item, or None at the end."""
+        check()  # also where no item is waited for
         while True:
             with self._changed:
                 wait_until(self._changed, lambda: self._items or not self._running)

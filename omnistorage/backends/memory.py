@@ -12,6 +12,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from io import BytesIO
 from typing import Any, NamedTuple, NoReturn
 
 from .._option_checks import check_metadata, check_time
@@ -375,6 +376,14 @@ class _MemoryWriter(WriterBase):
 
     def _write(self, data: bytes | memoryview) -> None:
         self._parts.append(bytes(data))
+
+    def _prepare(self) -> None:
+        if len(self._parts) > 1:  # here, so that publication itself takes no time
+            whole = BytesIO()
+            for part in self._parts:
+                check("close", self._path)
+                whole.write(part)
+            self._parts = [whole.getvalue()]
 
     def _publish(self) -> ObjectInfo:
         with self._to._lock:

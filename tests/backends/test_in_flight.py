@@ -199,6 +199,16 @@ def test_a_long_write_is_looked_at_between_its_mebibytes(here):
     assert not here.exists("x")
 
 
+def test_a_memory_backend_looks_while_it_puts_an_object_together():
+    store = MemoryBackend()
+    writer = store.open_writer("x")
+    for _ in range(64):
+        writer.write(bytes(MIB))
+    with pytest.raises(DeadlineExceeded), deadline(10, Looks()):
+        writer.close()
+    assert not store.exists("x")
+
+
 @pytest.mark.parametrize("size", [-1, 64 * MIB])
 def test_a_long_read_is_looked_at_between_its_mebibytes(here, size):
     with here.open_writer("x") as writer:

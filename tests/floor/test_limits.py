@@ -144,3 +144,12 @@ def test_reading_ahead_is_not_ended_by_the_scope_of_an_earlier_read():
             ahead.next()
     go.set()
     assert [ahead.next(), ahead.next(), ahead.next()] == [1, 2, None]
+
+
+def test_items_that_are_there_are_not_given_after_the_end():
+    ahead = Ahead(IO, iter(range(9)).__next__, 2)
+    assert ahead.next() == 0
+    with CancelScope() as scope, pytest.raises(Cancelled):
+        scope.cancel()
+        ahead.next()
+    assert ahead.next() == 1
