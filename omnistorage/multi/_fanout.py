@@ -304,8 +304,10 @@ class MultiWriter(Publishes):
             self._publish()
         except BaseException as error:
             self._fail(error)  # which may abort what is told now
-            if isinstance(error, Cancelled) and any(feed.state in ("committed", "unknown") for feed in self._feeds):
-                raise OutcomeUnknown(str(self._partial().args[0]), path=self._path, op="close") from error
+            names = [feed.place.name for feed in self._feeds if feed.state in ("committed", "unknown")]
+            if isinstance(error, Cancelled) and names:
+                why = f"{error.args[0]}, and it is published, or may be, in {', '.join(names)}"
+                raise OutcomeUnknown(why, path=self._path, op="close") from error
             raise
         finally:
             self._over = True
