@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextvars import Context, copy_context
 from typing import Literal
 
 from ..cancellation import CancelScope, Waiter
@@ -58,7 +59,7 @@ class Feed:
         self._crew = crew
         self._wake = wake
         self._lock = threading.Lock()
-        self._jobs: deque[tuple[Job | None, int]] = deque()
+        self._jobs: deque[tuple[Context, Job | None, int]] = deque()
         self._running = self._busy = False
         self._turn = Turn()
         self._scope = CancelScope()
@@ -110,7 +111,7 @@ class Feed:
         with self._lock:
             if not self.live:
                 return
-            self._jobs.append((job, size))
+            self._jobs.append((copy_context(), job, size))  # its own: the thread goes on from one to the next
             self.waiting += 1
             self.queued += size
             start, self._running = not self._running, True
@@ -122,11 +123,10 @@ class Feed:
             if not self._jobs:
                 self._running = False
                 return False
-            job, size = self._jobs.popleft()
+            context, job, size = self._jobs.popleft()
             self._busy = True
         try:
-            with self._scope:
-                self._do(job)
+            context.run(self._do, job)
         except BaseException as error:  # told to whoever waits for it
             self._busy = False
             self.give_up(error)
@@ -140,16 +140,20 @@ class Feed:
         return True
 
     def _do(self, job: Job | None) -> None:
-        if job is None:
-            self._stuck.check(self.place.name, self.path)
-            writer = self.place.backend.open_writer(self.path, self._options())
-            with self._lock:
-                if self.live:
-                    self._writer = writer
-                    return
-            writer.abort()  # nobody waited for it
-        elif self._writer is not None:
-            job(self._writer)
+        with self._scope:
+            if job is None:
+                self._open()
+            elif self._writer is not None:
+                job(self._writer)
+
+    def _open(self) -> None:
+        self._stuck.check(self.place.name, self.path)
+        writer = self.place.backend.open_writer(self.path, self._options())
+        with self._lock:
+            if self.live:
+                self._writer = writer
+                return
+        writer.abort()  # nobody waited for it
 
     def give_up(self, error: BaseException | None = None, *, wait: bool = True) -> None:
         """It failed, or is not needed any longer. What it is in the middle of is cancelled; what it has published stays
@@ -160,7 +164,7 @@ class Feed:
             lost = self.state == "closing" and may_have_happened(error)
             self.error = None if error is None else told(error, self.place)  # first: who waits looks at the state
             self.state = "unknown" if lost else "aborted" if error is None else "failed"
-            for _, size in self._jobs:
+            for _, _, size in self._jobs:
                 self.waiting -= 1
                 self.queued -= size
             self._jobs.clear()

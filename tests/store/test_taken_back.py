@@ -100,3 +100,23 @@ def test_a_rolling_writer_does_not_wait_for_a_store_that_hangs(over):
     with pytest.raises(Cancelled):
         writer.close()
     go.set()
+
+
+def test_a_write_of_a_fan_out_is_not_ended_by_the_scope_of_an_earlier_one(over):
+    begun, go = threading.Event(), threading.Event()
+
+    class Slow(Faulty):
+        def _before(self, op, number):
+            if op == "write" and begun.is_set():
+                first.cancel()
+            elif op == "write":
+                begun.set()
+                go.wait(LIMIT)
+
+    writer = MultiWriter([(Slow(MemoryBackend()), "x"), (MemoryBackend(), "x")])
+    with CancelScope() as first:
+        writer.write(bytes(1 << 20))
+        assert begun.wait(LIMIT)
+    writer.write(bytes(1 << 20))
+    go.set()
+    assert writer.close().size == 2 << 20
