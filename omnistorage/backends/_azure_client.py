@@ -345,9 +345,8 @@ class _Body:
         self._raw.release_conn()
 
     def interrupt(self) -> None:
-        shutdown = getattr(self._raw, "shutdown", None)  # urllib3 2.3 and newer: ends a read in another thread
         try:
-            (shutdown or self._raw.close)()
+            self._raw.shutdown()  # closing it would wait for the read in the other thread
         except Exception:  # noqa: S110  it ended by itself meanwhile
             pass
 

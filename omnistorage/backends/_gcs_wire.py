@@ -50,9 +50,8 @@ class ReadBody:
         self._answer.close()
 
     def interrupt(self) -> None:
-        shutdown = getattr(self._answer.raw, "shutdown", None)  # urllib3 2.3 and newer: ends a read in another thread
         try:
-            (shutdown or self._answer.close)()
+            self._answer.raw.shutdown()  # closing it would wait for the read in the other thread
         except Exception:  # noqa: S110  it ended by itself meanwhile
             pass
 

@@ -16,7 +16,7 @@ from itertools import islice
 from threading import Condition
 from typing import NamedTuple
 
-from ..cancellation import wait_for
+from ..cancellation import wait_until
 from ..core import ExtendedBackend, ListOptions, ObjectInfo
 from ..errors import InvalidPath, StorageError
 from ._cuts import Cuts, encoded, guesses, nowhere
@@ -197,7 +197,7 @@ class _Ranges:
         while not one.pages and not one.ended:
             self._work_on(one)
             if one.working:
-                wait_for(self._changed, lambda: one.pages or one.ended or not one.working)
+                wait_until(self._changed, lambda: one.pages or one.ended or not one.working)
 
     def _work_on(self, one: _Range) -> None:
         if self._pool is not None and not (one.working or one.ended or len(one.pages) >= AHEAD):
