@@ -257,6 +257,7 @@ class Dav(Listing):
                 if there is None and not moving.is_temporary and not self._propfind and self._lacks_folder(dst):
                     self._make_folders(parent(dst), op)
                 if self._put_there(partial(self._renamed, moving, there, lost), dst, op):
+                    lost.append(StorageError("it was cut off with its answer"))  # if what ends now ends with an error
                     return
             raise BackendUnavailable("the place changes whenever it is looked at", retry_after=0.0, backend=NAME)
 

@@ -5,7 +5,8 @@ from contextlib import suppress
 
 import pytest
 
-from omnistorage import Cancelled, ObjectInfo, OutcomeUnknown, WriteOptions
+from omnistorage import Cancelled, CopyOptions, HTTPBackend, ObjectInfo, OutcomeUnknown, WriteOptions
+from omnistorage.backends._http_writer import Moving
 from omnistorage.backends._object_client import Upload
 from omnistorage.backends._object_streams import Parts, conclude, new_put
 from omnistorage.cancellation import CancelScope
@@ -87,3 +88,19 @@ def test_waiting_for_parts_that_were_sent_before_the_scope_is_ended(wait):
 def test_a_writer_behind_retries_is_not_unknown_if_it_was_ended_before_it_published():
     with pytest.raises(DeadlineExceeded):
         RequestPolicy().run("close", late, idempotent=False)
+
+
+def test_a_move_of_webdav_that_was_answered_as_it_was_cut_off_is_unknown(monkeypatch):
+    with HTTPBackend("http://127.0.0.1:1/", dav=True) as dav:
+        monkeypatch.setattr(dav, "_target", lambda *given: ObjectInfo("x"))
+        monkeypatch.setattr(dav, "_put_there", lambda *given: True)
+        moving = Moving("close", dav, ObjectInfo("hidden"), "x", CopyOptions(), is_temporary=True)
+        run = dav.policy.run
+
+        def cut_off(op, call, **options):
+            run(op, call, **options)
+            late()
+
+        monkeypatch.setattr(dav.policy, "run", cut_off)
+        with pytest.raises(OutcomeUnknown):
+            dav.rename(moving)
