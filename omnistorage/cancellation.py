@@ -67,7 +67,10 @@ class CancelScope:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        _SCOPES.set(_SCOPES.get()[:-1])
+        scopes = list(_SCOPES.get())
+        if self in scopes:  # and not always at the end: a generator may leave its block within one of its caller
+            del scopes[-1 - scopes[::-1].index(self)]
+        _SCOPES.set(tuple(scopes))
 
 
 def any_cancelled(scopes: tuple[CancelScope, ...]) -> bool:

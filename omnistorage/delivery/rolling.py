@@ -193,8 +193,9 @@ class RollingRecordWriter(Publishes):
 
     def close(self) -> Progress:
         """Publish everything and return the final counters. Again: the same. If something cannot be published the rest
-        is still discarded or published whole, and the error is raised. With a spool: what the store does not take
-        within ``Spool.close_timeout`` stays there (see ``Spool``)."""
+        is still discarded or published whole, and the error is raised. A ``deadline`` or ``CancelScope`` ends it as
+        ``drain`` ends. With a spool: what the store does not take within ``Spool.close_timeout`` stays there (see
+        ``Spool``)."""
         return self._front.close()
 
     def drain(self, within: Seconds) -> Progress:

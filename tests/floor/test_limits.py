@@ -85,6 +85,21 @@ def test_what_is_taken_back_is_tried_again_if_it_is_ended_meanwhile():
     assert tries[1] == pytest.approx(GRACE, abs=GRACE)
 
 
+def test_a_generator_that_leaves_its_scope_late_takes_no_other_one_along():
+    def inside():
+        with CancelScope():
+            yield
+
+    generator = inside()
+    next(generator)
+    with CancelScope() as scope:
+        list(generator)
+        scope.cancel()
+        with pytest.raises(Cancelled):
+            check()
+    check()
+
+
 # -- work in the background --------------------------------------------------------------------------------------------
 
 
