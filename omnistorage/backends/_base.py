@@ -170,7 +170,7 @@ class BackendBase(Closes):
             self._close()
 
     def learn_features(self) -> Features:
-        """The features, after asking the server for what nobody knows of it. See ``core.learned``."""
+        """The features, once the server was asked what it keeps, where that is not known. See ``core.learned``."""
         return self.features
 
     # -- checks --------------------------------------------------------------------------------------------------------

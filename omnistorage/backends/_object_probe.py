@@ -36,7 +36,7 @@ class Kept(NamedTuple):
 
 
 def tried(client: ObjectClient, key: str) -> Kept:
-    """Try it on ``key``, which nobody else uses and can be removed."""
+    """Try which conditions the server of ``client`` keeps, on ``key``: nobody else may use it, and it is removed."""
     try:
         return _tried(client, key)
     finally:
@@ -90,8 +90,12 @@ def _race(client: ObjectClient, calls: Sequence[Callable[[], Any]]) -> list[Any]
             broken.append(error)
 
     threads = [threading.Thread(target=run, args=(call,), daemon=True) for call in calls]
-    for thread in threads:
-        thread.start()
+    try:
+        for thread in threads:
+            thread.start()
+    except BaseException:  # there are no more threads: those that wait for them would wait for ever
+        start.abort()
+        raise
     for thread in threads:
         thread.join()
     if broken:

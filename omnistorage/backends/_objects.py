@@ -120,6 +120,9 @@ class ObjectBackend(BackendBase):
         return self._policy.run(op, attempt, path=path, idempotent=idempotent, cut=cut or client.cutter())
 
     def learn_features(self) -> Features:
+        if self._unknown is None:
+            return self.features
+        self.client  # noqa: B018  a forked child begins anew: a thread of its parent may hold the lock
         with self._learning:
             if self._unknown is not None:
                 self._learn(self._unknown)

@@ -60,7 +60,7 @@ class S3Backend(Resumes):
 
     ``conditional_writes`` says whether the server keeps ``If-None-Match`` and ``If-Match`` (``overwrite=False``,
     ``if_match``). With "auto", the default, the vendor says it, or else it is tried at the first write with a
-    condition: at most 17 requests for an object ``.omnistorage-probe-...`` below ``prefix``, which is removed again.
+    condition: by about 30 requests for an object ``.omnistorage-probe-...`` below ``prefix``, which is removed again.
     The answer holds for the process. Until then ``features`` claim neither. ``conditional_uploads=False`` says that it
     keeps them only of PUTs, as SeaweedFS: then a body with a condition has at most ``part_size`` bytes.
     ``ordered_listing=True`` says that it lists keys in the order of their bytes, as AWS does. ``omnistorage.probe``
@@ -81,6 +81,7 @@ class S3Backend(Resumes):
     """
 
     not_from_urls = frozenset({"profile"})
+    _seen: Kept | None = None  # by a probe
     name = NAME
     extra_keys = frozenset(EXTRA)
     probe_with: ClassVar = {"part_size": LEAST_PART}
@@ -170,6 +171,7 @@ class S3Backend(Resumes):
         self.ranged = vendor.ranged and not self._checksums  # only a whole body comes with its checksum
 
     def _take(self, kept: Kept) -> None:
+        self._seen = kept
         self._is(self._vendor, kept)
 
     def _names(self, http_response: Any, **_: Any) -> None:
@@ -177,7 +179,7 @@ class S3Backend(Resumes):
         if self._names_itself:
             self._names_itself = False
             if (found := vendor_of_server(http_response.headers.get("Server", ""))) is not None:
-                self._is(found)
+                self._is(found, self._seen)
 
     @classmethod
     def options_from_url(cls, parts: SplitResult, *, is_object: bool) -> tuple[dict[str, Any], str]:

@@ -277,6 +277,26 @@ def test_a_sync_to_an_unknown_server_sends_one_request_for_an_object(tmp_path):
         assert len(proxy.requests) <= 20 + 2  # the listing, and the deletion that tells what the server is
 
 
+def test_a_name_that_comes_after_the_probe_takes_nothing_back():
+    """A second backend of a server takes what the first has found, before it has heard an answer itself."""
+    store = S3Backend("bucket", endpoint_url="http://127.0.0.1:9", access_key="a", secret_key="b")
+    _object_probe.FOUND[store._unknown] = Kept(True, True, True)
+    assert learned(store).create_only
+    store._names(SimpleNamespace(headers={"Server": "MinIO"}))
+    assert store.features.create_only
+    assert store.features.if_match
+    assert store.conditional_uploads
+    assert store._unknown is None
+
+
+def test_a_forked_child_asks_for_itself_while_a_thread_of_its_parent_does():
+    store = S3Backend("bucket", endpoint_url="http://127.0.0.1:9", access_key="a", secret_key="b")
+    _object_probe.FOUND[store._unknown] = Kept(True, True, True)
+    store._pid = -1  # as in a child
+    with store._learning:
+        assert learned(store).create_only
+
+
 # -- who asks through other layers -------------------------------------------------------------------------------------
 
 
