@@ -1,6 +1,6 @@
 """The one exception tree. Floor 0: imports nothing of ours.
 
-    StorageError                    path, backend, op, transient, retry_after
+    StorageError                    path, location, backend, op, transient, retry_after, errno, filename
     ├── NotFound                    also FileNotFoundError
     ├── AlreadyExists               also FileExistsError
     ├── PermissionDenied            also PermissionError
@@ -25,6 +25,7 @@ Every error pickles, so that it crosses process pools intact.
 
 from __future__ import annotations
 
+import errno as codes
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -34,8 +35,12 @@ class StorageError(Exception):
 
     ``path`` is what the caller passed, ``backend`` the backend's name, ``op`` the method that failed. ``transient``
     says that the same call may succeed later, ``retry_after`` in how many seconds the store asks to be left alone.
+    ``location`` is the full path or URL, without secrets, as far as it is known; ``filename`` is ``location``, or else
+    ``path``. ``errno`` is the system's number for this kind of failure, or None.
     """
 
+    errno: int | None = None
+    location: str | None = None
     path: str | None
     backend: str | None
     op: str | None
@@ -61,13 +66,17 @@ class StorageError(Exception):
         self.transient = transient
         self.retry_after = retry_after
 
+    @property
+    def filename(self) -> str | None:
+        return self.location or self.path
+
     def __str__(self) -> str:
         # The path of an error can change on its way up (wrappers rebase it), so the text is made when it is asked for.
-        where = ", ".join(
-            f"{label}={value!r}"
-            for label, value in (("path", self.path), ("op", self.op), ("backend", self.backend))
-            if value
-        )
+        full = self.filename or ""
+        path = self.path if not full.endswith(self.path or "") else full
+        labels = ("path", path), ("location", self.location if path != full else None)
+        named = *labels, ("op", self.op), ("backend", self.backend)
+        where = ", ".join(f"{label}={value!r}" for label, value in named if value)
         message = str(self.args[0]) if self.args else ""
         return f"{message} [{where}]" if where else message
 
@@ -87,13 +96,19 @@ def _rebuild(kind: type[StorageError], args: tuple[Any, ...], state: dict[str, A
 class NotFound(StorageError, FileNotFoundError):
     """No such object, folder or root."""
 
+    errno = codes.ENOENT
+
 
 class AlreadyExists(StorageError, FileExistsError):
     """``overwrite=False`` met an existing object."""
 
+    errno = codes.EEXIST
+
 
 class PermissionDenied(StorageError, PermissionError):
     """The store refused: credentials, modes, or a read-only place."""
+
+    errno = codes.EACCES
 
 
 class InvalidPath(StorageError, ValueError):
@@ -110,6 +125,8 @@ class CapabilityNotSupported(StorageError):
 
 class DirectoryNotEmpty(StorageError):
     """``rmdir`` met a folder with something in it."""
+
+    errno = codes.ENOTEMPTY
 
 
 class PreconditionFailed(StorageError):
@@ -133,6 +150,8 @@ class Cancelled(StorageError):
 
 class DeadlineExceeded(Cancelled, TimeoutError):
     """The ``deadline`` around the call has passed."""
+
+    errno = codes.ETIMEDOUT
 
 
 class CorruptData(StorageError):

@@ -75,6 +75,28 @@ def check_prefix(prefix: str, *, op: str | None = None) -> str:
     return prefix[:-1] if prefix.endswith("/") and prefix != "/" else prefix
 
 
+def location_of(url: str | None, path: str) -> str | None:
+    """Return the full path or URL of ``path`` below ``url``, the URL of a backend's root; None where that is None.
+
+    Example:
+        >>> location_of("s3://bucket/logs/", "a b.txt"), location_of("file:///data/", "a b.txt")
+        ('s3://bucket/logs/a%20b.txt', '/data/a b.txt')
+    """
+    if url is None:
+        return None
+    from urllib.parse import quote, unquote
+
+    if url.startswith("file://"):
+        return unquote(url[7:], errors="surrogateescape") + path
+    return url + quote(path, safe="/-._~!$&'()*+,;=:@", errors="backslashreplace")
+
+
+def set_location(error: StorageError, root: str | None) -> None:
+    """Note in ``error`` where its path is below ``root``, unless a backend further down has."""
+    if error.location is None:
+        error.location = location_of(root, error.path or "")
+
+
 def is_under(path: str, prefix: str) -> bool:
     """Whether ``path`` lies under the folder ``prefix``, on a ``/`` boundary: ``data`` does not hold ``database/x``."""
     return not prefix or path.startswith(prefix + "/")

@@ -14,6 +14,7 @@ from ._context import Closes
 from .bad_records import BadRecords, OnError
 from .core import Backend, ObjectInfo
 from .errors import ConfigError, CorruptData, RecordError, StorageError
+from .paths import set_location
 from .stages import BATCH_BYTES, Format, Stage
 from .streams import DecodedReader
 
@@ -42,6 +43,7 @@ class RecordReader(Closes, Generic[T]):
         self._stream = stream
         self._owned = owned
         self._path = stream.info.path
+        self._root = stream.root
         self._found = deque[RecordError]()  # bad records before the batch in hand
         self._batches = _batches(stream, format.decoder(self._found.append), self._found)
         self._held: list[T] | None = None
@@ -67,8 +69,8 @@ class RecordReader(Closes, Generic[T]):
                 self._held = next(self._batches, None)
             except BaseException as error:
                 self._error = error  # kept: asked again, a damaged stream must not look like one that ended
-                if isinstance(error, StorageError) and error.path is None:
-                    error.path = self._path
+                if isinstance(error, StorageError):
+                    self._place(error)
         self._settle()
         if self._error is not None:
             raise self._error
@@ -84,12 +86,18 @@ class RecordReader(Closes, Generic[T]):
     def _settle(self) -> None:
         while self._found:
             error = self._found.popleft()
-            error.path = self._path
+            self._place(error)
             try:
                 self.bad.handle(error)
             except CorruptData as limit:
                 self._error = limit
+                self._place(limit)
                 raise
+
+    def _place(self, error: StorageError) -> None:
+        if error.path is None:
+            error.path = self._path
+        set_location(error, self._root)
 
     def _hold(self, check: Callable[[], None]) -> None:
         """Keep an error for the next call: the records in hand are given out first."""
@@ -97,6 +105,7 @@ class RecordReader(Closes, Generic[T]):
             check()
         except CorruptData as error:
             self._error = error
+            self._place(error)
 
     def __iter__(self) -> Iterator[T]:
         while True:

@@ -14,6 +14,7 @@ from ._context import Publishes
 from .bad_records import BadRecords, OnError
 from .core import Backend, ObjectInfo, Writer
 from .errors import ConfigError, RecordError, WriterClosed
+from .paths import set_location
 from .stages import BATCH_BYTES, BATCH_RECORDS, Codec, Format, RecordEncoder
 from .strands import forks
 from .streams import BLOCK, EncodedWriter
@@ -54,6 +55,8 @@ class RecordWriter(Publishes, Generic[T]):
         on_exception: str = "abort",
         owned: Backend | None = None,
         block: int = BLOCK,
+        path: str | None = None,
+        root: str | None = None,
     ) -> None:
         self.format = format
         self.codec = codec
@@ -63,6 +66,7 @@ class RecordWriter(Publishes, Generic[T]):
         self._stream = EncodedWriter(sink, None if codec is None else codec.encoder(), block=block)
         self._encode: Callable[[T], bytes] = self._encoder.encode
         self._owned = owned
+        self._path, self._root = path, root
         self._forks = forks[0]
         # One of many writers joins its records soon: thousands of small objects for each would not fit the caches.
         self._batch = BATCH_BYTES if block == BLOCK else block // 8
@@ -195,8 +199,10 @@ class RecordWriter(Publishes, Generic[T]):
 
     def _reject(self, error: RecordError) -> None:
         error.number = self._count + self.bad.count + 1
+        error.path = self._path
+        set_location(error, self._root)
         self.bad.handle(error)
-        self.bad.check_ratio(self._count, error.path)
+        self.bad.check_ratio(self._count, self._path)
 
     def _refuse_record(self, record: T, /) -> bytes:
         self._refuse("write")

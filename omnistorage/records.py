@@ -140,6 +140,7 @@ def _open_reader(backend: Backend, path: str, s: OpenSettings, owned: Backend | 
         untrusted=bool(s.get("untrusted")),
         max_output=s.get("max_output"),
         max_ratio=s.get("max_ratio"),
+        root=getattr(backend, "url", None),
     )
     try:
         return RecordReader(stream, form, owned=owned, **policy)
@@ -161,7 +162,16 @@ def _open_writer(backend: Backend, path: str, mode: str, s: OpenSettings, owned:
     on_exception = known_exit(s.get("on_exception", "abort"))
     sink = backend.open_writer(path, options)
     try:
-        return RecordWriter(sink, form, codec, owned=owned, on_exception=on_exception, **policy)
+        return RecordWriter(
+            sink,
+            form,
+            codec,
+            owned=owned,
+            on_exception=on_exception,
+            path=path,
+            root=getattr(backend, "url", None),
+            **policy,
+        )
     except BaseException:
         sink.abort()
         raise
@@ -174,10 +184,12 @@ def open_decoded(
     untrusted: bool = False,
     max_output: int | None = None,
     max_ratio: float | None = None,
+    root: str | None = None,
 ) -> DecodedReader:
     """The plain bytes of an object. ``compression=None`` takes the codec from the magic bytes, else from the suffix;
     ``"none"`` takes the bytes as they are. ``untrusted`` lowers the bound on the memory of a codec that was not given
-    as a value, and sets ``max_output`` and ``max_ratio`` unless given. Closes ``source`` if it raises."""
+    as a value, and sets ``max_output`` and ``max_ratio`` unless given. Errors name the path below ``root``, the URL of
+    the backend. Closes ``source`` if it raises."""
     if untrusted:
         max_output = UNTRUSTED_OUTPUT if max_output is None else max_output
         max_ratio = UNTRUSTED_RATIO if max_ratio is None else max_ratio
@@ -196,7 +208,7 @@ def open_decoded(
         decoder: Stage[bytes, bytes] | None = None if codec is None else codec.decoder()
         if max_output is not None or max_ratio is not None:
             decoder = Limit(decoder or Same(), max_output=max_output, max_ratio=max_ratio)
-        return DecodedReader(source, decoder, head=head)
+        return DecodedReader(source, decoder, head=head, root=root)
     except BaseException:
         source.close()
         raise

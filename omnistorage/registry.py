@@ -80,7 +80,8 @@ def open_backend(
     """Open a backend. Performs no I/O.
 
     Args:
-        spec: A URL (``"file:///data"``), a name in the registry (``"file"``), a ``BackendConfig`` or a path object.
+        spec: A URL (``"file:///data"``), the path of a folder with a slash in it (``"./data"``), the name of a backend
+            (``"local"``), a ``BackendConfig`` or a path object. Only here is a bare name not a path.
         options: The constructor's options, where ``spec`` is a name.
         defaults: Options for those backends that have them and are not told otherwise, such as a ``policy`` for all
             that have a network.
@@ -105,6 +106,10 @@ def open_backend(
         return _make("local", {"root": fspath(spec)}, defaults, forced)
     if not isinstance(spec, str):
         raise ConfigError(f"a backend is opened by a name, a URL, a path or a BackendConfig, not {type(spec).__name__}")
+    if "/" in spec and "://" not in spec:
+        if options:
+            raise ConfigError(f"options go with the name of a backend, such as local, not with the path {spec!r}")
+        return _make("local", {"root": spec}, defaults, forced)
     if "://" not in spec:
         return _make(spec, options or {}, defaults, forced)
     if options:

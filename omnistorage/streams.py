@@ -17,6 +17,7 @@ from typing import Any
 from ._context import Closes, Publishes
 from .core import Data, ObjectInfo, Reader, Writer
 from .errors import Cancelled, ReaderClosed, StorageError, WriterClosed
+from .paths import set_location
 from .stages import Batch, Stage
 from .strands import CPU, IO, Ahead, Strand, forks
 
@@ -212,7 +213,15 @@ class DecodedReader(Closes):
     """A Reader of plain bytes over a Reader of encoded ones; closing it closes the source. ``info`` is the source's:
     its size counts encoded bytes. Errors of the codec carry the path."""
 
-    def __init__(self, source: Reader, decoder: Stage[bytes, bytes] | None = None, *, head: bytes = b"") -> None:
+    def __init__(
+        self,
+        source: Reader,
+        decoder: Stage[bytes, bytes] | None = None,
+        *,
+        head: bytes = b"",
+        root: str | None = None,
+    ) -> None:
+        self.root = root  # the URL of the backend, for errors
         self._source = source
         self._forks = forks[0]
         self._closed = False
@@ -245,8 +254,9 @@ class DecodedReader(Closes):
             if self._closed:
                 raise ReaderClosed("the reader is closed", path=self.info.path, op="read") from error
             self._error = error
-            if isinstance(error, StorageError) and error.path is None:
-                error.path = self.info.path
+            if isinstance(error, StorageError):
+                error.path = self.info.path if error.path is None else error.path
+                set_location(error, self.root)
             raise
         self._check()  # close may have come from another thread meanwhile: what it cut short is no end
         self._made += len(block)

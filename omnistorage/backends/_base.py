@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any, ClassVar, NoReturn, Self
+from functools import wraps
+from typing import Any, ClassVar, Concatenate, NoReturn, ParamSpec, Self, TypeVar
 
 from .._context import Closes
 from .._option_checks import check_etag
@@ -39,7 +40,25 @@ from ..errors import (
     PreconditionFailed,
     StorageError,
 )
-from ..paths import check_key, check_new, check_prefix, sort_key
+from ..paths import check_key, check_new, check_prefix, set_location, sort_key
+from ._streams import ReaderBase, WriterBase
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def located(method: Callable[Concatenate[Any, P], T]) -> Callable[Concatenate[Any, P], T]:
+    """Have the errors of a backend's method name the full path or URL."""
+
+    @wraps(method)
+    def call(self: Any, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return method(self, *args, **kwargs)
+        except StorageError as error:
+            set_location(error, self.url)
+            raise
+
+    return call  # type: ignore[return-value]
 
 
 class BackendBase(Closes):
@@ -106,24 +125,34 @@ class BackendBase(Closes):
 
     # -- the door ------------------------------------------------------------------------------------------------------
 
+    @located
     def open_reader(self, path: str, options: ReadOptions = READ) -> Reader:
         self._enter("read", "open_reader", path)
         check_key(path, op="open_reader")
         if options is not READ and (options.offset or options.length is not None):
             self._need("range_read", "open_reader", path)
-        return self._open_reader(path, options)
+        reader = self._open_reader(path, options)
+        if isinstance(reader, ReaderBase):
+            reader.root = self.url
+        return reader
 
+    @located
     def open_writer(self, path: str, options: WriteOptions = WRITE) -> Writer:
         self._enter("write", "open_writer", path)
         check_new(path, op="open_writer")
         self._check_write(path, options, "open_writer")
-        return self._open_writer(path, options)
+        writer = self._open_writer(path, options)
+        if isinstance(writer, WriterBase):
+            writer.root = self.url
+        return writer
 
+    @located
     def exists(self, path: str) -> bool:
         self._enter("read", "exists", path)
         check_key(path, op="exists")
         return self._exists(path)
 
+    @located
     def delete(self, path: str, *, if_match: str | None = None) -> bool | None:
         self._enter("delete", "delete", path)
         check_key(path, op="delete")
@@ -132,34 +161,41 @@ class BackendBase(Closes):
             check_etag(if_match, path=path, op="delete")
         return self._delete(path, if_match)
 
+    @located
     def list(self, prefix: str = "", options: ListOptions = LIST) -> Iterator[ObjectInfo]:
         self._enter("list", "list", prefix)
         if options.start_after is not None:
             _check_order(options.start_after, "list")
-        return self._list(_check_order(check_prefix(prefix, op="list"), "list"), options)
+        return self._located(self._list(_check_order(check_prefix(prefix, op="list"), "list"), options))
 
+    @located
     def stat(self, path: str) -> ObjectInfo:
         self._enter("stat", "stat", path)
         check_key(path, op="stat")
         return self._stat(path)
 
+    @located
     def list_dir(self, path: str = "") -> Iterator[ObjectInfo]:
         self._enter("list", "list_dir", path)
-        return self._list_dir(_check_order(check_prefix(path, op="list_dir"), "list_dir"))
+        return self._located(self._list_dir(_check_order(check_prefix(path, op="list_dir"), "list_dir")))
 
+    @located
     def mkdir(self, path: str) -> None:
         self._enter("dirs", "mkdir", path)
         check_new(path, op="mkdir")
         self._mkdir(path)
 
+    @located
     def rmdir(self, path: str) -> None:
         self._enter("dirs", "rmdir", path)
         check_key(path, op="rmdir")
         self._rmdir(path)
 
+    @located
     def copy(self, src: str, dst: str, options: CopyOptions = COPY) -> ObjectInfo:
         return self._transfer("copy", self._copy, src, dst, options)
 
+    @located
     def move(self, src: str, dst: str, options: CopyOptions = COPY) -> ObjectInfo:
         return self._transfer("move", self._move, src, dst, options)
 
@@ -185,6 +221,13 @@ class BackendBase(Closes):
     def _need(self, flag: str, op: str, path: str) -> None:
         if not getattr(self.features, flag) and not self._learns(flag, op, path):
             self._refuse(flag, op, path)
+
+    def _located(self, items: Iterator[ObjectInfo]) -> Iterator[ObjectInfo]:
+        try:
+            yield from items
+        except StorageError as error:
+            set_location(error, self.url)
+            raise
 
     def _learns(self, flag: str, op: str, path: str) -> bool:
         """Whether the server turns out to keep what ``flag`` says."""

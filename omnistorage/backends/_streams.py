@@ -26,6 +26,7 @@ from ..errors import (
     StorageError,
     WriterClosed,
 )
+from ..paths import set_location
 
 READ_BLOCK = 1 << 20
 
@@ -49,6 +50,7 @@ class ReaderBase(Closes):
     """A reader around ``_read(size)`` (at most ``size`` > 0 bytes, ``b""`` at the end) and ``_release()``."""
 
     instant = False  # whether a read costs microseconds, so that handing it to another thread would cost more
+    root: str | None = None  # the URL of the backend, for errors
     _gap: Cancelled | None = None  # what ended a read and took bytes with it: none are to be missing in between
     _released = False
     _closed = False
@@ -77,7 +79,9 @@ class ReaderBase(Closes):
                 with self._lock:
                     if size and not self._closed:
                         data = self._looked(size)
-            except BaseException:
+            except BaseException as error:
+                if isinstance(error, StorageError):
+                    set_location(error, self.root)
                 if self._closed:  # whoever closed it found the lock taken
                     self._finish()
                 raise
@@ -137,6 +141,7 @@ class WriterBase(Publishes):
     """
 
     instant = False  # whether a write costs microseconds, so that handing it to another thread would cost more
+    root: str | None = None  # the URL of the backend, for errors
     _state = "new"  # open, prepared, closed or aborted
     result: ObjectInfo | None = None
 
@@ -194,7 +199,7 @@ class WriterBase(Publishes):
                 digest.update(view)
             self._written += len(view)
         except BaseException as error:
-            self._error = error
+            self._keep(error)
             raise
         finally:
             self._end()
@@ -268,7 +273,7 @@ class WriterBase(Publishes):
         try:
             run()
         except BaseException as error:
-            self._error = error
+            self._keep(error)
             # What may have been published cannot be discarded; whatever else went wrong leaves nothing behind.
             if isinstance(error, OutcomeUnknown):
                 self._state = "closed"
@@ -277,6 +282,12 @@ class WriterBase(Publishes):
             raise
         finally:
             self._end()
+
+    def _keep(self, error: BaseException) -> None:
+        """Raise it again at every later call."""
+        self._error = error
+        if isinstance(error, StorageError):
+            set_location(error, self.root)
 
     def _prepare_once(self) -> None:
         if self._state == "prepared":

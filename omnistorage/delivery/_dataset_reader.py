@@ -112,7 +112,7 @@ class DatasetReader(Closes):
         with source:
             if self._verify and source.info.size not in (part.bytes, None):
                 raise CorruptData(f"the part has {source.info.size} bytes, the manifest says {part.bytes}", path=path)
-            with RecordReader(open_decoded(source, codec or "none"), form) as reader:
+            with RecordReader(open_decoded(source, codec or "none", root=self._place.backend.url), form) as reader:
                 yield from reader
                 if self._verify:
                     source.must_be(part, reader.records, path)

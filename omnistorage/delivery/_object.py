@@ -117,7 +117,9 @@ class OpenObject:
         self.since = since  # until the object is published, a replay must begin here or before
         self.sink = Metered(sink, backend, path)
         try:
-            self.writer: RecordWriter[Any] = RecordWriter(self.sink, form, codec, block=block)
+            self.writer: RecordWriter[Any] = RecordWriter(
+                self.sink, form, codec, block=block, path=path, root=getattr(backend, "url", None)
+            )
         except BaseException:
             sink.abort()
             raise

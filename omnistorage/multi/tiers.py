@@ -54,9 +54,7 @@ def _check_name(name: Any) -> None:
 
 
 def opened(who: str, url: str, defaults: Mapping[str, Any] | None) -> Backend:
-    """The backend of a URL, which shows and pickles no secret that the URL has in it. No I/O."""
-    if "/" not in url:
-        raise ConfigError(f"{who}: {url!r} is no URL, and a path has a slash in it: ./{url}")
+    """The backend of a URL or path, which shows and pickles no secret that the URL has in it. No I/O."""
     try:
         backend, folder = locate(url, is_object=False, defaults=defaults)
     except ConfigError as error:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from .. import ops
 from ..core import Backend, ExtendedBackend, ObjectInfo
 from ..errors import CapabilityNotSupported, InvalidPath, NotFound, StorageError
+from ..paths import set_location
 from .capability import Capability, capabilities, has
+
+E = TypeVar("E", bound=StorageError)
 
 
 class StoreBase:
@@ -81,10 +84,14 @@ class StoreBase:
     def _missing(self, key: str, op: str) -> NoReturn:
         if self._seems_folder(key):
             raise self._folder_error(key, op)
-        raise NotFound("no such file", path=key, backend=self._at.name, op=op)
+        raise self._located(NotFound("no such file", path=key, backend=self._at.name, op=op))
 
     def _folder_error(self, key: str, op: str) -> InvalidPath:
-        return InvalidPath("this is a folder, not a file", path=key, backend=self._at.name, op=op)
+        return self._located(InvalidPath("this is a folder, not a file", path=key, backend=self._at.name, op=op))
+
+    def _located(self, error: E) -> E:
+        set_location(error, self._at.url)
+        return error
 
     def _hint(self, error: CapabilityNotSupported, hint: str = "pass overwrite=True") -> None:
         """A store that cannot promise to create only says what does without."""

@@ -90,7 +90,7 @@ class Reading(StoreBase):
                 return binary_reader(self._at.open_reader(key, options), owner)
             source = self._at.open_reader(key, options)
         codec = None if compression == "infer" else compression
-        return binary_reader(open_decoded(source, codec, untrusted=untrusted), owner)
+        return binary_reader(open_decoded(source, codec, untrusted=untrusted, root=self._at.url), owner)
 
     def _open_sink(
         self,

@@ -117,8 +117,15 @@ def open_configured(
     found = []
     for tier in tiers:
         store = tier.get("store") if isinstance(tier, Mapping) else None
-        known = named(store) if isinstance(store, str) and "/" not in store else None
-        found.append(tier if known is None else {**tier, "store": known})
+        if isinstance(store, str) and "/" not in store:
+            known = named(store)
+            if known is None:
+                raise ConfigError(
+                    f"tier {tier.get('name')!r}: the configuration has no store or backend {store!r}; "
+                    f"a folder of this name is './{store}'"
+                )
+            tier = {**tier, "store": known}
+        found.append(tier)
     return open_backend(config.type, {**config.options, "tiers": found}, defaults=defaults)
 
 

@@ -1,5 +1,6 @@
 """The tree of errors, and the two gates that paths pass."""
 
+import errno
 import inspect
 import pickle
 
@@ -59,6 +60,38 @@ def test_an_error_shows_path_op_and_backend():
     error = NotFound("x", path="inner")
     error.path = "outer/inner"  # wrappers rebase
     assert "outer/inner" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("path", "location", "shown"),
+    [
+        ("a/b", None, "[path='a/b']"),
+        ("a/b", "s3://bucket/x/a/b", "[path='s3://bucket/x/a/b']"),
+        ("a/b", "/disk/8f3e", "[path='a/b', location='/disk/8f3e']"),  # a wrapper gave it another name
+        (None, "s3://bucket/x/", "[path='s3://bucket/x/']"),
+    ],
+)
+def test_an_error_names_the_full_path(path, location, shown):
+    error = errors.NotFound("no such object", path=path)
+    error.location = location
+    assert str(error) == f"no such object {shown}"
+    assert (error.errno, error.filename) == (errno.ENOENT, location or path)
+    assert pickle.loads(pickle.dumps(error)).location == location
+
+
+@pytest.mark.parametrize(
+    ("url", "path", "location"),
+    [
+        (None, "a", None),
+        ("file:///srv/new%20data/", "a b.txt", "/srv/new data/a b.txt"),
+        ("file:///srv/%FF/", "x", "/srv/\udcff/x"),
+        ("s3://bucket/", "a b#c?d.txt", "s3://bucket/a%20b%23c%3Fd.txt"),
+        ("s3://bucket/x/", "", "s3://bucket/x/"),
+        ("s3://bucket/", "\ud800", "s3://bucket/%5Cud800"),
+    ],
+)
+def test_the_location_of_a_path(url, path, location):
+    assert paths.location_of(url, path) == location
 
 
 def test_a_record_error_shows_number_offset_and_a_bounded_piece():

@@ -428,7 +428,6 @@ def test_tiers_that_do_not_fit_together_are_refused(said, arguments, options):
         ("bad pattern", {"name": "a", "store": "./x", "match": "a["}),
         ("no key 'nam'; did you mean 'name'", {"nam": "a"}),
         ("the key 'store' is missing", {"name": "a"}),
-        ("'warm' is no URL, and a path has a slash in it: ./warm", {"name": "a", "store": "warm"}),
         ("match is a pattern or a list", {"name": "a", "store": "./x", "match": 5}),
         ("match is a pattern or a list", {"name": "a", "store": "./x", "match": [5]}),
         ("tier 'a': unknown backend 's4'; did you mean 's3'", {"name": "a", "store": "s4://x"}),

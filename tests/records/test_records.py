@@ -1,5 +1,6 @@
 """RecordWriter and RecordReader: what is written, refused, published, named."""
 
+import errno
 import gzip
 
 import pytest
@@ -10,6 +11,7 @@ import omnistorage
 from omnistorage import (
     AlreadyExists,
     ConfigError,
+    CorruptData,
     LocalBackend,
     MemoryBackend,
     Ndjson,
@@ -290,3 +292,32 @@ def test_go_f13_the_wrong_kind_of_options_is_refused_not_ignored():
         open_records(MemoryBackend(), "x.ndjson", "w", options=omnistorage.ReadOptions())
     with pytest.raises(ConfigError):
         open_records(MemoryBackend(), "x.ndjson", "r", options=WriteOptions())
+
+
+# -- what errors name --------------------------------------------------------------------------------------------------
+
+
+def test_errors_name_the_full_path_of_the_file(tmp_path):
+    path = str(tmp_path / "deep/x.ndjson")
+    with pytest.raises(FileNotFoundError) as missing:
+        open_records(path)
+    assert (missing.value.filename, missing.value.errno) == (path, errno.ENOENT)
+    with open_records(path, "w") as writer, pytest.raises(RecordError) as unfit:
+        writer.write({1, 2})
+    assert (unfit.value.path, unfit.value.filename) == ("x.ndjson", path)
+    (tmp_path / "deep/x.ndjson").write_bytes(b"{}\n[")
+    for more in ({}, {"on_error": "collect", "max_bad": 0}, {"on_error": "collect", "max_bad_ratio": 0.1}):
+        with open_records(path, **more) as reader, pytest.raises((RecordError, CorruptData)) as bad:
+            list(reader)
+        assert bad.value.filename == path
+
+
+def test_errors_of_a_compressed_stream_name_the_full_path(tmp_path):
+    path = tmp_path / "x.ndjson.gz"
+    path.write_bytes(gzip.compress(b"{}\n")[:-1])
+    with open_records(path) as reader, pytest.raises(CorruptData) as cut:
+        list(reader)
+    assert cut.value.filename == str(path)
+    with omnistorage.open(path, "rt") as file, pytest.raises(CorruptData) as cut:
+        file.read()
+    assert cut.value.filename == str(path)

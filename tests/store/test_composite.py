@@ -367,7 +367,7 @@ def test_tiers_may_be_stores_and_backends_of_the_same_configuration(tmp_path):
         assert registry.get_backend("ram").peek("x") == b"1"
         with pytest.raises(ConfigError, match="leads back to itself"):
             registry.get_store("loop")
-        with pytest.raises(ConfigError, match="'naer' is no URL"):
+        with pytest.raises(ConfigError, match="no store or backend 'naer'"):
             registry.get_store("typo")
 
 
