@@ -5,7 +5,6 @@ A format is a frozen dataclass that makes two stages; ``StageBase`` keeps the pr
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from omnistorage import MemoryBackend, open_records, ops
 from omnistorage.errors import CorruptData, RecordError
@@ -15,8 +14,8 @@ from omnistorage.stages import BATCH_RECORDS, StageBase
 
 @dataclass(frozen=True)
 class Ltsv:
-    name: ClassVar[str] = "ltsv"
-    suffixes: ClassVar[tuple[str, ...]] = (".ltsv",)
+    name = "ltsv"
+    suffixes = (".ltsv",)
 
     def encoder(self):
         return Encoder()

@@ -48,6 +48,7 @@ _NAMES = {
     "formats.lines": ("Lines",),
     "formats.ndjson": ("Ndjson",),
     "wrappers": ("Cache", "Encrypt", "Observe", "Prefix", "ReadOnly", "Retry"),
+    "bad_records": ("BadRecords",),
     "config": ("BackendConfig", "RegistryConfig", "StoreProfile"),
     "delivery": ("DatasetReader", "DatasetWriter", "OmniHandler", "ResumableWriter", "RollingRecordWriter", "Spool"),
     "probing": ("probe",),
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
     from .backends.sftp import SFTPBackend as SFTPBackend
     from .backends.sql_blob import SQLBlobBackend as SQLBlobBackend
     from .backends.sql_query import SQLQueryBackend as SQLQueryBackend
+    from .bad_records import BadRecords as BadRecords
     from .cancellation import CancelScope as CancelScope
     from .cancellation import deadline as deadline
     from .compression.bz2 import Bz2 as Bz2

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, Protocol, TypeGuard
 
 from .errors import ConfigError, CorruptData, RecordError
 
-OnError = Any
+
+class DeadLetters(Protocol):
+    """What a ``RecordWriter`` has that dead letters need."""
+
+    format: Any
+
+    def write(self, record: Any, /) -> Any: ...
+    def write_many(self, records: Any, /) -> Any: ...
+
+
+OnError = Literal["raise", "skip", "collect"] | Callable[[RecordError], object] | DeadLetters
 """``"raise"``, ``"skip"``, ``"collect"``, a callable that takes the ``RecordError``, or a ``RecordWriter``."""
 
 MAX_COLLECTED = 10_000
@@ -37,6 +48,16 @@ class BadRecords:
         self.count = 0
         self.errors: list[RecordError] = []
 
+    def __repr__(self) -> str:
+        return f"BadRecords(on_error={self.on_error!r}, count={self.count})"
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[RecordError]:
+        """The errors that ``on_error="collect"`` has kept."""
+        return iter(self.errors)
+
     def handle(self, error: RecordError) -> None:
         """Deal with one bad record: raises it, or whatever the limits or the handler raise."""
         self.count += 1
@@ -63,7 +84,7 @@ class BadRecords:
             )
 
 
-def _is_record_writer(handler: Any) -> bool:
+def _is_record_writer(handler: Any) -> TypeGuard[DeadLetters]:
     return hasattr(handler, "write_many") and hasattr(handler, "format")
 
 

@@ -11,7 +11,7 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from os import PathLike, environ
+from os import PathLike, environ, fspath
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -284,35 +284,57 @@ class RegistryConfig:
     @classmethod
     def from_toml(cls, path: str | PathLike[str], *, env: bool = False) -> RegistryConfig:
         """From a TOML file: its ``[backends.NAME]`` and ``[stores.NAME]``, or those under ``[tool.omnistorage]``."""
-        data = _read(path, lambda file: tomllib.load(file), tomllib.TOMLDecodeError)
-        ours = data.get("tool", {}).get("omnistorage") if isinstance(data.get("tool"), dict) else None
-        plain = {key: value for key, value in data.items() if key != "tool"}
-        if ours is not None and plain.keys() & {"backends", "stores"}:
-            raise ConfigError(f"{path}: backends and stores stand both in [tool.omnistorage] and outside: choose one")
-        if ours is None and ("project" in plain or ("tool" in data and not plain)):
-            raise ConfigError(f"{path}: there is no table [tool.omnistorage]")
-        data = plain if ours is None else ours
-        return cls.from_dict(data, where=str(path), env=env)
+        return cls.from_dict(_toml(path), where=str(path), env=env)
+
+    @classmethod
+    def from_file(cls, path: str | PathLike[str], *, env: bool = False) -> RegistryConfig:
+        """From a file of the format that its suffix names: ``.json``, ``.yaml``, ``.yml``, else TOML."""
+        return cls.from_dict(tables_of(path), where=str(path), env=env)
 
     @classmethod
     def from_json(cls, path: str | PathLike[str], *, env: bool = False) -> RegistryConfig:
         """From a JSON file of the same shape."""
-        return cls.from_dict(_read(path, json.load, json.JSONDecodeError), where=str(path), env=env)
+        return cls.from_dict(_json(path), where=str(path), env=env)
 
     @classmethod
     def from_yaml(cls, path: str | PathLike[str], *, env: bool = False) -> RegistryConfig:
         """From a YAML file of the same shape (plain data only). Needs the extra ``yaml``."""
-        try:
-            import yaml
-        except ImportError as error:
-            raise MissingExtra('YAML needs PyYAML: pip install "omnistorage[yaml]"', extra="yaml") from error
-        found = _read(path, yaml.safe_load, yaml.YAMLError)
-        return cls.from_dict(found if found is not None else {}, where=str(path), env=env)
+        return cls.from_dict(_yaml(path), where=str(path), env=env)
 
 
 def backends_from_toml(path: str | PathLike[str], *, env: bool = False) -> dict[str, BackendConfig]:
     """All backends of a TOML file."""
     return dict(RegistryConfig.from_toml(path, env=env).backends)
+
+
+def tables_of(path: str | PathLike[str]) -> Any:
+    """What a configuration file holds, by the format that its suffix names."""
+    suffix = fspath(path).lower().rpartition(".")[2]
+    return _json(path) if suffix == "json" else _yaml(path) if suffix in ("yaml", "yml") else _toml(path)
+
+
+def _toml(path: str | PathLike[str]) -> Any:
+    data = _read(path, lambda file: tomllib.load(file), tomllib.TOMLDecodeError)
+    ours = data.get("tool", {}).get("omnistorage") if isinstance(data.get("tool"), dict) else None
+    plain = {key: value for key, value in data.items() if key != "tool"}
+    if ours is not None and plain.keys() & {"backends", "stores"}:
+        raise ConfigError(f"{path}: backends and stores stand both in [tool.omnistorage] and outside: choose one")
+    if ours is None and ("project" in plain or ("tool" in data and not plain)):
+        raise ConfigError(f"{path}: there is no table [tool.omnistorage]")
+    return plain if ours is None else ours
+
+
+def _json(path: str | PathLike[str]) -> Any:
+    return _read(path, json.load, json.JSONDecodeError)
+
+
+def _yaml(path: str | PathLike[str]) -> Any:
+    try:
+        import yaml
+    except ImportError as error:
+        raise MissingExtra('YAML needs PyYAML: pip install "omnistorage[yaml]"', extra="yaml") from error
+    found = _read(path, yaml.safe_load, yaml.YAMLError)
+    return found if found is not None else {}
 
 
 def _read(path: str | PathLike[str], load: Callable[[Any], Any], wrong: type[Exception]) -> Any:

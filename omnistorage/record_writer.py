@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Iterable
-from typing import Generic, NoReturn, TypeVar
+from typing import Generic, Literal, NoReturn, TypeVar
 
 from ._context import Publishes
 from .bad_records import BadRecords, OnError
@@ -24,7 +24,10 @@ log = logging.getLogger(__name__)
 _ON_EXCEPTION = ("abort", "commit_whole_records")
 
 
-def known_exit(on_exception: str) -> str:
+OnException = Literal["abort", "commit_whole_records"]
+
+
+def known_exit(on_exception: OnException) -> OnException:
     if on_exception not in _ON_EXCEPTION:
         raise ConfigError(f"on_exception={on_exception!r}: use one of {', '.join(_ON_EXCEPTION)}")
     return on_exception
@@ -52,7 +55,7 @@ class RecordWriter(Publishes, Generic[T]):
         on_error: OnError = "raise",
         max_bad: int | None = None,
         max_bad_ratio: float | None = None,
-        on_exception: str = "abort",
+        on_exception: OnException = "abort",
         owned: Backend | None = None,
         block: int = BLOCK,
         path: str | None = None,

@@ -18,7 +18,7 @@ from .core import READ, WRITE, Backend, Reader, ReadOptions, WriteOptions
 from .errors import ConfigError
 from .formats import format_for_path, record_format
 from .record_reader import RecordReader
-from .record_writer import RecordWriter, known_exit
+from .record_writer import OnException, RecordWriter, known_exit
 from .stages import Codec, Format, Limit, Same, Stage
 from .streams import RAW_BLOCK, DecodedReader
 
@@ -39,7 +39,7 @@ class OpenSettings(TypedDict, total=False):
     on_error: OnError
     max_bad: int | None
     max_bad_ratio: float | None
-    on_exception: str
+    on_exception: OnException
     untrusted: bool
     max_output: int | None
     max_ratio: float | None
@@ -62,16 +62,46 @@ def open_records(
 def open_records(target: Any, path: str = "r", mode: str | None = None, /, **s: Unpack[OpenSettings]) -> Any:
     """Open records for reading (``"r"``), writing (``"w"``), or writing a new object only (``"x"``).
 
-    ``open_records(backend, path, mode)``, or ``open_records(url, mode)`` with a URL or a plain path. Format and codec
-    are read from the suffixes (``a.ndjson.gz``) where they are not given; ``compression="none"`` means none. Exactly
-    the given path is written, and a suffix that contradicts an argument is a ``ConfigError``. On reading, magic bytes
-    beat the suffix.
+    ``open_records(url_or_path, mode)``, or ``open_records(backend_or_store, path, mode)``. Exactly the given path is
+    written, and a suffix that contradicts an argument is a ``ConfigError``.
 
-    ``max_output`` (bytes) and ``max_ratio`` bound what decoding may make of the input; ``untrusted=True`` sets them to
-    16 GiB and 1,000 unless given, and bounds the memory that a codec and a record may be made to take: records have at
-    most 1 MiB, and 100,000 values or 16,384 columns (a codec or format given as a value keeps its own bounds). Then a
-    text is taken as a URL that anybody may have chosen: only http and https, and no private address is connected to.
-    A file is given as a path object, or as a backend and a path.
+    Args:
+        target: A URL, the path of a file, a backend or a store.
+        path: With a URL or file path the mode; with a backend or store the path in it.
+        mode: ``"r"``, ``"w"`` or ``"x"``; ``"r"`` if left out.
+        format: A format or its name: ``"ndjson"``, ``"csv"``, ``"lines"``, ``"length_prefixed"``. None takes it from
+            the suffix (``events.ndjson.gz``).
+        compression: A codec or its name: ``"gzip"``, ``"zstd"``, ``"bz2"``, ``"xz"``, ``"lz4"``, ``"snappy"``, or
+            ``"none"``. None takes it from the suffix; on reading, magic bytes beat the suffix.
+        on_error: What to do with a bad record. ``"raise"`` (the default) raises ``RecordError`` and can be gone on
+            behind; ``"skip"`` counts it; ``"collect"`` keeps up to 10,000 errors, ``reader.bad`` iterates over them; a
+            callable gets each error; a ``RecordWriter`` gets a dead letter for each.
+        max_bad: How many bad records are too many: one more raises ``CorruptData``.
+        max_bad_ratio: The same as a share of all records, looked at after 1,000 records and at the end.
+        on_exception: What a ``with`` block that raises does to what was written: ``"abort"`` (the default) publishes
+            nothing, ``"commit_whole_records"`` publishes the records before.
+        options: ``ReadOptions`` or ``WriteOptions`` for the backend.
+        untrusted: Whether anybody may have made the input. A text is then a URL of http or https alone, and no private
+            address is connected to. Decoding is bounded to 16 GiB and 1,000 times the size of the input, records to
+            1 MiB and 100,000 values or 16,384 columns. A codec or format given as a value keeps its own bounds. A file
+            is given as a path object, or as a backend and a path.
+        max_output: The bytes that decoding may make, at most.
+        max_ratio: The same as a multiple of the size of the input.
+
+    Returns:
+        A ``RecordReader`` or a ``RecordWriter``. Close it, or use ``with``.
+
+    Raises:
+        NotFound: there is no such object. AlreadyExists: mode ``"x"`` met one.
+        ConfigError: an argument is wrong, or contradicts the suffix.
+
+    Example:
+        >>> import omnistorage
+        >>> store = omnistorage.MemoryBackend()
+        >>> with omnistorage.open_records(store, "a.ndjson.gz", "w") as writer:
+        ...     writer.write({"id": 1})
+        >>> list(omnistorage.open_records(store, "a.ndjson.gz"))
+        [{'id': 1}]
     """
     unknown = sorted(set(s) - set(OpenSettings.__annotations__))
     if "mode" in unknown:

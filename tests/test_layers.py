@@ -46,6 +46,7 @@ FLOORS = [FLOOR_0, FLOOR_1, FLOOR_2, FLOOR_3]
 LOOKUP_TABLES = {"compression", "formats"}
 
 THIRD_PARTIES = {
+    "formats/_csv_write.py": {"orjson"},
     "formats/ndjson.py": {"orjson"},
     "formats/length_prefixed.py": {"google_crc32c"},
     "config.py": {"yaml"},

@@ -96,7 +96,7 @@ def _configured(app: App) -> list[dict[str, Any]]:
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_obj
 def completion(app: App, /, shell: str) -> None:
-    """Print the script that makes a shell complete verbs and options.
+    """Print the script that makes a shell complete verbs, options, names of the configuration and files.
 
     bash: eval "$(omnistorage completion bash)" in ~/.bashrc; zsh: the same in ~/.zshrc; fish: write it to
     ~/.config/fish/completions/omnistorage.fish.
@@ -106,4 +106,6 @@ def completion(app: App, /, shell: str) -> None:
     made = get_completion_class(shell)
     assert made is not None
     script = made(root(), {}, "omnistorage", COMPLETE).source()
+    # Where nothing of ours fits, bash completes names of files, as it does for other commands.
+    script = script.replace("complete -o nosort -F", "complete -o nosort -o bashdefault -o default -F")
     app.out.write(script.encode().rstrip() + b"\n")

@@ -226,7 +226,7 @@ class App:
         if self._configured is None:
             file = self.config_file()[0]
             try:
-                self._configured = RegistryConfig.from_toml(file, env=True)
+                self._configured = RegistryConfig.from_file(file, env=True)
             except ConfigError as error:
                 error.args = (f"{error.args[0]} (for a file whose name has a colon write ./{name}:...)",)
                 raise

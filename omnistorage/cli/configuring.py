@@ -6,7 +6,6 @@ Unlike the library, which stops at the first mistake, ``check`` finds them all.
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import click
 
 from .._table import nearest
-from ..config import BackendConfig, StoreProfile, masked_options
+from ..config import BackendConfig, StoreProfile, masked_options, tables_of
 from ..errors import ConfigError, StorageError
 from ..secret import mask
 from .app import App
@@ -32,20 +31,18 @@ class Loaded:
 
 
 def read_config(path: str, *, missing_is_empty: bool = False) -> Loaded:
-    """Read a configuration file as ``backends_from_toml`` does, and go on behind every mistake."""
+    """Read a configuration file as ``RegistryConfig.from_file`` does, and go on behind every mistake."""
     loaded = Loaded()
+    if missing_is_empty and not os.path.exists(path):
+        return loaded
     try:
-        with open(path, "rb") as file:
-            data = tomllib.load(file)
-    except FileNotFoundError:
-        if not missing_is_empty:
-            loaded.mistakes.append(ConfigError(f"{path}: no such configuration file"))
+        data = tables_of(path)
+    except StorageError as error:
+        loaded.mistakes.append(error)
         return loaded
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        loaded.mistakes.append(ConfigError(f"{path}: {error}"))
+    if not isinstance(data, Mapping):
+        loaded.mistakes.append(ConfigError(f"{path}: a configuration is a table, not {type(data).__name__}"))
         return loaded
-    if "tool" in data:
-        data = data["tool"].get("omnistorage", {})
     for key in data:
         if key not in ("backends", "stores"):
             hint = nearest(key, ("backends", "stores"))

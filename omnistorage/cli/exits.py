@@ -71,6 +71,7 @@ _ADVICE = {
     ": give time_field": ": give --time-field",
     "; missing='null' writes null": "; csv:missing=null writes it empty",
     "; extra='drop' drops it": "; csv:extra=drop drops it",
+    "; nested='json' writes it as JSON text": "; --to-format csv:nested=json writes it as JSON text",
     "; allow_partial_tail=True drops it": "; if it is whole, end it with a newline",
     "; Spool(on_damage='skip') goes on without": "; 'omnistorage spool drain DIR --on-damage skip' goes on without",
     "; use open_backend(name, options)": "; name it in the configuration file and write NAME:PATH",
@@ -86,8 +87,9 @@ def explain(error: StorageError) -> str:
         what = str(RecordError(what, number=error.number, offset=error.offset, raw=error.raw))
     elif isinstance(error, CorruptData) and error.offset is not None:
         what = f"{what} (at byte {error.offset})"
-    where = getattr(error, "shown", None) or error.path
-    parts = [where] if where else []
+    where = getattr(error, "shown", None) or error.filename
+    said = "://" in where and what.endswith(where) if where else True
+    parts = [] if said else [str(where)]
     hint = _hint(error)
     return escape(mask_url(": ".join([*parts, what]) + (f"; {hint}" if hint else "")))
 
@@ -103,6 +105,8 @@ def _hint(error: StorageError) -> str:
         return "check credentials, owner and modes"
     if isinstance(error, RecordError):
         return "--on-error skip goes on without it"
+    if isinstance(error, NotFound) and {"*", "?"} & set(getattr(error, "shown", None) or error.path or ""):
+        return "only read takes patterns; the other verbs take -R and --include"
     if isinstance(error, NotFound) and exit_code(error) == NO_KEY:
         return "ls shows what is there"
     return "trying again may help" if error.transient else ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import click
 
 from ..errors import NotFound, StorageError
@@ -10,11 +12,17 @@ from .app import App, Location, naming
 from .listing import is_folder
 from .run import Verb
 
+_BUCKET = re.compile(r"(?:s3|gs|gcs|az|azure|abfss)(?:\+https?)?://[^/?]+(?:\?.*)?")
+
 
 def _at(app: App, url: str, doing: str) -> Location:
     bare = url.rstrip("/")
     if name(bare) in ("", ".", "..") or bare.endswith(":"):
         raise click.UsageError(f"refusing to {doing} {url!r}: name a folder")
+    if _BUCKET.fullmatch(bare):
+        raise click.UsageError(
+            f"refusing to {doing} {url!r}: the tools of the service do that for buckets; name a folder in it"
+        )
     at = app.locate(bare)
     if not at.path:
         raise click.UsageError(f"refusing to {doing} the whole of {url!r}: name a folder in it")

@@ -9,7 +9,7 @@ import difflib
 import os
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,6 +19,9 @@ from .app import App
 from .exits import OK, OTHER, USAGE
 from .stdio import OutputClosed, silence
 from .stops import Interrupted
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 COMPLETE = "_OMNISTORAGE_COMPLETE"
 PIPE = 141  # 128 + SIGPIPE: what the shell says of every other program whose reader went away
@@ -120,11 +123,27 @@ def _options_help(command: click.Command, ctx: click.Context, formatter: click.H
                 formatter.write_dl(rows)
 
 
+def _places(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names of the configuration that begin with ``incomplete``; else the shell completes names of files."""
+    from click.shell_completion import CompletionItem
+
+    from .configuring import read_config
+
+    app: App = ctx.obj
+    loaded = read_config(app.config_file()[0], missing_is_empty=True)
+    names = [f"{name}:" for name in {**loaded.backends, **loaded.stores}]
+    found = [CompletionItem(name) for name in names if incomplete and name.startswith(incomplete)]
+    return found or [CompletionItem(incomplete, type="file")]
+
+
 class Verb(click.Command):
     """A verb: its own options, the global ones, and an example that works."""
 
     def __init__(self, *args: Any, example: str, events: bool = False, rows: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        for param in self.params:
+            if isinstance(param, click.Argument) and type(param.type) is click.types.StringParamType:
+                param._custom_shell_complete = _places
         self.params += global_options()
         self.example = example
         self.events = events  # --json is a stream of events
@@ -167,7 +186,7 @@ class _Verbs(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args[0] not in _WHERE and not args[0].startswith("-") and not ctx.resilient_parsing:
-            near = difflib.get_close_matches(args[0], _WHERE, n=1, cutoff=0.4)
+            near = difflib.get_close_matches(args[0], _WHERE, n=1, cutoff=0.6)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise click.UsageError(f"no such verb {args[0]!r}{hint}", ctx)
         return super().resolve_command(ctx, args)
@@ -200,7 +219,7 @@ def root() -> click.Group:
         "stopped by a signal, 141 output closed. "
         "'omnistorage VERB --help' has an example.",
         params=[*global_options(), version],
-        context_settings={"max_content_width": 100},
+        context_settings={"max_content_width": 100, "help_option_names": ["--help", "-h"]},
         no_args_is_help=False,
     )
 

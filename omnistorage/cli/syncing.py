@@ -19,8 +19,8 @@ from ..paths import name, parent
 from ..sync import Action, Event, Filter, Report, SyncOptions, run
 from ..sync._api import OneFile
 from ..sync._blame import side_of
+from ..sync._plan import Plan
 from ..sync.html import PAGE, HtmlReport, ReportKind, finish, listener
-from ..sync.plan import Plan
 from ..wrappers import Prefix
 from . import partitioning
 from .app import App, Location, naming

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from ..errors import ConfigError
 from ..stages import Stage
@@ -22,10 +21,10 @@ class Bz2:
     settings are ``ConfigError``.
     """
 
-    name: ClassVar[str] = "bz2"
-    suffixes: ClassVar[tuple[str, ...]] = (".bz2",)
-    magic: ClassVar[bytes] = b"BZh"
-    content_type: ClassVar[str] = "application/x-bzip2"
+    name = "bz2"
+    suffixes = (".bz2",)
+    magic = b"BZh"
+    content_type = "application/x-bzip2"
 
     level: int = 9
 

@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from typing import Any, ClassVar
+from typing import Any
 
 from ..errors import ConfigError, CorruptData, MissingExtra
 from ..stages import MAX_CHUNK, Stage, StageBase
@@ -62,10 +62,10 @@ class Gzip:
     an empty stream, and a stream cut anywhere but exactly between two members is ``CorruptData``.
     """
 
-    name: ClassVar[str] = "gzip"
-    suffixes: ClassVar[tuple[str, ...]] = (".gz",)
-    magic: ClassVar[bytes] = b"\x1f\x8b"
-    content_type: ClassVar[str] = "application/gzip"
+    name = "gzip"
+    suffixes = (".gz",)
+    magic = b"\x1f\x8b"
+    content_type = "application/gzip"
 
     level: int = 6
     engine: str | None = None

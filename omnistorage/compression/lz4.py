@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, ClassVar
+from typing import Any
 
 from ..errors import ConfigError, CorruptData, MissingExtra
 from ..stages import MAX_CHUNK, Stage, StageBase
@@ -48,10 +48,10 @@ class Lz4:
     making the codec is ``MissingExtra``.
     """
 
-    name: ClassVar[str] = "lz4"
-    suffixes: ClassVar[tuple[str, ...]] = (".lz4",)
-    magic: ClassVar[bytes] = _MAGIC
-    content_type: ClassVar[str] = "application/x-lz4"
+    name = "lz4"
+    suffixes = (".lz4",)
+    magic = _MAGIC
+    content_type = "application/x-lz4"
 
     level: int = 0
     block_size: int = 1 << 18

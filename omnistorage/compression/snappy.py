@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from ..errors import CorruptData
 from ..stages import MAX_CHUNK, Stage, StageBase
@@ -40,10 +40,10 @@ class Snappy:
     input is ``CorruptData``.
     """
 
-    name: ClassVar[str] = "snappy"
-    suffixes: ClassVar[tuple[str, ...]] = (".sz",)
-    magic: ClassVar[bytes] = _IDENTIFIER
-    content_type: ClassVar[str] = "application/x-snappy-framed"
+    name = "snappy"
+    suffixes = (".sz",)
+    magic = _IDENTIFIER
+    content_type = "application/x-snappy-framed"
 
     def encoder(self) -> Stage[bytes, bytes]:
         """A stage that makes one stream; ``flush`` ends the current chunk."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 from ..errors import ConfigError
 from ..stages import Stage
@@ -28,10 +28,10 @@ class Xz:
     ``CorruptData``. Wrong settings are ``ConfigError``.
     """
 
-    name: ClassVar[str] = "xz"
-    suffixes: ClassVar[tuple[str, ...]] = (".xz",)
-    magic: ClassVar[bytes] = b"\xfd7zXZ\0"
-    content_type: ClassVar[str] = "application/x-xz"
+    name = "xz"
+    suffixes = (".xz",)
+    magic = b"\xfd7zXZ\0"
+    content_type = "application/x-xz"
 
     level: int = 6
     extreme: bool = False

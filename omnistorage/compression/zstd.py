@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 from ..errors import ConfigError, CorruptData
 from ..stages import MAX_CHUNK, Stage, StageBase
@@ -42,10 +42,10 @@ class Zstd:
     ``ConfigError``.
     """
 
-    name: ClassVar[str] = "zstd"
-    suffixes: ClassVar[tuple[str, ...]] = (".zst", ".zstd")
-    magic: ClassVar[bytes] = _MAGIC
-    content_type: ClassVar[str] = "application/zstd"
+    name = "zstd"
+    suffixes = (".zst", ".zstd")
+    magic = _MAGIC
+    content_type = "application/zstd"
 
     level: int = 3
     threads: int = 0

@@ -11,7 +11,7 @@ from ..bad_records import BadRecords, OnError
 from ..core import ExtendedBackend, WriteOptions
 from ..errors import ConfigError
 from ..paths import check_new
-from ..record_writer import known_exit
+from ..record_writer import OnException, known_exit
 from ..stages import Codec, Format
 from ._crew import Crew
 from ._object import Committed
@@ -63,7 +63,7 @@ class Plan:
         on_error: OnError,
         max_bad: int | None,
         max_bad_ratio: float | None,
-        on_exception: str,
+        on_exception: OnException,
         options: WriteOptions,
         now: Callable[[], datetime],
         timer: Timer,

@@ -16,7 +16,7 @@ from ..bad_records import OnError
 from ..core import WRITE, Backend, WriteOptions
 from ..errors import ConfigError
 from ..paths import check_new, check_prefix
-from ..record_writer import RecordWriter
+from ..record_writer import OnException, RecordWriter
 from ..records import layers_for
 from ..registry import locate
 from ..stages import Codec, Format, Headed, Stage, StageBase
@@ -73,7 +73,7 @@ class ResumableWriter(RecordWriter[Any]):
         on_error: OnError = "raise",
         max_bad: int | None = None,
         max_bad_ratio: float | None = None,
-        on_exception: str = "abort",
+        on_exception: OnException = "abort",
         options: WriteOptions = WRITE,
         _token: Mapping[str, Any] | None = None,
     ) -> None:
@@ -128,7 +128,7 @@ class ResumableWriter(RecordWriter[Any]):
         on_error: OnError = "raise",
         max_bad: int | None = None,
         max_bad_ratio: float | None = None,
-        on_exception: str = "abort",
+        on_exception: OnException = "abort",
     ) -> Self:
         """Go on from ``token``, a mapping or its JSON text. ``target`` is the backend, or the same URL as before; path
         and options are those of the token. Raises ``NotFound`` where nothing of it is left, ``AlreadyExists`` where it

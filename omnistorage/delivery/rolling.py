@@ -15,6 +15,7 @@ from .._context import Publishes
 from ..bad_records import BadRecords, OnError
 from ..core import WRITE, Backend, WriteOptions
 from ..errors import ConfigError
+from ..record_writer import OnException
 from ..stages import Codec, Format
 from ._crew import CREW, Crew
 from ._object import Committed, Progress
@@ -107,7 +108,7 @@ class RollingRecordWriter(Publishes):
         on_error: OnError = "raise",
         max_bad: int | None = None,
         max_bad_ratio: float | None = None,
-        on_exception: str = "abort",
+        on_exception: OnException = "abort",
         options: WriteOptions = WRITE,
         now: Callable[[], datetime] = utc_now,
         timer: Timer = TIMER,

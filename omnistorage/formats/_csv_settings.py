@@ -32,6 +32,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "missing": ("error", "null"),
     "nul": ("error", "keep"),
     "formulas": ("keep", "quote", "refuse"),
+    "nested": ("refuse", "json"),
 }
 _BOOLEANS = {"true": True, "false": False, "1": True, "0": False}
 
@@ -90,6 +91,7 @@ class CsvSettings:
     allow_partial_tail: bool = False
     max_columns: int | None = None
     formulas: Literal["keep", "quote", "refuse"] = "keep"
+    nested: Literal["refuse", "json"] = "refuse"
 
     def __post_init__(self) -> None:
         self._check_plain_fields()

@@ -1,4 +1,4 @@
-"""The encoder of ``Csv``: rows to text with Python's ``csv.writer``, in groups. Imports floor 0."""
+"""The encoder of ``Csv``: rows to text with Python's ``csv.writer``, in groups. Imports floor 0 and orjson."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from decimal import Decimal
 from itertools import chain
 from operator import itemgetter
 from typing import Any
+
+import orjson
 
 from ..errors import ConfigError, RecordError
 from ..stages import StageBase
@@ -201,8 +203,18 @@ class Encoder(StageBase[Sequence[Any], bytes]):
             if field is None:
                 fields[place] = self._settings.null
             elif isinstance(field, _NO_FIELDS):
-                raise RecordError(f"a field is text or a number, not {type(field).__name__}", raw=_shown(record))
+                fields[place] = self._nested(field, record)
         return fields
+
+    def _nested(self, field: Any, record: Any) -> str:
+        is_json = isinstance(field, dict | list | tuple)
+        if not is_json or self._settings.nested == "refuse":
+            advice = "; nested='json' writes it as JSON text" if is_json else ""
+            raise RecordError(f"a field is text or a number, not {type(field).__name__}{advice}", raw=_shown(record))
+        try:
+            return orjson.dumps(field).decode()
+        except orjson.JSONEncodeError as error:
+            raise RecordError(f"not serialisable as JSON: {error}", raw=_shown(record)) from error
 
     def _by_name(self, record: Any) -> list[Any]:
         if not isinstance(record, Mapping):

@@ -6,7 +6,7 @@ The fields stand in ``_csv_settings``, the encoder in ``_csv_write``, the decode
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 from ..stages import OnBad, RecordEncoder, Stage
 from ._csv_read import Decoder
@@ -42,7 +42,8 @@ class Csv(CsvSettings):
     that name (``bool`` means ``"bool"``), or a callable that takes the text of a field. In these columns an empty field
     and ``null`` are None. A value that does not parse makes a bad record, but a callable that fails on the first value
     it gets raises ``ConfigError``. What is written is the ``str`` of a value, and ``null`` for None; bytes and
-    containers are refused.
+    containers are refused. With ``nested="json"`` a dict, list or tuple is written as JSON text; reading leaves it text
+    (``types={"column": json.loads}`` takes it apart).
 
     **Blank lines** are no records on reading. So a row without fields is refused on writing; ``[""]`` is ``""``.
 
@@ -63,7 +64,7 @@ class Csv(CsvSettings):
     up to the next quote, in one bad record; up to the end of the stream, it is a torn end.
     """
 
-    name: ClassVar[str] = "csv"
+    name = "csv"
 
     @property
     def suffixes(self) -> tuple[str, ...]:

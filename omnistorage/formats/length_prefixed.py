@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from struct import Struct
-from typing import ClassVar, Literal, Self, get_args
+from typing import Literal, Self, get_args
 
 from ..errors import ConfigError, CorruptData, RecordError
 from ..stages import BATCH_BYTES, BATCH_RECORDS, OnBad, RecordEncoder, Stage, StageBase
@@ -43,8 +43,8 @@ class LengthPrefixed:
     A stream that stops within a record raises ``CorruptData``, or drops the rest when ``allow_partial_tail`` is set.
     """
 
-    name: ClassVar[str] = "length_prefixed"
-    content_type: ClassVar[str] = "application/octet-stream"
+    name = "length_prefixed"
+    content_type = "application/octet-stream"
 
     prefix: Prefix = "be32"
     crc32c: bool = False

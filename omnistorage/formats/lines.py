@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import Self
 
 from ..errors import ConfigError, CorruptData, RecordError
 from ..stages import BATCH_RECORDS, OnBad, RecordEncoder, Stage, StageBase
@@ -22,9 +22,9 @@ class Lines:
     nothing to allow or to forbid. Only if it is longer than ``max_record`` does ``finish`` raise ``CorruptData``.
     """
 
-    name: ClassVar[str] = "lines"
-    suffixes: ClassVar[tuple[str, ...]] = (".txt", ".log")
-    content_type: ClassVar[str] = "text/plain"
+    name = "lines"
+    suffixes = (".txt", ".log")
+    content_type = "text/plain"
 
     max_record: int = 16 << 20
 

@@ -6,9 +6,9 @@ through line by line. Lines are never glued into one JSON array: that would acce
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import orjson
 
@@ -19,7 +19,7 @@ from ._split import UNTRUSTED_RECORD, LineSplitter, report
 _BOM = b"\xef\xbb\xbf"
 _UNTRUSTED_VALUES = 100_000
 _SPACE = b" \t\r"  # JSON white space, without the newline
-_LINE = orjson.OPT_APPEND_NEWLINE
+_LINE = orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,10 @@ class Ndjson:
     A record is any value that ``orjson`` serialises, or ``bytes`` (``bytearray``, ``memoryview``) holding one already
     encoded JSON text without a newline. Reading gives dicts, lists, strings, numbers, booleans and None. What orjson
     does is what happens: NaN and infinities are written as ``null``, numbers beyond 64 bits are read as floats, and the
-    content of an ``orjson.Fragment`` is taken on trust (but for newlines).
+    content of an ``orjson.Fragment`` is taken on trust (but for newlines). Numbers and arrays of numpy are written as
+    those of JSON. ``default`` is called with each value that JSON has no type for, such as a ``Decimal``, a set or a
+    path, and returns one that it has, as with ``json.dumps``: ``Ndjson(default=str)``. Without it such a value is a
+    ``RecordError``.
 
     Lines end with ``\\n``; reading accepts ``\\r\\n``, skips blank lines and a UTF-8 BOM at the start. A record's text
     is at most ``max_record`` bytes: a larger one is a ``RecordError`` on writing, and one bad record on reading. If
@@ -39,13 +42,14 @@ class Ndjson:
     ``allow_partial_tail`` is set.
     """
 
-    name: ClassVar[str] = "ndjson"
-    suffixes: ClassVar[tuple[str, ...]] = (".ndjson", ".jsonl")
-    content_type: ClassVar[str] = "application/x-ndjson"
+    name = "ndjson"
+    suffixes = (".ndjson", ".jsonl")
+    content_type = "application/x-ndjson"
 
     max_record: int = 16 << 20
     allow_partial_tail: bool = False
     max_values: int | None = None
+    default: Callable[[Any], Any] | None = None
 
     def __post_init__(self) -> None:
         if self.max_values is not None and (type(self.max_values) is not int or self.max_values < 1):
@@ -54,6 +58,8 @@ class Ndjson:
             raise ConfigError(f"ndjson max_record is a number of bytes from 1 up, not {self.max_record!r}")
         if type(self.allow_partial_tail) is not bool:
             raise ConfigError(f"ndjson allow_partial_tail is True or False, not {self.allow_partial_tail!r}")
+        if self.default is not None and not callable(self.default):
+            raise ConfigError(f"ndjson default takes a value and returns one that JSON has, not {self.default!r}")
 
     def untrusted(self) -> Self:
         """This format for input that anybody may have made: records of at most 1 MiB and 100,000 values."""
@@ -64,7 +70,7 @@ class Ndjson:
         )
 
     def encoder(self) -> RecordEncoder[Any]:
-        return _Encoder(self.max_record)
+        return _Encoder(self.max_record) if self.default is None else _Converter(self.max_record, self.default)
 
     def decoder(self, on_bad: OnBad | None = None) -> Stage[bytes, list[Any]]:
         """See ``stages.Format``. ``raw`` of a bad record is its line without the ``\\n``, ``number`` does not count
@@ -76,6 +82,8 @@ _dumps = orjson.dumps  # one look-up less for each record
 
 
 class _Encoder(StageBase[Sequence[Any], bytes]):
+    _advice = "; Ndjson(default=...) converts what JSON has no type for"
+
     def __init__(self, max_record: int) -> None:
         self._max_record = max_record
 
@@ -113,7 +121,7 @@ class _Encoder(StageBase[Sequence[Any], bytes]):
     def _encoded(self, record: Any, error: Exception) -> bytes:
         """What orjson cannot serialise: an already encoded record, or an error."""
         if not isinstance(record, bytes | bytearray | memoryview):
-            raise RecordError(f"not serialisable as JSON: {error}", raw=_shown(record)) from error
+            raise RecordError(f"not serialisable as JSON: {error}{self._advice}", raw=_shown(record)) from error
         line = bytes(record)
         if b"\n" in line:
             raise RecordError("an encoded record is one line; this has a newline in it", raw=_shown(line))
@@ -129,6 +137,33 @@ class _Encoder(StageBase[Sequence[Any], bytes]):
         if line.find(b"\n") != len(line) - 1:
             raise RecordError("a newline in an orjson.Fragment would cut the record in two", raw=_shown(record))
         raise RecordError(f"the record is {len(line) - 1} bytes, max_record is {self._max_record}", raw=_shown(record))
+
+
+class _Converter(_Encoder):
+    """Has ``default`` convert what JSON has no type for."""
+
+    _advice = ""
+
+    def __init__(self, max_record: int, default: Callable[[Any], Any]) -> None:
+        super().__init__(max_record)
+        self._default = default
+
+    def encode(self, record: Any, /) -> bytes:
+        if isinstance(record, bytes | bytearray | memoryview):
+            return super().encode(record)
+        if self._state != "ready":
+            self._enter()
+        try:
+            line = _dumps(record, self._default, _LINE)
+        except Exception as error:
+            return self._encoded(record, error.__cause__ if isinstance(error.__cause__, Exception) else error)
+        last = len(line) - 1
+        if last > self._max_record or line.find(b"\n") != last:
+            self._refuse(line, record)
+        return line
+
+    def _lines(self, records: Sequence[Any]) -> bytes:
+        return b"".join(map(self.encode, records))
 
 
 def _shown(record: Any) -> bytes:

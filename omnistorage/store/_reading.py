@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal, TypedDict, Unpack, overload
 
 from .. import ops
 from ..core import Append as AppendPower
@@ -19,9 +19,37 @@ from .files import BinaryReader, BinaryWriter, SeekableReader, TextWriter, binar
 from .paths import StorePath, file_key, folder_key
 
 
+class FileSettings(TypedDict, total=False):
+    """The keyword arguments of ``Store.open``; all optional."""
+
+    compression: str | Codec | None
+    encoding: str | None
+    errors: str | None
+    newline: str | None
+    if_match: str | None
+    metadata: dict[str, str] | None
+    content_type: str | None
+    untrusted: bool
+    owner: Backend | None
+
+
 class Reading(StoreBase):
     __slots__ = ()
 
+    @overload
+    def open(self, path: StorePath, mode: Literal["r", "rt"], **settings: Unpack[FileSettings]) -> io.TextIOWrapper: ...
+    @overload
+    def open(
+        self, path: StorePath, mode: Literal["w", "wt", "x", "xt", "a", "at"], **settings: Unpack[FileSettings]
+    ) -> TextWriter: ...
+    @overload
+    def open(self, path: StorePath, mode: Literal["rb"] = "rb", **settings: Unpack[FileSettings]) -> BinaryReader: ...
+    @overload
+    def open(
+        self, path: StorePath, mode: Literal["wb", "xb", "ab"], **settings: Unpack[FileSettings]
+    ) -> BinaryWriter: ...
+    @overload
+    def open(self, path: StorePath, mode: str, **settings: Unpack[FileSettings]) -> Any: ...
     def open(
         self,
         path: StorePath,

@@ -3,10 +3,11 @@ wrappers."""
 
 from __future__ import annotations
 
+import io
 import threading
 from collections.abc import Callable, Mapping
 from os import PathLike
-from typing import Any, Self
+from typing import Any, Literal, Self, Unpack, overload
 
 from .._table import nearest
 from ..config import BackendConfig, RegistryConfig
@@ -16,7 +17,9 @@ from ..multi import TieredBackend
 from ..records import FROM_STRANGERS
 from ..registry import locate, open_backend
 from ..wrappers import ReadOnly
+from ._reading import FileSettings
 from .composite import CompositeStore
+from .files import BinaryReader, BinaryWriter, TextWriter
 from .store import Store
 
 
@@ -145,6 +148,22 @@ def open_store(target: str | PathLike[str] | BackendConfig, *, untrusted: bool =
     return Store(backend, folder)
 
 
+@overload
+def open(
+    target: str | PathLike[str], mode: Literal["r", "rt"], **settings: Unpack[FileSettings]
+) -> io.TextIOWrapper: ...
+@overload
+def open(
+    target: str | PathLike[str], mode: Literal["w", "wt", "x", "xt", "a", "at"], **settings: Unpack[FileSettings]
+) -> TextWriter: ...
+@overload
+def open(target: str | PathLike[str], mode: Literal["rb"] = "rb", **settings: Unpack[FileSettings]) -> BinaryReader: ...
+@overload
+def open(
+    target: str | PathLike[str], mode: Literal["wb", "xb", "ab"], **settings: Unpack[FileSettings]
+) -> BinaryWriter: ...
+@overload
+def open(target: str | PathLike[str], mode: str, **settings: Unpack[FileSettings]) -> Any: ...
 def open(target: str | PathLike[str], mode: str = "rb", **settings: Any) -> Any:
     """A file by URL or path: ``Store.open`` with its settings. Closing the file closes what it came from. With
     ``untrusted=True`` a text is taken as by ``open_store``."""

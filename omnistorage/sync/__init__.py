@@ -8,6 +8,7 @@ before it went well. See ``docs/guides/sync.md``.
 from __future__ import annotations
 
 from ._api import check, check_sums, copy, copy_file, move, move_file, plan, sync
+from ._plan import Plan
 from .actions import Action
 from .bisync import BisyncReport, bisync
 from .checking import CheckReport
@@ -15,7 +16,6 @@ from .engine import run
 from .events import Event
 from .filters import Filter
 from .options import SyncOptions
-from .plan import Plan
 from .report import Failure, Report
 
 __all__ = [

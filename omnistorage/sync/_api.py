@@ -15,6 +15,7 @@ from ..errors import ConfigError, NotFound
 from ..registry import locate, mask_url
 from ._blame import met_at
 from ._overlap import stores
+from ._plan import Plan
 from .actions import Action
 from .checking import Checker, CheckReport, SumChecker, SumPlan
 from .compare import LEFT, SAME, TIME_DIFFERS, TOUCH, Comparison
@@ -23,7 +24,6 @@ from .events import Listener
 from .html import HtmlReport, PagedChecker, ReportKind, Target, finish, listener
 from .options import SyncOptions
 from .places import Place
-from .plan import Plan
 from .report import Report
 from .sums import SumFile
 
@@ -301,7 +301,7 @@ class OneFile(Plan):
             self._check_backup(self.backup)
 
     def __iter__(self) -> Iterator[Action]:
-        from .plan import Seen
+        from ._plan import Seen
 
         self.seen = Seen(complete=True)
         src_path, dst_path = self._names

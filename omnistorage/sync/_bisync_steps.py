@@ -10,10 +10,10 @@ from .. import ops
 from ..core import ObjectInfo
 from ..errors import InvalidPath, NotFound, StorageError
 from ._bisync_state import Rows
+from ._plan import Plan, Seen
 from .actions import Action
 from .options import SyncOptions
 from .places import Side
-from .plan import Plan, Seen
 
 
 class Directed(Action):

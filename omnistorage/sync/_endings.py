@@ -15,7 +15,7 @@ from .compare import Comparison
 from .places import Entry, Fold
 
 if TYPE_CHECKING:
-    from .plan import Plan
+    from ._plan import Plan
 
 
 class Ending:

@@ -17,7 +17,7 @@ from .options import SyncOptions
 from .places import Entry, Fold, Side
 
 if TYPE_CHECKING:
-    from .plan import Plan, Seen
+    from ._plan import Plan, Seen
 
 
 def _double(names: dict[bytes, list[str]], one: Entry, other: Entry) -> None:

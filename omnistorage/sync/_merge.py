@@ -28,7 +28,7 @@ from .compare import BY_SIZE, EQUAL, LEFT, SAME, TIME_DIFFERS, TOUCH, WEAK, Comp
 from .places import Entry
 
 if TYPE_CHECKING:
-    from .plan import Plan
+    from ._plan import Plan
 
 T = TypeVar("T")
 _BOTH = "the source has objects below this name, and the destination cannot hold both"

@@ -17,7 +17,7 @@ from .compare import EQUAL, Comparison
 from .places import Side
 
 if TYPE_CHECKING:
-    from .plan import Seen
+    from ._plan import Seen
 
 MOST_RENAMES = 100_000
 """Objects to be deleted that are held against new ones; beyond it they are not."""

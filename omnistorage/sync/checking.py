@@ -9,11 +9,11 @@ from typing import Any
 
 from ..core import ObjectInfo
 from ..errors import StorageError
+from ._plan import Plan
 from ._pools import Lookers
 from .actions import ERRORS, Action
 from .compare import UNKNOWN, digest
 from .places import Place
-from .plan import Plan
 from .report import KEPT, Failure
 from .sums import SumFile
 from .versions import same_bytes

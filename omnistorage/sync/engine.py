@@ -18,10 +18,10 @@ from ..core import ObjectInfo
 from ..errors import Cancelled, DirectoryNotEmpty, NotFound, PermissionDenied, StorageError, SyncError
 from ..policies import Backoff, TokenBucket
 from ._pace import Pace
+from ._plan import Plan
 from .actions import ERRORS, TRANSFERS, Action, Spool
 from .events import Event, EventKind, Events, Listener
 from .limits import Amount, Bandwidth
-from .plan import Plan
 from .report import Report
 from .transfer import Hands, LimitReached
 

@@ -21,10 +21,10 @@ from typing import IO, Any, Literal, NamedTuple, Protocol, Self
 from ..core import ExtendedBackend, WriteOptions, Writer
 from ..registry import locate, mask_url
 from . import _html_page as page
+from ._plan import Plan
 from .actions import ERRORS, Action
 from .checking import Checker, CheckReport
 from .events import Event, Listener
-from .plan import Plan
 from .report import Report
 
 ROWS, BYTES = 100_000, 32 << 20

@@ -10,6 +10,7 @@ from math import inf
 from os import PathLike
 from typing import Any, Literal
 
+from .._table import nearest
 from ..config import BackendConfig
 from ..core import Backend, ObjectInfo
 from ..errors import ConfigError
@@ -114,6 +115,14 @@ class SyncOptions:
 
     move: bool = False  # set by ``move``: a source goes once its copy stands
     list_equal: bool = False  # set by ``check``: a plan says what is equal, too
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> SyncOptions:
+        """The options that ``settings`` name. Raises ``ConfigError`` for a name that there is not."""
+        for name in settings:
+            if name not in cls.__dataclass_fields__:
+                raise ConfigError(f"there is no setting {name!r}{nearest(name, cls.__dataclass_fields__)}")
+        return cls(**settings)
 
     def __post_init__(self) -> None:
         self._check_types()

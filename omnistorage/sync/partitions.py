@@ -27,6 +27,7 @@ from ..config import holds_secret
 from ..core import ObjectInfo, WriteOptions
 from ..errors import ConfigError, CorruptData, NotFound, StorageError
 from ..registry import mask_url
+from ._plan import Plan, Seen
 from .actions import ERRORS, TRANSFERS, Action
 from .compare import LEFT, SAME, Comparison
 from .engine import raise_for, run
@@ -34,7 +35,6 @@ from .filters import Filter
 from .journal import Journal
 from .options import SyncOptions
 from .places import Place, Side
-from .plan import Plan, Seen
 from .report import Failure, Report
 from .versions import is_same_version
 
@@ -82,7 +82,7 @@ def prepare(
     anew. ``defaults``, as for ``open_backend``, are not written down. Raises ``ConfigError`` for a backend object, a
     literal secret, a comparison that is a function, or a folder that holds a plan already.
     """
-    options = options or SyncOptions(**settings)
+    options = options or SyncOptions.of(settings)
     if options.max_transfer is not None or options.max_duration is not None:
         raise ConfigError("max_transfer and max_duration end a run, a plan is carried out to its end: leave them out")
     source, target = _spec(src, "source"), _spec(dst, "destination")

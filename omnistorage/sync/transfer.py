@@ -51,7 +51,7 @@ from .limits import BLOCK, Amount, Bandwidth
 from .versions import TICK, is_fresh, must_be
 
 if TYPE_CHECKING:
-    from .plan import Plan
+    from ._plan import Plan
 
 _SMALL = 1 << 20
 _CONDITIONS = ("conditional_uploads", "create_only", "if_match")

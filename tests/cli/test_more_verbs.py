@@ -531,6 +531,57 @@ def test_the_script_gets_verbs_and_options_from_the_command(box: Path) -> None:
     assert not any(complete("omnistorage nope --x", 2))
 
 
+def test_places_complete_to_names_of_the_configuration_and_else_to_files(box: Path) -> None:
+    (box / "c.toml").write_text('[backends.data]\ntype = "memory"\n[stores.days]\nbackend = "data"\n')
+    (box / "list.txt").touch()
+    program = box / "bin/omnistorage"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m omnistorage "$@"\n')
+    program.chmod(0o700)
+    script = """
+        eval "$(omnistorage completion bash)"
+        complete -p omnistorage
+        COMP_WORDS=(omnistorage ls da) COMP_CWORD=2
+        _omnistorage_completion omnistorage
+        printf '%s\\n' "${COMPREPLY[@]}"
+    """
+    path = f"{program.parent}:{os.environ['PATH']}"
+    env = {**os.environ, "OMNISTORAGE_CONFIG": "c.toml", "PATH": path}
+    done = subprocess.run(
+        ["bash", "-c", script], env=env, cwd=box, capture_output=True, text=True, check=True, timeout=LIMIT
+    )
+    how, *found = done.stdout.splitlines()
+    assert "-o default" in how
+    assert found == ["data:", "days:"]
+
+
+def test_help_is_asked_for_in_short_too(cli: Cli) -> None:
+    assert cli("cp", "-h").out == cli("cp", "--help").out
+    assert cli("ls", "-h").code == 0
+
+
+@pytest.mark.parametrize("suffix", ["toml", "json", "yaml", "yml"])
+def test_the_suffix_of_the_configuration_says_what_it_is(cli: Cli, box: Path, suffix: str) -> None:
+    (box / "x").write_text("1")
+    text = {"toml": '[backends.d]\ntype = "local"\noptions = {root = "."}'}.get(suffix) or json.dumps(
+        {"backends": {"d": {"type": "local", "options": {"root": "."}}}}
+    )
+    (box / f"c.{suffix}").write_text(text)
+    assert cli("--config", f"c.{suffix}", "cat", "d:x").out == b"1"
+    assert cli("--config", f"c.{suffix}", "config", "check").code == 0
+
+
+def test_patterns_and_buckets_where_a_verb_takes_none_are_explained(cli: Cli, box: Path) -> None:
+    assert "--include" in cli("cat", "parts/*.txt").err
+    answer = cli("mkdir", "s3://bucket")
+    assert answer.code == 2
+    assert answer.err.count("s3://bucket") == 1
+    (box / "n.ndjson").write_text('{"a": {"b": 1}}\n')
+    assert "--to-format csv:nested=json" in cli("convert", "n.ndjson", "n.csv").err
+    assert cli("convert", "--to-format", "csv:nested=json", "n.ndjson", "n.csv").code == 0
+    assert (box / "n.csv").read_text() == 'a\n"{""b"":1}"\n'
+
+
 def test_a_configured_store_is_a_name_too_and_tiers_are_one(cli: Cli, box: Path) -> None:
     for folder in ("hot", "cold/logs"):
         (box / folder).mkdir(parents=True)

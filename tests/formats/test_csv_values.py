@@ -86,6 +86,19 @@ def test_a_class_means_the_kind_of_its_name() -> None:
     assert len(errors) == 2
 
 
+def test_nested_values_are_refused_or_written_as_json_text() -> None:
+    record = {"id": 1, "tags": ["a", 'b"'], "at": {"x": [1, None]}, "pair": (1, 2)}
+    with pytest.raises(RecordError):
+        Csv().encoder().encode(record)
+    data = b"".join(Csv(nested="json").encoder().feed([record, record]))
+    types: Any = dict.fromkeys(("tags", "at", "pair"), json.loads)
+    (rows,) = Csv(types=types).decoder().feed(data)
+    assert rows == [{"id": "1", "tags": ["a", 'b"'], "at": {"x": [1, None]}, "pair": [1, 2]}] * 2
+    for value in (b"bytes", {1, 2}, [{1, 2}]):
+        with pytest.raises(RecordError):
+            Csv(nested="json").encoder().encode({"a": value})
+
+
 def test_a_callable_that_fails_on_its_first_value_is_a_wrong_setting_and_later_a_bad_record() -> None:
     for first in (b"when\n2026-01-02\n", b'when\n""\n2026-01-02\n'):
         errors: list[RecordError] = []

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import datetime
+import decimal
 import json
 import random
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy
 import orjson
 import pytest
 from hypothesis import given, settings
@@ -93,6 +95,10 @@ class TestNdjson(NdjsonTests):
     pass
 
 
+class TestNdjsonWithDefault(NdjsonTests):
+    format = Ndjson(default=str)
+
+
 class TestNdjsonOfTables(NdjsonTests):
     format = Ndjson(allow_partial_tail=True)
     records = st.dictionaries(_TEXT, st.integers(-9, 9), max_size=5)
@@ -117,7 +123,14 @@ def write(*records: Any, **options: Any) -> bytes:
 
 @pytest.mark.parametrize(
     "options",
-    [{"max_record": 0}, {"max_record": "1"}, {"max_record": True}, {"max_record": 1.0}, {"allow_partial_tail": 1}],
+    [
+        {"max_record": 0},
+        {"max_record": "1"},
+        {"max_record": True},
+        {"max_record": 1.0},
+        {"allow_partial_tail": 1},
+        {"default": "str"},
+    ],
 )
 def test_wrong_settings_are_config_errors(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
@@ -169,6 +182,19 @@ def test_a_record_error_shows_the_record() -> None:
     with pytest.raises(RecordError) as caught:
         write(Endless())
     assert caught.value.raw == b"<Endless>"
+
+
+def test_default_converts_what_json_has_no_type_for() -> None:
+    record = {"price": decimal.Decimal("1.10"), "tags": {1}}
+    assert write(record, b"[1]", default=lambda x: str(x)) == b'{"price":"1.10","tags":"{1}"}\n[1]\n'
+    for default in (None, lambda x: 1 / 0, lambda x: x, lambda x: decimal.Decimal(1)):
+        with pytest.raises(RecordError):
+            write({"ok": 1}, record, default=default)
+
+
+def test_numbers_and_arrays_of_numpy_are_those_of_json() -> None:
+    record = {"n": numpy.int64(3), "f": numpy.float32(0.5), "a": numpy.array([[1.5, 2], [3, 4]])}
+    assert write(record) == b'{"n":3,"f":0.5,"a":[[1.5,2.0],[3.0,4.0]]}\n'
 
 
 # Reading.

@@ -91,7 +91,9 @@ def test_goal_21_bad_lines_lose_no_good_one(data, count):
     store.put_raw("x.ndjson", b"\n".join(rows) + b"\n")
     with open_records(store, "x.ndjson", on_error="collect") as reader:
         assert list(reader) == [[n] for n in range(count) if n not in bad]
-        assert [error.offset for error in reader.bad.errors] == offsets
+        assert [error.offset for error in reader.bad] == offsets
+        assert len(reader.bad) == len(offsets)
+        assert repr(reader.bad) == f"BadRecords(on_error='collect', count={len(offsets)})"
         assert [error.number for error in reader.bad.errors] == [n + 1 for n in sorted(bad)]
 
 

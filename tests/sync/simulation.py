@@ -17,9 +17,9 @@ from omnistorage.core import WriteOptions
 from omnistorage.errors import BackendUnavailable, NotFound, OutcomeUnknown, PermissionDenied, StorageError
 from omnistorage.policies import Backoff
 from omnistorage.sync import SyncOptions, run
+from omnistorage.sync._plan import Plan
 from omnistorage.sync.actions import CHANGES
 from omnistorage.sync.filters import Filter
-from omnistorage.sync.plan import Plan
 from omnistorage.testing import Faulty
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

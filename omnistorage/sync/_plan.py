@@ -74,7 +74,7 @@ class Plan(Closes):
     ) -> None:
         if options is not None and settings:
             raise ConfigError("give options, or settings by name: not both")
-        self.options = options or SyncOptions(**settings)
+        self.options = options or SyncOptions.of(settings)
         self.pool = pool
         self.seen = Seen()
         self._defaults = defaults
