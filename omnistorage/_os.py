@@ -173,13 +173,16 @@ def _works(opener: _Opener) -> bool:
     return True
 
 
-def expanded(path: str) -> str:
-    """Return ``path`` with the folder of the user in place of a ``~`` or ``~name`` at its beginning, as a shell has it.
+def expanded(given: str | os.PathLike[str]) -> str:
+    """Return the path ``given``; of a text, ``~`` or ``~name`` at its beginning is the folder of that user.
+
+    A path object is taken as it is, as everywhere in Python: listings make them of the names that they find.
 
     Raises:
         ConfigError: There is no such user; ``./~name`` is a folder of that name.
     """
-    if not path.startswith("~"):
+    path = os.fspath(given)
+    if not isinstance(given, str) or not path.startswith("~"):
         return path
     found = os.path.expanduser(path)
     if found.startswith("~"):

@@ -21,13 +21,15 @@ OnError = Literal["raise", "skip", "collect"] | Callable[[RecordError], object] 
 """``"raise"``, ``"skip"``, ``"collect"``, a callable that takes the ``RecordError``, or a ``RecordWriter``."""
 
 MAX_COLLECTED = 10_000
+MAX_KEPT = 16 << 20
 
 
 class BadRecords:
     """What to do with bad records, and how many are too many.
 
     ``raise``: the error comes at the bad record's place; reading can go on behind it. ``skip``: counted.
-    ``collect``: kept in ``errors`` (at most 10,000, then counted only). A callable gets each error. A ``RecordWriter``
+    ``collect``: kept in ``errors`` (at most 10,000, and
+    16 MiB of their bytes; then counted only). A callable gets each error. A ``RecordWriter``
     gets a dead letter: the raw bytes if its format is ``lines``, else a dict of number, offset, error and raw.
     More than ``max_bad`` bad records, or than ``max_bad_ratio`` of all once 1,000 were seen and at the end, raise
     ``CorruptData``.
@@ -47,6 +49,7 @@ class BadRecords:
         self.max_bad_ratio = max_bad_ratio
         self.count = 0
         self.errors: list[RecordError] = []
+        self._kept = 0
 
     def __repr__(self) -> str:
         return f"BadRecords(on_error={self.on_error!r}, count={self.count})"
@@ -62,7 +65,8 @@ class BadRecords:
         """Deal with one bad record: raises it, or whatever the limits or the handler raise."""
         self.count += 1
         if self.on_error == "collect":
-            if len(self.errors) < MAX_COLLECTED:
+            self._kept += len(error.raw)
+            if len(self.errors) < MAX_COLLECTED and self._kept <= MAX_KEPT:
                 self.errors.append(error)
         elif _is_record_writer(self.on_error):
             self.on_error.write(_dead_letter(error, self.on_error.format.name))

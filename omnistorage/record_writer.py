@@ -69,7 +69,7 @@ class RecordWriter(Publishes, Generic[T]):
         self._stream = EncodedWriter(sink, None if codec is None else codec.encoder(), block=block)
         self._encode: Callable[[T], bytes] = self._encoder.encode
         self._owned = owned
-        self._path, self._root = path, root
+        self.path, self._root = path, root
         self._forks = forks[0]
         # One of many writers joins its records soon: thousands of small objects for each would not fit the caches.
         self._batch = BATCH_BYTES if block == BLOCK else block // 8
@@ -202,10 +202,10 @@ class RecordWriter(Publishes, Generic[T]):
 
     def _reject(self, error: RecordError) -> None:
         error.number = self._count + self.bad.count + 1
-        error.path = self._path
+        error.path = self.path
         set_location(error, self._root)
         self.bad.handle(error)
-        self.bad.check_ratio(self._count, self._path)
+        self.bad.check_ratio(self._count, self.path)
 
     def _refuse_record(self, record: T, /) -> bytes:
         self._refuse("write")

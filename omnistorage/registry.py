@@ -103,7 +103,7 @@ def open_backend(
         defaults = defaults if policy is None else {**(defaults or {}), "policy": policy}
         return _make(spec.type, spec.options, defaults, forced)
     if isinstance(spec, PathLike):
-        return _make("local", {"root": fspath(spec)}, defaults, forced)
+        return _make("local", {"root": spec}, defaults, forced)
     if not isinstance(spec, str):
         raise ConfigError(f"a backend is opened by a name, a URL, a path or a BackendConfig, not {type(spec).__name__}")
     if "/" in spec and "://" not in spec:
@@ -144,7 +144,10 @@ def locate(
     Raises:
         ConfigError: as for ``open_backend``, and where the URL names no object.
     """
-    text = fspath(target) if isinstance(target, PathLike) else target
+    text = target
+    if isinstance(target, PathLike):
+        text = fspath(target)
+        text = f"./{text}" if isinstance(text, str) and text.startswith("~") else text
     if schemes is not None and isinstance(target, str) and target.partition("://")[0].lower() not in schemes:
         raise ConfigError(f"only URLs of {' and '.join(schemes)} are taken here, not {mask_url(target)!r:.200}")
     if not isinstance(text, str):

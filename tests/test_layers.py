@@ -7,6 +7,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).parent.parent / "omnistorage"
 FLOOR_0 = {
+    "_small",
     "errors",
     "paths",
     "globs",

@@ -1,6 +1,7 @@
 """Which conditions a server keeps, found out by trying: for object stores that nothing is known of.
 
-A probe sends about 30 small requests for one object, which is removed again. Imports floor 0 and ``_object_client``.
+A probe sends about 30 small requests for one object, which is removed again. A bucket with versioning keeps the removed
+versions and a marker, until its lifecycle rules end them. Imports floor 0 and ``_object_client``.
 """
 
 from __future__ import annotations

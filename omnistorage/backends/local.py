@@ -114,7 +114,7 @@ class LocalBackend(LocalPowers):
         given = os.fspath(root) if isinstance(root, os.PathLike) else root
         if not isinstance(given, str) or not given or "\0" in given:
             raise ConfigError(f"root is the path of a folder, not {given!r}")
-        self.root = os.path.abspath(expanded(given))
+        self.root = os.path.abspath(expanded(root))
         try:
             raw = os.fsencode(self.root.rstrip("/") + "/")
         except UnicodeEncodeError as error:

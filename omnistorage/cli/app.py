@@ -60,6 +60,14 @@ def naming(text: str) -> Iterator[None]:
         raise
 
 
+def not_home(argument: str) -> str:
+    """Return ``argument`` unless it begins with ``~``: a shell has replaced those that were typed, so it is a name that
+    was found."""
+    if argument.startswith("~"):
+        raise ConfigError("this begins with a ~ that no shell has replaced; a file of this name is ./~...")
+    return argument
+
+
 @dataclass
 class App:
     """The state of one run of the command. People are spoken to on standard error; data and events go to ``out``."""
@@ -164,6 +172,7 @@ class App:
         from ..registry import locate
 
         with naming(mask_url(argument)):
+            not_home(argument)
             named = None if "://" in argument else _NAMED.fullmatch(argument)
             if named is not None:
                 name, path = named.groups()

@@ -26,7 +26,7 @@ from ..errors import ConfigError, CorruptData, NotFound, PermissionDenied, Stora
 from ..formats import record_format
 from ..secret import mask_url
 from ..stages import Format, OnBad, Stage
-from .app import App
+from .app import App, not_home
 from .exits import NO_RETRY
 from .meter import Meter, human
 from .mirroring import Mirror
@@ -78,7 +78,9 @@ class Spooling:
             "when_full": rolls.pop("when_full", None),
             "on_damage": rolls.pop("on_damage", None),
         }
-        value = Spool(rolls.pop("spool"), **{name: given for name, given in settings.items() if given is not None})
+        value = Spool(
+            not_home(rolls.pop("spool")), **{name: given for name, given in settings.items() if given is not None}
+        )
         return cls(job.filling.app, value, _delivery(job, {k: v for k, v in settings.items() if v is not None}))
 
     def form(self, form: Format[Any], to: Format[Any]) -> Format[Any]:
@@ -280,7 +282,7 @@ def spool(app: App, /, action: str, folder: str, to: tuple[str, ...], on_damage:
     """
     if action == "status" and (to or on_damage):
         raise click.UsageError(f"--{'to' if to else 'on-damage'} is for drain")
-    if not os.path.isdir(folder):
+    if not os.path.isdir(not_home(folder)):
         what = "a spool is a folder, this is none" if os.path.lexists(folder) else "there is no such folder"
         raise NotFound(f"{what}: 'omnistorage write --spool DIR' makes it", path=folder, op="list")
     if action == "status":

@@ -21,6 +21,7 @@ from os import PathLike
 from typing import Any, NamedTuple
 
 from .. import ops
+from .._small import LINES, WORDS, read_small, rest_of
 from ..cancellation import pause
 from ..core import (
     Backend,
@@ -232,7 +233,7 @@ class Place:
         path = self.at(SUCCESS)
         try:
             with self.backend.open_reader(path) as reader:
-                data, etag = reader.read(-1), reader.info.etag
+                data, etag = rest_of(reader, path, WORDS), reader.info.etag
         except NotFound:
             return None
         row = _table(data, path)
@@ -243,7 +244,7 @@ class Place:
     def manifest(self, found: Published) -> Manifest:
         """The manifest that ``_SUCCESS`` names. ``CorruptData`` for another one under its name."""
         path = self.at(found.manifest)
-        data = ops.read_bytes(self.backend, path)
+        data = read_small(self.backend, path, LINES)
         if hashlib.sha256(data).hexdigest() != found.sha256:
             raise CorruptData("this is not the manifest that _SUCCESS names: write the data set again", path=path)
         return _manifest(data, path)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 
 from .. import ops
+from .._small import NOTES, read_small
 from ..core import WriteOptions
 from ..errors import ConfigError, NotFound
 from ..registry import locate
@@ -24,7 +25,7 @@ def must_agree(plan: Plan, folder: Folder) -> None:
     path = f"{place}/{FILE}" if place else FILE
     try:
         try:
-            noted = ops.read_bytes(backend, path)
+            noted = read_small(backend, path, NOTES)
         except NotFound:
             noted = b""
         wanted = _names(plan) if plan.deterministic else b""

@@ -89,7 +89,7 @@ class ResumableWriter(RecordWriter[Any]):
             else:
                 must_agree(_token, form, codec, path)
                 self._mark, self._begun, options = _token["id"], _token["begun"], options_of(_token["options"])
-            self._path, self._options = path, plain(options)
+            self._options = plain(options)
             rest = behind(form, self._begun, path)
             if options.content_type is None:
                 options = replace(options, content_type=getattr(codec or form, "content_type", None))
@@ -105,6 +105,8 @@ class ResumableWriter(RecordWriter[Any]):
                 max_bad_ratio=max_bad_ratio,
                 on_exception=on_exception,
                 owned=owned,
+                path=path,
+                root=getattr(backend, "url", None),
             )
         except BaseException:
             if sink is not None:
@@ -184,7 +186,7 @@ class ResumableWriter(RecordWriter[Any]):
         return {
             "version": VERSION,
             "id": self._mark,
-            "path": self._path,
+            "path": self.path,
             "format": self.format.name,
             "settings": settings_of(self.format),
             "compression": None if self.codec is None else self.codec.name,

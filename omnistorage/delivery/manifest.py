@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
+from .._small import LINES, NOTES, read_small
 from ..core import Append, Backend, WriteOptions, power
 from ..errors import CorruptData, NotFound
-from ..ops import BLOCK, read_bytes
+from ..ops import BLOCK
 from ._object import Committed
 from ._verified import store_bytes
 
@@ -56,7 +57,7 @@ class Manifest:
 
     def _whole_lines(self) -> bytes:
         try:
-            text = read_bytes(self._backend, self._path)
+            text = read_small(self._backend, self._path, LINES)
         except NotFound:
             return b""
         whole = text[: text.rfind(b"\n") + 1]
@@ -78,6 +79,8 @@ def read_manifest(backend: Backend, path: str) -> Iterator[Committed]:
             for line in lines:
                 number += 1
                 yield _entry(line, number, path)
+            if len(rest) > NOTES:
+                raise CorruptData(f"line {number + 1} has more than {NOTES} bytes, so it is no entry", path=path)
 
 
 _KINDS = {"path": str, "sha256": str, "records": int, "bytes": int, "raw_bytes": int, "first": int, "last": int}

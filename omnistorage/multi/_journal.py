@@ -30,7 +30,8 @@ FRESH = 10.0
 log = logging.getLogger(__name__)
 _NAME = re.compile(r"([0-9a-f]{28})\.json")
 _CONTENT = "application/json"
-MAX_ENTRY = 1 << 20
+MAX_ENTRY = 1 << 16
+_OVERFULL = 4  # times its bound: writers that do not see each other may pass it
 """The longest entry that is read, in bytes: a path of 1 KiB, and names and URLs of targets."""
 _FAR = 1 << 56
 """Microseconds since 1970 up to the year 4253. After a later entry no id would sort behind all others."""
@@ -104,6 +105,7 @@ class Journal:
                 return tuple(self.entries.values())
             before, start = set(self.entries), self._now()
         found: list[tuple[Missed, int]] = []
+        room = _OVERFULL * self._max_bytes - self.bytes
         with self._ours(None):
             names = set(self._names())
             for id in sorted(names - before - set(self.damaged)):
@@ -111,6 +113,12 @@ class Journal:
                     text = read_at_most(self.backend, self._place(id), MAX_ENTRY)
                 except NotFound:
                     continue  # removed meanwhile
+                room -= len(text)
+                if room < 0:
+                    raise StorageError(
+                        f"it has {_OVERFULL} times journal_bytes={self._max_bytes} and more: others write to it",
+                        op="list",
+                    )
                 try:
                     found.append((self._as_named_now(_entry(text, id, self._place(id))), len(text)))
                 except CorruptData as error:
@@ -184,6 +192,8 @@ class Journal:
             entry = entry._replace(id=f"{self._last:016x}{self._draw()}")
         row = entry._asdict()
         text = _plain({"version": VERSION, "crc32": _checksum(row), "entry": row})
+        if len(text) > MAX_ENTRY:
+            raise StorageError(f"a journal entry would have {len(text)} bytes", path=entry.path, op="write")
         if not in_place and self.bytes + len(text) > self._max_bytes:
             raise StorageError(
                 f"the repair journal has {len(self.entries)} entries and reached its {self._max_bytes} bytes: "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from fcntl import LOCK_NB, LOCK_SH
-from os import PathLike, fspath
+from os import PathLike
 from typing import NamedTuple
 
 from .._os import OS, READ_FILE, READ_FOLDER, REAL, expanded
@@ -32,7 +32,7 @@ class Examined(NamedTuple):
 
 def examine(folder: str | PathLike[str], *, _os: OS = REAL) -> Examined:
     """What is in the log in ``folder``: nothing if the folder is empty. Raises ``NotFound`` where there is none."""
-    path, at = expanded(fspath(folder)), -1
+    path, at = expanded(folder), -1
     try:
         at = _os.open(path, READ_FOLDER)
         noted = _noted(_os, at)  # before the names, or there may be newer ones

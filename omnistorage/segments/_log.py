@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from fcntl import LOCK_EX, LOCK_NB, LOCK_UN
 from itertools import count
-from os import PathLike, fspath
+from os import PathLike
 from typing import Literal
 from weakref import WeakSet
 
@@ -64,7 +64,7 @@ class SegmentLog(Closes):
             raise ConfigError(f"fsync={fsync!r}: use record or seal")
         if type(segment_bytes) is not int or segment_bytes < 1:
             raise ConfigError(f"segment_bytes is a number of bytes from 1 up, not {segment_bytes!r}")
-        self.folder = expanded(fspath(folder))
+        self.folder = expanded(folder)
         self.os = _os
         self.next = start
         self.acked: int | None = None

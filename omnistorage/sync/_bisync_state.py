@@ -19,6 +19,7 @@ from datetime import UTC, datetime, timedelta
 from typing import IO, Any
 
 from .. import ops
+from .._small import NOTES, WORDS, read_small, rest_of
 from ..cancellation import CLOCK, Clock
 from ..core import ObjectInfo, WriteOptions
 from ..errors import AlreadyExists, CorruptData, NotFound, PreconditionFailed, StorageError
@@ -85,7 +86,7 @@ class StateFolder:
     def load(self) -> dict[str, Any]:
         """Read ``state.json``. Raises ``CorruptData`` if it cannot be made out."""
         try:
-            data = ops.read_bytes(self.side.backend, self.side.key(STATE))
+            data = read_small(self.side.backend, self.side.key(STATE), NOTES)
         except NotFound:
             return {}
         try:
@@ -236,14 +237,14 @@ class Lock:
     def _read(self) -> tuple[dict[str, Any], ObjectInfo] | None:
         try:
             with self.side.backend.open_reader(self.side.key(LOCK)) as reader:
-                data, info = reader.read(-1), reader.info
+                info = reader.info
+                try:
+                    found = json.loads(rest_of(reader, LOCK, WORDS))
+                except (ValueError, RecursionError, CorruptData):
+                    return {}, info
         except NotFound:
             return None
-        try:
-            found = json.loads(data)
-            return (found if isinstance(found, dict) else {}), info
-        except (ValueError, RecursionError):
-            return {}, info
+        return (found if isinstance(found, dict) else {}), info
 
     def _write(self, found: tuple[dict[str, Any], ObjectInfo] | None) -> None:
         features = self.side.features

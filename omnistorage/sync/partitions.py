@@ -17,17 +17,17 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, as_completed
 from contextlib import ExitStack
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from os import PathLike, fspath, path
+from os import PathLike
 from typing import Any
 
 from .. import ops
-from ..config import holds_secret
+from .._small import LINES, read_small
 from ..core import ObjectInfo, WriteOptions
 from ..errors import ConfigError, CorruptData, NotFound, StorageError
-from ..registry import mask_url
 from ._plan import Plan, Seen
+from ._written import digest_of, fingerprint, options_of, plain, spec_of
 from .actions import ERRORS, TRANSFERS, Action
 from .compare import LEFT, SAME, Comparison
 from .engine import raise_for, run
@@ -85,8 +85,8 @@ def prepare(
     options = options or SyncOptions.of(settings)
     if options.max_transfer is not None or options.max_duration is not None:
         raise ConfigError("max_transfer and max_duration end a run, a plan is carried out to its end: leave them out")
-    source, target = _spec(src, "source"), _spec(dst, "destination")
-    plain = _plain(options)
+    source, target = spec_of(src, "source"), spec_of(dst, "destination")
+    written = plain(options)
     with ExitStack() as stack:
         folder = _Folder(to, defaults)
         stack.callback(folder.close)
@@ -101,7 +101,7 @@ def prepare(
             "version": VERSION,
             "source": source,
             "destination": target,
-            "options": plain,
+            "options": written,
             "options_hash": fingerprint(options),
             "filter_hash": options.filter.fingerprint(),
             "parts": [vars(part) for part in parts],
@@ -181,14 +181,13 @@ def execute(
     with ExitStack() as stack:
         folder = _Folder(at, defaults)
         stack.callback(folder.close)
-        found = _plan_of(folder)
+        found, digest = _plan_of(folder)
         _check_roots(found, src, dst)
         if options is not None and (fingerprint(options), options.filter.fingerprint()) != (
             found["options_hash"],
             found["filter_hash"],
         ):
             raise ConfigError("the plan was made with other options: give the same, or make a new plan")
-        where = folder.spec
         parts = [Part(**part) for part in found["parts"]]
         report = _begun(found)
         share = 1 / (workers or getattr(executor, "_max_workers", None) or 1)
@@ -199,7 +198,7 @@ def execute(
                 report.warn("there were errors, so nothing is deleted; ignore_errors deletes all the same")
                 continue
             whole = True
-            for name, result in _stage(folder, (where, share, defaults), here, executor):
+            for name, result in _stage(folder, (share, defaults, digest), here, executor):
                 _add(report, result)
                 whole = whole and result["complete"]
                 if listener is not None:
@@ -218,7 +217,7 @@ resume = execute
 def _check_roots(found: dict[str, Any], src: Place | None, dst: Place | None) -> None:
     """Raise ``ConfigError`` if the plan is one of other places."""
     for place, what in ((src, "source"), (dst, "destination")):
-        given = None if place is None else _spec(place, what)
+        given = None if place is None else spec_of(place, what)
         if given is not None and _bare(given) != _bare(found[what]):
             raise ConfigError(
                 f"the plan is of the {what} {found[what]}, not {given}: give the same, or make a new plan for these"
@@ -230,9 +229,8 @@ def _bare(spec: Any) -> Any:
 
 
 def _stage(
-    folder: _Folder, given: tuple[Any, float, Any], parts: list[Part], executor: Executor | None
+    folder: _Folder, given: tuple[float, Any, str], parts: list[Part], executor: Executor | None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    where, share, defaults = given
     todo: list[Part] = []
     for part in parts:
         done = folder.read(f"{part.name}.done")
@@ -242,10 +240,10 @@ def _stage(
             yield part.name, json.loads(done)
     if executor is None:
         yield from (
-            (part.name, _result(part, partial(run_partition, where, part.id, 0, share, defaults))) for part in todo
+            (part.name, _result(part, partial(run_partition, folder.spec, part.id, 0, *given))) for part in todo
         )
         return
-    running = {executor.submit(run_partition, where, part.id, 0, share, defaults): part for part in todo}
+    running = {executor.submit(run_partition, folder.spec, part.id, 0, *given): part for part in todo}
     for future in as_completed(running):
         yield running[future].name, _result(running[future], future.result)
 
@@ -268,13 +266,15 @@ def run_partition(
     attempt: int = 0,
     share: float = 1.0,
     defaults: Mapping[str, Any] | None = None,
+    digest: str | None = None,
 ) -> dict[str, Any]:
     """Carry out one partition of the plan in the folder ``at``, and return its report as plain data. To be called by an
-    executor, in whatever process; twice, or two at a time, does no harm."""
+    executor, in whatever process; twice, or two at a time, does no harm. ``digest`` is the SHA-256 of ``plan.json``:
+    ``CorruptData`` if it is another plan by now."""
     with ExitStack() as stack:
         folder = _Folder(at, defaults)
         stack.callback(folder.close)
-        found = _plan_of(folder)
+        found, _ = _plan_of(folder, digest)
         part = Part(**found["parts"][part_id])
         done = folder.read(f"{part.name}.done")
         if done is not None:
@@ -298,7 +298,7 @@ class _Manifest(Plan):
         self._part, self._folder = part, folder
         self._journal = None if folder.local is None else Journal(folder.local / part.name, attempt)
         self._numbers: dict[Any, int] = {}
-        options = _options(found["options"])
+        options = options_of(found["options"])
         self.share = share
         if options.tpslimit is not None:
             options = replace(options, tpslimit=options.tpslimit * share)
@@ -385,7 +385,7 @@ class _Folder:
     """The folder of a plan, on any backend; ``local`` is its path where it has one, ``spec`` what workers open."""
 
     def __init__(self, at: str | PathLike[str] | Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> None:
-        self.spec = _spec(at, "folder of the plan")
+        self.spec = spec_of(at, "folder of the plan")
         self._side = Side(self.spec, "plan", defaults, private=True)
         self.shown = self._side.shown
         self.local = self._side.local
@@ -404,7 +404,7 @@ class _Folder:
 
     def read(self, name: str) -> bytes | None:
         try:
-            return ops.read_bytes(self._side.backend, self._side.key(name))
+            return read_small(self._side.backend, self._side.key(name), LINES)
         except NotFound:
             return None
 
@@ -416,50 +416,20 @@ class _Folder:
         return self._side.backend.open_writer(self._side.key(name))
 
 
-def _spec(place: Place, what: str) -> Any:
-    """A place as what can be written down and opened again by another process."""
-    if isinstance(place, PathLike) or (isinstance(place, str) and "://" not in place):
-        return path.abspath(fspath(place))
-    if isinstance(place, str):
-        if mask_url(place) != place:
-            raise ConfigError(f"the URL of the {what} holds a secret, which is written down nowhere: {mask_url(place)}")
-        return place
-    if isinstance(place, Mapping):
-        if holds_secret(place):
-            raise ConfigError(f"the table of the {what} holds a secret, which is written down nowhere: use ${{VAR}}")
-        return dict(place)
-    raise ConfigError(f"workers open the {what} anew: give a URL, a path or a table, not {type(place).__name__}")
-
-
-def _plain(options: SyncOptions) -> dict[str, Any]:
-    if callable(options.compare):
-        raise ConfigError("a function cannot be written down: name one of the rules of compare")
-    found = {f.name: getattr(options, f.name) for f in fields(options) if f.name != "filter"}
-    if options.backup_dir is not None:
-        found["backup_dir"] = _spec(options.backup_dir, "backup folder")
-    found["modify_window"] = options.modify_window.total_seconds()
-    return found
-
-
-def _options(plain: dict[str, Any]) -> SyncOptions:
-    from datetime import timedelta
-
-    return SyncOptions(**{**plain, "modify_window": timedelta(seconds=plain["modify_window"]), "filter": Filter()})
-
-
-def fingerprint(options: SyncOptions) -> str:
-    """SHA-256 over all settings but the filter, which has its own."""
-    return hashlib.sha256(json.dumps(_plain(options), sort_keys=True).encode()).hexdigest()
-
-
-def _plan_of(folder: _Folder) -> dict[str, Any]:
+def _plan_of(folder: _Folder, digest: str | None = None) -> tuple[dict[str, Any], str]:
+    """The plan in ``folder`` and its SHA-256, which is ``digest`` if that is given."""
     data = folder.read("plan.json")
     if data is None:
         raise NotFound("there is no plan in this folder; one that was not made to its end has none", path="plan.json")
+    now = hashlib.sha256(data).hexdigest()
+    if digest not in (None, now):
+        raise CorruptData("the plan has changed since the run began", path="plan.json")
     found: dict[str, Any] = json.loads(data)
     if found.get("version") != VERSION:
         raise ConfigError(f"the plan is of version {found.get('version')!r}, this reads {VERSION}", path="plan.json")
-    return found
+    if digest_of(found["options"]) != found["options_hash"]:
+        raise CorruptData("the plan holds other options than it was made with", path="plan.json")
+    return found, now
 
 
 def _begun(found: dict[str, Any]) -> Report:

@@ -20,6 +20,9 @@ _STRIPES = 1 << 10
 _OF_ONE_PROCESS = re.compile(r"(^|\+)(memory|channel):|:memory:")
 
 
+Chain = tuple[str, ...]
+
+
 class Known(NamedTuple):
     """An object as it was at ``at``, by the cache's clock. ``token`` is its etag, or where it has none its fingerprint;
     ``name`` that of its entry; ``generation`` that of its path when the question was sent."""
@@ -32,8 +35,14 @@ class Known(NamedTuple):
     generation: tuple[int, int]
 
 
+_NOTHING: dict[Chain, Known] = {}
+
+
 class Knowledge:
     """The latest known state of each path, of the 65,536 asked about last.
+
+    A confined cache and the one around it share this, but no answer: ``chain`` names the folders that the one who asks
+    is confined to, each within the one before. What one is told through a link, another must not be.
 
     Every path has a generation, which ``expire`` changes. What was asked before is not believed after: neither what is
     remembered, nor an answer that was under way.
@@ -44,15 +53,15 @@ class Knowledge:
         self._resolver = power(origin, Resolve)
         self._token = token_hex(16)
         self._lock = threading.Lock()
-        self._known: OrderedDict[str, Known] = OrderedDict()
+        self._known: OrderedDict[str, dict[Chain, Known]] = OrderedDict()
         self._epoch = 0
         self._stripes = [0] * _STRIPES
 
     def generation(self, path: str) -> tuple[int, int]:
         return self._epoch, self._stripes[hash(path) % _STRIPES]
 
-    def recall(self, path: str) -> Known | None:
-        return self._known.get(path)
+    def recall(self, path: str, chain: Chain) -> Known | None:
+        return self._known.get(path, _NOTHING).get(chain)
 
     def is_current(self, path: str, known: Known) -> bool:
         return known.generation == self.generation(path)
@@ -86,13 +95,13 @@ class Knowledge:
         url: str | None = getattr(self._origin, "url", None)
         return self._token if url is None or _OF_ONE_PROCESS.search(url) else url
 
-    def remember(self, path: str, known: Known) -> None:
+    def remember(self, path: str, chain: Chain, known: Known) -> None:
         """Unless the path was expired since the question was sent, or a later answer came before."""
         with self._lock:
-            older = self._known.get(path)
+            older = self.recall(path, chain)
             if not self.is_current(path, known) or (older is not None and older.at > known.at):
                 return
-            self._known[path] = known
+            self._known.setdefault(path, {})[chain] = known
             self._known.move_to_end(path)
             if len(self._known) > REMEMBERED:
                 self._known.popitem(last=False)
@@ -107,4 +116,5 @@ class Knowledge:
             else:
                 self._stripes[hash(path) % _STRIPES] += 1
                 paths = [path] if path in self._known else []
-            return [self._known.pop(key) if forget else self._known[key] for key in paths]
+            told = [self._known.pop(key) if forget else self._known[key] for key in paths]
+            return [known for of_path in told for known in of_path.values()]

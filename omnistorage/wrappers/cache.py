@@ -7,7 +7,7 @@ What is known of objects is in ``_cache_known``, what is kept of them in ``_cach
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from ..cancellation import CLOCK, Clock
 from ..core import (
@@ -102,6 +102,7 @@ class Cache(Wrapper):
         self.max_bytes = max_bytes
         self.max_entries = max_entries
         self._clock = clock
+        self._chain: tuple[str, ...] = ()  # the folders that it is confined to
         self._start()
 
     def _start(self) -> None:
@@ -116,6 +117,11 @@ class Cache(Wrapper):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._start()
+
+    def confined(self, folder: str) -> Self:
+        found = super().confined(folder)
+        found._chain = (*self._chain, folder)
+        return found
 
     def __repr__(self) -> str:
         return f"Cache({self.inner!r}, {self.into!r})"
@@ -177,7 +183,7 @@ class Cache(Wrapper):
 
     def _validated(self, path: str) -> Known | None:
         """The object as it is, or was within ``ttl``. None where it is unknown, or nothing tells its states apart."""
-        before, at = self._known.recall(path), self._clock.now()
+        before, at = self._known.recall(path, self._chain), self._clock.now()
         if before is not None and at - before.at < self.ttl and self._known.is_current(path, before):
             return before
         generation = self._known.generation(path)
@@ -191,7 +197,7 @@ class Cache(Wrapper):
         if before is not None and (now is None or now.name != before.name):
             self._shelf.remove(before.name)
         if now is not None:
-            self._known.remember(path, now)
+            self._known.remember(path, self._chain, now)
         return now
 
     def _from_entry(self, path: str, known: Known, options: ReadOptions) -> Reader | None:

@@ -407,7 +407,7 @@ def test_a_tilde_is_the_folder_of_the_user_wherever_a_path_begins_with_it(tmp_pa
     monkeypatch.chdir(tmp_path)
     with open_records("~/a/x.ndjson", "w") as writer:
         writer.write({"n": 1})
-    assert list(open_records(Path("~/a/x.ndjson"))) == [{"n": 1}]
+    assert list(open_records("~/a/x.ndjson")) == [{"n": 1}]
     assert LocalBackend("~").root == open_backend("local", {"root": "~"}).root == str(tmp_path)
     assert open_store("~/a").exists("x.ndjson")
     log = SegmentLog("~/log")
@@ -416,8 +416,16 @@ def test_a_tilde_is_the_folder_of_the_user_wherever_a_path_begins_with_it(tmp_pa
 
 
 def test_a_tilde_elsewhere_is_a_name(tmp_path, monkeypatch):
+    """A path object may be made of a name that a listing found."""
     monkeypatch.setenv("HOME", "/nowhere")
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "~").mkdir()
+    (tmp_path / "~/x.ndjson").write_text("{}")
+    assert list(open_records(Path("~/x.ndjson"))) == [{}]
+    for opened in (LocalBackend(Path("~")), open_backend(Path("~")), open_store(Path("~")).as_backend()):
+        assert opened.url == f"{tmp_path.as_uri()}/~/"
+    (tmp_path / "~/x.ndjson").unlink()
+    (tmp_path / "~").rmdir()
     for path in ("./~", "b~"):
         assert LocalBackend(path).root == str(tmp_path / path)
     assert open_backend("file:///~/x").root == "/~/x"

@@ -555,6 +555,22 @@ def test_places_complete_to_names_of_the_configuration_and_else_to_files(box: Pa
     assert found == ["data:", "days:"]
 
 
+@pytest.mark.parametrize(
+    "line",
+    ["rm -R ~", "cp -R ~ kept", "cat ~/f", "mv ~/f kept", "sync ~ kept", "ls ~", "hash md5 ~/f", "spool status ~"],
+)
+def test_a_name_that_begins_with_a_tilde_is_not_the_home_folder(cli: Cli, box: Path, line: str) -> None:
+    """A shell has replaced each ~ that was typed: another one is a name that ``*`` or ``ls -0`` has found."""
+    for folder in (box / "home", box / "~"):
+        folder.mkdir()
+        (folder / "f").write_text(str(folder))
+    assert cli(*line.split()).code == 7
+    assert (box / "home/f").read_text() == str(box / "home")
+    assert not (box / "kept").exists()
+    assert cli("rm", "-R", "./~").code == 0
+    assert not (box / "~").exists()
+
+
 def test_help_is_asked_for_in_short_too(cli: Cli) -> None:
     assert cli("cp", "-h").out == cli("cp", "--help").out
     assert cli("ls", "-h").code == 0

@@ -18,7 +18,7 @@ from omnistorage import (
     RecordError,
     Store,
 )
-from omnistorage.delivery import DatasetReader, DatasetWriter
+from omnistorage.delivery import DatasetReader, DatasetWriter, _dataset_files, read_manifest
 from omnistorage.ops import read_bytes, write_bytes
 
 from .dataset_world import Inline, expected, names, read, share, write, writer
@@ -50,6 +50,25 @@ def test_a_success_that_does_not_belong_to_the_manifest_is_refused():
     store.put_raw("set/_SUCCESS", b'{"version":2}')
     with pytest.raises(CorruptData, match="version 2"):
         read(store)
+
+
+def test_what_has_more_bytes_than_ever_written_is_not_read(monkeypatch):
+    store = MemoryBackend()
+    write(store, [1])
+    monkeypatch.setattr(_dataset_files, "LINES", 100)
+    with pytest.raises(CorruptData):
+        read(store)
+    monkeypatch.undo()
+    store.put_raw("set/_SUCCESS", store.peek("set/_SUCCESS") + b" " * (1 << 16))
+    with pytest.raises(CorruptData):
+        read(store)
+
+
+def test_a_manifest_without_line_breaks_is_not_read_to_its_end():
+    store = MemoryBackend()
+    store.put_raw("m", b"x" * (4 << 20))
+    with pytest.raises(CorruptData):
+        list(read_manifest(store, "m"))
 
 
 @pytest.mark.parametrize(

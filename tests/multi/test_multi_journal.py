@@ -303,6 +303,25 @@ def test_an_entry_that_holds_what_none_does_is_damaged(odd):
     assert [entry.id for entry in _journal.Journal(store, "j", 1 << 20).load()] == [added.id]
 
 
+def test_a_journal_that_others_fill_is_refused():
+    store = MemoryBackend()
+    journal = _journal.Journal(store, "j", 1000)
+    journal.add(_journal.Missed("", "p" * 500, ("t",)))
+    (name,) = (info.path for info in store.list("j"))
+    text = store.peek(name)
+    for number in range(10):
+        store.put_raw(f"j/{number:028x}.json", text)
+    with pytest.raises(StorageError):
+        _journal.Journal(store, "j", 1000).load()
+
+
+def test_an_entry_that_would_not_be_read_back_is_not_written():
+    journal = _journal.Journal(MemoryBackend(), "j", 1 << 30)
+    with pytest.raises(StorageError):
+        journal.add(_journal.Missed("", "p", ("t" * _journal.MAX_ENTRY,)))
+    assert journal.load() == ()
+
+
 def test_an_entry_of_the_far_future_does_not_hide_those_behind_it():
     row = {"id": "f" * 28, "path": "a", "targets": ["t"], "kind": "file", "sha256": None, "intent": False}
     row |= {"urls": [None], "among": ["t"], "doubt": False}

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omnistorage import (
+    BadRecords,
     CorruptData,
     Gzip,
     MemoryBackend,
@@ -95,6 +96,14 @@ def test_goal_21_bad_lines_lose_no_good_one(data, count):
         assert len(reader.bad) == len(offsets)
         assert repr(reader.bad) == f"BadRecords(on_error='collect', count={len(offsets)})"
         assert [error.number for error in reader.bad.errors] == [n + 1 for n in sorted(bad)]
+
+
+def test_collected_errors_keep_a_bounded_number_of_bytes():
+    bad = BadRecords("collect")
+    for _ in range(1000):
+        bad.handle(RecordError(raw=b"x" * 65536))
+    assert len(bad) == 1000
+    assert sum(len(error.raw) for error in bad) <= 16 << 20
 
 
 def test_skip_counts_and_a_callable_sees_each():

@@ -182,7 +182,7 @@ def test_a_lock_is_let_go_after_a_failure(kept):
 
 def test_a_lock_that_cannot_be_made_out_expires_too(two):
     two.clock.time = 3600.0 * 24 * 10
-    for data in (b"", b"[]", b'{"expires": 5}'):
+    for data in (b"", b"[]", b'{"expires": 5}', b" " * (1 << 20) + b"{}"):
         put(two.state, "lock", data, at=10)
         refuses(two, "holds the lock")
         put(two.state, "lock", data, at=9)

@@ -1,6 +1,7 @@
 """Plans on disk: sealed partitions, any executor, kills and resumption."""
 
 import concurrent.futures as cf
+import hashlib
 import json
 import os
 import random
@@ -13,7 +14,7 @@ from datetime import timedelta
 import pytest
 
 from omnistorage import ConfigError, CorruptData, LocalBackend, NotFound, SyncError
-from omnistorage.sync import Filter, SyncOptions, check, partitions
+from omnistorage.sync import Filter, SyncOptions, _written, check, partitions
 from omnistorage.sync.partitions import execute, prepare, resume, run_partition
 from tests import servers
 
@@ -214,6 +215,25 @@ def test_resuming_with_other_options_is_refused(tree):
     assert resume(tree[2], options=SyncOptions(delete=True, max_delete=10)).ok
 
 
+def test_a_plan_whose_options_were_changed_is_refused(tree):
+    prepared(tree)
+    plan = tree[2] / "plan.json"
+    plan.write_text(plan.read_text().replace('"ignore_errors": false', '"ignore_errors": true'))
+    for options in (None, SyncOptions(delete=True, max_delete=10)):
+        with pytest.raises(CorruptData):
+            execute(tree[2], options=options)
+
+
+def test_a_worker_refuses_another_plan_than_the_one_that_was_begun(tree):
+    prepared(tree)
+    plan = tree[2] / "plan.json"
+    digest = hashlib.sha256(plan.read_bytes()).hexdigest()
+    run_partition(str(tree[2]), 0, digest=digest)
+    plan.write_text(plan.read_text().replace(str(tree[1]), str(tree[1]) + "-other"))
+    with pytest.raises(CorruptData):
+        run_partition(str(tree[2]), 1, digest=digest)
+
+
 def test_resuming_for_other_places_is_refused(tree, tmp_path):
     prepared(tree)
     for places in ({"src": tmp_path / "other"}, {"dst": str(tmp_path / "other")}):
@@ -234,9 +254,9 @@ def test_every_option_survives_being_written_down():
         compare="rclone", checksum="strict", modify_window=timedelta(seconds=2), delete=True, max_delete="7%",
         backup_dir="/tmp/x", suffix=".b", transfers=9, bwlimit="10M", order_by="size,desc", links="follow",
     )  # fmt: skip
-    plain = json.loads(json.dumps(partitions._plain(options)))
-    assert partitions._options(plain) == options
-    assert partitions.fingerprint(options) != partitions.fingerprint(SyncOptions())
+    written = json.loads(json.dumps(_written.plain(options)))
+    assert _written.options_of(written) == options
+    assert _written.digest_of(written) == _written.fingerprint(options) != _written.fingerprint(SyncOptions())
 
 
 def test_what_cannot_be_opened_anew_or_must_not_be_written_down_is_refused(tmp_path):
@@ -302,7 +322,7 @@ def test_a_plan_that_was_not_made_to_its_end_is_none(tree):
 def test_the_budget_is_divided_among_the_workers(tree):
     prepared(tree, bwlimit=1000, tpslimit=10.0)
     folder = partitions._Folder(tree[2])
-    found = partitions._plan_of(folder)
+    found, _ = partitions._plan_of(folder)
     plan = partitions._Manifest(folder, found, partitions.Part(**found["parts"][0]), 0, 0.25)
     assert (plan.share, plan.options.tpslimit) == (0.25, 2.5)
     plan.close()

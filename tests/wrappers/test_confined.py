@@ -56,6 +56,21 @@ def test_a_folder_of_a_wrapper_is_confined(disk, name):
     assert power(folder, Confine) is folder
 
 
+@pytest.mark.parametrize("ttl", [0, 60])
+def test_a_confined_cache_believes_nothing_that_another_was_told(disk, ttl):
+    cache = Cache(disk, MemoryBackend(), ttl=ttl)
+    root, child = Store(cache), Store(cache).child("tenants/a")
+    assert child.read_bytes("own") == b"own"
+    assert root.read_bytes("tenants/a/file") == b"secret"
+    for _ in range(2):
+        with pytest.raises(InvalidPath):
+            child.read_bytes("file")
+    root.write("tenants/a/own", b"new", overwrite=True)
+    assert child.read_bytes("own") == b"new"
+    child.write("own", b"newer", overwrite=True)
+    assert root.read_bytes("tenants/a/own") == b"newer"
+
+
 def test_a_child_of_a_store_is_confined(disk):
     child = Store(disk).child("tenants").child("a")
     for run in (lambda: child.read_bytes("file"), lambda: child.read_bytes("folder/secret"),

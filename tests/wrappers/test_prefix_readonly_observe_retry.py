@@ -87,7 +87,7 @@ def test_errors_of_calls_streams_and_listings_carry_the_callers_path():
         with pytest.raises(NotFound) as caught:
             call()
         assert caught.value.path == "x"
-        assert "a/x" not in str(caught.value)
+        assert caught.value.location == f"{inner.url}a/x"
     put(inner, "a/y")
 
     class Broken(MemoryBackend):
