@@ -37,8 +37,7 @@ def bars(title, rows):
 
     said = "; ".join(f"{label} against {peer}: {ratio:g}" for label, peer, ratio, *_ in rows)
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" '
-        'role="img">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}">',
         f"<title>{escape(title)}</title>",
         f"<desc>{escape(said)}</desc>",
         f"<style>{STYLE}</style>",

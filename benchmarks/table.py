@@ -1,5 +1,7 @@
-"""``docs/benchmarks.md``, its plots and README's short table, made from ``results.json``: ``--check`` says whether they are
-up to date (exit 1 if not), ``--write`` brings them up to date. Standard library only."""
+"""``docs/benchmarks.md``, its plots and README's short table, made from ``results.json``.
+
+``--check`` says whether they are up to date (exit 1 if not), ``--write`` brings them up to date. Standard library only.
+"""
 
 import argparse
 import json
@@ -33,8 +35,7 @@ FRONT = (
 REASONS = {
     "rolling_partitions": "A thousand open partitions cost the memory traffic of a thousand writers.",
     "lp_mixed_iter_batches": "Length-prefixed records of mixed length are cut one by one.",
-    "s3_obstore_get_4k_boto3": "Bare obstore itself reads 2.3 times as fast as boto3 here, as the server runs on the same "
-    "two cores.",
+    "s3_obstore_get_4k_boto3": "Bare obstore reads 2.3 times as fast as boto3 here: the server has the same cores.",
     "store_write_remote-store": "An atomic write is mostly the work of the file system, whoever asks for it.",
     "sync_s3_s3": "A copy within an S3 server takes the time of one request for each object.",
 }
@@ -44,16 +45,16 @@ INTRO = """\
 
 <!-- Made by benchmarks/table.py; change that file or run ./scripts/bench. -->
 
-`./scripts/bench` runs our code and the peer's side by side in one process, in alternating order, on equal work. The work
-is checked by hash. It writes `benchmarks/results.json`, and this page is made from that file.
+`./scripts/bench` runs our code and the peer's side by side in one process, in alternating order, on equal work. The
+work is checked by hash. The command writes `benchmarks/results.json`, and this page is made from that file.
 
 - **Measured** is the median of at least five rounds, with the smallest and the largest ratio. A row that was run once
   has no range.
 - **Bar** is the limit that the project sets itself. **MISS** says that the median is on the wrong side of it.
-- Rows of *speed* are better when the number is higher. Rows of *cost* (time, CPU time, memory) are better when it is lower.
+- Rows of *speed* are better when the number is higher. Rows of *cost* (time, memory) are better when it is lower.
 - In the plots a longer bar to the right is always better for us: ratios of cost are turned round. Rows without a ratio,
   such as memory in MiB, are in the tables only.
-- Servers of network backends run on the same two cores as the client. Their ratios vary more between runs than the others.
+- Servers of network backends run on the same two cores as the client. Their ratios vary more between runs.
 """
 
 

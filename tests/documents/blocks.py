@@ -4,8 +4,8 @@ The first word behind the fence says what a block is:
 
 * ``python`` and ``sh`` run, in the order of the page, in one process per page.
 * ``text`` right behind one of them is what that block prints. ``...`` stands for any text.
-* ``toml``, ``yaml``, ``sql``, ``csv`` and ``json`` are files. The second word, if any, is the name that the file gets in
-  the working folder, so that the blocks behind it can use it.
+* ``toml``, ``yaml``, ``sql``, ``csv`` and ``json`` are files. The second word, if any, is the name that the file gets
+  in the working folder, so that the blocks behind it can use it.
 * ``sh install`` shows installation. It is the one kind that does not run.
 """
 

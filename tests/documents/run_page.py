@@ -4,7 +4,6 @@ Blocks of Python share one namespace, the one of ``__main__``, as in a session a
 and its line. What a block prints is compared with the ``text`` block behind it.
 """
 
-import builtins
 import contextlib
 import io
 import json
@@ -17,10 +16,9 @@ from pathlib import Path
 
 
 def run_python(block):
-    text, at = block["text"], f"{block['page']}"
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        exec(compile("\n" * block["line"] + text, at, "exec"), globals())
+        exec(compile("\n" * block["line"] + block["text"], block["page"], "exec"), globals())
     return printed.getvalue()
 
 

@@ -1,7 +1,7 @@
-"""What each page needs around it: names that its blocks take for given, and texts that stand for something of the reader's.
+"""What each page needs around it: names that its blocks use, and texts that stand for something of the reader's.
 
 ``BEFORE`` is Python that runs ahead of the page's blocks. ``INSTEAD`` replaces texts of the page: an endless command by
-one that ends, a database by one that is there. Absolute paths such as ``/data`` lie in the test's own folder, and buckets
+one that ends, a database by one that is there. Absolute paths such as ``/data`` lie in the test's own folder. Buckets
 are made at the test servers without being mentioned here.
 """
 
@@ -48,6 +48,10 @@ async def records():
 """,
     "docs/guides/fanout.md": """
 events = [{"n": n} for n in range(1000)]
+""",
+    "docs/guides/records.md": FILES
+    + """
+put("people.csv", "name,age,member\\nAda,36,true\\nBo,old,false\\nCy,50,0\\n")
 """,
     "docs/guides/sql_query.md": """
 import sqlite3
