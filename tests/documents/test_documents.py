@@ -82,10 +82,14 @@ def test_every_block_of_a_page_runs(page, tmp_path):
     for block in found:
         allowed = next((codes[text] for text in codes if text in block.text), (0,))
         made.append({**block._asdict(), "text": placed(block.text, tmp_path, {**own, **instead}), "codes": allowed})
+    command = tmp_path / "bin" / "omnistorage"  # of this checkout, whatever is installed
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m omnistorage "$@"\n')
+    command.chmod(0o755)
     job = tmp_path / "page.json"
     job.write_text(json.dumps({"before": placed(BEFORE.get(page, ""), tmp_path, instead), "blocks": made}))
     environment = {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(home), "TMPDIR": str(tmp_path),
+        "PATH": f"{command.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(home), "TMPDIR": str(tmp_path),
         "LANG": "C.UTF-8", "COLUMNS": "120", "NO_COLOR": "1", **env,
     }  # fmt: skip
     if coverage := os.environ.get("COVERAGE_PROCESS_START"):
