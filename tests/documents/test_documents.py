@@ -6,8 +6,10 @@ import re
 import subprocess
 import sys
 import time
+import tomllib
 import urllib.request
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -18,8 +20,9 @@ from .blocks import FILES, INSTALLS, KNOWN, ROOT, blocks, pages
 from .worlds import BEFORE, CODES, INSTEAD
 
 ABSOLUTE = re.compile(r"(?<![\w./:~}$-])/(?=(?:data|fast|mirror|mnt|plans|var)\b)")
-LATER = ()
-"""Pages that the default run leaves to CI."""
+LATER = ("docs/guides/backends.md", "docs/guides/command_line.md", "docs/guides/delivery.md", "docs/guides/sync.md")
+"""Pages that the default run leaves to CI: each starts the command many times, or asks a server many times. What the
+commands do is tested with them."""
 
 
 def buckets_of(texts, scheme):
@@ -89,8 +92,8 @@ def test_every_block_of_a_page_runs(page, tmp_path):
     job = tmp_path / "page.json"
     job.write_text(json.dumps({"before": placed(BEFORE.get(page, ""), tmp_path, instead), "blocks": made}))
     environment = {
-        "PATH": f"{command.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(home), "TMPDIR": str(tmp_path),
-        "LANG": "C.UTF-8", "COLUMNS": "120", "NO_COLOR": "1", **env,
+        "PATH": f"{command.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(home),
+        "TMPDIR": str(tmp_path), "LANG": "C.UTF-8", "COLUMNS": "120", "NO_COLOR": "1", **env,
     }  # fmt: skip
     if coverage := os.environ.get("COVERAGE_PROCESS_START"):
         environment["COVERAGE_PROCESS_START"] = coverage
@@ -115,5 +118,38 @@ def test_what_a_page_needs_is_of_a_page_that_is_there():
     assert {*BEFORE, *INSTEAD, *CODES, *LATER} <= set(PAGES)
 
 
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
 def test_the_readme_is_short():
-    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 200
+    assert len(README.splitlines()) <= 200
+
+
+def test_the_readme_names_every_extra_of_users():
+    extras = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
+    table = README.partition("## Extras\n")[2].partition("\n## ")[0]
+    cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    named = {name for cell in cells for name in re.findall(r"`([^`]+)`", cell)}
+    assert named == extras - {"test", "test-servers", "mutate", "dev", "lock", "bench"}
+
+
+def headings(page):
+    """The anchors that GitHub makes of a page's headings."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", pages())
+def test_links_to_headings_lead_to_one(page):
+    for target, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", (ROOT / page).read_text(encoding="utf-8")):
+        place = (ROOT / page).parent / target if target else ROOT / page
+        assert anchor in headings(place), f"{page}: {target}#{anchor}"
+
+
+def test_the_benchmark_pages_show_what_was_measured():
+    command = [sys.executable, ROOT / "benchmarks" / "table.py", "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
+    assert (done.returncode, done.stderr) == (0, "")
+    for chart in (ROOT / "docs" / "benchmarks").iterdir():
+        assert ElementTree.parse(chart).getroot().tag.endswith("}svg")

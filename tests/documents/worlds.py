@@ -15,12 +15,14 @@ def put(name, text="some text"):
 """
 
 BEFORE: dict[str, str] = {
-    "docs/guides/command_line.md": FILES + """
+    "docs/guides/command_line.md": FILES
+    + """
 put("app.log", "started\\nstopped\\n")
 rows = ["api", 200], ["web", 500], ["api", 404]
 put("events.ndjson", "".join(f'{{"service":"{name}","status":{status}}}\\n' for name, status in rows))
 """,
-    "docs/guides/backends.md": FILES + """
+    "docs/guides/backends.md": FILES
+    + """
 put("app.log", "started\\n")
 """,
     "README.md": FILES
@@ -92,6 +94,7 @@ open_store("s3://bucket/2025").write("1.txt", b"1")
 """,
 }
 INSTEAD: dict[str, dict[str, str]] = {
+    "README.md": {"1_000_000": "10_000"},
     "docs/guides/command_line.md": {"tail -F": "cat"},
     "docs/guides/delivery.md": {"tail -F": "cat"},
     "docs/guides/sql_query.md": {"postgresql://reader@host/sales": "sqlite:///sales.db"},
