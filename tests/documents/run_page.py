@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import tomllib
+import warnings
 from pathlib import Path
 
 
@@ -53,6 +54,7 @@ def save(block):
 if __name__ == "__main__":
     if "fork" in multiprocessing.get_all_start_methods():  # functions of a block exist in this process alone
         multiprocessing.set_start_method("fork")
+        warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
     page = json.loads(Path(sys.argv[1]).read_text())
     exec(compile(page["before"], "before", "exec"), globals())
     printed = ""

@@ -57,10 +57,10 @@ def made_buckets(page, texts):
     return instead, env
 
 
-def placed(text, folder, instead):
+def placed(text, instead):
     for old, new in instead.items():
         text = text.replace(old, new)
-    return ABSOLUTE.sub(f"{folder}/root/", text)
+    return ABSOLUTE.sub("../root/", text)  # relative, as the folder's own path may have blanks
 
 
 PAGES = [page for page in pages() if any(block.kind in ("python", "sh") for block in blocks(page))]
@@ -84,13 +84,13 @@ def test_every_block_of_a_page_runs(page, tmp_path):
     made = []
     for block in found:
         allowed = next((codes[text] for text in codes if text in block.text), (0,))
-        made.append({**block._asdict(), "text": placed(block.text, tmp_path, {**own, **instead}), "codes": allowed})
+        made.append({**block._asdict(), "text": placed(block.text, {**own, **instead}), "codes": allowed})
     command = tmp_path / "bin" / "omnistorage"  # of this checkout, whatever is installed
     command.parent.mkdir()
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m omnistorage "$@"\n')
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m omnistorage "$@"\n')
     command.chmod(0o755)
     job = tmp_path / "page.json"
-    job.write_text(json.dumps({"before": placed(BEFORE.get(page, ""), tmp_path, instead), "blocks": made}))
+    job.write_text(json.dumps({"before": placed(BEFORE.get(page, ""), instead), "blocks": made}))
     environment = {
         "PATH": f"{command.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(home),
         "TMPDIR": str(tmp_path), "LANG": "C.UTF-8", "COLUMNS": "120", "NO_COLOR": "1", **env,
