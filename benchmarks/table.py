@@ -36,7 +36,7 @@ REASONS = {
     "rolling_partitions": "A thousand open partitions cost the memory traffic of a thousand writers.",
     "lp_mixed_iter_batches": "Length-prefixed records of mixed length are cut one by one.",
     "s3_obstore_get_4k_boto3": "Bare obstore reads 2.3 times as fast as boto3 here: the server has the same cores.",
-    "store_write_remote-store": "An atomic write is mostly the work of the file system, whoever asks for it.",
+    "store_write_remote-store": "An atomic write is mostly the work of the file system.",
     "sync_s3_s3": "A copy within an S3 server takes the time of one request for each object.",
 }
 """Why a row misses its bar, where that is known."""
