@@ -1,7 +1,7 @@
 """Runs the benchmarks: ``python benchmarks/run.py [NAME...]``, with names of themes or groups (``--list``).
 
-The figures go to ``benchmarks/results.json``, from which ``table.py`` makes README's table. ``--quick`` only shows that
-everything runs: little data, two rounds, nothing kept.
+The figures go to ``benchmarks/results.json``, from which ``table.py`` makes ``docs/benchmarks.md`` and README's table.
+``--quick`` only shows that everything runs: little data, two rounds, nothing kept.
 """
 
 import argparse
