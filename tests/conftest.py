@@ -14,7 +14,7 @@ from .plugins import costs, hung, selection, shake
 settings.register_profile(
     "default", max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
-settings.register_profile("ci", settings.get_profile("default"), max_examples=200)
+settings.register_profile("ci", settings.get_profile("default"), max_examples=100)
 settings.register_profile("soak", settings.get_profile("default"), max_examples=10_000)
 settings.load_profile(budget.FORM)
 

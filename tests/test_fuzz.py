@@ -10,7 +10,7 @@ from .budget import pick
 SPEC = importlib.util.spec_from_file_location("fuzz", pathlib.Path(__file__).parent / "fuzz.py")
 fuzz = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(fuzz)
-COUNT = pick(default=300, ci=5_000, soak=20_000)
+COUNT = pick(default=300, ci=2_000, soak=20_000)
 
 
 @pytest.mark.parametrize(("kind", "name"), fuzz.decoders())

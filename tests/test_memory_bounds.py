@@ -9,7 +9,7 @@ import pytest
 from .budget import pick
 
 CHILD = pathlib.Path(__file__).parent.parent / "benchmarks" / "memory_child.py"
-SIZE = pick(default=128 << 20, ci=2 << 30, soak=10 << 30)
+SIZE = pick(default=128 << 20, ci=1 << 30, soak=10 << 30)
 
 
 def peak_mib(verb, path):

@@ -144,14 +144,10 @@ def _target(given: Any, number: int, taken: set[str], defaults: Mapping[str, Any
         if "store" not in given:
             raise ConfigError(f"target {number}: the key 'store' is missing")
         store = given["store"]
-        if isinstance(store, PathLike):
-            store = f"{Path(store).absolute()}/"
-        if isinstance(store, str):
+        if isinstance(store, str | PathLike):
             store = opened(f"target {number}", store, defaults)
         return Target(**{**given, "name": given.get("name") or _name(store, taken), "store": store})
-    if isinstance(given, PathLike):
-        given = f"{Path(given).absolute()}/"
-    if isinstance(given, str):
+    if isinstance(given, str | PathLike):
         given = opened(f"target {number}", given, defaults)
     elif not isinstance(given, Backend) and not hasattr(given, "as_backend"):
         raise ConfigError(f"target {number}: a store, a backend, a URL or a Target, not {type(given).__name__}")

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import combinations
+from os import PathLike
 from typing import Any
 
 from .. import ops
@@ -26,8 +27,8 @@ _new = tuple.__new__
 
 @dataclass(frozen=True)
 class Tier:
-    """One of several stores: a ``Store``, a backend or a URL, under a name. ``match``: the globs (one or several) of
-    the keys that belong to it, None for all."""
+    """One of several stores: a ``Store``, a backend, a URL or a path, under a name. ``match``: the globs (one or
+    several) of the keys that belong to it, None for all."""
 
     name: str
     store: Any
@@ -35,10 +36,11 @@ class Tier:
 
     def __post_init__(self) -> None:
         _check_name(self.name)
-        if isinstance(self.store, str):
+        if isinstance(self.store, str | PathLike):
             object.__setattr__(self, "store", opened(f"tier {self.name!r}", self.store, None))
         elif not isinstance(self.store, Backend) and not hasattr(self.store, "as_backend"):
-            raise ConfigError(f"tier {self.name!r}: a store, a backend or a URL, not {type(self.store).__name__}")
+            given = type(self.store).__name__
+            raise ConfigError(f"tier {self.name!r}: a store, a backend, a URL or a path, not {given}")
         match = (self.match,) if isinstance(self.match, str) else self.match
         if match is not None:
             if not isinstance(match, Sequence) or not all(isinstance(pattern, str) for pattern in match):
@@ -53,7 +55,7 @@ def _check_name(name: Any) -> None:
         raise ConfigError(f"a tier's name is made of letters, digits, '-' and '_': not {name!r}")
 
 
-def opened(who: str, url: str, defaults: Mapping[str, Any] | None) -> Backend:
+def opened(who: str, url: str | PathLike[str], defaults: Mapping[str, Any] | None) -> Backend:
     """The backend of a URL or path, which shows and pickles no secret that the URL has in it. No I/O."""
     try:
         backend, folder = locate(url, is_object=False, defaults=defaults)

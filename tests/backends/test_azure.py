@@ -71,7 +71,7 @@ def without_create():
     return backend
 
 
-STEPS = pick(default=20, ci=1_000, soak=50_000)
+STEPS = pick(default=20, ci=500, soak=50_000)
 LENGTH = min(STEPS, 50)
 TestGoal32Azurite = backend_machine(without_create, steps=STEPS, length=LENGTH, peek=peek)
 

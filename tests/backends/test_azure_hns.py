@@ -43,7 +43,7 @@ class TestDouble(BackendTests):
         plant(backend, path, data)
 
 
-STEPS = pick(default=20, ci=2_000, soak=50_000)
+STEPS = pick(default=20, ci=500, soak=50_000)
 LENGTH = min(STEPS, 50)
 TestGoal32HierarchicalDouble = backend_machine(on_double, steps=STEPS, length=LENGTH, peek=peek)
 

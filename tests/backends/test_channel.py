@@ -498,7 +498,7 @@ class TestChannel(BackendTests):
         return ChannelBackend(mode="broadcast", buffer=1 << 30, replay=1 << 30)
 
 
-@settings(max_examples=pick(default=50, ci=1000, soak=5000), deadline=None)
+@settings(max_examples=pick(default=50, ci=400, soak=5000), deadline=None)
 @given(
     mode=st.sampled_from(["queue", "broadcast"]),
     buffer=st.integers(1, 200),

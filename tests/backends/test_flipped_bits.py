@@ -18,7 +18,7 @@ from . import azure_places, gcs_places, test_s3
 from .test_s3_faults import peek as peek_s3
 from .test_s3_faults import policy, put
 
-TRANSFERS = pick(default=12, ci=1000, soak=1000)
+TRANSFERS = pick(default=12, ci=400, soak=1000)
 LONG = pick(default=2, ci=8, soak=8)
 """One object in so many is longer than a part: its upload has several parts."""
 HEAD = 2000

@@ -55,7 +55,7 @@ class TestDouble(GCSTests):
     place = "double"
 
 
-STEPS = pick(default=20, ci=1_000, soak=50_000)
+STEPS = pick(default=20, ci=500, soak=50_000)
 LENGTH = min(STEPS, 50)
 TestGoal32FakeGCSServer = backend_machine(lambda: fresh("fake"), steps=STEPS, length=LENGTH, peek=peek)
 TestGoal32Double = backend_machine(lambda: fresh("double"), steps=STEPS, length=LENGTH, peek=peek)

@@ -86,7 +86,7 @@ class TestDoubleObstore(BackendTests):
         plant(backend, path, data)
 
 
-STEPS = pick(default=20, ci=1_000, soak=50_000)
+STEPS = pick(default=20, ci=500, soak=50_000)
 LENGTH = min(STEPS, 50)
 TestGoal32DoubleObstore = backend_machine(lambda: by(shared()), steps=STEPS, length=LENGTH, peek=peek)
 

@@ -160,7 +160,7 @@ class TestDavOnNginx(WithIndex, OnFiles):
         return on_disk("nginx", "put/", dav=True, listing="index")
 
 
-STEPS = pick(default=20, ci=1_000, soak=50_000)
+STEPS = pick(default=20, ci=500, soak=50_000)
 TestGoal32Dav = backend_machine(
     lambda: on_disk("wsgidav_serial", "", dav=True, conditional_writes=True),
     file_peek,

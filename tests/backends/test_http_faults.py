@@ -130,7 +130,7 @@ def test_goal_29_random_overwrites_between_ranges_never_mix(proxy, at):
     chance, place = random.Random(29), at("deaf")
     versions = [bytes([n]) * 200_000 for n in range(4)]
     ends = {"whole": 0, "refused": 0}
-    for _ in range(pick(default=100, ci=1000, soak=1000)):
+    for _ in range(pick(default=100, ci=400, soak=1000)):
         place.put("x", chance.choice(versions))
         if chance.random() < 0.7:
             proxy.next(Truncate("GET", chance.randrange(200_000)))

@@ -44,4 +44,4 @@ class TestLocal(BackendTests):
         dispose(backend)
 
 
-TestGoal32Local = backend_machine(make, peek, dispose, steps=pick(default=500, ci=20_000, soak=1_000_000))
+TestGoal32Local = backend_machine(make, peek, dispose, steps=pick(default=500, ci=5_000, soak=1_000_000))

@@ -32,7 +32,7 @@ from ..waiting import LIMIT
 # A newer Python warns of fork in a process with threads; these children do nothing that could meet a held lock.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 
-SWAPS = pick(default=5_000, ci=50_000, soak=100_000)
+SWAPS = pick(default=5_000, ci=20_000, soak=100_000)
 SECRET = b"the secret outside"
 layers = pytest.mark.parametrize("walk", [False, True], ids=["openat2", "walk"])
 WAYS: dict[str, Callable[[Path], Any]] = {

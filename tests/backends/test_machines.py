@@ -5,7 +5,7 @@ from omnistorage.testing import BasicBackend, backend_machine
 
 from ..budget import pick
 
-STEPS = pick(default=1_500, ci=100_000, soak=1_000_000)
+STEPS = pick(default=1_500, ci=30_000, soak=1_000_000)
 
 TestGoal32Memory = backend_machine(MemoryBackend, steps=STEPS)
 TestGoal32FlatMemory = backend_machine(lambda: MemoryBackend(dirs=False), steps=STEPS // 3)

@@ -127,7 +127,7 @@ class TestMoto(S3Tests):
     server = "moto"
 
 
-STEPS = pick(default=20, ci=1_000, soak=50_000)
+STEPS = pick(default=20, ci=500, soak=50_000)
 LENGTH = min(STEPS, 50)
 # SeaweedFS removes emptied folders in the background, and takes one that is left for an object under If-None-Match.
 TestGoal32SeaweedFS = backend_machine(lambda: fresh("seaweedfs"), steps=STEPS, length=LENGTH, peek=peek, one_kind=True)

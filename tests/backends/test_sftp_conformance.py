@@ -55,7 +55,7 @@ class TestSftpOnSshd(SftpTests):
         return make("sshd", server_copy=True)
 
 
-STEPS = pick(default=20, ci=1_000, soak=50_000)
+STEPS = pick(default=20, ci=500, soak=50_000)
 LENGTH = min(STEPS, 50)
 TestGoal32Sftp = backend_machine(lambda: make("asyncssh"), peek, dispose, steps=STEPS, length=LENGTH)
 TestGoal32SftpOnSshd = pytest.mark.ci_only(

@@ -317,7 +317,7 @@ def test_goal_44_a_thousand_hostile_names_come_back_as_they_are(name):
     place = Place(name)
     backend = place.make()
 
-    @settings(max_examples=pick(default=200 if name == "memory" else 20, ci=1_000, soak=10_000), deadline=None)
+    @settings(max_examples=pick(default=200 if name == "memory" else 20, ci=500, soak=10_000), deadline=None)
     @given(st.text(alphabet, min_size=1, max_size=12))
     def check(name):
         path = f"n/{name}".rstrip() if name.strip(".") else "n/dot"

@@ -7,7 +7,7 @@ from omnistorage.testing import BackendTests, backend_machine
 from ..budget import pick
 from .sql_places import Place, peek, plant
 
-STEPS = pick(default=20, ci=1_000, soak=50_000)
+STEPS = pick(default=20, ci=500, soak=50_000)
 LENGTH = min(STEPS, 50)
 
 

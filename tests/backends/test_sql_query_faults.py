@@ -32,7 +32,7 @@ from ..waiting import LIMIT, until
 from .sql_places import IN_CI
 from .sql_query_places import QueryPlace, table_of
 
-ROWS = pick(default=100_000, ci=3_000_000, soak=10_000_000)
+ROWS = pick(default=100_000, ci=1_000_000, soak=10_000_000)
 CHILD = pathlib.Path(__file__).parent / "query_child.py"
 MANY = 20_000
 

@@ -385,7 +385,7 @@ def test_goal_17_bombs_stay_within_32_mib(tmp_path, kind: str) -> None:  # type:
         compressor = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
         size, blob = 64 << 20, compressor.compress(noise(16 << 20) * 4) + compressor.flush()
     elif kind == "repeated bytes":
-        count = pick(default=800, ci=8000, soak=8000)
+        count = pick(default=800, ci=4000, soak=8000)
         size, blob = count << 17, frame(*[block(1, 1 << 17, b"z")] * count, block(0, 0, b"", last=True))
     elif kind == "empty frames":
         blob = encode(b"") * MEMBERS

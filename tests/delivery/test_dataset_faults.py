@@ -45,8 +45,8 @@ from .dataset_world import (
     writer,
 )
 
-SEEDS = pick(default=40, ci=500, soak=10_000)
-EACH = pick(default=10, ci=150, soak=3000)  # how often each kind of fault happens in all seeds together, at least
+SEEDS = pick(default=40, ci=250, soak=10_000)
+EACH = pick(default=10, ci=80, soak=3000)  # how often each kind of fault happens in all seeds together, at least
 KILLS = pick(default=3, ci=50, soak=500)
 STORES = {
     "conditions": MemoryBackend,

@@ -17,7 +17,7 @@ from omnistorage.wrappers._base import Wrapper
 from ..budget import pick
 from .conftest import ManualTimer
 
-SEQUENCES = pick(default=100, ci=3000, soak=10_000)
+SEQUENCES = pick(default=100, ci=1000, soak=10_000)
 KEYS = "abcd"
 
 
@@ -140,7 +140,7 @@ class Unreliable(Wrapper):
 FIRED = [0]
 
 
-@settings(max_examples=pick(default=40, ci=1000, soak=3000), deadline=None)
+@settings(max_examples=pick(default=40, ci=400, soak=3000), deadline=None)
 @given(seed=st.integers(0, 2**32), share=st.sampled_from([0.0, 0.1, 0.3]), records=st.integers(1, 9))
 def replays_deliver_each_record_once_and_in_order(seed, share, records):
     """Runs that fail at any commit, end by abort or go on, with rolls at other places each time; the next run replays

@@ -208,7 +208,7 @@ DIALECTS: list[dict[str, Any]] = [
 ]
 
 
-@settings(max_examples=pick(default=60, ci=1_000, soak=10_000), deadline=None)
+@settings(max_examples=pick(default=60, ci=400, soak=10_000), deadline=None)
 @given(
     data=st.lists(
         st.sampled_from(
@@ -239,7 +239,7 @@ def test_any_text_is_read_as_python_reads_it_however_it_is_cut(
     assert (found if not errors else None) == expected
 
 
-@settings(max_examples=pick(default=60, ci=1_000, soak=10_000), deadline=None)
+@settings(max_examples=pick(default=60, ci=400, soak=10_000), deadline=None)
 @given(table=tables(), sizes=SIZES, dialect=st.sampled_from([*DIALECTS[:4], {"quoting": "all"}, {"delimiter": "\t"}]),
        end=st.sampled_from(["\n", "\r\n"]))  # fmt: skip
 def test_goal_22_random_tables_round_trip(
@@ -281,7 +281,7 @@ BAD_ROWS = [
 ]
 
 
-@settings(max_examples=pick(default=40, ci=1_000, soak=10_000), deadline=None)
+@settings(max_examples=pick(default=40, ci=400, soak=10_000), deadline=None)
 @given(seed=st.integers(0, 10**6), size=st.sampled_from([1, 3, 64, 1000, 1 << 16]))
 def test_goal_21_no_good_row_is_lost_among_bad_ones(seed: int, size: int) -> None:
     chance = random.Random(seed)

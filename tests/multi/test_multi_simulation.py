@@ -7,7 +7,7 @@ import pytest
 from ..budget import pick
 from .simulation import FAULTS, OPS, SCENES, World
 
-SEEDS = pick(default=100, ci=5000, soak=100_000)
+SEEDS = pick(default=100, ci=1500, soak=100_000)
 PARTS = pick(default=1, ci=5, soak=5)
 REPLAYED = pick(default=10, ci=40, soak=40)
 # How often each must have happened in each part of the seeds; what is not named, ten times.

@@ -4,6 +4,7 @@ import itertools
 import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,7 @@ from omnistorage import (
     ListOptions,
     LocalBackend,
     MemoryBackend,
+    MultiBackend,
     MultiError,
     NotFound,
     PreconditionFailed,
@@ -424,7 +426,7 @@ def test_tiers_that_do_not_fit_together_are_refused(said, arguments, options):
     [
         ("made of letters", {"name": "a:b", "store": "x"}),
         ("made of letters", {"name": "", "store": "x"}),
-        ("a backend or a URL, not int", {"name": "a", "store": 3}),
+        ("a URL or a path, not int", {"name": "a", "store": 3}),
         ("bad pattern", {"name": "a", "store": "./x", "match": "a["}),
         ("no key 'nam'; did you mean 'name'", {"nam": "a"}),
         ("the key 'store' is missing", {"name": "a"}),
@@ -437,6 +439,15 @@ def test_tiers_that_do_not_fit_together_are_refused(said, arguments, options):
 def test_what_is_no_tier_is_refused(said, tier):
     with pytest.raises(ConfigError, match=said):
         TieredBackend([tier])
+
+
+def test_a_text_and_a_path_object_are_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiers = TieredBackend([Tier("hot", "hot"), Tier("cold", Path("cold"))])
+    multi = MultiBackend(["m1", Path("m2"), "./m3"])
+    for backend in (tiers, multi):
+        write_bytes(backend, "x", b"1")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hot", "m1", "m2", "m3"]
 
 
 def test_patterns_in_the_wrong_mode_are_refused():

@@ -179,8 +179,8 @@ class CompositeMachine(RuleBasedStateMachine):
 
 
 class TestGoal32Composite(CompositeMachine.TestCase):
-    settings = settings(max_examples=pick(default=20, ci=300, soak=6000), stateful_step_count=40, deadline=None)
+    settings = settings(max_examples=pick(default=20, ci=150, soak=6000), stateful_step_count=40, deadline=None)
 
     def runTest(self):
         super().runTest()
-        assert FIRED["faults"] >= pick(default=1, ci=500, soak=10_000), FIRED
+        assert FIRED["faults"] >= pick(default=1, ci=250, soak=10_000), FIRED

@@ -13,7 +13,7 @@ from .simulation import Inline, VirtualClock
 from .stores import blind, bucket, held, memory, put
 
 STORES = {"checks conditions": memory, "checks none": blind, "flat": lambda: memory(dirs=False), "bucket": bucket}
-SEEDS = pick(default=50, ci=900, soak=30_000)
+SEEDS = pick(default=50, ci=450, soak=30_000)
 
 
 class Two:

@@ -282,7 +282,7 @@ SHORT = ("WithTtlAndLimited", "OfUnknownSizesInABasicBackend")  # what the defau
 for _name, _values in KINDS.items():
     _machine = type(f"Machine{_name}", (CacheMachine,), {**_values, "met": Counter()})
     _case = _machine.TestCase
-    _case.settings = settings(max_examples=pick(default=20, ci=200, soak=4000), stateful_step_count=40, deadline=None)
+    _case.settings = settings(max_examples=pick(default=20, ci=100, soak=4000), stateful_step_count=40, deadline=None)
 
     def run(self, _machine=_machine, _plain=_case.runTest):
         _plain(self)
