@@ -157,6 +157,8 @@ class DecryptingReader(ReaderBase):
 class EncryptingWriter(WriterBase):
     """Writes an object into ``inner``; ``outer`` turns its info into the content's."""
 
+    _staged = False  # whether ``prepare`` was asked for
+
     def __init__(
         self,
         path: str,
@@ -210,10 +212,15 @@ class EncryptingWriter(WriterBase):
     def _flush(self) -> None:
         self._inner.flush()
 
+    def prepare(self) -> None:
+        self._staged = True
+        super().prepare()
+
     def _prepare(self) -> None:
         self._send([self._held], last=True)
         self._held, self._out = bytearray(), memoryview(b"")
-        self._inner.prepare()
+        if self._staged:  # else closing the inner writer brings the rest to the store, with one request if that will do
+            self._inner.prepare()
 
     def _publish(self) -> ObjectInfo:
         return self._outer(self._inner.close())

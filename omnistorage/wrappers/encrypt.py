@@ -269,8 +269,8 @@ class Encrypt(Wrapper):
             with self.open_writer(path, keeps) as writer:
                 while data := reader.read(_BLOCK):
                     writer.write(data)
-                writer.prepare()
                 if keeps.if_match is None:
+                    writer.prepare()
                     self._check_same(path, header)
                 return writer.close()
 

@@ -12,6 +12,7 @@ from omnistorage import (
     AlreadyExists,
     CapabilityNotSupported,
     ConfigError,
+    Encrypt,
     GCSBackend,
     MemoryBackend,
     MultiBackend,
@@ -224,6 +225,20 @@ def test_the_default_write_works_or_is_refused_with_what_was_seen(name, works, c
         assert winners(store) == works
         assert [info.path for info in store.list()] == ["a", "raced"][: 2 * works]
         assert not bare(server(name)).list_multipart_uploads(Bucket=store.bucket, Prefix=store._prefix).get("Uploads")
+
+
+def test_what_is_encrypted_is_one_request_too_and_keeps_its_condition():
+    """SeaweedFS keeps conditions on single requests alone."""
+    with Proxy(server("seaweedfs")["port"]) as proxy, unknown("seaweedfs", endpoint=proxy.url) as store:
+        store.learn_features()
+        safe, asked = Encrypt(store, b"k" * 32), len(proxy.requests)
+        Store(safe).write("a", b"x")
+        assert len(proxy.requests) - asked == 1
+        with pytest.raises(AlreadyExists):
+            Store(safe).write("a", b"y")
+        again = Encrypt(store, {"default": b"k" * 32, "new": b"n" * 32}, key_id="new")
+        again.reencrypt("a")
+        assert Store(again).read_bytes("a") == b"x"
 
 
 def test_the_default_write_works_on_a_gcs_server_of_which_nothing_was_said():

@@ -288,6 +288,8 @@ def test_a_write_that_fails_leaves_nothing():
         inner.put_raw("x", b"old")
         breaks = Breaks(inner)
         breaks.op = op
-        with pytest.raises(BackendUnavailable):
-            ops.write_bytes(Encrypt(breaks, KEY), "x", LARGE)
+        with pytest.raises(BackendUnavailable), Encrypt(breaks, KEY).open_writer("x") as writer:
+            writer.write(LARGE)
+            if op == "prepare":
+                writer.prepare()
         assert inner.peek("x") == b"old"

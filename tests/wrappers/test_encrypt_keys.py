@@ -185,9 +185,7 @@ class Races(Wrapper):
         return writer
 
 
-@pytest.mark.parametrize(
-    ("make", "at"), [(MemoryBackend, "close"), (MemoryBackend, "prepare"), (BasicBackend, "prepare")]
-)
+@pytest.mark.parametrize(("make", "at"), [(MemoryBackend, "close"), (BasicBackend, "prepare")])
 def test_a_rotation_never_loses_a_concurrent_write(make, at):
     inner = make()
     ops.write_bytes(Encrypt(inner, OLD), "x", CONTENT)
