@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from omnistorage import BackendUnavailable, ConfigError, CorruptData, Encrypt, MemoryBackend, StorageError, ops
+from omnistorage import BackendUnavailable, ConfigError, CorruptData, Encrypt, MemoryBackend, StorageError
 from omnistorage.core import READ, ReadOptions
 from omnistorage.testing import Faulty
 from omnistorage.testing._kit import payload
