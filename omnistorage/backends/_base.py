@@ -87,37 +87,60 @@ class BackendBase(Closes):
 
     # -- hooks ---------------------------------------------------------------------------------------------------------
 
+    # A subclass defines those of its features. Paths are checked, and options hold nothing that the features deny.
+
     def _open_reader(self, path: str, options: ReadOptions) -> Reader:
+        """Open an object from ``options.offset`` on, for ``options.length`` bytes or to its end (``range_read``).
+
+        Raises:
+            NotFound: There is no such object; a folder is none.
+            PreconditionFailed: ``options.if_match`` or ``if_none_match`` does not hold; see ``check_conditions``.
+        """
         self._refuse("read", "open_reader", path)
 
     def _open_writer(self, path: str, options: WriteOptions) -> Writer:
+        """Return a writer that shows nothing before its ``_publish``.
+
+        It refuses at publication, or earlier: ``AlreadyExists`` where ``options.overwrite`` is False and there is an
+        object, ``PreconditionFailed`` where its etag is not ``options.if_match``.
+        """
         self._refuse("write", "open_writer", path)
 
     def _exists(self, path: str) -> bool:
+        """Return whether there is an object; a folder is none."""
         self._refuse("read", "exists", path)
 
     def _delete(self, path: str, if_match: str | None) -> bool | None:
+        """Delete the object. Return whether there was one; None where the store does not say."""
         self._refuse("delete", "delete", path)
 
     def _list(self, prefix: str, options: ListOptions) -> Iterator[ObjectInfo]:
+        """Yield all objects below the folder ``prefix`` in the order of their UTF-8 bytes, from
+        ``options.start_after`` on. An empty or missing folder has none; a missing root is ``NotFound``."""
         self._refuse("list", "list", prefix)
 
     def _stat(self, path: str) -> ObjectInfo:
+        """Return what the store says of the object. Raises ``NotFound``."""
         self._refuse("stat", "stat", path)
 
     def _list_dir(self, path: str) -> Iterator[ObjectInfo]:
+        """Yield the objects and folders right in the folder ``path``, in any order; ``NotFound`` if it is missing."""
         self._refuse("list", "list_dir", path)
 
     def _mkdir(self, path: str) -> None:
+        """Make the folder and those above it. One that is there is fine; an object of the name is ``InvalidPath``."""
         self._refuse("dirs", "mkdir", path)
 
     def _rmdir(self, path: str) -> None:
+        """Remove an empty folder; ``DirectoryNotEmpty``, ``NotFound``."""
         self._refuse("dirs", "rmdir", path)
 
     def _copy(self, src: str, dst: str, options: CopyOptions) -> ObjectInfo:
+        """Copy inside the store, or from ``options.source``, all or nothing, and return what is at ``dst``."""
         self._refuse("copy", "copy", src)
 
     def _move(self, src: str, dst: str, options: CopyOptions) -> ObjectInfo:
+        """The same, and ``src`` is gone only once ``dst`` is there."""
         self._refuse("move", "move", src)
 
     def _close(self) -> None:

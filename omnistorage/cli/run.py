@@ -150,6 +150,15 @@ class Verb(click.Command):
         self.rows = rows  # --json is the answer itself
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        # An option whose value may be left out takes one behind "=" alone: what follows it is an argument.
+        bare = {
+            name: f"{name}={param.flag_value}"
+            for param in self.params
+            if isinstance(param, click.Option) and not param.is_flag and isinstance(param.flag_value, str)
+            for name in param.opts
+        }
+        end = args.index("--") if "--" in args else len(args)
+        args = [*(bare.get(arg, arg) for arg in args[:end]), *args[end:]]
         try:
             return super().parse_args(ctx, args)
         except click.UsageError as error:

@@ -187,3 +187,14 @@ def test_names_that_windows_cannot_hold(cli: Cli, box: Path) -> None:
     assert done.code == 1
     assert "aux.txt" in done.err
     assert files(box / "dst") == {"fine": "x"}
+
+
+@pytest.mark.parametrize("verb", ["check", "sync", "bisync"])
+def test_an_option_without_its_value_takes_no_argument_for_one(cli, box, verb):
+    for side, text in (("a", "same"), ("b", "same")):
+        (box / side).mkdir()
+        (box / side / "f").write_text(text)
+    more = ["--state", "state"] if verb == "bisync" else []
+    assert cli(verb, *more, "--checksum", "a", "b").code == 0
+    assert cli(verb, *more, "--checksum=strict", "a", "b").code == 0
+    assert cli(verb, *more, "--checksum=other", "a", "b").code == 2
