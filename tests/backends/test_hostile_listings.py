@@ -15,7 +15,7 @@ from omnistorage.backends._http_pages import index_page, multistatus, sitemap
 from omnistorage.backends._http_urls import Root
 from omnistorage.backends._object_client import Page
 from omnistorage.backends._objects import ObjectBackend
-from omnistorage.backends._sftp_wire import EOF, Answer, Attrs, Slot, Status, string
+from omnistorage.backends._sftp_wire import EOF, HANDLE, Answer, Attrs, Slot, Status, string
 from omnistorage.backends.azure import AzureBackend
 from omnistorage.backends.s3 import S3Backend
 from omnistorage.cancellation import Clock, deadline
@@ -202,13 +202,12 @@ class Folder:
         self.asked, self.closing = 0, []
         self._count, self._names = count, names
 
-    def call(self, *args, want=None):
-        return Answer(memoryview(string(b"handle")))
-
     def send(self, *args):
         return Slot()
 
     def answer(self, slot, want):
+        if want == HANDLE:
+            return Answer(memoryview(string(b"handle")))
         if self._count is not None and self.asked * self._names >= self._count:
             raise Status(EOF, "end")
         self.asked += 1
