@@ -24,6 +24,7 @@ from ._sftp_tree import (
     look_at_handle,
     read_folder,
     real_path,
+    set_aside,
 )
 from ._sftp_wire import REALPATH, REMOVE, RMDIR, STAT, Session, Status, string
 
@@ -134,6 +135,7 @@ class Folders(Changes):
                 if info.is_dir:
                     _check_depth(len(levels), path, "purge")
                     self._remove(session, level.doomed)
+                    set_aside(level.rows)
                     levels.append(self._level(session, name, path, level))
                     break
                 level.doomed.append((REMOVE, name))
@@ -212,6 +214,7 @@ class Folders(Changes):
                 path = f"{folder}/{info.path}" if folder else info.path
                 if info.is_dir:
                     _check_depth(len(levels), path, "stale_uploads")
+                    set_aside(rows)
                     levels.append((path, self._folder(path, "stale_uploads", missing_ok=True)))
                     break
                 is_old = is_temporary(info.path) and (info.modified_at or OLDEST) <= newest

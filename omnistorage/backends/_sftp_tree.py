@@ -11,14 +11,13 @@ hard and not impossible, and REMOVE, RMDIR and SETSTAT cannot be looked at again
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from os import urandom
 from stat import S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, S_ISDIR, S_ISREG
 
-from .._sorted_list import sort_entries
+from .._sorted_list import Sorted
 from ..core import Kind, ListOptions, ObjectInfo
 from ..errors import (
     AlreadyExists,
@@ -243,9 +242,13 @@ def _entries(answer: Answer, count: int) -> Iterator[ObjectInfo]:
 def in_order(rows: Iterable[ObjectInfo]) -> Iterator[ObjectInfo]:
     """``rows`` in the order of their keys, a folder's with its slash. All are read when this returns: in memory, or
     sorted on disk if they are many."""
-    ordered = sort_entries(rows, _order, run=RUN)
-    first = next(ordered, None)
-    return iter(()) if first is None else itertools.chain((first,), ordered)
+    return Sorted(rows, _order, run=RUN)
+
+
+def set_aside(rows: Iterator[ObjectInfo]) -> None:
+    """Have the rest of a folder wait for one below it: its open files and its memory add up over the levels."""
+    if isinstance(rows, Sorted):
+        rows.shrink()
 
 
 def _order(info: ObjectInfo) -> bytes:
@@ -440,15 +443,17 @@ def walk(read: Callable[[str], Iterator[ObjectInfo]], prefix: str, options: List
     head = prefix + "/" if prefix else ""
     start = None if options.start_after is None else sort_key(options.start_after)
 
-    def wanted(folder: str) -> Iterator[ObjectInfo]:
+    def wanted(folder: str) -> tuple[str, Iterator[ObjectInfo], Iterator[ObjectInfo]]:
         key = sort_key(folder)
-        if start is None or start < key:
-            return visible(read(folder))
-        return visible(read(folder), start[len(key) :]) if start.startswith(key) else iter(())
+        skips = start is not None and start >= key
+        if skips and not (start or b"").startswith(key):
+            return folder, iter(()), iter(())
+        rows = read(folder)
+        return folder, rows, visible(rows, (start or b"")[len(key) :] if skips else None)
 
-    levels = [(head, wanted(head))]
+    levels = [wanted(head)]
     while levels:
-        here, rows = levels[-1]
+        here, all_rows, rows = levels[-1]
         for info in rows:
             path = here + info.path
             if not info.is_dir:
@@ -456,8 +461,9 @@ def walk(read: Callable[[str], Iterator[ObjectInfo]], prefix: str, options: List
                 continue
             if len(levels) >= MAX_DEPTH:
                 raise CorruptData("folders inside folders without an end", path=path, op="list", backend=BACKEND)
+            set_aside(all_rows)
             try:
-                levels.append((path + "/", wanted(path + "/")))
+                levels.append(wanted(path + "/"))
             except StorageError as error:
                 if options.on_error is None:
                     raise
