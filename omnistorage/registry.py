@@ -11,6 +11,7 @@ stand behind the ``#``. Options that lower protection or name secrets of this ma
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Collection, Mapping
 from os import PathLike, fspath
 from typing import Any
@@ -49,6 +50,9 @@ _TABLE = Table(
         "tiered": "omnistorage.multi.tiered:TieredBackend",
     },
 )
+
+_NO_TEXT = re.compile(r"\b(?:Callable|Mapping|RequestPolicy)\b")
+"""What the annotation of an option begins with that is an object of the programmer."""
 
 
 def register_backend(name: str, cls: Any) -> None:
@@ -288,6 +292,8 @@ def _query_options(cls: Any, query: str) -> dict[str, Any]:
 
 def _typed(key: str, value: str, annotation: str) -> Any:
     """A query value as what the constructor's annotation asks for."""
+    if key.startswith("_") or _NO_TEXT.search(annotation.partition("[")[0]):
+        raise ConfigError(f"no text in a URL can be the option {key!r}: give it to open_backend(name, options)")
     if "bool" in annotation:
         if value.lower() not in ("true", "false", "1", "0"):
             if "Literal" in annotation:

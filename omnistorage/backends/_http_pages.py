@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from html.parser import HTMLParser
+from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote, urljoin, urlsplit
 from xml.parsers import expat
@@ -40,10 +41,17 @@ MAX_ROW = 500
 MAX_TAG = 1 << 14
 MAX_TEXT = 1 << 16
 MAX_DEPTH = 64
-MAX_TOKEN = 2 * MAX_TEXT
-"""The longest tag or comment in XML, in bytes. The parser begins one that is not whole again with each piece."""
+MAX_TOKEN = 1 << 13
+"""The longest tag or comment in XML, in bytes, and how much the parser gets at once. It begins a tag that is not whole
+again with each piece; and it puts the URI of a namespace before each name in it, before anybody is asked."""
+MAX_URI = 256
+"""The longest URI of a namespace in XML."""
 MAX_NAMES = 4096
 """So many different names of elements, attributes and namespaces a document has at most: the parser keeps them all."""
+MAX_NAMED = 1 << 20
+"""So many characters all of these names have at most."""
+MAX_URL = 2048
+"""The longest URL in a sitemap (sitemaps.org, protocol 0.9)."""
 _SIZE = re.compile(r"\s*(?:[0-9]{2}-[A-Z][a-z]{2}-[0-9]{4}|[0-9]{4}-[0-9]{2}-[0-9]{2}) [0-9:]{5,8}\s+([0-9]{1,18})\s*")
 """What stands behind a link: a time, and a size in bytes, and nothing more."""
 _TITLE = re.compile(r"\s*(?:Index of|Directory listing)\b", re.IGNORECASE)
@@ -219,13 +227,14 @@ class Xml:
         self._names: list[str] = []
         self._value: list[str] = []
         self._held = self._fed = 0
-        self._known: dict[str, str] = {}
+        self._known: dict[str, Any] = {}  # also None, as the prefix of names without one
+        self._counted = self._named = 0
         self.idle = 0
         """Elements since the last entry, whose reader sets this to zero."""
         parser = self._parser = expat.ParserCreate(namespace_separator=" ", intern=self._known)
         parser.buffer_text = True
         parser.StartDoctypeDeclHandler = parser.EntityDeclHandler = self._refuse
-        parser.StartNamespaceDeclHandler = self._count_names
+        parser.StartNamespaceDeclHandler = self._namespace
         parser.StartElementHandler = self._start
         parser.EndElementHandler = self._end
         parser.CharacterDataHandler = self._data
@@ -239,8 +248,17 @@ class Xml:
         if self._fed - self._parser.CurrentByteIndex > MAX_TOKEN:
             raise bad("the listing's XML has a tag or comment that never ends")
 
-    def _count_names(self, *_: Any) -> None:
-        if len(self._known) > MAX_NAMES:
+    def _namespace(self, prefix: str | None, uri: str | None) -> None:
+        if max(len(prefix or ""), len(uri or "")) > MAX_URI:
+            raise bad("the listing's XML has a namespace with a long name")
+        self._count_names()
+
+    def _count_names(self) -> None:
+        new = len(self._known) - self._counted
+        if new:
+            self._counted += new
+            self._named += sum(len(name or "") for name in islice(reversed(self._known), new))
+        if self._counted > MAX_NAMES or self._named > MAX_NAMED:
             raise bad("the listing's XML has ever new names of elements")
 
     def _refuse(self, *_: Any) -> None:
@@ -286,6 +304,8 @@ def sitemap(pieces: Iterable[bytes], limit: int) -> Iterator[Place]:
     def text(names: tuple[str, ...], value: str) -> None:
         last = names[-1].rpartition(" ")[2]
         if last in ("loc", "lastmod") and len(names) == 3:
+            if len(value) > MAX_URL:
+                raise bad(f"the sitemap has a <{last}> of more than {MAX_URL} characters")
             held[last] = value
         elif last in ("url", "sitemap") and len(names) == 2:
             if not held.get("loc"):
@@ -304,8 +324,8 @@ def sitemap(pieces: Iterable[bytes], limit: int) -> Iterator[Place]:
 def _fed(xml: Xml, pieces: Iterable[bytes], found: list[T]) -> Iterator[T]:
     """What ``xml`` puts into ``found``, as it comes."""
     for piece in pieces:
-        for at in range(0, len(piece), MAX_TEXT):
-            xml.feed(piece[at : at + MAX_TEXT])
+        for at in range(0, len(piece), MAX_TOKEN):
+            xml.feed(piece[at : at + MAX_TOKEN])
             yield from found
             found.clear()
     xml.feed(b"", last=True)

@@ -32,6 +32,7 @@ from ._sftp_connect import Link
 from ._sftp_pool import Pool
 from ._sftp_settings import NAME
 from ._sftp_tree import (
+    Check,
     Place,
     info_of,
     is_absent,
@@ -48,7 +49,6 @@ from ._sftp_wire import (
     CREATE,
     EXCLUSIVE,
     EXTENDED,
-    FOR_READING,
     FOR_WRITING,
     HANDLE,
     HARDLINK,
@@ -156,20 +156,44 @@ class Changes(BackendBase):
         folder = parent(path)
         name = self._place.full(session, folder).rstrip(b"/") + b"/" + new_hidden().encode()
         request = string(name), number(FOR_WRITING | CREATE | EXCLUSIVE), Attrs(mode=mode).packed()
+
+        def make() -> bytes:
+            slot = session.send(OPEN, *request)
+            check = self._place.again(session, folder, path, op)
+            handle = session.answer(slot, HANDLE).string()
+            try:
+                check()
+            except BaseException:
+                session.closing.append(handle)
+                self._take_back(session, name)
+                raise
+            return handle
+
         self.live.add(name)
         try:
             try:
-                return session.call(OPEN, *request, want=HANDLE).string(), name
+                return make(), name
             except Status as error:
                 if not is_absent(error):
                     raise
             self._place.make_folders(session, folder, path, op)
-            return session.call(OPEN, *request, want=HANDLE).string(), name
+            return make(), name
         except BaseException as error:
             self.live.discard(name)
             if isinstance(error, Cancelled) or not isinstance(error, (Status, StorageError)):
                 self.leftovers.append(name)  # it may be there, or come to be there yet
             raise
+
+    def _take_back(self, session: Session, name: bytes) -> None:
+        """Remove a temporary that was made in another folder than it should be, while its name still leads there."""
+        try:
+            session.call(REMOVE, string(name))
+        except Exception:
+            self.leftovers.append(name)
+
+    def look_again(self, session: Session, path: str, op: str) -> Check:
+        """Ask where the folder of ``path`` leads, shortly before something in it is published."""
+        return self._place.again(session, parent(path), path, op)
 
     def check_target(self, session: Session, path: str, op: str, *, overwrite: bool) -> Attrs | None:
         """What stands at the destination; refused at once is what publication would refuse later."""
@@ -192,6 +216,8 @@ class Changes(BackendBase):
         attempt = Attempt()
 
         def run(_: Link, session: Session) -> None:
+            if attempt.asked:  # else that was done just now
+                self._place.check_folder(session, parent(path), path, op)
             final = self._place.full(session, path)
             if overwrite:
                 self._replace(session, temporary, final, info, op, attempt)
@@ -342,6 +368,9 @@ class Changes(BackendBase):
                 self.check_target(session, dst, "move", overwrite=options.overwrite)
                 self._place.make_folders(session, parent(dst), dst, "move")
                 info.append(info_of(dst, found))
+            place.check_folder(session, parent(src), src, "move")
+            if attempt.asked:  # else that was done just now
+                self._place.check_folder(session, parent(dst), dst, "move")
             old, new = self._place.full(session, src), self._place.full(session, dst)
             if options.overwrite:
                 self._replace(session, old, new, info[0], "move", attempt)
@@ -375,7 +404,7 @@ class Changes(BackendBase):
                 if target is None or not is_file(target):
                     raise NotFound("no such object", path=src, op="copy", backend=NAME)
             self.check_target(session, dst, "copy", overwrite=options.overwrite)
-            made.append(self._copy_data(session, src, dst))
+            made.append(self._copy_data(session, place, src, dst))
 
         self._ask("copy", dst, run)
         temporary, info = made[-1]
@@ -388,9 +417,8 @@ class Changes(BackendBase):
             self.live.discard(temporary)
         return info
 
-    def _copy_data(self, session: Session, src: str, dst: str) -> tuple[bytes, ObjectInfo]:
-        read = string(self._place.full(session, src)), number(FOR_READING), Attrs().packed()
-        source = session.call(OPEN, *read, want=HANDLE).string()
+    def _copy_data(self, session: Session, place: Place, src: str, dst: str) -> tuple[bytes, ObjectInfo]:
+        source = place.opened(session, src, "copy")
         try:
             size = look_at_handle(session, source).size or 0
             handle, temporary = self.new_temporary(session, dst, None, "copy")
@@ -400,7 +428,10 @@ class Changes(BackendBase):
                     session.call(
                         EXTENDED, string(COPY_DATA.encode()), string(source), *step, string(handle), number(at, 8)
                     )
-                return temporary, info_of(dst, look_at_handle(session, handle))
+                check = self.look_again(session, dst, "copy")
+                info = info_of(dst, look_at_handle(session, handle))
+                check()
+                return temporary, info
             except BaseException:
                 self.live.discard(temporary)
                 self.leftovers.append(temporary)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import NoReturn
 
 from ..core import ObjectInfo
-from ..errors import AlreadyExists, CorruptData, DirectoryNotEmpty, NotFound
+from ..errors import AlreadyExists, CorruptData, DirectoryNotEmpty, InvalidPath, NotFound
 from ..paths import check_key, check_prefix, parent, sort_key
 from ._sftp_change import Attempt, Changes
 from ._sftp_connect import Link
@@ -23,6 +24,7 @@ from ._sftp_tree import (
     look_at_handle,
     read_folder,
     real_path,
+    set_aside,
 )
 from ._sftp_wire import REALPATH, REMOVE, RMDIR, STAT, Session, Status, string
 
@@ -30,6 +32,20 @@ GRACE = timedelta(hours=1)
 OLDEST = datetime.min.replace(tzinfo=UTC)
 _LOOK = 1000
 """So many names of a folder tell what keeps it from being removed."""
+
+
+BATCH = 32
+"""So many names are removed between two looks whether their folder is still the same one."""
+Doomed = tuple[int, bytes]
+"""A request that removes, and what."""
+
+
+class _Level:
+    """A folder that is emptied: its name, where that leads, what is left in it, and what to remove next."""
+
+    def __init__(self, folder: bytes, where: bytes | None, rows: Iterator[ObjectInfo]) -> None:
+        self.folder, self.where, self.rows = folder, where, rows
+        self.doomed: list[Doomed] = []
 
 
 class Folders(Changes):
@@ -45,7 +61,8 @@ class Folders(Changes):
                 if missing_ok and look(session, self._place.full(session, ""), STAT) is not None:
                     return iter(())
                 raise NotFound("no such folder", path=path, op=op, backend=NAME)
-            return in_order(read_folder(session, self._place.full(session, path)))
+            again = partial(self._place.again, session, path, path, op) if path else None
+            return in_order(read_folder(session, self._place.full(session, path), again))
 
         return self._ask(op, path, run)
 
@@ -108,24 +125,58 @@ class Folders(Changes):
         self._ask("purge", path, run)
 
     def _empty(self, session: Session, top: bytes, path: str) -> None:
-        def rows_of(folder: bytes) -> Iterator[ObjectInfo]:
-            where = real_path(session, session.send(REALPATH, string(folder)))
-            self._place.demand(session, where, path, "purge")  # somebody may have put a symlink in its place
-            return in_order(read_folder(session, folder))
-
-        levels = [(top, rows_of(top))]
-        while levels:
-            folder, rows = levels[-1]
-            for info in rows:
-                name = folder + b"/" + sort_key(info.path)
+        above = top.rpartition(b"/")[0] or b"/"
+        levels = [_Level(above, real_path(session, session.send(REALPATH, string(above))), iter(()))]
+        levels.append(self._level(session, top, path, levels[0]))
+        while len(levels) > 1:
+            level = levels[-1]
+            for info in level.rows:
+                name = level.folder.rstrip(b"/") + b"/" + sort_key(info.path)
                 if info.is_dir:
                     _check_depth(len(levels), path, "purge")
-                    levels.append((name, rows_of(name)))
+                    self._remove(session, level.doomed)
+                    set_aside(level.rows)
+                    levels.append(self._level(session, name, path, level))
                     break
-                self._unless_absent(session, REMOVE, name)
+                level.doomed.append((REMOVE, name))
+                if len(level.doomed) >= BATCH:
+                    self._remove(session, level.doomed, level, path)
             else:
                 levels.pop()
-                self._unless_absent(session, RMDIR, folder)
+                self._remove(session, level.doomed, levels[-1], path)
+                levels[-1].doomed.append((RMDIR, level.folder))
+        self._remove(session, levels[0].doomed)
+
+    def _level(self, session: Session, folder: bytes, path: str, above: _Level) -> _Level:
+        """What is to be removed in ``folder``, which lies in the folder ``above`` also after it was read."""
+        rows = in_order(read_folder(session, folder))
+        where = real_path(session, session.send(REALPATH, string(folder)))
+        self._place.demand(session, where, path, "purge")
+        if not (where or b"").startswith((above.where or b"/").rstrip(b"/") + b"/"):
+            self._swapped(path)
+        return _Level(folder, where, rows)
+
+    def _remove(self, session: Session, doomed: list[Doomed], then: _Level | None = None, path: str = "") -> None:
+        """Remove what is ``doomed``, all of it at once, and see that the level ``then``, where it goes on, stands where
+        it stood: no request is older than this look by more than one way to the server and a batch."""
+        slots = [session.send(kind, string(name)) for kind, name in doomed]
+        where = None if then is None else session.send(REALPATH, string(then.folder))
+        doomed.clear()
+        failed: Status | None = None
+        for slot in slots:
+            try:
+                session.answer(slot)
+            except Status as error:
+                failed = failed if is_absent(error) else failed or error
+        if then is not None and where is not None and real_path(session, where) != then.where:
+            self._swapped(path)
+        if failed is not None:
+            raise failed
+
+    @staticmethod
+    def _swapped(path: str) -> NoReturn:
+        reason = "a folder was moved away while it was emptied, or replaced by a symlink"
+        raise InvalidPath(reason, path=path, op="purge", backend=NAME)
 
     @staticmethod
     def _unless_absent(session: Session, kind: int, name: bytes) -> None:
@@ -163,6 +214,7 @@ class Folders(Changes):
                 path = f"{folder}/{info.path}" if folder else info.path
                 if info.is_dir:
                     _check_depth(len(levels), path, "stale_uploads")
+                    set_aside(rows)
                     levels.append((path, self._folder(path, "stale_uploads", missing_ok=True)))
                     break
                 is_old = is_temporary(info.path) and (info.modified_at or OLDEST) <= newest
@@ -176,7 +228,7 @@ class Folders(Changes):
             full = self._place.full(session, path)
             if full in self.live:
                 return False
-            if remove:
+            if remove and self._place.check_folder(session, parent(path), path, "remove_stale_uploads"):
                 self._unless_absent(session, REMOVE, full)
             return True
 

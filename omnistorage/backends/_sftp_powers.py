@@ -121,9 +121,11 @@ class Powers(Folders):
                     raise
                 self._place.make_folders(session, folder, path, "make_link")
                 session.call(SYMLINK, string(target), string(name))
+            check = self.look_again(session, path, "make_link")
             if mtime is not None:
                 session.call(EXTENDED, string(LSETSTAT.encode()), string(name), Attrs(mtime=mtime).packed())
             found = look(session, name)
+            check()
             if found is None:
                 raise NotFound("somebody removed the link before it got its name", path=path, backend=NAME)
             return name, info_of(path, found)

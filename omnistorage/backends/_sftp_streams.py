@@ -293,12 +293,14 @@ class SFTPWriter(WriterBase):
             if self._mode is not None or mtime is not None:
                 change = session.send(FSETSTAT, handle, Attrs(mode=self._mode, mtime=mtime).packed())
             look = session.send(FSTAT, handle)
+            check = self._at_backend.look_again(session, self._path, "close")
             done = session.send(CLOSE, handle)
             self._handle = None
             if change is not None:
                 session.answer(change, stop=self._stopped)
             attrs = session.answer(look, ATTRS, stop=self._stopped).attrs()
             session.answer(done, stop=self._stopped)
+            check()
         if attrs.size is not None and attrs.size != self._written:
             raise CorruptData(
                 f"{self._written} bytes were written, the server has {attrs.size}", path=self._path, op="close",

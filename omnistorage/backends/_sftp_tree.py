@@ -3,19 +3,21 @@ neighbours ``_sftp_wire``, ``_sftp_connect``, ``_sftp_pool``.
 
 Never out of the root: SFTP has no way to resolve beneath a folder, so every call asks the server where its path really
 leads (REALPATH) before it touches anything. Between that answer and the next request somebody with an account on the
-server could still put a symlink in the way: against those, confine the account (``ChrootDirectory`` of sshd).
+server could still put a symlink in the way. What is opened is therefore looked at again once it is open (REALPATH right
+behind OPEN, which costs no round trip), and a folder before each step that changes several names in it. That makes it
+hard and not impossible, and REMOVE, RMDIR and SETSTAT cannot be looked at again: against those, confine the account
+(``ChrootDirectory`` of sshd).
 """
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from os import urandom
 from stat import S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, S_ISDIR, S_ISREG
 
-from .._sorted_list import sort_entries
+from .._sorted_list import Sorted
 from ..core import Kind, ListOptions, ObjectInfo
 from ..errors import (
     AlreadyExists,
@@ -35,12 +37,14 @@ from ._sftp_wire import (
     ATTRS,
     BAD_MESSAGE,
     EOF,
+    FOR_READING,
     FSTAT,
     HANDLE,
     LSTAT,
     MKDIR,
     NAME,
     NO_SUCH_FILE,
+    OPEN,
     OPENDIR,
     PERMISSION_DENIED,
     READDIR,
@@ -54,8 +58,12 @@ from ._sftp_wire import (
     Slot,
     Status,
     Stopped,
+    number,
     string,
 )
+
+Check = Callable[[], None]
+"""Waits for the answer to a question that is on its way, and raises if it is not what it has to be."""
 
 MARK = ".omnistorage-"
 _HIDDEN = re.compile(r"\.omnistorage-[0-9a-f]{16}\.(tmp|old)", re.ASCII)
@@ -194,12 +202,17 @@ def real_path(session: Session, slot: Slot) -> bytes | None:
     return answer.string() if answer.number() else None
 
 
-def read_folder(session: Session, path: bytes) -> Iterator[ObjectInfo]:
-    """Everything in a folder by its name there, unsorted, our temporaries included. Raises ``Status``."""
-    handle = session.call(OPENDIR, string(path), want=HANDLE).string()
-    ahead: Slot | None = session.send(READDIR, string(handle))
+def read_folder(session: Session, path: bytes, again: Callable[[], Check] | None = None) -> Iterator[ObjectInfo]:
+    """Everything in a folder by its name there, unsorted, our temporaries included. Raises ``Status``. ``again`` asks
+    where the folder leads once it is open, before the first name is given."""
+    opening = session.send(OPENDIR, string(path))
+    check = None if again is None else again()
+    handle = session.answer(opening, HANDLE).string()
     left = MAX_FOLDER
     try:
+        ahead: Slot | None = session.send(READDIR, string(handle))
+        if check is not None:
+            check()
         while ahead is not None:
             answer = session.answer(ahead, NAME)
             ahead = session.send(READDIR, string(handle))  # while this one is read
@@ -229,9 +242,13 @@ def _entries(answer: Answer, count: int) -> Iterator[ObjectInfo]:
 def in_order(rows: Iterable[ObjectInfo]) -> Iterator[ObjectInfo]:
     """``rows`` in the order of their keys, a folder's with its slash. All are read when this returns: in memory, or
     sorted on disk if they are many."""
-    ordered = sort_entries(rows, _order, run=RUN)
-    first = next(ordered, None)
-    return iter(()) if first is None else itertools.chain((first,), ordered)
+    return Sorted(rows, _order, run=RUN)
+
+
+def set_aside(rows: Iterator[ObjectInfo]) -> None:
+    """Have the rest of a folder wait for one below it: its open files and its memory add up over the levels."""
+    if isinstance(rows, Sorted):
+        rows.shrink()
 
 
 def _order(info: ObjectInfo) -> bytes:
@@ -296,22 +313,30 @@ class Place:
         if found is not None and not is_folder(found):
             raise InvalidPath("a file stands where a folder is needed", path=path, op=op, backend=BACKEND)
         if len(at) > len(base):
-            self._demand_above(session, at, path, op)
+            self._demand_above(session, at, session.send(REALPATH, string(at)), path, op)
         for name in reversed(missing):
-            try:
-                session.call(MKDIR, string(name), Attrs().packed())
-            except Status:
-                there = look(session, name, STAT)  # most servers do not say why; somebody may have made it just now
-                if there is None:
-                    raise
-                if not is_folder(there):
-                    raise InvalidPath(
-                        "a file stands where a folder is needed", path=path, op=op, backend=BACKEND
-                    ) from None
+            where = self._make_folder(session, name, path, op)
+            if len(name) > len(base):  # somebody may have put a symlink in the place of what was made just now
+                self._demand_above(session, name, where, path, op)
 
-    def _demand_above(self, session: Session, at: bytes, path: str, op: str) -> None:
-        """The same for ``at``, the lowest folder above ``path`` that is there."""
-        self.demand(session, real_path(session, session.send(REALPATH, string(at))), path, op)
+    @staticmethod
+    def _make_folder(session: Session, name: bytes, path: str, op: str) -> Slot:
+        """Make one folder. Where it leads is asked along with that."""
+        slot, where = session.send(MKDIR, string(name), Attrs().packed()), session.send(REALPATH, string(name))
+        try:
+            session.answer(slot)
+        except Status:
+            there = look(session, name, STAT)  # most servers do not say why; somebody may have made it just now
+            if there is None:
+                raise
+            if not is_folder(there):
+                raise InvalidPath("a file stands where a folder is needed", path=path, op=op, backend=BACKEND) from None
+        return where
+
+    def _demand_above(self, session: Session, at: bytes, where: Slot, path: str, op: str) -> None:
+        """``demand`` for ``at``, a folder above ``path`` that is there, and for the answer to where it leads."""
+        real = real_path(session, where) or real_path(session, session.send(REALPATH, string(at)))
+        self.demand(session, real, path, op)
 
     def check_folder(self, session: Session, folder: str, path: str, op: str) -> bool:
         """Whether the folder is there, inside of the root."""
@@ -322,6 +347,32 @@ class Place:
             return False
         self.demand(session, real, path, op)
         return True
+
+    def again(self, session: Session, place: str, path: str, op: str) -> Check:
+        """Ask once more where ``place`` leads, with what was sent before. It has to be there, inside of the root."""
+        if not place:
+            return lambda: None
+        slot = session.send(REALPATH, string(self.full(session, place)))
+
+        def check() -> None:
+            real = real_path(session, slot)
+            if real is None:
+                raise NotFound("somebody took it away meanwhile", path=path, op=op, backend=BACKEND)
+            self.demand(session, real, path, op)
+
+        return check
+
+    def opened(self, session: Session, path: str, op: str) -> bytes:
+        """The handle of the file ``path``, opened for reading. It lies in the root after that, too."""
+        slot = session.send(OPEN, string(self.full(session, path)), number(FOR_READING), Attrs().packed())
+        check = self.again(session, path, path, op)
+        handle = session.answer(slot, HANDLE).string()
+        try:
+            check()
+        except BaseException:
+            session.closing.append(handle)
+            raise
+        return handle
 
     def find(self, session: Session, path: str, op: str) -> Attrs | None:
         """What ``path`` leads to, inside of the root; None if nothing does."""
@@ -367,11 +418,11 @@ class ConfinedPlace(Place):
     def _is_below(self, real: bytes) -> bool:
         return self._folder is not None and (real == self._folder or real.startswith(self._folder + b"/"))
 
-    def _demand_above(self, session: Session, at: bytes, path: str, op: str) -> None:
+    def _demand_above(self, session: Session, at: bytes, where: Slot, path: str, op: str) -> None:
         if len(at) < len(self.full(session, self.below)):
-            self._whole._demand_above(session, at, path, op)
+            self._whole._demand_above(session, at, where, path, op)
         else:
-            super()._demand_above(session, at, path, op)
+            super()._demand_above(session, at, where, path, op)
 
 
 # --- listings ---------------------------------------------------------------------------------------------------------
@@ -392,15 +443,17 @@ def walk(read: Callable[[str], Iterator[ObjectInfo]], prefix: str, options: List
     head = prefix + "/" if prefix else ""
     start = None if options.start_after is None else sort_key(options.start_after)
 
-    def wanted(folder: str) -> Iterator[ObjectInfo]:
+    def wanted(folder: str) -> tuple[str, Iterator[ObjectInfo], Iterator[ObjectInfo]]:
         key = sort_key(folder)
-        if start is None or start < key:
-            return visible(read(folder))
-        return visible(read(folder), start[len(key) :]) if start.startswith(key) else iter(())
+        skips = start is not None and start >= key
+        if skips and not (start or b"").startswith(key):
+            return folder, iter(()), iter(())
+        rows = read(folder)
+        return folder, rows, visible(rows, (start or b"")[len(key) :] if skips else None)
 
-    levels = [(head, wanted(head))]
+    levels = [wanted(head)]
     while levels:
-        here, rows = levels[-1]
+        here, all_rows, rows = levels[-1]
         for info in rows:
             path = here + info.path
             if not info.is_dir:
@@ -408,8 +461,9 @@ def walk(read: Callable[[str], Iterator[ObjectInfo]], prefix: str, options: List
                 continue
             if len(levels) >= MAX_DEPTH:
                 raise CorruptData("folders inside folders without an end", path=path, op="list", backend=BACKEND)
+            set_aside(all_rows)
             try:
-                levels.append((path + "/", wanted(path + "/")))
+                levels.append(wanted(path + "/"))
             except StorageError as error:
                 if options.on_error is None:
                     raise

@@ -1,4 +1,4 @@
-"""Rows into infos, and listings page by page. Imports floor 0 only.
+"""Rows into infos, and listings page by page. Imports floor 0 and ``_base``.
 
 Each page is a search in the index of the keys, never a scan of the table. It begins after the last key of the one
 before, so what comes or goes meanwhile never shifts it.
@@ -10,12 +10,14 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
-from ..core import ObjectInfo
-from ..errors import CorruptData, NotFound
+from ..core import ListOptions, ObjectInfo
+from ..errors import CorruptData, NotFound, StorageError
 from ..globs import compile_glob, has_magic
 from ..paths import sort_key
+from ._base import is_nameable
 
 PAGE = 1000
 _WILDCARDS = 4  # the most that a database is asked to match: it may take a step back at each
@@ -68,11 +70,33 @@ _ODD = (ValueError, TypeError, AttributeError, OverflowError, RecursionError, OS
 def _sound(infos_of: Callable[[Iterable[Any]], list[ObjectInfo]]) -> Callable[[Iterable[Any]], list[ObjectInfo]]:
     def infos(rows: Iterable[Any]) -> list[ObjectInfo]:
         try:
-            return infos_of(rows)
+            return [info if _is_sound(info) else _mended(info) for info in infos_of(rows)]
         except _ODD as error:
-            raise CorruptData(f"the row of an object cannot be understood: {type(error).__name__}") from error
+            why = f"{type(error).__name__}: {str(error)[:200]}"
+            raise CorruptData(f"the row of an object cannot be understood: {why}") from error
 
     return infos
+
+
+def _is_sound(info: ObjectInfo) -> bool:
+    """Whether the fields are of the kinds that they are said to be: a column may take anything."""
+    path, size, at, _, etag, _, kind, hashes = info[:8]
+    return (
+        type(path) is str
+        and (size is None or (type(size) is int and size >= 0))
+        and (at is None or at.tzinfo is UTC)
+        and (etag is None or type(etag) is str)
+        and (kind is None or type(kind) is str)
+        and (hashes is None or type(hashes["sha256"]) is str)
+    )
+
+
+def _mended(info: ObjectInfo) -> ObjectInfo:
+    """Take the time for what it can only mean. Raises ``ValueError`` where that was not what is odd."""
+    found = info._replace(modified_at=as_time(info.modified_at))
+    if found.modified_at is None or not _is_sound(found):
+        raise ValueError("a column holds a value of another kind")
+    return found
 
 
 INFOS = {
@@ -82,9 +106,44 @@ INFOS = {
 }
 
 
-def loose_infos(rows: Iterable[Any]) -> list[ObjectInfo]:
-    """Of rows of an existing table, whose columns may hold what they like or be missing."""
+def _loose_infos(rows: Iterable[Any]) -> list[ObjectInfo]:
     return [_loose_info(row) for row in rows]
+
+
+loose_infos = _sound(_loose_infos)
+"""Of rows of an existing table, whose columns may hold what they like or be missing."""
+
+
+def infos_of_page(
+    backend: Any, rows: list[Any], op: str, options: ListOptions, wanted: Callable[[str], Any] | None = None
+) -> Iterable[ObjectInfo]:
+    """What the rows of a page say. One that cannot be understood goes to ``on_error``, or raises, if its key is
+    ``wanted``; the others are read all the same."""
+    try:
+        return cast("list[ObjectInfo]", backend._infos(rows))
+    except CorruptData:
+        return _one_by_one(backend, rows, op, options, wanted)
+
+
+def _one_by_one(
+    backend: Any, rows: list[Any], op: str, options: ListOptions, wanted: Callable[[str], Any] | None
+) -> Iterator[ObjectInfo]:
+    for row in rows:
+        try:
+            yield from backend._infos((row,))
+        except CorruptData as error:
+            error.path, error.op, error.backend = _shown(row[0]), op, backend.name
+            if wanted is not None and not wanted(error.path):
+                continue
+            error.args = (f"{error.args[0]}, in the row of the key {error.path[:200]!r}",)
+            if options.on_error is None:
+                raise
+            options.on_error(error)
+
+
+def _shown(key: Any) -> str:
+    """The key of a row to name it by, whatever it is."""
+    return key.decode("utf-8", "surrogateescape") if isinstance(key, bytes) else str(key)
 
 
 def _loose_info(row: Any) -> ObjectInfo:
@@ -120,9 +179,10 @@ def as_time(value: Any) -> datetime | None:
 
 def _as_size(value: Any) -> int | None:
     try:
-        return None if value is None else int(value)
+        size = None if value is None else int(value)
     except _ODD:
         return None
+    return None if size is None or size < 0 else size
 
 
 def _as_metadata(extra: Any) -> dict[str, str] | None:
@@ -166,10 +226,34 @@ def list_rows(backend: Any, prefix: str, start_after: str | None) -> Iterator[li
             odd = sort_key(low)
             low = _SURROGATE.split(low)[0]
     for rows in pages(backend, low, begin, end, None, "list", prefix):
-        yield rows if odd is None else [row for row in rows if sort_key(row[0]) > odd]
+        yield rows if odd is None else [row for row in rows if type(row[0]) is not str or sort_key(row[0]) > odd]
 
 
-def _fits(backend: Any, key: str) -> bool:
+def listed(backend: Any, prefix: str, options: ListOptions) -> Iterator[ObjectInfo]:
+    """The objects under ``prefix``."""
+    for rows in list_rows(backend, prefix, options.start_after):
+        for info in infos_of_page(backend, rows, "list", options):
+            if is_nameable(info.path, "list", options, backend.name):
+                yield info
+
+
+def refusing_last(
+    backend: Any, op: str, infos_of: Callable[[ListOptions], Iterator[ObjectInfo]]
+) -> Iterator[ObjectInfo]:
+    """What ``infos_of`` lists, and the first error of a row after it."""
+    refused: list[StorageError] = []
+    options = ListOptions(on_error=lambda error: refused.extend(() if refused else (error,)))
+    for info in infos_of(options):
+        if is_nameable(info.path, op, options, backend.name):
+            yield info
+    if refused:
+        raise refused[0]
+
+
+def _fits(backend: Any, key: Any) -> bool:
+    """Whether the database can hold the key; it does hold one that is no text here."""
+    if type(key) is not str:
+        return True
     try:
         backend._db.dialect.key(key)
     except UnicodeEncodeError:
@@ -192,17 +276,17 @@ def pages(
         at, begin = rows[-1][0], ">"
 
 
-def list_dir_rows(backend: Any, path: str) -> Iterator[ObjectInfo]:
+def list_dir_rows(backend: Any, path: str, options: ListOptions) -> Iterator[ObjectInfo]:
     """The children of the folder ``path``: what lies deeper is jumped over, not read."""
     head = path + "/" if path else ""
     end = path + "0" if path else None
-    at, begin = (head, ">=") if head else ("", ">")
+    at: Any = head
+    begin = ">=" if head else ">"
     size, found, skip = 64, False, None
     while _fits(backend, at):
         rows = backend._page((begin, at, end, None, size), "list_dir", path)
-        skipped = 0
-        for child in backend._infos(rows):
-            found = True
+        found, skipped = found or bool(rows), 0
+        for child in infos_of_page(backend, rows, "list_dir", options):
             if skip is not None and child.path.startswith(skip):
                 skipped += 1
                 continue
@@ -216,7 +300,9 @@ def list_dir_rows(backend: Any, path: str) -> Iterator[ObjectInfo]:
                 yield child
         if len(rows) < size:
             break
-        at, begin = (skip[:-1] + "0", ">=") if skip is not None else (child.path, ">")
+        at, begin = rows[-1][0], ">"
+        if skip is not None and _shown(at).startswith(skip):
+            at, begin = skip[:-1] + "0", ">="
         size = max(16, size // 2) if skipped > size // 2 else min(PAGE, size * 2)
     if path and not found:
         raise NotFound("no such folder", path=path, backend=backend.name, op="list_dir")
@@ -229,10 +315,10 @@ def glob_rows(backend: Any, pattern: str) -> Iterator[ObjectInfo]:
     """Every object whose key matches. The database narrows it down by the text before the first wildcard, an index
     search, and by a coarse form of the rest; the pattern itself has the last word."""
     matching = compile_glob(pattern, anchored=True)
-    return _matches(backend, pattern.removeprefix("/"), matching)
+    return refusing_last(backend, "glob", partial(_matches, backend, pattern.removeprefix("/"), matching))
 
 
-def _matches(backend: Any, pattern: str, matching: Any) -> Iterator[ObjectInfo]:
+def _matches(backend: Any, pattern: str, matching: Any, options: ListOptions) -> Iterator[ObjectInfo]:
     parts = coarse(pattern)
     head = parts[0] or ""
     if not pattern or not _fits(backend, "".join(part or "" for part in parts)):
@@ -245,7 +331,7 @@ def _matches(backend: Any, pattern: str, matching: Any) -> Iterator[ObjectInfo]:
         return
     looks = like(parts, star=backend._db.dialect.family == "sqlite")
     for rows in pages(backend, head, ">=", successor(head), looks, "glob", pattern):
-        for found in backend._infos(rows):
+        for found in infos_of_page(backend, rows, "glob", options, matching.fullmatch):
             if matching.fullmatch(found.path):
                 yield found
 

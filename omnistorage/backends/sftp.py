@@ -38,7 +38,7 @@ from ._sftp_tree import (
     visible,
     walk,
 )
-from ._sftp_wire import FOR_READING, HANDLE, OPEN, SETSTAT, STAT, Attrs, Session, number, string
+from ._sftp_wire import SETSTAT, STAT, Attrs, Session, string
 from ._streams import check_conditions
 
 if TYPE_CHECKING:
@@ -235,8 +235,7 @@ class SFTPBackend(Powers):
         def run(link: Link, session: Session) -> SFTPReader:
             if not is_file(self._object(session, path, op)):  # before the open, which would wait for ever at a pipe
                 raise InvalidPath("not a regular file", path=path, op=op, backend=NAME)
-            full = string(self._place.full(session, path))
-            handle = session.call(OPEN, full, number(FOR_READING), Attrs().packed(), want=HANDLE).string()
+            handle = self._place.opened(session, path, op)
             try:
                 info = info_of(path, look_at_handle(session, handle))
                 check_conditions(info, options, NAME)

@@ -18,7 +18,6 @@ from urllib.parse import SplitResult, unquote
 
 from .._option_checks import check_metadata, check_time
 from ..core import (
-    LIST,
     READ,
     CopyOptions,
     Features,
@@ -35,7 +34,7 @@ from ..errors import CapabilityNotSupported, ConfigError, CorruptData, NotFound,
 from ..paths import check_key, check_prefix, is_under
 from ..policies import RequestPolicy
 from ..secret import Secret
-from ._base import BackendBase, is_nameable
+from ._base import BackendBase
 from ._sql import Database
 from ._sql_blob_change import Transfer, as_json, delete, new_token
 from ._sql_blob_check import check_size
@@ -47,8 +46,9 @@ from ._sql_blob_list import (
     as_time,
     glob_rows,
     list_dir_rows,
-    list_rows,
+    listed,
     loose_infos,
+    refusing_last,
 )
 from ._sql_blob_streams import BlobWriter, ChunkReader, ColumnReader, ColumnWriter, InlineReader
 from ._sql_blob_table import COLUMNS, INLINE, Table, check_name
@@ -354,24 +354,15 @@ class SQLBlobBackend(BackendBase):
         return self._db.run(op, path, work)
 
     def _list(self, prefix: str, options: ListOptions) -> Iterator[ObjectInfo]:
-        for rows in list_rows(self, prefix, options.start_after):
-            for info in self._infos(rows):
-                if is_nameable(info.path, "list", options, self.name):
-                    yield info
+        return listed(self, prefix, options)
 
     def _list_dir(self, path: str) -> Iterator[ObjectInfo]:
-        refused: list[StorageError] = []
-        odd = ListOptions(on_error=refused.append)
-        for info in list_dir_rows(self, path):
-            if is_nameable(info.path, "list_dir", odd, self.name):
-                yield info
-        if refused:  # after the rest, which is listed all the same
-            raise refused[0]
+        return refusing_last(self, "list_dir", partial(list_dir_rows, self, path))
 
     def glob(self, pattern: str) -> Iterator[ObjectInfo]:
         """What ``ops.glob`` finds, with most of the matching done by the database."""
         self._enter("list", "glob", pattern)
-        return (info for info in glob_rows(self, pattern) if is_nameable(info.path, "glob", LIST, self.name))
+        return glob_rows(self, pattern)
 
     # -- writing -------------------------------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ LONGEST = 64 << 10
 _BLOCK = 1 << 20
 _PLAIN = re.compile(rb"(\\?)([0-9a-fA-F]+) [ *](.+)", re.DOTALL)
 _TAGGED = re.compile(rb"(\\?)([A-Za-z0-9/-]+) \((.+)\) = ([0-9a-fA-F]+)", re.DOTALL)
+_HERE = re.compile(r"(?:\./++)++")
 _ESCAPE = re.compile(rb"\\(.?)", re.DOTALL)
 _ESCAPED = {b"\\": b"\\", b"n": b"\n", b"r": b"\r"}
 _IN_NAME = re.compile(r"(?:^|[._-])(md5|sha1|sha224|sha256|sha384|sha512|crc32c?|b2)(?:sums?)?(?=[._-]|$)")
@@ -171,9 +172,8 @@ class SumFile:
 
 
 def _plain(path: str) -> str:
-    while path.startswith("./"):
-        path = path[2:].lstrip("/")
-    return path
+    found = _HERE.match(path)
+    return path[found.end() :] if found else path
 
 
 __all__ = ["LONGEST", "SumFile", "algorithm_named"]

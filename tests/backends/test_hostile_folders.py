@@ -1,20 +1,24 @@
 """Folders inside of folders without an end, and names that were made to be long: refused in bounded memory."""
 
+import errno
 import io
 import itertools
+import tempfile
 import tracemalloc
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from omnistorage import CorruptData, MemoryBackend, ops
-from omnistorage.backends import _http_listing, _sftp_folders
+from omnistorage.backends import _http_listing, _sftp_folders, _sftp_tree
 from omnistorage.backends._azure_client import AzureClient, _known_time, _time
 from omnistorage.backends._base import BackendBase
 from omnistorage.backends._http_folders import Folders as HTTPFolders
 from omnistorage.backends._sftp_folders import Folders as SFTPFolders
 from omnistorage.backends.http import HTTPBackend
-from omnistorage.core import Features, ObjectInfo
+from omnistorage.core import Features, ListOptions, ObjectInfo
+from omnistorage.errors import StorageError
+from omnistorage.paths import sort_key
 from omnistorage.policies import RequestPolicy
 from omnistorage.sync import Filter
 from omnistorage.sync.places import Side
@@ -114,6 +118,88 @@ def test_sftp_looks_for_temporaries_in_no_folders_without_an_end(endless_sftp):
     backend, asked = endless_sftp
     assert peak_of(lambda: list(backend._stale("", HOUR, remove=False))) < 70 * MIB
     assert next(asked) <= _sftp_folders.MAX_DEPTH
+
+
+@pytest.fixture
+def temporary(monkeypatch):
+    """The temporary files that were made."""
+    made = []
+    make = tempfile.TemporaryFile
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda *given, **more: made.append(make(*given, **more)) or made[-1])
+    monkeypatch.setattr(_sftp_tree, "RUN", 20)
+    yield made
+    assert all(file.closed for file in made)
+
+
+def nested(levels, count=200):
+    """Reads the folders of a tree in which each folder holds ``count`` files around the next folder."""
+
+    def read(folder):
+        depth = folder.count("/")
+        names = [ObjectInfo(f"{n:04}", 1) for n in range(count)]
+        return _sftp_tree.in_order(itertools.chain(names, [ObjectInfo("0050d", kind="dir")] * (depth < levels)))
+
+    return read
+
+
+def test_folders_that_wait_for_those_below_them_have_one_file_open(temporary):
+    found, most = [], 0
+    for info in _sftp_tree.walk(nested(12), "", ListOptions()):
+        found.append(sort_key(info.path))
+        most = max(most, sum(not file.closed for file in temporary))
+    assert len(found) == 13 * 200
+    assert found == sorted(found)
+    assert most <= 12 + 200 // 20
+
+
+def test_a_listing_goes_on_behind_a_key_in_folders_that_wait(temporary):
+    every = [info.path for info in _sftp_tree.walk(nested(3), "", ListOptions())]
+    for after in (every[60], every[400], "0050d/0050d/", "0051"):
+        wanted = [path for path in every if sort_key(path) > sort_key(after)]
+        assert [info.path for info in _sftp_tree.walk(nested(3), "", ListOptions(start_after=after))] == wanted
+
+
+def test_folders_that_wait_are_not_held_in_memory():
+    tracemalloc.start()
+    try:
+        found = _sftp_tree.walk(nested(5, 3000), "", ListOptions())
+        assert sum(1 for _ in itertools.islice(found, 400)) == 400  # so the last folder is reached
+        assert tracemalloc.get_traced_memory()[0] < 2 * MIB
+        found.close()
+    finally:
+        tracemalloc.stop()
+
+
+def test_purge_has_one_file_open_for_each_folder_that_waits(temporary, monkeypatch):
+    most, removed = [], []
+    read = nested(10)
+    monkeypatch.setattr(_sftp_folders, "read_folder", lambda session, folder: read("/" * (folder.count(b"/") - 1)))
+    monkeypatch.setattr(_sftp_folders, "real_path", lambda session, slot: b"/")
+    monkeypatch.setattr(SFTPFolders, "_swapped", lambda *given: None)
+    backend = object.__new__(SFTPFolders)
+    backend._place = Placed()
+
+    def remove(self, session, doomed, then=None, path=""):
+        removed.extend(name for _, name in doomed)
+        doomed.clear()
+        most.append(sum(not file.closed for file in temporary))
+
+    monkeypatch.setattr(SFTPFolders, "_remove", remove)
+    backend._empty(Session(), b"/top", "top")
+    assert len(removed) == len(set(removed)) == 11 * 201
+    assert max(most) <= 10 + 2 * (200 // 20)
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENOSPC])
+def test_a_temporary_file_that_cannot_be_made_is_an_error_of_ours(monkeypatch, code):
+    def refuse(*given, **more):
+        raise OSError(code, "no")
+
+    monkeypatch.setattr(_sftp_tree, "RUN", 20)
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    with pytest.raises(StorageError) as caught:
+        list(_sftp_tree.walk(nested(1), "", ListOptions()))
+    assert caught.value.errno == code
 
 
 def test_webdav_looks_for_temporaries_in_no_folders_without_an_end(monkeypatch):

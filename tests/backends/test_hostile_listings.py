@@ -15,7 +15,7 @@ from omnistorage.backends._http_pages import index_page, multistatus, sitemap
 from omnistorage.backends._http_urls import Root
 from omnistorage.backends._object_client import Page
 from omnistorage.backends._objects import ObjectBackend
-from omnistorage.backends._sftp_wire import EOF, Answer, Attrs, Slot, Status, string
+from omnistorage.backends._sftp_wire import EOF, HANDLE, Answer, Attrs, Slot, Status, string
 from omnistorage.backends.azure import AzureBackend
 from omnistorage.backends.s3 import S3Backend
 from omnistorage.cancellation import Clock, deadline
@@ -87,6 +87,9 @@ HOSTILE = [
     (dav, DAV, b"<r:response><r:x/></r:response>"),
     (dav, DAV + b'<r:response a="', b"x"),
     (dav, DAV + b"<r:response ", b'a="" '),
+    (dav, DAV + b"<x xmlns:n='", b"u"),
+    (dav, DAV + b"<n:x xmlns:n='" + b"u" * 300 + b"'>", b"<r:response><r:href>/x</r:href></r:response>"),
+    (dav, DAV + b"<n:x xmlns:n='" + b"u" * 6000 + b"'>", b"<n:y/>"),
     (dav, DAV + b"<!--", b"x"),
     (dav, DAV + b"<?x ", b"x"),
     (lambda pieces: list(sitemap(pieces, 50 * MIB)), MAP, b"<x/>"),
@@ -122,6 +125,52 @@ def test_a_multistatus_has_a_bounded_number_of_names(row):
         for _ in multistatus(body):
             pass
     assert body.taken <= 4100 * len(row % 4100)
+
+
+@pytest.mark.parametrize("name", [b"r:x%d" + b"y" * 4000, b"x a%d" + b"y" * 4000 + b'=""', b"x xmlns:n%d" + b"y" * 250])
+def test_the_names_of_a_multistatus_have_a_bounded_length_in_all(name):
+    ending = b'="u"' if b"xmlns" in name else b""
+    body = Rows(DAV, b"<r:response><r:href>/x</r:href><" + name + ending + b"/></r:response>")
+    with pytest.raises(CorruptData):
+        for _ in multistatus(body):
+            pass
+    assert body.taken <= 2 * MIB
+
+
+@pytest.mark.parametrize("uri", [60_000, 8000, 4000])
+@pytest.mark.parametrize(
+    ("read", "start", "entry"),
+    [
+        (dav, DAV, b"<r:response><r:href>/x</r:href></r:response>"),
+        (lambda pieces: list(sitemap(pieces, 50 * MIB)), MAP, b"<url><loc>http://h/x</loc></url>"),
+    ],
+)
+def test_a_namespace_is_not_copied_into_names_without_a_bound(read, start, entry, uri):
+    """The parser puts the URI before each name in it before anybody is asked."""
+    tag = b"<x xmlns:n='" + b"u" * uri + b"' " + b" ".join(b"n:a%d=''" % n for n in range(3900)) + b"/>"
+    short = (
+        b"<x xmlns:n='" + b"u" * uri + b"' " + b" ".join(b"n:a%x=''" % n for n in range((15_000 - uri) // 9)) + b"/>"
+    )
+    for hostile in (tag, short if uri < 15_000 else tag):
+        tracemalloc.start()
+        try:
+            with pytest.raises(CorruptData):
+                read([start, hostile + entry] + [hostile + entry] * 9)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert peak <= 32 * MIB
+
+
+def test_an_address_in_a_sitemap_has_a_bounded_length():
+    def one(length):
+        url = b"http://h/".ljust(length, b"x")
+        return list(sitemap([MAP + b"<url><loc>" + url + b"</loc></url></urlset>"], MIB))
+
+    assert len(one(2048)[0].url) == 2048
+    for length in (2049, 65_000):
+        with pytest.raises(CorruptData):
+            one(length)
 
 
 @pytest.mark.parametrize(
@@ -202,13 +251,12 @@ class Folder:
         self.asked, self.closing = 0, []
         self._count, self._names = count, names
 
-    def call(self, *args, want=None):
-        return Answer(memoryview(string(b"handle")))
-
     def send(self, *args):
         return Slot()
 
     def answer(self, slot, want):
+        if want == HANDLE:
+            return Answer(memoryview(string(b"handle")))
         if self._count is not None and self.asked * self._names >= self._count:
             raise Status(EOF, "end")
         self.asked += 1

@@ -74,6 +74,25 @@ def test_an_option_that_protects_is_not_taken_from_a_url(scheme, option):
         assert option in str(caught.value)
 
 
+@pytest.mark.parametrize("trusted", [True, False])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://host/#resolver=x", "https://host/#policy=x", "https://host/#headers=x", "https://host/#_dial=x",
+        "sftp://host/x?policy=x", "s3://bucket/x?policy=x", "sqlite:///x.db?columns=x", "file:///x?_os=x",
+    ],
+)  # fmt: skip
+def test_an_option_that_no_text_can_be_is_not_taken_from_a_url(url, trusted):
+    with pytest.raises(ConfigError):
+        open_backend(url, trusted_url=trusted)
+
+
+def test_a_resolver_in_a_strangers_url_is_an_error_before_any_request():
+    for run in (lambda url: open_store(url, untrusted=True), lambda url: open_records(url, untrusted=True)):
+        with pytest.raises(ConfigError):
+            run("http://127.0.0.1:1/a.ndjson#resolver=x")
+
+
 def test_what_protects_is_an_option_and_all_that_may_name_a_file_is_held_back():
     """A new option of this kind is to be listed, too."""
     for name in backend_names():

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from io import BytesIO
 
 import pytest
@@ -105,6 +106,14 @@ def stating(*paths, lists_it=True, lies=(), **options):
 def test_each_form_of_a_line_is_understood(line, path):
     assert said_by(f"{line}\n") == [(path, ("sha256", A))]
     assert said_by(line) == [(path, ("sha256", A))], "the last newline may be missing"
+
+
+def test_what_says_here_is_taken_off_in_linear_time(monkeypatch):
+    """By the square, this takes minutes."""
+    monkeypatch.setattr("omnistorage.sync.sums.LONGEST", 6 << 20)
+    started = time.process_time()
+    assert said_by(f"{A}  {'./' * (1 << 20)}{'.//' * (1 << 20)}a\n") == [("a", ("sha256", A))]
+    assert time.process_time() - started < 5
 
 
 def test_blank_lines_and_comments_say_nothing():
