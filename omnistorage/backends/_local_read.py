@@ -75,7 +75,9 @@ def translate(error: OSError, op: str, path: str, *, reading: bool = False) -> S
         kind = PermissionDenied
     if reading and code in ABSENT:
         kind, text = NotFound, "no such object or folder"
-    return kind(text, path=path, op=op, backend=NAME)
+    ours = kind(text, path=path, op=op, backend=NAME)
+    ours.errno = ours.errno or code or None
+    return ours
 
 
 def why_not(path: str) -> str | None:

@@ -106,7 +106,7 @@ def _hint(error: StorageError) -> str:
     if isinstance(error, RecordError):
         return "--on-error skip goes on without it"
     if isinstance(error, NotFound) and {"*", "?"} & set(getattr(error, "shown", None) or error.path or ""):
-        return "only read takes patterns; the other verbs take -R and --include"
+        return "read alone takes patterns; copy and sync take --include"
     if isinstance(error, NotFound) and exit_code(error) == NO_KEY:
         return "ls shows what is there"
     return "trying again may help" if error.transient else ""

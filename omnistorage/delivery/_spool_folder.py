@@ -103,6 +103,11 @@ class Folder:
 
     # -- taking --------------------------------------------------------------------------------------------------------
 
+    @property
+    def held(self) -> int:
+        """How many records are in memory alone."""
+        return len(self._gathered)
+
     def put(self, entry: bytes, wanted: int | None = None) -> int:
         """Add an entry and return its number. What raises has not taken it."""
         size = len(entry) + ENTRY_HEAD

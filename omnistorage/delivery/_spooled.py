@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -351,6 +352,11 @@ class Spooled:
         if self._state == "open" and self._forks == forks[0]:
             self._state = "aborted"
             self._drain.stop(orphaned=True)
+            if self._folder.held and sys.is_finalizing():  # else the thread that drains writes them into the spool yet
+                log.warning(
+                    "a spooled writer was dropped without close; records lost that had not reached the spool %s: %d",
+                    self._folder.path, self._folder.held,
+                )  # fmt: skip
             warnings.warn(
                 "a spooled writer was dropped without close: what is not published stays in the spool",
                 ResourceWarning,

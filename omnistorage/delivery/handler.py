@@ -7,6 +7,7 @@ queue but not the thread. Both are told apart before any lock is taken.
 
 from __future__ import annotations
 
+import concurrent.futures.thread  # noqa: F401  cannot be imported once the program ends, and SDKs need it
 import logging
 import threading
 from collections import deque

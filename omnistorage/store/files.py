@@ -7,12 +7,16 @@ and being dropped both discard what was written. Imports floors 0 and 2.
 from __future__ import annotations
 
 import io
+import logging
 import tempfile
 from typing import Any
 
 from ..core import Backend, ObjectInfo, Reader, ReadOptions, Writer
 from ..errors import PreconditionFailed
+from ..strands import forks
 from ..streams import as_file
+
+log = logging.getLogger(__name__)
 
 BUFFER = 128 * 1024
 SPOOL = 8 << 20
@@ -125,14 +129,17 @@ class BinaryWriter(io.BufferedWriter):
     """A binary file for writing. ``close`` publishes; ``abort``, an exception in ``with`` and being dropped do not.
     ``result`` is then what the store says of the object."""
 
+    _ended = True  # until it is whole
     _in_close = False  # a flush is part of closing then, and none that somebody asked for
     _at_start = False
 
     def __init__(self, stream: Writer, owner: Backend | None = None, buffer_size: int = BUFFER) -> None:
         self._stream = stream
         self._owner = owner
+        self._forks = forks[0]
         self._file: Any = as_file(stream)
         super().__init__(self._file, buffer_size)
+        self._ended = False
 
     @property
     def result(self) -> ObjectInfo | None:
@@ -148,7 +155,7 @@ class BinaryWriter(io.BufferedWriter):
         """Publish what was written, and close what the file came from if it is the file's to close."""
         # Not by io's own: it closes the stream, and so publishes, even if the buffer could not be emptied.
         if not self.closed:
-            self._in_close = True
+            self._in_close = self._ended = True
             try:
                 self.flush()
                 self._file.close()
@@ -159,6 +166,7 @@ class BinaryWriter(io.BufferedWriter):
 
     def abort(self) -> None:
         """Discard what was written: nothing appears."""
+        self._ended = True
         self._file.abort()
         self._let_go()
 
@@ -175,7 +183,8 @@ class BinaryWriter(io.BufferedWriter):
 
     def __del__(self) -> None:
         # Instead of io's own, which would close. The stream below warns, and discards by its own rule.
-        pass
+        if not self._ended and self._forks == forks[0]:
+            log.warning("a file for writing was dropped without close, so nothing of it was published")
 
     def seekable(self) -> bool:
         return self._at_start
@@ -213,7 +222,9 @@ class TextWriter(io.TextIOWrapper):
         self._binary.abort()
 
     __exit__ = BinaryWriter.__exit__
-    __del__ = BinaryWriter.__del__
+
+    def __del__(self) -> None:
+        """Instead of io's own, which would close. The binary file below says what is lost."""
 
 
 def binary_reader(reader: Reader, owner: Backend | None = None) -> BinaryReader:

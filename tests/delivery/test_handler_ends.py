@@ -12,9 +12,18 @@ from contextlib import contextmanager
 
 import pytest
 
-from omnistorage import ConfigError, DeadlineExceeded, LocalBackend, MemoryBackend, RollingRecordWriter, StorageError
+from omnistorage import (
+    ConfigError,
+    DeadlineExceeded,
+    LocalBackend,
+    MemoryBackend,
+    RollingRecordWriter,
+    S3Backend,
+    StorageError,
+)
 from omnistorage.delivery import OmniHandler
 
+from .. import servers
 from ..waiting import LIMIT
 from .dataset_world import LEASHED
 from .logging_world import _PROGRAM, Gate, endless, rows
@@ -102,6 +111,34 @@ def test_a_program_that_ends_has_its_log_published(tmp_path, ends):
         )  # fmt: skip
     assert (done.returncode, done.stderr) == (3 if ends else 0, b"")
     assert [row["message"] for row in rows(LocalBackend(tmp_path / "out"))] == [str(n) for n in range(1000)]
+
+
+_SHORT = """
+import logging, sys
+from omnistorage.delivery import OmniHandler
+handler = OmniHandler(sys.argv[1], "{id}.ndjson")
+logging.getLogger().addHandler(handler)
+logging.getLogger().warning("disk is nearly full")
+"""
+
+
+def test_a_program_that_ends_at_once_has_its_log_published_in_a_bucket():
+    """The SDK is imported while the program ends."""
+    info = servers.server("moto")
+    url = f"s3://{info['bucket']}/short-{os.getpid()}?endpoint_url={info['endpoint']}"
+    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", _SHORT, url],
+        env={**os.environ, **keys},
+        capture_output=True,
+        timeout=LIMIT,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    with S3Backend(
+        info["bucket"], f"short-{os.getpid()}", endpoint_url=info["endpoint"], vendor="moto",
+        access_key="a", secret_key="b", region="us-east-1",
+    ) as store:  # fmt: skip
+        assert [row["message"] for row in rows(store)] == ["disk is nearly full"]
 
 
 _FORKING = """

@@ -68,6 +68,16 @@ def test_pain_2_a_dropped_writer_warns_publishes_nothing_and_keeps_the_spool(tmp
     assert numbers(store) == list(range(5))
 
 
+@pytest.mark.parametrize("opened", ["RollingRecordWriter('o', '{id}.ndjson', spool=Spool('s'))", "open('o/x', 'wb')"])
+def test_what_a_program_forgets_at_its_end_is_told(tmp_path, opened):
+    program = f"from omnistorage import *\nw = {opened}\nw.write({{'n': 1}} if hasattr(w, 'write_many') else b'x')"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=LIMIT
+    )
+    assert "dropped without close" in done.stderr
+    assert not any(path.is_file() for path in tmp_path.glob("o/*"))
+
+
 def test_pain_2_a_dropped_writer_is_collected_also_after_an_error(tmp_path):
     store = Down(MemoryBackend(), down=True)
     writer = spooled(store, tmp_path)
