@@ -31,7 +31,7 @@ from .simulation import FAULTS, World
 SEEDS = range(pick(default=10, ci=100, soak=6000))  # with threads and waits as they are; ``World`` has neither
 SHARDS = pick(default=1, ci=5, soak=5)
 SIMULATED = pick(default=100, ci=1500, soak=100_000)
-EACH = pick(default=3, ci=50, soak=1000)  # how often each kind of fault happens in a shard, at least
+EACH = pick(default=3, ci=15, soak=1000)  # how often each kind of fault happens in a shard, at least
 REPLAYED = pick(default=10, ci=40, soak=40)
 FIRED = Counter()
 

@@ -10,7 +10,7 @@ from .simulation import World
 
 SEEDS = pick(default=80, ci=1500, soak=100_000)
 SHARDS = pick(default=1, ci=10, soak=10)
-EACH = pick(default=8, ci=50, soak=1000)  # how often each kind of fault happens in a shard, at least
+EACH = pick(default=8, ci=15, soak=1000)  # how often each kind of fault happens in a shard, at least
 
 
 @pytest.mark.parametrize("shard", range(SHARDS))
