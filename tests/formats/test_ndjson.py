@@ -10,7 +10,6 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import numpy
 import orjson
 import pytest
 from hypothesis import given, settings
@@ -190,11 +189,6 @@ def test_default_converts_what_json_has_no_type_for() -> None:
     for default in (None, lambda x: 1 / 0, lambda x: x, lambda x: decimal.Decimal(1)):
         with pytest.raises(RecordError):
             write({"ok": 1}, record, default=default)
-
-
-def test_numbers_and_arrays_of_numpy_are_those_of_json() -> None:
-    record = {"n": numpy.int64(3), "f": numpy.float32(0.5), "a": numpy.array([[1.5, 2], [3, 4]])}
-    assert write(record) == b'{"n":3,"f":0.5,"a":[[1.5,2.0],[3.0,4.0]]}\n'
 
 
 # Reading.

@@ -3,6 +3,7 @@
 import errno
 import gzip
 
+import numpy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -321,3 +322,8 @@ def test_errors_of_a_compressed_stream_name_the_full_path(tmp_path):
     with omnistorage.open(path, "rt") as file, pytest.raises(CorruptData) as cut:
         file.read()
     assert cut.value.filename == str(path)
+
+
+def test_numbers_and_arrays_of_numpy_are_those_of_json():
+    record = {"n": numpy.int64(3), "f": numpy.float32(0.5), "a": numpy.array([[1.5, 2], [3, 4]])}
+    assert Ndjson().encoder().encode(record) == b'{"n":3,"f":0.5,"a":[[1.5,2.0],[3.0,4.0]]}\n'
