@@ -4,7 +4,7 @@ Imports core and errors."""
 from __future__ import annotations
 
 from .core import Backend, Reader
-from .errors import CorruptData
+from .errors import CorruptData, StorageError
 
 WORDS = 1 << 16
 """The most bytes of a lock, of ``_SUCCESS`` and of other notes that say a few words."""
@@ -30,8 +30,8 @@ def rest_of(reader: Reader, path: str, most: int) -> bytes:
     return bytes(data)
 
 
-def not_beyond(data: bytes, path: str, most: int) -> bytes:
-    """Return ``data``, which is to be written and read back. Raises ``CorruptData`` if nothing would read it."""
+def at_most(data: bytes, path: str, most: int) -> bytes:
+    """Return ``data``, which is about to be written. Raises ``StorageError`` if it is too long to be read back."""
     if len(data) > most:
-        raise CorruptData(f"this would have {len(data)} bytes, of which {most} are read back", path=path)
+        raise StorageError(f"this would have {len(data)} bytes, and is read back up to {most} bytes", path=path)
     return data

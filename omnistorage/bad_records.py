@@ -22,15 +22,16 @@ OnError = Literal["raise", "skip", "collect"] | Callable[[RecordError], object] 
 
 MAX_COLLECTED = 10_000
 MAX_KEPT = 16 << 20
+"""The most bytes of bad records that ``collect`` keeps."""
 
 
 class BadRecords:
     """What to do with bad records, and how many are too many.
 
     ``raise``: the error comes at the bad record's place; reading can go on behind it. ``skip``: counted.
-    ``collect``: kept in ``errors`` (at most 10,000, and
-    16 MiB of their bytes; then counted only). A callable gets each error. A ``RecordWriter``
-    gets a dead letter: the raw bytes if its format is ``lines``, else a dict of number, offset, error and raw.
+    ``collect``: kept in ``errors`` (at most 10,000, and 16 MiB of their bytes; then counted only). A callable gets each
+    error. A ``RecordWriter`` gets a dead letter: the raw bytes if its format is ``lines``, else a dict of number,
+    offset, error and raw.
     More than ``max_bad`` bad records, or than ``max_bad_ratio`` of all once 1,000 were seen and at the end, raise
     ``CorruptData``.
     """

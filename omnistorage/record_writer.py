@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Iterable
-from typing import Generic, Literal, NoReturn, TypeVar
+from typing import Generic, Literal, NoReturn, TypeVar, get_args
 
 from ._context import Publishes
 from .bad_records import BadRecords, OnError
@@ -21,15 +21,12 @@ from .streams import BLOCK, EncodedWriter
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
-_ON_EXCEPTION = ("abort", "commit_whole_records")
-
-
 OnException = Literal["abort", "commit_whole_records"]
 
 
 def known_exit(on_exception: OnException) -> OnException:
-    if on_exception not in _ON_EXCEPTION:
-        raise ConfigError(f"on_exception={on_exception!r}: use one of {', '.join(_ON_EXCEPTION)}")
+    if on_exception not in get_args(OnException):
+        raise ConfigError(f"on_exception={on_exception!r}: use one of {', '.join(get_args(OnException))}")
     return on_exception
 
 
@@ -69,7 +66,7 @@ class RecordWriter(Publishes, Generic[T]):
         self._stream = EncodedWriter(sink, None if codec is None else codec.encoder(), block=block)
         self._encode: Callable[[T], bytes] = self._encoder.encode
         self._owned = owned
-        self.path, self._root = path, root
+        self._path, self._root = path, root
         self._forks = forks[0]
         # One of many writers joins its records soon: thousands of small objects for each would not fit the caches.
         self._batch = BATCH_BYTES if block == BLOCK else block // 8
@@ -202,10 +199,10 @@ class RecordWriter(Publishes, Generic[T]):
 
     def _reject(self, error: RecordError) -> None:
         error.number = self._count + self.bad.count + 1
-        error.path = self.path
+        error.path = self._path
         set_location(error, self._root)
         self.bad.handle(error)
-        self.bad.check_ratio(self._count, self.path)
+        self.bad.check_ratio(self._count, self._path)
 
     def _refuse_record(self, record: T, /) -> bytes:
         self._refuse("write")

@@ -157,8 +157,10 @@ class Folders(Changes):
         return _Level(folder, where, rows)
 
     def _remove(self, session: Session, doomed: list[Doomed], then: _Level | None = None, path: str = "") -> None:
-        """Remove what is ``doomed``, all of it at once, and see that the level ``then``, where it goes on, stands where
-        it stood: no request is older than this look by more than one way to the server and a batch."""
+        """Send the removals in ``doomed`` together, then check that the folder ``then`` still leads to the same place.
+
+        Removal continues in ``then``. At most one batch is sent between two such checks.
+        """
         slots = [session.send(kind, string(name)) for kind, name in doomed]
         where = None if then is None else session.send(REALPATH, string(then.folder))
         doomed.clear()

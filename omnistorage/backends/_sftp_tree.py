@@ -316,7 +316,7 @@ class Place:
             self._demand_above(session, at, session.send(REALPATH, string(at)), path, op)
         for name in reversed(missing):
             where = self._make_folder(session, name, path, op)
-            if len(name) > len(base):  # somebody may have put a symlink in the place of what was made just now
+            if len(name) > len(base):  # a symlink may have replaced the folder that was just made
                 self._demand_above(session, name, where, path, op)
 
     @staticmethod

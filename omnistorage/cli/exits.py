@@ -105,7 +105,7 @@ def _hint(error: StorageError) -> str:
         return "check credentials, owner and modes"
     if isinstance(error, RecordError):
         return "--on-error skip goes on without it"
-    if isinstance(error, NotFound) and {"*", "?"} & set(getattr(error, "shown", None) or error.path or ""):
+    if isinstance(error, NotFound) and "*" in (error.filename or ""):
         return "read alone takes patterns; copy and sync take --include"
     if isinstance(error, NotFound) and exit_code(error) == NO_KEY:
         return "ls shows what is there"

@@ -186,7 +186,7 @@ class ResumableWriter(RecordWriter[Any]):
         return {
             "version": VERSION,
             "id": self._mark,
-            "path": self.path,
+            "path": self._path,
             "format": self.format.name,
             "settings": settings_of(self.format),
             "compression": None if self.codec is None else self.codec.name,

@@ -23,6 +23,7 @@ from urllib.parse import unquote
 
 from .. import ops
 from .._context import Closes
+from .._small import LINES, at_most
 from ..core import WRITE, Backend, WriteOptions
 from ..errors import AlreadyExists, ConfigError, CorruptData, MultiError, NotFound, OutcomeUnknown, StorageError
 from ..paths import join, parent
@@ -342,7 +343,8 @@ class DatasetJob:
         only = self.place.backend.features.create_only
         options = WriteOptions(overwrite=not only, durable=durable, content_type="application/json")
         new = Published(manifest.name, hashlib.sha256(data).hexdigest())
-        store_bytes(self.place.backend, self.place.at(manifest.name), data, options, new.sha256)
+        path = self.place.at(manifest.name)
+        store_bytes(self.place.backend, path, at_most(data, path, LINES), options, new.sha256)
         try:
             self.place.publish(new, self.base, durable=durable)
         except Exception as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from .._small import LINES, NOTES, read_small
+from .._small import LINES, NOTES, at_most, read_small
 from ..core import Append, Backend, WriteOptions, power
 from ..errors import CorruptData, NotFound
 from ..ops import BLOCK
@@ -56,7 +56,10 @@ class Manifest:
             self._put(self._text)
 
     def _whole_lines(self) -> bytes:
+        """The whole lines. Where the store can append, only a manifest with a torn last line is kept in memory."""
         try:
+            if self._appender is not None and not self._is_torn():
+                return b""
             text = read_small(self._backend, self._path, LINES)
         except NotFound:
             return b""
@@ -65,8 +68,15 @@ class Manifest:
             self._put(whole)
         return whole
 
+    def _is_torn(self) -> bool:
+        last = b"\n"
+        with self._backend.open_reader(self._path) as reader:
+            while block := reader.read(BLOCK):
+                last = block[-1:]
+        return last != b"\n"
+
     def _put(self, text: bytes) -> None:
-        store_bytes(self._backend, self._path, text, self._options)
+        store_bytes(self._backend, self._path, at_most(text, self._path, LINES), self._options)
 
 
 def read_manifest(backend: Backend, path: str) -> Iterator[Committed]:

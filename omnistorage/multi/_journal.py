@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 _NAME = re.compile(r"([0-9a-f]{28})\.json")
 _CONTENT = "application/json"
 MAX_ENTRY = 1 << 16
-_OVERFULL = 4  # times its bound: writers that do not see each other may pass it
 """The longest entry that is read, in bytes: a path of 1 KiB, and names and URLs of targets."""
+_OVERFULL = 4  # times its bound: writers that do not see each other may pass it
 _FAR = 1 << 56
 """Microseconds since 1970 up to the year 4253. After a later entry no id would sort behind all others."""
 
@@ -116,7 +116,8 @@ class Journal:
                 room -= len(text)
                 if room < 0:
                     raise StorageError(
-                        f"it has {_OVERFULL} times journal_bytes={self._max_bytes} and more: others write to it",
+                        f"it has more than {_OVERFULL} times journal_bytes={self._max_bytes}: remove what others wrote "
+                        "there, or raise journal_bytes",
                         op="list",
                     )
                 try:

@@ -19,7 +19,7 @@ from datetime import UTC, datetime, timedelta
 from typing import IO, Any
 
 from .. import ops
-from .._small import NOTES, WORDS, read_small, rest_of
+from .._small import NOTES, WORDS, at_most, read_small, rest_of
 from ..cancellation import CLOCK, Clock
 from ..core import ObjectInfo, WriteOptions
 from ..errors import AlreadyExists, CorruptData, NotFound, PreconditionFailed, StorageError
@@ -150,7 +150,7 @@ class StateFolder:
 
     def _put(self, found: dict[str, Any]) -> None:
         data = json.dumps(found, indent=1).encode("ascii")
-        ops.write_bytes(self.side.backend, self.side.key(STATE), data)
+        ops.write_bytes(self.side.backend, self.side.key(STATE), at_most(data, STATE, NOTES))
         self.found = found
 
     def _tidy(self, used: set[str]) -> None:

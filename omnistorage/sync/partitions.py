@@ -23,7 +23,7 @@ from os import PathLike
 from typing import Any
 
 from .. import ops
-from .._small import LINES, read_small
+from .._small import LINES, at_most, read_small
 from ..core import ObjectInfo, WriteOptions
 from ..errors import ConfigError, CorruptData, NotFound, StorageError
 from ._plan import Plan, Seen
@@ -410,6 +410,7 @@ class _Folder:
 
     def write(self, name: str, data: bytes, *, durable: bool = False) -> None:
         durable = durable and self.local is not None
+        data = at_most(data, name, LINES)
         ops.write_bytes(self._side.backend, self._side.key(name), data, WriteOptions(durable=durable))
 
     def writer(self, name: str) -> Any:

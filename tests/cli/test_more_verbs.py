@@ -589,6 +589,7 @@ def test_the_suffix_of_the_configuration_says_what_it_is(cli: Cli, box: Path, su
 
 def test_patterns_and_buckets_where_a_verb_takes_none_are_explained(cli: Cli, box: Path) -> None:
     assert "--include" in cli("cat", "parts/*.txt").err
+    assert "--include" not in cli("cat", "parts/a.txt").err
     answer = cli("mkdir", "s3://bucket")
     assert answer.code == 2
     assert answer.err.count("s3://bucket") == 1

@@ -16,10 +16,15 @@ from omnistorage import (
     MemoryBackend,
     NotFound,
     RecordError,
+    StorageError,
     Store,
+    ops,
 )
-from omnistorage.delivery import DatasetReader, DatasetWriter, _dataset_files, read_manifest
+from omnistorage.delivery import DatasetReader, DatasetWriter, _dataset_files, dataset, manifest, read_manifest
+from omnistorage.delivery._object import Committed
+from omnistorage.delivery.manifest import Manifest
 from omnistorage.ops import read_bytes, write_bytes
+from omnistorage.testing import BasicBackend
 
 from .dataset_world import Inline, expected, names, read, share, write, writer
 
@@ -62,6 +67,34 @@ def test_what_has_more_bytes_than_ever_written_is_not_read(monkeypatch):
     store.put_raw("set/_SUCCESS", store.peek("set/_SUCCESS") + b" " * (1 << 16))
     with pytest.raises(CorruptData):
         read(store)
+
+
+def test_a_set_whose_manifest_would_not_be_read_back_is_not_published(monkeypatch):
+    store = MemoryBackend()
+    monkeypatch.setattr(dataset, "LINES", 100)
+    with pytest.raises(StorageError):
+        write(store, [1])
+    assert "_SUCCESS" not in names(store)
+
+
+ENTRY = Committed("a", 1, 2, 3, "4", 5, 6)
+
+
+def test_a_manifest_that_is_appended_to_has_no_bound(monkeypatch):
+    monkeypatch.setattr(manifest, "LINES", 10)
+    store = MemoryBackend()
+    for _ in range(3):
+        Manifest(store, "m").add(ENTRY)  # each a writer of its own
+    assert list(read_manifest(store, "m")) == [ENTRY] * 3
+
+
+def test_a_manifest_that_is_written_anew_is_never_too_long_to_be_read(monkeypatch):
+    store = BasicBackend()
+    Manifest(store, "m").add(ENTRY)
+    monkeypatch.setattr(manifest, "LINES", len(ops.read_bytes(store, "m")) + 10)
+    with pytest.raises(StorageError):
+        Manifest(store, "m").add(ENTRY)
+    assert list(read_manifest(store, "m")) == [ENTRY]
 
 
 def test_a_manifest_without_line_breaks_is_not_read_to_its_end():
