@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import wraps
+from types import GeneratorType
 from typing import Any, ClassVar, Concatenate, NoReturn, ParamSpec, Self, TypeVar
 
 from .._context import Closes
@@ -20,6 +21,7 @@ from ..core import (
     COPY,
     LEARNED,
     LIST,
+    POWERS,
     READ,
     WRITE,
     CopyOptions,
@@ -45,20 +47,36 @@ from ._streams import ReaderBase, WriterBase
 
 P = ParamSpec("P")
 T = TypeVar("T")
+_STREAMS = (ReaderBase, WriterBase)
+
+
+_NAMES = frozenset(name for kind in POWERS for name in vars(kind) if name[0] != "_") | {"learn_features"}
+"""The methods that a subclass may add."""
 
 
 def located(method: Callable[Concatenate[Any, P], T]) -> Callable[Concatenate[Any, P], T]:
-    """Have the errors of a backend's method name the full path or URL."""
+    """Have the errors of a backend's method, and of the stream or iterator it returns, name the full path or URL."""
 
     @wraps(method)
-    def call(self: Any, *args: P.args, **kwargs: P.kwargs) -> T:
+    def call(self: Any, *args: P.args, **kwargs: P.kwargs) -> Any:
         try:
-            return method(self, *args, **kwargs)
+            found = method(self, *args, **kwargs)
         except StorageError as error:
             set_location(error, self.url)
             raise
+        if isinstance(found, _STREAMS):
+            found.root = self.url
+        return _items(found, self.url) if isinstance(found, GeneratorType) else found
 
     return call  # type: ignore[return-value]
+
+
+def _items(found: Any, url: str | None) -> Iterator[Any]:
+    try:
+        yield from found
+    except StorageError as error:
+        set_location(error, url)
+        raise
 
 
 class BackendBase(Closes):
@@ -84,6 +102,11 @@ class BackendBase(Closes):
     def native(self) -> object | None:
         """What it works with, for ``unwrap``; None where there is no one thing to give."""
         return None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in _NAMES & vars(cls).keys():
+            setattr(cls, name, located(vars(cls)[name]))
 
     # -- hooks ---------------------------------------------------------------------------------------------------------
 
@@ -154,20 +177,14 @@ class BackendBase(Closes):
         check_key(path, op="open_reader")
         if options is not READ and (options.offset or options.length is not None):
             self._need("range_read", "open_reader", path)
-        reader = self._open_reader(path, options)
-        if isinstance(reader, ReaderBase):
-            reader.root = self.url
-        return reader
+        return self._open_reader(path, options)
 
     @located
     def open_writer(self, path: str, options: WriteOptions = WRITE) -> Writer:
         self._enter("write", "open_writer", path)
         check_new(path, op="open_writer")
         self._check_write(path, options, "open_writer")
-        writer = self._open_writer(path, options)
-        if isinstance(writer, WriterBase):
-            writer.root = self.url
-        return writer
+        return self._open_writer(path, options)
 
     @located
     def exists(self, path: str) -> bool:
@@ -189,7 +206,7 @@ class BackendBase(Closes):
         self._enter("list", "list", prefix)
         if options.start_after is not None:
             _check_order(options.start_after, "list")
-        return self._located(self._list(_check_order(check_prefix(prefix, op="list"), "list"), options))
+        return self._list(_check_order(check_prefix(prefix, op="list"), "list"), options)
 
     @located
     def stat(self, path: str) -> ObjectInfo:
@@ -200,7 +217,7 @@ class BackendBase(Closes):
     @located
     def list_dir(self, path: str = "") -> Iterator[ObjectInfo]:
         self._enter("list", "list_dir", path)
-        return self._located(self._list_dir(_check_order(check_prefix(path, op="list_dir"), "list_dir")))
+        return self._list_dir(_check_order(check_prefix(path, op="list_dir"), "list_dir"))
 
     @located
     def mkdir(self, path: str) -> None:
@@ -244,13 +261,6 @@ class BackendBase(Closes):
     def _need(self, flag: str, op: str, path: str) -> None:
         if not getattr(self.features, flag) and not self._learns(flag, op, path):
             self._refuse(flag, op, path)
-
-    def _located(self, items: Iterator[ObjectInfo]) -> Iterator[ObjectInfo]:
-        try:
-            yield from items
-        except StorageError as error:
-            set_location(error, self.url)
-            raise
 
     def _learns(self, flag: str, op: str, path: str) -> bool:
         """Whether the server turns out to keep what ``flag`` says."""

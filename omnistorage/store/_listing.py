@@ -145,7 +145,7 @@ class Listing(Writing):
             if info.modified_at is not None and (newest is None or info.modified_at > newest):
                 newest = info.modified_at
         if not count and not self._is_folder(folder):
-            raise NotFound("no such folder", path=folder, backend=self._at.name, op="get_folder_info")
+            raise self._located(NotFound("no such folder", path=folder, backend=self._at.name, op="get_folder_info"))
         return FolderInfo(folder, count, size, newest)
 
 

@@ -53,11 +53,11 @@ class Moving(Listing):
     def _carry_folder(self, how: Any, src: StorePath, dst: StorePath, overwrite: bool, op: str) -> FolderInfo:
         from_, to = folder_key(src, op), folder_key(dst, op, new=True)
         if is_under(to, from_) and from_ != to:
-            raise InvalidPath(f"{to!r} lies in {from_!r}", path=to, backend=self._at.name, op=op)
+            raise self._located(InvalidPath(f"{to!r} lies in {from_!r}", path=to, backend=self._at.name, op=op))
         if from_ == to:
             return self.get_folder_info(from_)
         if not self._is_folder(from_):
-            raise NotFound("no such folder", path=from_, backend=self._at.name, op=op)
+            raise self._located(NotFound("no such folder", path=from_, backend=self._at.name, op=op))
         count = size = 0
         options = CopyOptions(overwrite=overwrite)
         for info, target in self._targets(from_, to, op):
@@ -94,7 +94,7 @@ class Moving(Listing):
             raise InvalidPath("the root of a store is not deleted", path=str(path), op="delete_folder")
         try:
             if not self._is_folder(folder):
-                raise NotFound("no such folder", path=folder, backend=self._at.name, op="delete_folder")
+                raise self._located(NotFound("no such folder", path=folder, backend=self._at.name, op="delete_folder"))
             if recursive:
                 self._purge(folder)
             elif next(self._children(folder), None) is not None:

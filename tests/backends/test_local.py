@@ -17,7 +17,16 @@ import pytest
 from omnistorage._os import OS, current_umask
 from omnistorage.backends.local import LocalBackend
 from omnistorage.core import CopyOptions, ReadOptions, WriteOptions
-from omnistorage.errors import AlreadyExists, CapabilityNotSupported, ConfigError, InvalidPath, NotFound, StorageError
+from omnistorage.errors import (
+    AlreadyExists,
+    CapabilityNotSupported,
+    ConfigError,
+    CorruptData,
+    InvalidPath,
+    NotFound,
+    StorageError,
+)
+from omnistorage.store import Store
 from omnistorage.testing.os_faults import FaultyOS
 
 from .local_files import TEMPORARY, get, keys, plant, put, temporaries
@@ -451,3 +460,25 @@ def test_links_and_pipes_with_the_name_of_a_temporary_are_not_collected(backend:
     os.mkfifo(root / f".omnistorage-{'2' * 16}.tmp")
     assert backend.remove_stale_uploads(older_than=NO_WAIT) == 0
     assert len(temporaries(backend)) == 2
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda b: b.stat("no"), lambda b: b.purge("no"), lambda b: b.read_link("no"), lambda b: list(b.list_dir("no")),
+        lambda b: b.copy("no", "x"), lambda b: b.open_reader("no"), lambda b: b.rmdir("no"),
+        lambda b: Store(b).delete_folder("no"), lambda b: Store(b).get_folder_info("no"),
+        lambda b: Store(b).move("no", "x"),
+    ],
+)  # fmt: skip
+def test_every_call_names_the_full_path(tmp_path, call):
+    with pytest.raises(NotFound) as caught:
+        call(LocalBackend(tmp_path))
+    assert (caught.value.path, caught.value.filename) == ("no", str(tmp_path / "no"))
+
+
+def test_a_stream_names_the_full_path(tmp_path):
+    backend = LocalBackend(tmp_path)
+    with pytest.raises(CorruptData) as caught, backend.open_writer("d/x", WriteOptions(size=5)) as writer:
+        writer.write(b"1")
+    assert caught.value.filename == str(tmp_path / "d/x")
