@@ -19,8 +19,9 @@ _NAMES = {
         "WriteOptions", "Writer", "as_extended", "features_of", "power", "unwrap",
     ),
     "errors": (
-        "AlreadyExists", "BackendClosed", "BackendUnavailable", "Cancelled", "CapabilityNotSupported", "ConfigError",
-        "CorruptData", "DeadlineExceeded", "DirectoryNotEmpty", "InvalidPath", "ListingDisorder", "MissingExtra",
+        "AlreadyExists", "BackendClosed", "BackendUnavailable", "BucketNotFound", "Cancelled",
+        "CapabilityNotSupported", "ConfigError", "CorruptData", "DeadlineExceeded", "DirectoryNotEmpty",
+        "InvalidPath", "ListingDisorder", "MissingExtra",
         "MultiError", "NotFound", "OutcomeUnknown", "PermissionDenied", "PreconditionFailed", "ReaderClosed",
         "RecordError", "StorageError", "SyncError", "WriterClosed",
     ),

@@ -2,6 +2,7 @@
 
     StorageError                    path, location, backend, op, transient, retry_after, errno, filename
     ├── NotFound                    also FileNotFoundError
+    │   └── BucketNotFound
     ├── AlreadyExists               also FileExistsError
     ├── PermissionDenied            also PermissionError
     ├── InvalidPath                 also ValueError
@@ -97,6 +98,10 @@ class NotFound(StorageError, FileNotFoundError):
     """No such object, folder or root."""
 
     errno = codes.ENOENT
+
+
+class BucketNotFound(NotFound):
+    """No such bucket or container: nothing can be written there. A missing folder is a plain ``NotFound``."""
 
 
 class AlreadyExists(StorageError, FileExistsError):

@@ -35,7 +35,15 @@ from .core import (
     features_of,
     power,
 )
-from .errors import CapabilityNotSupported, ConfigError, CorruptData, NotFound, PreconditionFailed, StorageError
+from .errors import (
+    BucketNotFound,
+    CapabilityNotSupported,
+    ConfigError,
+    CorruptData,
+    NotFound,
+    PreconditionFailed,
+    StorageError,
+)
 from .globs import CompiledGlob, compile_glob, literal_folder
 from .paths import is_under, is_walkable, parent
 from .policies import RequestPolicy
@@ -374,7 +382,7 @@ def _children(
     try:
         yield from store.list_dir(folder)
     except NotFound as error:
-        if root and folder:
+        if root and folder and not isinstance(error, BucketNotFound):
             return  # a prefix with nothing under it yields nothing
         if on_error is None:
             raise

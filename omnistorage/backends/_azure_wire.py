@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import (
     BackendUnavailable,
+    BucketNotFound,
     CapabilityNotSupported,
     ConfigError,
     CorruptData,
@@ -246,7 +247,7 @@ def translate(error: BaseException) -> StorageError | None:
 def _of_answer(error: Refused) -> StorageError:
     code, status, text = error.code, error.status, str(error)
     if code in _CONTAINER or (status == 404 and code == "ResourceNotFound"):
-        return NotFound(f"no such bucket (a container, as Azure says): {text}", backend=NAME)
+        return BucketNotFound(f"no such bucket (a container, as Azure says): {text}", backend=NAME)
     if status in (304, 412) or code in _THERE:
         return PreconditionFailed(text, backend=NAME)
     if code in _BUSY or status == 429:

@@ -20,9 +20,17 @@ from urllib.parse import quote
 
 from ..core import ObjectInfo
 from ..digests import new_hash
-from ..errors import AlreadyExists, BackendUnavailable, CapabilityNotSupported, CorruptData, NotFound, StorageError
+from ..errors import (
+    AlreadyExists,
+    BackendUnavailable,
+    BucketNotFound,
+    CapabilityNotSupported,
+    CorruptData,
+    NotFound,
+    StorageError,
+)
 from ._connections import Connections
-from ._gcs_errors import NAME, Refused, is_bucket_missing, of_part, translate
+from ._gcs_errors import NAME, Refused, of_part, translate
 from ._gcs_wire import WRITE_ID, ReadBody, Told, bare, base64_of, camel, generation_of, hashes, of_crc
 from ._object_client import Body, Get, Page, Put, Upload
 from ._object_marks import span, understood, unmarked
@@ -250,7 +258,8 @@ class GCSClient:
         try:
             self.blob(key).delete(**condition, **self._once)
         except Exception as error:
-            if if_match is not None or not isinstance(translate(error), NotFound) or is_bucket_missing(error):
+            ours = translate(error)
+            if if_match is not None or not isinstance(ours, NotFound) or isinstance(ours, BucketNotFound):
                 raise
             return False
         return True

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import (
     BackendUnavailable,
+    BucketNotFound,
     CapabilityNotSupported,
     ConfigError,
     CorruptData,
@@ -21,7 +22,6 @@ from ..errors import (
 from ._base import retry_after
 
 NAME = "gcs"
-NO_BUCKET = "no such bucket"
 
 
 _URL = re.compile(r"with url: \S+")
@@ -95,14 +95,9 @@ def of_part(answer: Any) -> StorageError | None:
     error = _of_status(answer.status_code, told, answer.headers, reasons)
     if not isinstance(error, NotFound):
         return error
-    if error.args[0] == NO_BUCKET:
+    if isinstance(error, BucketNotFound):
         raise error
     return None
-
-
-def is_bucket_missing(error: BaseException) -> bool:
-    ours = translate(error)
-    return isinstance(ours, NotFound) and ours.args[0] == NO_BUCKET
 
 
 def _of_status(status: int, message: str, headers: Mapping[str, str], reasons: list[str] | None = None) -> StorageError:
@@ -112,7 +107,9 @@ def _of_status(status: int, message: str, headers: Mapping[str, str], reasons: l
         return PreconditionFailed(text, backend=NAME)
     if status in (404, 410):
         of_bucket = message.startswith("NoSuchBucket") or message.rstrip(".") == "The specified bucket does not exist"
-        return NotFound(NO_BUCKET if of_bucket else f"no such object ({text})", backend=NAME)
+        if of_bucket:
+            return BucketNotFound("no such bucket", backend=NAME)
+        return NotFound(f"no such object ({text})", backend=NAME)
     if status == 429 or busy:
         asked = retry_after(headers.get("Retry-After"))
         return BackendUnavailable(text, retry_after=asked or 0.0, backend=NAME)  # it says that it did nothing

@@ -12,12 +12,10 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
-from ..errors import BackendUnavailable, NotFound, PreconditionFailed, StorageError
+from ..errors import BackendUnavailable, BucketNotFound, NotFound, PreconditionFailed, StorageError
 from ..in_flight import taking_back
 from ._object_client import ObjectClient, Put, Upload
 
-NO_BUCKET = "no such bucket"
-"""What a client's ``NotFound`` says where it speaks of the bucket."""
 CREATES, UPLOADS = 8, 4
 """How many creates of one key are sent at the same time, and how many uploads are ended."""
 FOUND: dict[str, Kept] = {}
@@ -110,7 +108,7 @@ def remove(client: ObjectClient, key: str) -> None:
         client.delete(key, None)
     except Exception as error:
         ours = _ours(client, error)
-        if not isinstance(ours, NotFound) or is_of_bucket(ours):
+        if not isinstance(ours, NotFound) or isinstance(ours, BucketNotFound):
             raise
 
 
@@ -121,7 +119,7 @@ def _refuses(client: ObjectClient, call: Callable[[], Any]) -> bool:
     except Exception as error:
         ours = _ours(client, error)
         busy = isinstance(ours, BackendUnavailable) and str(ours.args[0]).startswith(_CONFLICTS)
-        gone = isinstance(ours, NotFound) and not is_of_bucket(ours)  # an upload that was refused before
+        gone = isinstance(ours, NotFound) and not isinstance(ours, BucketNotFound)  # an upload that was refused before
         if isinstance(ours, PreconditionFailed) or busy or gone:
             return True
         raise
@@ -130,8 +128,3 @@ def _refuses(client: ObjectClient, call: Callable[[], Any]) -> bool:
 
 def _ours(client: ObjectClient, error: Exception) -> StorageError | None:
     return error if isinstance(error, StorageError) else client.translate(error)
-
-
-def is_of_bucket(error: StorageError) -> bool:
-    """Whether an error says that there is no such bucket."""
-    return isinstance(error, NotFound) and str(error.args[0]).startswith(NO_BUCKET)

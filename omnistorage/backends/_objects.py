@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from ..core import CopyOptions, Features, ListOptions, ObjectInfo, Reader, ReadOptions, WriteOptions
 from ..errors import (
+    BucketNotFound,
     Cancelled,
     ConfigError,
     InvalidPath,
@@ -33,7 +34,7 @@ from ..policies import RequestPolicy
 from ..strands import side_by_side
 from ._base import BackendBase, is_nameable, translating
 from ._object_client import Body, Get, ObjectClient, Page, Put, Upload
-from ._object_probe import FOUND, Kept, is_of_bucket, remove, tried
+from ._object_probe import FOUND, Kept, remove, tried
 from ._object_readers import NothingReader, ObjectReader
 from ._object_streams import MAX_PARTS, ObjectWriter, Parts, new_put
 
@@ -144,7 +145,7 @@ class ObjectBackend(BackendBase):
             kept = self.run("probe", "", partial(abandonable, partial(tried, client, self._probe)))
             FOUND[server] = kept
         except StorageError as error:
-            if isinstance(error, Cancelled) or is_of_bucket(error) or (error.transient and not reached):
+            if isinstance(error, Cancelled | BucketNotFound) or (error.transient and not reached):
                 raise
             kept = Kept(why=f"it could not be tried ({error.args[0]})")
         finally:
@@ -293,7 +294,12 @@ class ObjectBackend(BackendBase):
             return self.client.page(head, folders=folders, after=after, token=token, limit=None)
 
         while True:
-            page = self.run(op, path, request)
+            try:
+                page = self.run(op, path, request)
+            except BucketNotFound:
+                raise
+            except NotFound as error:  # nothing else can be missing: a prefix without keys is an empty page
+                raise BucketNotFound(f"no such bucket: {error.args[0]}", path=path, op=op, backend=self.name) from error
             yield page
             token = page.token
             if token is None:

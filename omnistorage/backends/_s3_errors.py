@@ -7,6 +7,7 @@ from typing import Any
 
 from ..errors import (
     BackendUnavailable,
+    BucketNotFound,
     CapabilityNotSupported,
     ConfigError,
     CorruptData,
@@ -19,9 +20,8 @@ from ..errors import (
 from ._base import retry_after
 
 NAME = "s3"
-NO_BUCKET = "no such bucket"
 
-_MISSING = frozenset(("NoSuchKey", "NoSuchBucket", "NoSuchUpload", "NoSuchVersion", "NotFound", "404"))
+_MISSING = frozenset(("NoSuchKey", "NoSuchUpload", "NoSuchVersion", "NotFound", "404"))
 _DENIED = frozenset(
     ("AccessDenied", "AllAccessDisabled", "ExpiredToken", "Forbidden", "InvalidAccessKeyId", "InvalidToken",
      "RequestTimeTooSkewed", "SignatureDoesNotMatch", "AccountProblem", "401", "403")
@@ -87,8 +87,10 @@ def of_code(code: str, message: str, status: int) -> StorageError:
     text = f"{code}: {message}" if message else code or f"HTTP {status}"
     if code in ("PreconditionFailed", "412", "NotModified", "304") or status in (304, 412):
         return PreconditionFailed(text, backend=NAME)
+    if code == "NoSuchBucket":
+        return BucketNotFound("no such bucket", backend=NAME)
     if code in _MISSING or (status == 404 and code not in _AGAIN):
-        return NotFound(NO_BUCKET if code == "NoSuchBucket" else f"no such object ({text})", backend=NAME)
+        return NotFound(f"no such object ({text})", backend=NAME)
     if code in _BUSY or status == 429:
         return BackendUnavailable(text, retry_after=0.0, backend=NAME)  # it says that it did nothing
     if code == "InvalidObjectState":
@@ -116,7 +118,3 @@ def is_too_long(error: StorageError) -> bool:
     """Whether a copy was refused for the length of its source."""
     text = str(error.args[0])
     return ("InvalidRequest" in text and "maximum" in text) or "EntityTooLarge" in text
-
-
-def is_bucket_missing(error: StorageError) -> bool:
-    return isinstance(error, NotFound) and error.args[0] == NO_BUCKET

@@ -19,6 +19,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from ..core import WRITE, CopyOptions, ObjectInfo, ReadOptions, WriteOptions
 from ..errors import (
+    BucketNotFound,
     CapabilityNotSupported,
     ConfigError,
     MissingExtra,
@@ -34,7 +35,7 @@ from ..strands import side_by_side
 from ._base import check_expires, checked_prefix
 from ._connections import Connections
 from ._gcs_client import EXTRA, QUANTUM, GCSClient
-from ._gcs_errors import NAME, NO_BUCKET, is_bucket_missing, translate
+from ._gcs_errors import NAME, translate
 from ._gcs_marks import checker
 from ._gcs_obstore import ObstoreGCSClient, takes_over, unable
 from ._gcs_vendors import VENDORS, features_of
@@ -270,7 +271,7 @@ class GCSBackend(ObjectBackend):
         try:
             return self._remove(path, if_match)
         except NotFound as error:
-            if if_match is None or error.args[0] == NO_BUCKET:
+            if if_match is None or isinstance(error, BucketNotFound):
                 raise
             raise PreconditionFailed(
                 "there is no object to delete", path=path, backend=self.name, op="delete"
@@ -286,7 +287,7 @@ class GCSBackend(ObjectBackend):
                 removed = self.client.delete(self._prefix + path, if_match)
             except Exception as error:
                 ours = self.client.translate(error)
-                ours_too = tries > 1 and if_match is not None and not is_bucket_missing(error)
+                ours_too = tries > 1 and if_match is not None and not isinstance(ours, BucketNotFound)
                 if ours_too and isinstance(ours, NotFound | PreconditionFailed):
                     return None  # a generation is gone for good: the answer that was lost said that it is deleted
                 raise

@@ -19,6 +19,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from ..core import CopyOptions, ObjectInfo, Reader, ReadOptions, WriteOptions
 from ..errors import (
     AlreadyExists,
+    BucketNotFound,
     CapabilityNotSupported,
     ConfigError,
     InvalidPath,
@@ -37,7 +38,7 @@ from ._object_probe import Kept
 from ._object_streams import ObjectWriter, conclude, new_put, noting
 from ._objects import CONTENT_TYPE, LIVE, MAX_COPY
 from ._s3_client import EXTRA, S3Client
-from ._s3_errors import NAME, is_bucket_missing, is_too_long, translate
+from ._s3_errors import NAME, is_too_long, translate
 from ._s3_marks import checker, stayer
 from ._s3_obstore import ObstoreS3Client, store_options, use_obstore
 from ._s3_resume import Resumes
@@ -290,7 +291,7 @@ class S3Backend(Resumes):
         try:
             return self.run("delete", path, delete)
         except (NotFound, PreconditionFailed) as error:
-            if not lost or is_bucket_missing(error):
+            if not lost or isinstance(error, BucketNotFound):
                 raise
             if not super()._exists(path):
                 return None  # the try whose answer was lost may have been the one

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .. import ops
-from ..errors import InvalidPath, NotFound, StorageError
+from ..errors import BucketNotFound, InvalidPath, NotFound, StorageError
 from ._blame import blamed
 from ._times import Times
 from ._unlisted import Unlisted
@@ -83,7 +83,7 @@ class Listed:
                 on_marked=self.unlisted.keep,
             )
         except NotFound as error:
-            if self.seen.destination_objects:
+            if self.seen.destination_objects or isinstance(error, BucketNotFound):
                 raise blamed(error, self.dst) from error.__cause__
             # Else there is nothing yet, and what is written first makes it.
         except StorageError as error:

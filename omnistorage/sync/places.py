@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 from .. import ops
 from ..config import BackendConfig
 from ..core import Backend, ExtendedBackend, Features, ObjectInfo, learned
-from ..errors import ConfigError, ListingDisorder, NotFound, StorageError
+from ..errors import BucketNotFound, ConfigError, ListingDisorder, NotFound, StorageError
 from ..paths import is_under, is_walkable, join
 from ..registry import locate, open_backend
 from ..wrappers import Prefix
@@ -267,7 +267,8 @@ class Side:
         try:
             found = list(ops.children(self.backend, folder))
         except NotFound as error:
-            found = [] if folder and folder == self.prefix else self._told(error, on_error)
+            empty = folder and folder == self.prefix and not isinstance(error, BucketNotFound)
+            found = [] if empty else self._told(error, on_error)
         except StorageError as error:
             found = self._told(error, on_error)
         if filter.has_marker(found):

@@ -15,6 +15,7 @@ from omnistorage.core import CopyOptions, ReadOptions, WriteOptions
 from omnistorage.errors import (
     AlreadyExists,
     BackendUnavailable,
+    BucketNotFound,
     CapabilityNotSupported,
     ConfigError,
     CorruptData,
@@ -693,9 +694,8 @@ def test_a_write_into_a_bucket_that_is_not_there_says_so(make):
     store = make(part_size=QUANTUM)
     with store.with_options(bucket="no-such-bucket") as gone:
         for body in (b"small", BIG):
-            with pytest.raises(NotFound) as caught:
+            with pytest.raises(BucketNotFound):
                 put(gone, "x", body)
-            assert caught.value.args[0] == "no such bucket"
 
 
 def test_goal_27_an_upload_that_ended_unasked_is_no_success(proxy, make):

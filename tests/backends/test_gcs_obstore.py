@@ -22,6 +22,7 @@ from omnistorage.core import ReadOptions, WriteOptions
 from omnistorage.errors import (
     AlreadyExists,
     BackendUnavailable,
+    BucketNotFound,
     CapabilityNotSupported,
     ConfigError,
     CorruptData,
@@ -304,7 +305,7 @@ CASES = [
     (409, "OperationAborted", BackendUnavailable, True),
     (403, "AccessDenied", PermissionDenied, False),
     (401, "AuthenticationRequired", PermissionDenied, False),
-    (404, "NoSuchBucket", NotFound, False),
+    (404, "NoSuchBucket", BucketNotFound, False),
     (404, "NoSuchKey", NotFound, False),
     (412, "PreconditionFailed", PreconditionFailed, False),
     (501, "NotImplemented", CapabilityNotSupported, False),
@@ -329,7 +330,7 @@ def test_goal_24_goal_27_each_answer_has_its_error_and_is_tried_again_or_not(pro
             assert type(caught.value) in (kind, InvalidPath)
             assert caught.value.path == "x"
             assert "Debug source" not in str(caught.value)
-            assert caught.value.args[0].startswith("no such bucket") is (code == "NoSuchBucket")
+            assert isinstance(caught.value, BucketNotFound) is (code == "NoSuchBucket")
         assert len(proxy.requests) == (2 if again else 1)
         by_sdk = again and status in (429, 503)  # which sees how long the store wants to be left alone
         assert len(by_obstore(proxy)) == len(proxy.requests) - by_sdk

@@ -14,6 +14,7 @@ from omnistorage.core import CopyOptions, ReadOptions, WriteOptions
 from omnistorage.errors import (
     AlreadyExists,
     BackendUnavailable,
+    BucketNotFound,
     CapabilityNotSupported,
     ConfigError,
     CorruptData,
@@ -189,7 +190,7 @@ CASES = [
     (400, "ExpiredToken", PermissionDenied, False),
     (403, "RequestTimeTooSkewed", PermissionDenied, False),
     (401, "", PermissionDenied, False),
-    (404, "NoSuchBucket", NotFound, False),
+    (404, "NoSuchBucket", BucketNotFound, False),
     (404, "NoSuchKey", NotFound, False),
     (412, "PreconditionFailed", PreconditionFailed, False),
     (501, "NotImplemented", CapabilityNotSupported, False),

@@ -22,6 +22,7 @@ from omnistorage.core import ReadOptions, WriteOptions
 from omnistorage.errors import (
     AlreadyExists,
     BackendUnavailable,
+    BucketNotFound,
     CapabilityNotSupported,
     ConfigError,
     CorruptData,
@@ -154,7 +155,7 @@ CASES = [
     (403, "AccessDenied", PermissionDenied, False),
     (403, "SignatureDoesNotMatch", PermissionDenied, False),
     (401, "", PermissionDenied, False),
-    (404, "NoSuchBucket", NotFound, False),
+    (404, "NoSuchBucket", BucketNotFound, False),
     (404, "NoSuchKey", NotFound, False),
     (412, "PreconditionFailed", PreconditionFailed, False),
     (501, "NotImplemented", CapabilityNotSupported, False),

@@ -2,13 +2,15 @@
 
 import os
 import tempfile
+from functools import partial
 from itertools import product
 
 import pytest
 
-from omnistorage import LocalBackend, MemoryBackend, ops
+from omnistorage import BucketNotFound, LocalBackend, MemoryBackend, NotFound, ops
 from omnistorage.core import WriteOptions
-from omnistorage.sync import check, sync
+from omnistorage.sync import Filter, check, sync
+from omnistorage.wrappers import Prefix
 
 from ..backends import azure_places, gcs_places, sql_places, test_s3, test_sftp_conformance
 from ..budget import FORM
@@ -169,3 +171,43 @@ def test_go_f14_between_two_handles_on_one_bucket_the_store_copies():
         assert kinds.count("PUT") == 5
         assert kinds.count("GET") <= 3, "listings and nothing else"
         assert held(dst) == held(src)
+
+
+def elsewhere(store, **options):
+    """The same store in a bucket or container that does not exist."""
+    return type(store)(**{**store._options, **options})
+
+
+GONE = {
+    "moto": lambda: elsewhere(test_s3.fresh("moto"), bucket="no-such-bucket"),
+    "moto, a folder": lambda: Prefix(elsewhere(test_s3.fresh("moto"), bucket="no-such-bucket"), "some/folder"),
+    "gcs": lambda: elsewhere(gcs_places.fresh(), bucket="no-such-bucket"),
+    "azure": lambda: elsewhere(azure_places.fresh(), container="no-such-container"),
+}
+
+
+SETTINGS = [{}, {"filter": Filter.parse(["- d/"])}, {"filter": Filter.parse(exclude_if_present=".no")}]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"), [*product(["moto", "moto, a folder"], SETTINGS), ("gcs", {}), ("azure", {})]
+)
+def test_a_bucket_that_does_not_exist_is_no_empty_place(name, settings):
+    src = MemoryBackend()
+    put(src, "a", b"x")
+    with GONE[name]() as gone:
+        for call in (check, partial(sync, dry_run=True), sync):
+            with pytest.raises(BucketNotFound) as caught:
+                call(src, gone, **settings)
+            assert "no-such-" in caught.value.location
+        with pytest.raises(NotFound):
+            sync(gone, src, allow_empty_source=True, delete=True, **settings)
+    assert held(src) == {"a": b"x"}
+
+
+def test_a_folder_that_does_not_exist_is_an_empty_place():
+    with test_s3.fresh("moto") as store:
+        src = MemoryBackend()
+        put(src, "a", b"x")
+        assert check(src, Prefix(store, "none/yet")).missing_on_dst == 1
+        assert sync(src, Prefix(store, "none/yet"), dry_run=True).copied == 1
