@@ -90,20 +90,29 @@ class Routing(Closes):
     def learn_features(self) -> Features:
         """The features, after each tier that is written to has learned its own. See ``core.learned``."""
         for place in self.writes:
-            learned(place.backend)
+            with named(place):
+                learned(place.backend)
         self.features = self._features()
         return self.features
 
-    def _need_conditions(self, options: WriteOptions | CopyOptions, op: str, path: str) -> None:
-        """Refuse conditions that not every store keeps."""
+    def _need_conditions(self, options: WriteOptions | CopyOptions, op: str, *paths: str) -> None:
+        """Refuse conditions that not every store keeps which may hold one of ``paths``; the last one is written."""
         if options.if_match is not None or getattr(options, "source_if_match", None) is not None:
-            self._need("if_match", op, path)
+            self._need("if_match", op, *paths)
         if not options.overwrite:
-            self._need("create_only", op, path)
+            self._need("create_only", op, paths[-1])
 
-    def _need(self, flag: str, op: str, path: str) -> None:
-        if not getattr(self.features, flag) and not getattr(self.learn_features(), flag):
-            self._refuse(flag, op, path)
+    def _need(self, flag: str, op: str, *paths: str) -> None:
+        if getattr(self.features, flag):
+            return
+        if self.mode == "match":  # the other tiers need not even exist
+            for path in paths:
+                place = self.owner(path)
+                if place is not None and not _keeps(place, flag, path):
+                    self._refuse(flag, op, path, f"tier {place.name!r} does not support {flag}")
+            self.features = self._features()
+        elif not getattr(self.learn_features(), flag):
+            self._refuse(flag, op, paths[0])
 
     def confined(self, folder: str) -> Self:
         """The same backend for keys under ``folder``, out of which no symbolic link of a tier leads."""
@@ -257,7 +266,7 @@ class Routing(Closes):
             self._refuse(op, op, src)
         if options.source is not None:
             self._refuse("source", op, src)
-        self._need_conditions(options, op, src)
+        self._need_conditions(options, op, src, dst)
         check_key(src, op=op)
         check_new(dst, op=op)
 
@@ -266,6 +275,11 @@ class Routing(Closes):
             why or f"these tiers do not support {capability}", capability=capability, path=path, backend=self.name,
             op=op,
         )  # fmt: skip
+
+
+def _keeps(place: Place, flag: str, path: str) -> bool:
+    with named(place, path):
+        return bool(getattr(learned(place.backend), flag))
 
 
 def _confined(place: Place, folder: str) -> Place:

@@ -3,12 +3,14 @@
 import gc
 import threading
 import weakref
+from dataclasses import replace
 
 import pytest
 
 from omnistorage import (
     AlreadyExists,
     BackendUnavailable,
+    BucketNotFound,
     CapabilityNotSupported,
     CompositeStore,
     ConfigError,
@@ -359,3 +361,35 @@ def test_listing_folders_of_tiers_costs_no_listing_of_each():
         write_bytes(rest, f"d{number}/x", b"")
     assert len(list(tiers.list_dir())) == 50
     assert rest.lists == 0
+
+
+class Gone(MemoryBackend):
+    """A bucket that does not exist, on a server of which nothing is known."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = replace(self.features, create_only=False, if_match=False)
+
+    def learn_features(self):
+        raise BucketNotFound("no such bucket", backend=self.name, op="probe")
+
+
+def test_a_conditional_write_asks_only_the_tier_of_its_key():
+    tables, logs = MemoryBackend(), Gone()
+    store = CompositeStore([Tier("tables", tables, match="**/*.parquet"), Tier("logs", logs)], mode="match")
+    assert store.write("a/x.parquet", b"x").path == "a/x.parquet"
+    with pytest.raises(AlreadyExists):
+        store.write("a/x.parquet", b"y")
+    store.copy("a/x.parquet", "b/x.parquet")
+    etag = store.stat("b/x.parquet").etag
+    assert store.as_backend().delete("b/x.parquet", if_match=etag)
+    with pytest.raises(BucketNotFound) as caught:
+        store.write("a/x.log", b"x")
+    assert (caught.value.path, caught.value.__notes__) == ("a/x.log", ["in tier 'logs'"])
+
+
+def test_a_bucket_that_does_not_exist_is_named_by_its_tier():
+    store = CompositeStore([Tier("front", MemoryBackend()), Tier("back", Gone())], write_tier="back")
+    with pytest.raises(BucketNotFound) as caught:
+        store.write("x", b"x")
+    assert caught.value.__notes__ == ["in tier 'back'"]
