@@ -18,11 +18,12 @@ from ._object_client import Get
 _RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
 
 
-def unmarked(what: str, backend: str) -> BackendUnavailable:
+def unmarked(what: str, backend: str, *, transient: bool = True) -> BackendUnavailable:
     """The error for an answer with a good status that is not the store's; ``what`` says what it lacks."""
     return BackendUnavailable(
         f"the answer is not the store's: {what}. Check the endpoint, and any proxy or login page before it",
         backend=backend,
+        transient=transient,
     )
 
 

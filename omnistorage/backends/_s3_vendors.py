@@ -69,7 +69,6 @@ VENDORS = {
         ordered_listing=True,
         md5_etags=True,
         ranged=True,
-        loose=frozenset({"ListParts"}),
         empty_metadata=True,
     ),
     # Its answers to ranges say otherwise, and its lists of uploads never whether there are more.

@@ -2,14 +2,24 @@
 
 import io
 import threading
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 
-from omnistorage import RollingRecordWriter, open_records, ops
+from omnistorage import RollingRecordWriter, S3Backend, open_records, ops
+from omnistorage.backends import _s3_marks
+from omnistorage.backends._object_client import Put
 from omnistorage.backends._s3_sdk import parse_time, send_at_once
 from omnistorage.core import CopyOptions, ReadOptions, WriteOptions
-from omnistorage.errors import AlreadyExists, CapabilityNotSupported, NotFound, OutcomeUnknown, PreconditionFailed
+from omnistorage.errors import (
+    AlreadyExists,
+    BackendUnavailable,
+    CapabilityNotSupported,
+    NotFound,
+    OutcomeUnknown,
+    PreconditionFailed,
+)
 
 from ..budget import pick
 from ..servers import server
@@ -270,3 +280,23 @@ def test_times_of_answers_are_read_in_every_form_that_servers_use(text, moment):
     assert parse_time(text) == moment
     with pytest.raises(ValueError, match="soon"):
         parse_time("soon")
+
+
+def test_parts_are_listed_of_a_server_that_names_the_document_otherwise():
+    with fresh("moto") as moto, S3Backend(**{**moto._options, "vendor": "other"}) as store:
+        upload = store.client.start_upload(store._prefix + "x", Put("text/plain"))
+        store.client.put_part(upload, 1, b"part")
+        old = timedelta(seconds=-5)
+        assert [(info.path, info.size) for info in store.stale_uploads(older_than=old)] == [("x", 4)]
+        assert store.remove_stale_uploads(older_than=old) == 1
+
+
+@pytest.mark.parametrize(
+    ("root", "transient"), [("ListPartsAnswer", False), ("html", True), ("Error", True), ("", True)]
+)
+def test_a_list_in_another_dialect_is_not_asked_for_again(root, transient):
+    check = _s3_marks.checker(request_ids=False, loose=frozenset())
+    answer = SimpleNamespace(status_code=200, headers={}, content=f"<?xml version='1.0'?><{root}></{root}>".encode())
+    with pytest.raises(BackendUnavailable) as caught:
+        check(http_response=answer, parsed={"IsTruncated": False}, model=SimpleNamespace(name="ListParts"))
+    assert caught.value.transient is transient
