@@ -8,6 +8,7 @@ queue but not the thread. Both are told apart before any lock is taken.
 from __future__ import annotations
 
 import concurrent.futures.thread  # noqa: F401  cannot be imported once the program ends, and SDKs need it
+import inspect
 import logging
 import threading
 from collections import deque
@@ -18,6 +19,7 @@ from itertools import islice
 from os import PathLike
 from typing import Any
 
+from .._table import nearest
 from ..cancellation import CLOCK, wait_for
 from ..core import Backend
 from ..errors import ConfigError, DeadlineExceeded, RecordError, StorageError, WriterClosed
@@ -90,6 +92,7 @@ class OmniHandler(logging.Handler):
         self._spools = settings.get("spool") is not None
         writer: Any = target
         if template is not None:
+            _check_names(settings)
             own_time = {} if fields is not None else {"time_field": "time"}
             make = partial(RollingRecordWriter, target, template, **{**own_time, **settings})
             writer = make()
@@ -482,3 +485,12 @@ def _is_ours(record: logging.LogRecord) -> bool:
 def _sound(text: str) -> str:
     """Text that is Unicode: what a name of a file may bring along is written with backslashes."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
+def _check_names(settings: Mapping[str, Any]) -> None:
+    """Raise ``ConfigError`` for a setting that there is not."""
+    of_writer, own = (inspect.signature(kind).parameters for kind in (RollingRecordWriter, OmniHandler))
+    for name in settings:
+        if name not in of_writer or name.startswith("_"):
+            known = [word for word in (*of_writer, *own) if not word.startswith("_") and word != "settings"]
+            raise ConfigError(f"OmniHandler has no setting {name!r}{nearest(name, known)}")

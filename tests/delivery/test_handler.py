@@ -12,7 +12,8 @@ from decimal import Decimal
 
 import pytest
 
-from omnistorage import BackendUnavailable, MemoryBackend, NotFound, RecordError, RollingRecordWriter
+from omnistorage import BackendUnavailable, ConfigError, MemoryBackend, NotFound, RecordError, RollingRecordWriter
+from omnistorage.delivery import OmniHandler
 from omnistorage.policies import Backoff
 from omnistorage.wrappers._base import Wrapper
 
@@ -437,3 +438,9 @@ def test_without_raise_exceptions_nothing_is_printed(logged, monkeypatch, capsys
         handler.close()
         said = capsys.readouterr().err
         assert ("the store is away" in said, "progress.lost counts" in said) == (printed, printed)
+
+
+@pytest.mark.parametrize("name", ["rol_age", "queue_siz", "bad_option", "_crew"])
+def test_a_setting_that_there_is_not_is_refused(name):
+    with pytest.raises(ConfigError, match=name):
+        OmniHandler(MemoryBackend(), "{seq}.ndjson", **{name: 1})
