@@ -11,6 +11,7 @@ hard and not impossible, and REMOVE, RMDIR and SETSTAT cannot be looked at again
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
@@ -78,7 +79,7 @@ RUN = 50_000
 
 _ABSENT = (NO_SUCH_FILE, 10, 19)  # 10 and 19 are what servers say who know the codes of later versions
 _EXISTS, _NOT_EMPTY, _IS_FOLDER = 11, 18, 24
-_NO_ROOM = (14, 15)
+_NO_ROOM = {14: errno.ENOSPC, 15: errno.EDQUOT}
 
 
 def new_hidden(ending: str = "tmp") -> str:
@@ -134,7 +135,10 @@ def translate(error: BaseException) -> StorageError | None:
     if code == _IS_FOLDER:
         return InvalidPath("a folder has this name", backend=BACKEND)
     if code in _NO_ROOM:
-        return StorageError("no space is left on the server, or the quota is used up", backend=BACKEND)
+        why = "the quota is used up" if _NO_ROOM[code] == errno.EDQUOT else "no space is left"
+        full = StorageError(f"{why} on the server: free some space there and do it again", backend=BACKEND)
+        full.errno = _NO_ROOM[code]
+        return full
     if code == BAD_MESSAGE:
         return InvalidPath("the server cannot hold this name", backend=BACKEND)
     if code == UNSUPPORTED:

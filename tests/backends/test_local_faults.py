@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from omnistorage import open_records
 from omnistorage.backends import _local_stale
 from omnistorage.backends.local import LocalBackend
 from omnistorage.core import CopyOptions, WriteOptions
@@ -282,3 +283,12 @@ def test_every_errno_becomes_one_of_ours_and_keeps_its_cause(tmp_path: Path) -> 
             (tmp_path / "d/f").write_bytes(OLD)
     assert len(caught) > 7 * len(codes)
     assert all(isinstance(error.__cause__, OSError) and error.backend == "local" for error in caught)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_told_by_its_number_and_the_path(tmp_path: Path, code: int) -> None:
+    backend = LocalBackend(tmp_path, _os=FaultyOS(at=1, error=code, only=("write",), sticky=True))
+    with pytest.raises(StorageError) as caught, open_records(backend, "x.ndjson", "w") as writer:
+        writer.write_many({"n": n} for n in range(100_000))
+    assert caught.value.errno == code
+    assert caught.value.location == str(tmp_path / "x.ndjson")

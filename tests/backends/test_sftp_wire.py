@@ -1,5 +1,6 @@
 """The protocol itself: every status has its error, and an answer that is not SFTP is never taken for one."""
 
+import errno
 import struct
 
 import pytest
@@ -34,6 +35,7 @@ def test_goal_24_every_status_has_its_error_and_none_is_worth_a_retry(code):
 
 
 def test_goal_24_only_a_lost_connection_may_be_tried_again():
+    assert [translate(Status(code, "full")).errno for code in (14, 15)] == [errno.ENOSPC, errno.EDQUOT]
     assert type(translate(Lost("gone"))) is BackendUnavailable
     assert translate(Lost("gone")).transient
     assert type(translate(Stopped())) is WriterClosed
