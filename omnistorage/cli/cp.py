@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -82,6 +83,8 @@ class Copies:
     def __post_init__(self) -> None:
         self.into_folder = self.dst.endswith("/") or self.dst.rpartition("/")[2] in (".", "..")
         self._taken: set[str] = set()
+        self._bytes = 0
+        self._is_alone = False  # one object, whose size is the total
 
     # -- what to copy --------------------------------------------------------------------------------------------------
 
@@ -91,6 +94,7 @@ class Copies:
             raise click.UsageError(f"several SRC need a folder as DST: write {self.dst}/")
         app = self.app
         app.draw(f"{app.verb} to {self.dst}")
+        self._is_alone = len(arguments) == 1
         for argument in arguments:
             app.between()
             try:
@@ -98,9 +102,9 @@ class Copies:
             except StorageError as error:
                 app.failed(error)
         app.meter.stop()
-        if app.done > 1:
-            did = self.would if self.dry_run else self.did
-            app.say(f"{did} {app.done:,} objects, {human(app.meter.bytes)}, {app.meter.seconds:.1f} s")
+        if app.done > 1 or (app.done and not self.dry_run):
+            did, objects = self.would if self.dry_run else self.did, "object" if app.done == 1 else "objects"
+            app.say(f"{did} {app.done:,} {objects}, {human(self._bytes)}, {app.meter.seconds:.1f} s")
 
     def one(self, argument: str) -> None:
         """Copy what one argument names."""
@@ -114,6 +118,9 @@ class Copies:
             self._folder(bare)
             return
         source = self.app.locate(bare)
+        if self._is_alone and self.app.meter.drawn:
+            with suppress(StorageError):  # the copy says it
+                self.app.meter.total = source.backend.stat(source.path).size
         self._single(source, self._target(name(source.path), is_object=True))
 
     def _is_object(self, argument: str) -> bool:
@@ -272,6 +279,7 @@ class Copies:
 
     def _done(self, src: str, dst: str, size: int | None) -> None:
         self.app.done += 1
+        self._bytes += size or 0
         self.app.event(self.event, src=src, dst=dst, size=size, dry_run=self.dry_run or None)
         self.app.say(f"{self.would if self.dry_run else self.did} {src} -> {dst}")
 

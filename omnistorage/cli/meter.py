@@ -28,6 +28,8 @@ class Meter:
     def __init__(self) -> None:
         self.bytes = 0
         self.records: int | None = None
+        self.total: int | None = None
+        """How many bytes there will be, as far as it is known."""
         self.label = ""
         self._started = time.monotonic()
         self._live: Any = None
@@ -58,6 +60,11 @@ class Meter:
         )
         self._live.start()
 
+    @property
+    def drawn(self) -> bool:
+        """Whether somebody sees it live."""
+        return self._live is not None
+
     def stop(self) -> None:
         """Take the display away. Idempotent."""
         live, self._live = self._live, None
@@ -69,8 +76,17 @@ class Meter:
 
         seconds = self.seconds
         parts = [(self.label, "bold"), (f"  {human(self.bytes)}", "cyan")]
+        if self.total:
+            share = min(self.bytes / self.total, 1.0)
+            parts.append((f" of {human(self.total)}, {share:.0%}", "cyan"))
         if self.records is not None:
             parts.append((f"  {self.records:,} records", "green"))
         parts.append((f"  {human(self.bytes / max(seconds, 0.001))}/s", ""))
-        parts.append((f"  {int(seconds) // 60}:{int(seconds) % 60:02d}", "dim"))
+        parts.append((f"  {_clock(seconds)}", "dim"))
+        if self.total and 0 < self.bytes < self.total:
+            parts.append((f", {_clock(seconds / self.bytes * (self.total - self.bytes))} left", "dim"))
         return Text.assemble(*parts, no_wrap=True, overflow="ellipsis")
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

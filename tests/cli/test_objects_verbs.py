@@ -158,7 +158,7 @@ def test_names_that_do_not_print_are_escaped_and_refused_one_by_one(cli: Cli, bo
     assert names == ["\x1b[31mred", "good", "new\nline", "\udcff"]
     answer = cli("cp", "-R", "odd", "new")
     assert answer.code == 6
-    assert len(answer.err.splitlines()) == 4
+    assert len(answer.err.splitlines()) == 5
     assert all(shown in answer.err for shown in ("new\\nline", "\\x1b[31mred", "\\udcff"))
     assert os.listdir(box / "new") == ["good"]
     assert cli("rm", "-R", "odd").code == 0

@@ -247,6 +247,15 @@ def test_progress_is_drawn_on_a_terminal(popen: Popen, box: Path) -> None:
     assert shown.count(b"\x1b[?25l") == shown.count(b"\x1b[?25h") == 1  # the cursor comes back
 
 
+def test_a_copy_of_one_object_shows_its_total(popen: Popen, box: Path) -> None:
+    (box / "a").write_bytes(bytes(64 << 10))
+    code, shown = on_a_terminal(popen, "cp", "a", "b", env={"COLUMNS": "100"})
+    text = re.sub(rb"\x1b\[[0-9;?]*[a-zA-Z]", b"", shown).decode()
+    assert code == 0
+    assert "64.0 KiB of 64.0 KiB, 100%" in text
+    assert re.search(r"copied 1 object, 64\.0 KiB, \S+ s", text)
+
+
 def test_no_color_is_honoured(popen: Popen, box: Path) -> None:
     colour = re.compile(rb"\x1b\[[0-9;]*3[0-9]m")
     _, shown = on_a_terminal(popen, "write", "a.ndjson", data=LINE, wait=b"record", env={"NO_COLOR": ""})
