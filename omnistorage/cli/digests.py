@@ -17,16 +17,21 @@ from .app import App, Location, naming
 from .listing import info_of, is_folder, reporter
 from .recordio import Counted
 from .run import Verb
+from .specs import completes
 from .stdio import Stdin
 
 _BLOCK = 1 << 20
 
 
+def _algorithms() -> list[str]:
+    return sorted({*(a for a in hashlib.algorithms_guaranteed if not a.startswith("shake")), "crc32", "crc32c"})
+
+
+@completes(_algorithms)
 def _algorithm(ctx: click.Context, param: click.Parameter, value: str) -> str:
     name = value.lower().replace("-", "") if not value.lower().startswith("sha3") else value.lower().replace("-", "_")
-    known = sorted({*(a for a in hashlib.algorithms_guaranteed if not a.startswith("shake")), "crc32", "crc32c"})
-    if name not in known:
-        raise click.BadParameter(f"{value!r} is no digest; use one of {', '.join(known)}", ctx, param)
+    if name not in _algorithms():
+        raise click.BadParameter(f"{value!r} is no digest; use one of {', '.join(_algorithms())}", ctx, param)
     return name
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -136,13 +136,23 @@ def _places(ctx: click.Context, param: click.Parameter, incomplete: str) -> list
     return found or [CompletionItem(incomplete, type="file")]
 
 
+def _values(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """What the callback of ``param`` names (see ``specs.completes``)."""
+    from click.shell_completion import CompletionItem
+
+    names: Iterable[str] = param.callback.completions()  # type: ignore[union-attr]
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
 class Verb(click.Command):
     """A verb: its own options, the global ones, and an example that works."""
 
     def __init__(self, *args: Any, example: str, events: bool = False, rows: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         for param in self.params:
-            if isinstance(param, click.Argument) and type(param.type) is click.types.StringParamType:
+            if hasattr(param.callback, "completions"):
+                param._custom_shell_complete = _values
+            elif isinstance(param, click.Argument) and type(param.type) is click.types.StringParamType:
                 param._custom_shell_complete = _places
         self.params += global_options()
         self.example = example

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import click
@@ -29,6 +29,17 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 60
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])?", re.ASCII)
 
 
+def completes(names: Callable[[], Iterable[str]]) -> Callable[[Any], Any]:
+    """Mark the callback of a parameter: a shell completes its values to ``names``."""
+
+    def mark(callback: Any) -> Any:
+        callback.completions = names
+        return callback
+
+    return mark
+
+
+@completes(format_names)
 def format_name(ctx: click.Context, param: click.Parameter, value: str | None) -> FormatChoice:
     """Callback of an option that takes a record format: ``csv``, or ``csv:delimiter=;``."""
     if value is None:
@@ -44,6 +55,7 @@ def format_name(ctx: click.Context, param: click.Parameter, value: str | None) -
     return _made(record_format, name, settings, ctx, param)  # type: ignore[no-any-return]
 
 
+@completes(lambda: ("none", *codec_names()))
 def compression(ctx: click.Context, param: click.Parameter, value: str | None) -> Compression:
     """Callback of an option that takes ``none``, a codec's name, its name and level (``zstd:9``), or its options
     (``zstd:level=9,threads=2``)."""

@@ -528,6 +528,9 @@ def test_the_script_gets_verbs_and_options_from_the_command(box: Path) -> None:
     assert "--roll-bytes" in complete("omnistorage write --roll", 2)
     assert complete("omnistorage config --log-file keep sh", 4) == ["show"]
     assert not (box / "keep").exists()
+    assert complete("omnistorage read --to-format c", 3) == ["csv"]
+    assert {"none", "gzip", "zstd"} <= set(complete("omnistorage convert --compression ''", 3))
+    assert complete("omnistorage hash sha3_5", 2) == ["sha3_512"]
     assert not any(complete("omnistorage nope --x", 2))
 
 
