@@ -228,6 +228,16 @@ def test_goal_5_after_a_failed_sync_nothing_is_promised_and_nothing_synced_again
         log.append(b"x")
 
 
+def test_the_folders_above_are_made_and_stay(tmp_path):
+    watched = FaultyOS()
+    SegmentLog(tmp_path / "a/b/log", _os=watched).close()
+    made = [name for name in watched.calls if name in ("mkdir", "fsync")]
+    assert made[:8] == [*["mkdir"] * 3, "fsync", "mkdir", "fsync", "mkdir", "fsync"]
+    for folder in ("a", "a/b", "a/b/log"):
+        assert stat.S_IMODE((tmp_path / folder).stat().st_mode) == 0o700
+    SegmentLog(tmp_path / "a/b/log").close()
+
+
 def test_what_cannot_be_is_refused(tmp_path):
     for options in ({"fsync": "never"}, {"segment_bytes": 0}, {"segment_bytes": 1.5}):
         with pytest.raises(ConfigError):
@@ -235,8 +245,10 @@ def test_what_cannot_be_is_refused(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageError):
         SegmentLog(tmp_path / "file")
-    with pytest.raises(StorageError):
-        SegmentLog(tmp_path / "none" / "deep")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    for folder in ("file/below", "dangling", "dangling/below", "dangling/deep/below"):
+        with pytest.raises(StorageError):
+            SegmentLog(tmp_path / folder)
     log = SegmentLog(tmp_path / "log")
     log.close()
     with pytest.raises(WriterClosed):

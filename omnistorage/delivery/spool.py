@@ -25,7 +25,7 @@ _KEPT = 8  # segments that a spool is made of, at least, so that one that goes m
 
 @dataclass(frozen=True)
 class Spool:
-    """A folder (made with mode 0700, its files 0600) through which records go to the store.
+    """A folder (made with mode 0700, as missing ones above it, its files 0600) through which records go to the store.
 
     *What is safe.* A record is acknowledged once ``write`` has returned with ``fsync="record"``, and once its number is
     not above ``durable`` or what ``flush`` returned otherwise. An acknowledged record is never lost: not by a kill, not

@@ -93,15 +93,12 @@ class SegmentLog(Closes):
 
     def _open(self) -> None:
         os_ = self.os
-        try:
-            os_.mkdir(self.folder, 0o700)
-        except FileExistsError:
-            pass
+        self._make_folder()
         self.folder_fd = os_.open(self.folder, READ_FOLDER)
         self._fds.append(self.folder_fd)
         if reason := why_exposed(os_.fstat(self.folder_fd)):
             raise PermissionDenied(reason, path=self.folder, op="open")
-        self._sync_above()
+        self._sync_above(self.folder)
         lock = os_.open("lock", _OWN, 0o600, dir_fd=self.folder_fd)
         self._fds.append(lock)
         try:
@@ -121,10 +118,33 @@ class SegmentLog(Closes):
         self._synced = self.next
         self._take_note(self._beyond())
 
-    def _sync_above(self) -> None:
-        """The folder itself stays, whoever made it, and perhaps was killed before this."""
+    def _make_folder(self) -> None:
+        """Make the folder, and those above it that are missing."""
+        path, below = self.folder, list[str]()
+        while (is_new := self._is_new(path)) is None:
+            below.append(path)
+            path = os.path.dirname(os.path.abspath(path))
+        while below:
+            if is_new:
+                self._sync_above(path)
+            path, is_new = below.pop(), True
+            with suppress(FileExistsError):
+                self.os.mkdir(path, 0o700)
+
+    def _is_new(self, path: str) -> bool | None:
+        """Whether the folder was made now; None if there is none above it."""
         try:
-            above = self.os.open(os.path.dirname(os.path.abspath(self.folder)), READ_FOLDER)
+            self.os.mkdir(path, 0o700)
+        except FileExistsError:
+            return False
+        except FileNotFoundError:
+            return None
+        return True
+
+    def _sync_above(self, folder: str) -> None:
+        """``folder`` itself stays, whoever made it, and perhaps was killed before this."""
+        try:
+            above = self.os.open(os.path.dirname(os.path.abspath(folder)), READ_FOLDER)
         except PermissionError:
             return  # then it is not ours, and was there before
         try:
