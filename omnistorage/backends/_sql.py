@@ -215,7 +215,9 @@ class Database:
                 hide_parameters=True,
             )
         except ModuleNotFoundError as error:
-            raise MissingExtra(f"the driver {error.name!r} is not installed", extra=EXTRAS[family]) from error
+            extra = EXTRAS[family]
+            why = f'the driver {error.name!r} is not installed: pip install "omnistorage[{extra}]"'
+            raise MissingExtra(why, extra=extra) from error
         except (sa.exc.SQLAlchemyError, TypeError) as error:
             raise ConfigError(f"sqlalchemy does not take this URL: {type(error).__name__}") from None
 

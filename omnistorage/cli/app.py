@@ -183,7 +183,7 @@ class App:
             self._opened.append(backend)
         else:
             backend = self._shared(argument, backend)
-        self.detail(f"{argument}: {path!r} in {backend.url or backend.name}")
+        self.detail(f"{argument} is {backend.url}{path}" if backend.url else f"{argument}: {path!r} in {backend.name}")
         return Location(extended(backend), path, mask_url(argument))
 
     @cached_property

@@ -13,11 +13,12 @@ from ..core import Reader
 from ..errors import ConfigError, StorageError
 from ..sync import CheckReport, SyncOptions, check_sums
 from ..sync import check as check_places
+from ..sync.report import KEPT
 from ..sync.sums import SumFile, algorithm_named
 from .app import App, Location, naming
 from .filtering import filter_options
 from .run import Verb
-from .spelling import spelled
+from .spelling import spelled, worded
 from .stdio import Stdin
 from .syncing import comparing, folder_of, html_report, reporting, settings_of
 
@@ -96,6 +97,8 @@ def check(app: App, /, src: str, dst: str, **options: Any) -> None:
             )
     app.meter.stop()
     app.done = report.match
+    for failure in report.failures:
+        app.failed(worded(failure.error))
     for text in report.warnings:
         app.warn(text)
     app.say(str(report))
@@ -127,7 +130,7 @@ class Lists:
     """Where each object's line goes."""
 
     def __init__(self, app: App, files: dict[str, str], stack: ExitStack) -> None:
-        self.app = app
+        self.app, self._errors = app, 0
         self._files: dict[str, IO[str] | None] = {}
         for name, path in files.items():
             self._files[name] = None if path == "-" else stack.enter_context(_opened(path))
@@ -142,7 +145,10 @@ class Lists:
                     app.out.line(line)
                 else:
                     file.write(line + "\n")
-        if sign == "!":
+        self._errors += sign == "!"
+        if sign == "!" and self._errors <= KEPT:
+            pass  # the report keeps the error itself
+        elif sign == "!":
             app.failed(StorageError(why or "not compared", path=path or None, op="check"))
         elif sign != "=":
             reason = f": {why}" if sign == "*" and why else ""

@@ -15,7 +15,7 @@ import click
 
 from .. import ops
 from ..core import CopyOptions, ObjectInfo, Reader, WriteOptions
-from ..errors import CorruptData, NotFound, StorageError
+from ..errors import CorruptData, InvalidPath, NotFound, StorageError
 from ..paths import is_under, name
 from .app import App, Location, naming
 from .listing import is_folder, reporter
@@ -202,6 +202,9 @@ class Copies:
     # -- copying -------------------------------------------------------------------------------------------------------
 
     def _single(self, source: Location, target: Location, size: int | None = None) -> None:
+        if not self.metadata and not self.content_type and same_object(source, target):
+            with naming(source.text):
+                raise InvalidPath("this is the source and the target", path=source.path, op=self.event)
         if self.dry_run:
             with naming(source.text):
                 if size is None and not source.backend.exists(source.path):

@@ -183,6 +183,7 @@ def stat(app: App, /, url: str) -> None:
         **(info.hashes or {}),
         **{f"metadata {key}": value for key, value in (info.metadata or {}).items()},
     }
+    facts = {name: value for name, value in facts.items() if value is not None}
+    width = max(14, *(len(name) + 2 for name in facts))
     for name, value in facts.items():
-        if value is not None:
-            app.out.line(f"{name + ':':14}{value}")
+        app.out.line(f"{name + ':':{width}}{value}")

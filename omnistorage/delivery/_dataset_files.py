@@ -190,6 +190,10 @@ class Place:
         if self.prefix:
             check_new(self.prefix)
 
+    def __str__(self) -> str:
+        url = self.backend.url
+        return f"{self.backend!r}, {self.prefix!r}" if url is None else repr(url + self.prefix)
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "owned": True, "copied": True}
 

@@ -67,6 +67,9 @@ class DatasetReader(Closes):
             self._place.close()
             raise
 
+    def __repr__(self) -> str:
+        return f"DatasetReader({self._place})"
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_parts": None}  # who reads a part was given it
 

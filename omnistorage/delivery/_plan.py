@@ -94,6 +94,8 @@ class Plan:
         retry_for = seconds("retry_for", retry_for)
         backend, self.prefix, self.owned = open_target(target, names)
         self.backend: ExtendedBackend = patient(backend, retry_for)
+        where = repr(backend) if backend.url is None else repr(backend.url + self.prefix)
+        self.shown = f"{where}, {template!r}"
         self.options = replace(
             options,
             overwrite=not self.backend.features.create_only,

@@ -139,6 +139,9 @@ class DatasetWriter(Closes):
         self._place = Place(target, prefix)
         self._place.must_be_writable()
 
+    def __repr__(self) -> str:
+        return f"DatasetWriter({self._place})"
+
     def close(self) -> None:
         """Close the backend, if it was opened for a URL."""
         self._place.close()

@@ -148,7 +148,7 @@ class RollingRecordWriter(Publishes):
             retry_for=None if spool is not None else retry_for,
             crew=_crew,
         )
-        self.format, self.codec = plan.form, plan.codec
+        self.format, self.codec, self._shown = plan.form, plan.codec, plan.shown
         self.bad: BadRecords = plan.bad
         self.on_exception = plan.on_exception
         try:
@@ -159,6 +159,9 @@ class RollingRecordWriter(Publishes):
             raise
         if type(self).write is RollingRecordWriter.write:
             vars(self)["write"] = self._front.write  # one call less for each record
+
+    def __repr__(self) -> str:
+        return f"RollingRecordWriter({self._shown})"
 
     def write(self, record: Any, /, *, sequence: int | None = None) -> int:
         """Take one record and return its sequence number: the one given, which is larger than all before, or the next.

@@ -8,7 +8,7 @@ from typing import Any, NoReturn, TypeVar
 
 from .. import ops
 from ..core import Backend, ExtendedBackend, ObjectInfo
-from ..errors import CapabilityNotSupported, InvalidPath, NotFound, StorageError
+from ..errors import AlreadyExists, CapabilityNotSupported, InvalidPath, NotFound, StorageError
 from ..paths import set_location
 from .capability import Capability, capabilities, has
 
@@ -93,10 +93,11 @@ class StoreBase:
         set_location(error, self._at.url)
         return error
 
-    def _hint(self, error: CapabilityNotSupported, hint: str = "pass overwrite=True") -> None:
-        """A store that cannot promise to create only says what does without."""
+    def _hint(self, error: CapabilityNotSupported | AlreadyExists, hint: str = "pass overwrite=True") -> None:
+        """What is there, or a store that cannot promise to create only, is replaced on request."""
         hint += " to replace whatever is there"
-        if error.capability == Capability.CREATE_ONLY.value and hint not in str(error.args[0]):
+        can_help = isinstance(error, AlreadyExists) or error.capability == Capability.CREATE_ONLY.value
+        if can_help and hint not in str(error.args[0]):
             error.args = (f"{error.args[0]}; {hint}",)
 
     @contextmanager
@@ -104,7 +105,7 @@ class StoreBase:
         """Adds the hint."""
         try:
             yield
-        except CapabilityNotSupported as error:
+        except (AlreadyExists, CapabilityNotSupported) as error:
             self._hint(error, hint)
             raise
 

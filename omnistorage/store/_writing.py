@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 from .. import ops
 from ..core import BulkDelete, Data, ObjectInfo, Presign, Versions, WriteOptions, power
-from ..errors import CapabilityNotSupported, ConfigError, NotFound, StorageError
+from ..errors import AlreadyExists, CapabilityNotSupported, ConfigError, NotFound, StorageError
 from ._reading import Reading
 from .capability import Capability
 from .files import BinaryWriter
@@ -51,7 +51,7 @@ class Writing(Reading):
                 for piece in pieces:
                     writer.write(piece)
                 return writer.close()
-        except CapabilityNotSupported as error:
+        except (AlreadyExists, CapabilityNotSupported) as error:
             self._hint(error)
             raise
 

@@ -330,7 +330,7 @@ class OneFile(Plan):
     def _decide(self, a: ObjectInfo, b: ObjectInfo | None, path: str, other: str | None) -> list[Action]:
         self.seen.source_objects = 1
         if b is None:
-            return [Action("copy", path, "not at the destination", a.size, a, None, other)]
+            return [Action("copy", path, "new", a.size, a, None, other)]
         comparison = Comparison(self.src, self.dst, self.options)
         verdict = comparison.quick(a, b) or comparison.slow(a, b)
         if verdict in LEFT:

@@ -154,7 +154,7 @@ class Ending:
 
 def _copied(rename: Action) -> Action:
     """The rename as the copy that it saves."""
-    return rename._replace(kind="copy", why="not at the destination", expect_dst=None, other=None)
+    return rename._replace(kind="copy", why="new", expect_dst=None, other=None)
 
 
 def lies_below(path: str, folders: set[str]) -> bool:

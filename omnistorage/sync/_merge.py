@@ -207,7 +207,7 @@ class Merge(Listed):
         yield from self._new(a)
 
     def _new(self, a: Entry) -> Iterator[Item]:
-        action = Action("copy", a.path, "not at the destination", a.info.size, a.info)
+        action = Action("copy", a.path, "new", a.info.size, a.info)
         if not self.trees:
             yield from self.end.copy(action)
             return
@@ -344,7 +344,7 @@ class Merge(Listed):
         try:
             info = self.dst.backend.stat(self.dst.key(a.path))
         except NotFound:
-            return Action("copy", a.path, "not at the destination", a.info.size, a.info)
+            return Action("copy", a.path, "new", a.info.size, a.info)
         except StorageError as error:
             return Action("error", a.path, f"cannot be compared: {error}", a.info.size, a.info)
         b = Entry(a.key, a.path, info)

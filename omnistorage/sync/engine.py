@@ -166,7 +166,7 @@ class _Job:
                 self._submit(pool)
                 self._wait(for_all=True)
                 stage = now
-                blocked = blocked or self._may_not_delete()
+                blocked = blocked or (action.kind != "dirtime" and self._may_not_delete())
             renamed = blocked and action.kind == "rename"
             action = _copied(action) if renamed else action
             if blocked and not renamed and action.kind != "dirtime":
@@ -372,7 +372,7 @@ class _Job:
 
 def _copied(action: Action) -> Action:
     """A rename that must not be: its object is copied, and the old one stays."""
-    return action._replace(kind="copy", why="not at the destination", expect_dst=None, other=None)
+    return action._replace(kind="copy", why="new", expect_dst=None, other=None)
 
 
 def _mixed(actions: list[Action]) -> Iterator[Action]:

@@ -235,7 +235,7 @@ def test_mv_refuses_and_tells(cli: Cli, tree: Path, box: Path) -> None:
     assert cli("mv", "--no-clobber", "t/b.txt", "there").code == 6
     assert (tree / "b.txt").read_text() == "bb"
     assert (box / "there").read_text() == "there"
-    assert cli("mv", "t/b.txt", "t/b.txt").code == 0
+    assert cli("mv", "t/b.txt", "t/b.txt").code == 6
     assert (tree / "b.txt").read_text() == "bb"
     assert cli("mv", "-R", "t", "t/inside").code == 2
     assert cli("mv", "-", "x").code == cli("mv", "t/b.txt", "-").code == 2

@@ -46,7 +46,7 @@ def test_a_dry_run_says_what_would_happen_and_why_and_does_nothing(cli: Cli, tre
     (tree / "dst" / "old").write_text("x")
     answer = cli("sync", "src", "dst", "--delete", "--max-delete", "5", "-n")
     assert answer.code == 0
-    assert "would copy sub/deep/d.ndjson (51 B): not at the destination" in answer.err
+    assert "would copy sub/deep/d.ndjson (51 B): new" in answer.err
     assert "would delete old (1 B): not at the source" in answer.err
     assert files(tree / "dst") == {"old": "x"}
     done = cli("sync", "src", "dst", "--delete", "--max-delete", "5")
@@ -93,6 +93,23 @@ def test_a_folder_that_cannot_be_listed_is_named_and_an_error(
         done = cli("sync", "src", "dst")
         assert done.code == 7, at
         assert f"error: {at}/sub/deep: not yours;" in done.err
+        assert "nothing is deleted" not in done.err
+        done = cli("check", "src", "dst")
+        assert done.code == 7, at
+        assert f"{at}/sub/deep: not yours;" in done.err
+
+
+def test_a_run_that_deletes_nothing_does_not_speak_of_it(cli: Cli, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(self: LocalBackend, path: str, options: Any, plain: Any = LocalBackend._open_reader) -> Any:
+        if path.endswith("a.csv"):
+            raise PermissionDenied("not yours", path=path, op="open_reader")
+        return plain(self, path, options)
+
+    monkeypatch.setattr(LocalBackend, "_open_reader", refused)
+    for options in ([], ["--delete"]):
+        done = cli("sync", "src", "dst", *options)
+        assert done.code == 7
+        assert "nothing is deleted" not in done.err
 
 
 def test_folders_that_could_not_be_made_get_no_time(cli: Cli, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,7 +276,7 @@ def test_check_tells_each_kind_of_difference(cli: Cli, tree: Path) -> None:
 def test_interactive_asks_before_each_change(cli: Cli, tree: Path) -> None:
     answer = cli("copy", "src", "dst", "-i", stdin=b"y\nn\nmaybe\na\n")
     assert answer.code == 0
-    assert "copy a.csv (not at the destination)? [y]es, [n]o, [a]ll, [q]uit:" in answer.err
+    assert "copy a.csv (new)? [y]es, [n]o, [a]ll, [q]uit:" in answer.err
     assert set(files(tree / "dst")) == {"a.csv", "sub/c.csv", "sub/deep/d.ndjson"}
     assert cli("copy", "src", "none", "-i", stdin=b"q\n").code != 0
     assert not (tree / "none").exists()

@@ -12,7 +12,7 @@ import pytest
 
 from omnistorage import AlreadyExists, LocalBackend, MemoryBackend, StorageError, open_records, ops
 from omnistorage.core import WRITE, WriteOptions
-from omnistorage.delivery import RollingRecordWriter, Spool, Timer, read_manifest
+from omnistorage.delivery import DatasetReader, DatasetWriter, RollingRecordWriter, Spool, Timer, read_manifest
 from omnistorage.wrappers._base import Wrapper
 
 from ..waiting import LIMIT
@@ -242,3 +242,15 @@ def test_an_object_without_records_is_not_taken_for_what_comes_again():
     ops.write_bytes(store, "0.ndjson", b"")
     with pytest.raises(AlreadyExists), RollingRecordWriter(store, "{start}.ndjson", names="deterministic") as writer:
         writer.write({"n": 0})
+
+
+def test_writers_and_readers_say_where_they_are(tmp_path):
+    at = f"{tmp_path.as_uri()}/set"
+    with RollingRecordWriter(f"{tmp_path}/set", "{id}.ndjson") as writer:
+        assert repr(writer) == f"RollingRecordWriter('{at}/', '{{id}}.ndjson')"
+    with DatasetWriter(LocalBackend(tmp_path), "set") as writer:
+        assert repr(writer) == f"DatasetWriter('{at}')"
+        job = writer.begin()
+        job.commit(job.write_part(0, [{"n": 1}]))
+    with DatasetReader(LocalBackend(tmp_path), "set") as reader:
+        assert repr(reader) == f"DatasetReader('{at}')"

@@ -51,7 +51,7 @@ SAYS = {
     "cached_store": ["asked: ['stat']", "a range: b'weights'", "within the ttl: b'new weights' []",
                      "damaged: b'new weights' errors: 1"],
     "sync_events": ["INFO done 1.txt (1000 bytes)", "INFO deleted 0.txt (1000 bytes)", "3000 bytes went by"],
-    "mirror": ["copy logs/a.ndjson not at the destination", "second run: 1 equal",
+    "mirror": ["copy logs/a.ndjson new", "second run: 1 equal",
                "check: 0 equal, 1 differ, 1 only at the source"],
     "hot_warm_cold": ["February: 1000 records", "found in: cold after asking hot, warm, cold", "in all: 6 files",
                       "{'archive/2025.txt': 'archive', 'tmp/x': 'scratch'}", "refused: no tier takes this name",

@@ -480,3 +480,16 @@ def test_read_seekable(store):
         file.seek(10)
         assert file.read(2) == b"\x0a\x0b"
         assert file.tell() == 12
+
+
+def test_what_exists_says_once_how_to_replace_it():
+    store = Store(MemoryBackend())
+    store.write("x", b"x")
+    store.write("y", b"y")
+    for call in (store.write, store.write_text, store.write_atomic):
+        with pytest.raises(AlreadyExists) as caught:
+            call("x", "y" if call == store.write_text else b"y")
+        assert str(caught.value).count("overwrite=True") == 1
+    with pytest.raises(AlreadyExists) as caught:
+        store.copy("y", "x")
+    assert str(caught.value).count("overwrite=True") == 1
