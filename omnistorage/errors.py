@@ -1,4 +1,4 @@
-"""The one exception tree. Floor 0: imports nothing of ours.
+"""The one exception tree. Floor 0: imports nothing of ours when it runs.
 
     StorageError                    path, location, backend, op, transient, retry_after, errno, filename
     ├── NotFound                    also FileNotFoundError
@@ -28,7 +28,13 @@ from __future__ import annotations
 
 import errno as codes
 from collections.abc import Sequence
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+if TYPE_CHECKING:
+    from .core import ObjectInfo
+
+State = Literal["committed", "failed", "unknown", "aborted"]
 
 
 class StorageError(Exception):
@@ -111,7 +117,8 @@ class AlreadyExists(StorageError, FileExistsError):
 
 
 class PermissionDenied(StorageError, PermissionError):
-    """The store refused: credentials, modes, or a read-only place."""
+    """The store refused: credentials, modes, or a read-only file system. A ``ReadOnly`` refuses with
+    ``CapabilityNotSupported``."""
 
     errno = codes.EACCES
 
@@ -247,10 +254,25 @@ class _GroupError(ExceptionGroup[Exception], StorageError):
         return part
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """How a change ended at one target: ``committed`` (all of it is there), ``failed`` (nothing of it is), ``unknown``
+    (the answer was lost, nobody waited for it any longer, or the target was unavailable in the end: an earlier try of
+    the same request may have got through), ``aborted`` (given up, as too many others failed). ``sha256`` is the digest
+    of what was written, in a write."""
+
+    target: str
+    state: State
+    info: ObjectInfo | None = None
+    error: BaseException | None = None
+    path: str = ""
+    sha256: str | None = None
+
+
 class MultiError(_GroupError):
     """A fan-out failed on one or more targets. ``outcomes`` says how it ended at each (``multi.Outcome``)."""
 
-    outcomes: tuple[Any, ...] = ()
+    outcomes: tuple[Outcome, ...] = ()
 
     def __str__(self) -> str:
         first = self.exceptions[0]

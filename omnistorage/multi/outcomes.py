@@ -5,24 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from ..core import ObjectInfo
-
-State = Literal["committed", "failed", "unknown", "aborted"]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a change ended at one target: ``committed`` (all of it is there), ``failed`` (nothing of it is), ``unknown``
-    (the answer was lost, nobody waited for it any longer, or the target was unavailable in the end: an earlier try of
-    the same request may have got through), ``aborted`` (given up, as too many others failed). ``sha256`` is the digest
-    of what was written, in a write."""
-
-    target: str
-    state: State
-    info: ObjectInfo | None = None
-    error: BaseException | None = None
-    path: str = ""
-    sha256: str | None = None
+from ..errors import Outcome as Outcome
+from ..errors import State as State
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from omnistorage import (
     LengthPrefixed,
     Lines,
     MultiBackend,
+    MultiError,
     Ndjson,
     RecordReader,
     RecordWriter,
@@ -22,6 +23,7 @@ from omnistorage import (
     open_records,
     open_store,
 )
+from omnistorage.multi import Outcome
 from omnistorage.stages import Codec, Format
 from omnistorage.store.files import BinaryReader, BinaryWriter, TextWriter
 from omnistorage.sync import Plan, bisync, check, plan, sync
@@ -59,6 +61,10 @@ def a_function_and_a_module_of_one_name_are_told_apart() -> None:
     sync("a", "b", checksum="strict")
     assert check("a", "b").in_sync
     bisync("a", "b", state="state")
+
+
+def an_error_of_several_targets_says_how_each_ended(error: MultiError) -> None:
+    assert_type(error.outcomes, tuple[Outcome, ...])
 
 
 def mirrors_and_tiers_take_places() -> None:
