@@ -35,15 +35,7 @@ from .core import (
     features_of,
     power,
 )
-from .errors import (
-    BucketNotFound,
-    CapabilityNotSupported,
-    ConfigError,
-    CorruptData,
-    NotFound,
-    PreconditionFailed,
-    StorageError,
-)
+from .errors import CapabilityNotSupported, ConfigError, CorruptData, NotFound, PreconditionFailed, StorageError
 from .globs import CompiledGlob, compile_glob, literal_folder
 from .paths import is_under, is_walkable, parent
 from .policies import RequestPolicy
@@ -382,8 +374,8 @@ def _children(
     try:
         yield from store.list_dir(folder)
     except NotFound as error:
-        if root and folder and not isinstance(error, BucketNotFound):
-            return  # a prefix with nothing under it yields nothing
+        if root and folder and type(error) is NotFound:
+            return  # a prefix with nothing under it, in a bucket that is there, yields nothing
         if on_error is None:
             raise
         on_error(error)
