@@ -13,7 +13,7 @@ from os import PathLike
 from typing import Any, Self
 
 from ..bad_records import OnError
-from ..core import WRITE, Backend, WriteOptions
+from ..core import WRITE, Backend, WriteOptions, as_extended
 from ..errors import ConfigError
 from ..paths import check_new, check_prefix
 from ..record_writer import OnException, RecordWriter
@@ -21,7 +21,9 @@ from ..records import layers_for
 from ..registry import locate
 from ..stages import Codec, Format, Headed, Stage, StageBase
 from ..strands import forks
+from ._patience import patient
 from ._resume_token import VERSION, Token, behind, checked, must_agree, must_be_plain, options_of, plain, settings_of
+from ._settings import Seconds, seconds
 from ._suspended import Suspended, clean
 from ._verified import Metered
 
@@ -57,7 +59,9 @@ class ResumableWriter(RecordWriter[Any]):
     is. Elsewhere it is ``NotFound``, or goes on and publishes the same once more.
 
     ``options`` travel in the token, and ``durable`` holds for each checkpoint as well; ``size`` and ``expect`` cannot
-    be known beforehand and are refused. ``records`` and ``bad.count`` go on from life to life, ``max_bad`` with them.
+    be known beforehand and are refused. A request that fails is tried again for ``retry_for`` (seconds or timedelta; a
+    minute; None: as the target's ``RequestPolicy`` says). ``records`` and ``bad.count`` go on from life to life,
+    ``max_bad`` with them.
     """
 
     _over = False
@@ -75,11 +79,15 @@ class ResumableWriter(RecordWriter[Any]):
         max_bad_ratio: float | None = None,
         on_exception: OnException = "abort",
         options: WriteOptions = WRITE,
+        retry_for: Seconds | None = 60.0,
         _token: Mapping[str, Any] | None = None,
     ) -> None:
         if type(part_size) is not int or part_size < 1:
             raise ConfigError(f"part_size is a number of bytes from 1 up, not {part_size!r}")
+        wait = seconds("retry_for", retry_for)
         backend, path, owned = _place(target, path)
+        if (extended := as_extended(backend)) is not None:  # others have no policy to retry by
+            backend = patient(extended, wait)
         sink = None
         try:
             form, codec = layers_for(check_new(path), format, compression)
@@ -131,6 +139,7 @@ class ResumableWriter(RecordWriter[Any]):
         max_bad: int | None = None,
         max_bad_ratio: float | None = None,
         on_exception: OnException = "abort",
+        retry_for: Seconds | None = 60.0,
     ) -> Self:
         """Go on from ``token``, a mapping or its JSON text. ``target`` is the backend, or the same URL as before; path
         and options are those of the token. Raises ``NotFound`` where nothing of it is left, ``AlreadyExists`` where it
@@ -147,6 +156,7 @@ class ResumableWriter(RecordWriter[Any]):
             max_bad=max_bad,
             max_bad_ratio=max_bad_ratio,
             on_exception=on_exception,
+            retry_for=retry_for,
             _token=read,
         )
 

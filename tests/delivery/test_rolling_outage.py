@@ -6,7 +6,7 @@ import pytest
 
 from omnistorage import BackendUnavailable, MemoryBackend, MultiBackend, StorageError
 from omnistorage.cancellation import Clock
-from omnistorage.delivery import RollingRecordWriter
+from omnistorage.delivery import ResumableWriter, RollingRecordWriter
 from omnistorage.delivery._patience import Patient, patient
 from omnistorage.policies import Backoff, RequestPolicy
 from omnistorage.testing.faults import Faulty
@@ -88,3 +88,23 @@ def test_a_mirror_keeps_its_own_rule():
     assert isinstance(patient(away, 60), Patient)
     assert patient(away, None) is away
     assert patient(mirror, 60) is mirror
+
+
+@pytest.mark.parametrize("retry_for", [60, None])
+def test_a_resumable_writer_waits_for_a_server(retry_for):
+    store = Away(0)
+    writer = ResumableWriter(store, "x.ndjson", retry_for=retry_for)
+    writer.write({"n": 1})
+    store.until = store.policy.clock.now() + 45
+    if retry_for is None:
+        with pytest.raises(BackendUnavailable):
+            writer.checkpoint()
+        writer.abort()
+        return
+    token = writer.checkpoint()
+    writer.abort()
+    store.until = store.policy.clock.now() + 45
+    with ResumableWriter.resume(store, token, retry_for=retry_for) as again:
+        again.write({"n": 2})
+        store.until = store.policy.clock.now() + 45
+    assert numbers(store.inner) == [1, 2]
