@@ -12,7 +12,7 @@ from datetime import timedelta
 from itertools import count
 from typing import Any
 
-from ..errors import NotFound, StorageError
+from ..errors import BucketNotFound, NotFound, StorageError
 from ._bisync_report import BisyncReport, Conflict
 from ._bisync_state import Rows, info_of, plain_row
 from ._passed import Passed
@@ -147,7 +147,7 @@ class Decisions:
         try:
             yield from side.entries(self.o.filter, fold=self.fold, resort=self.o.sort_listings, on_double=double)
         except NotFound as error:
-            if missing is None:
+            if missing is None or isinstance(error, BucketNotFound):
                 raise
             missing.append(error)
 

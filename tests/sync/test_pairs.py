@@ -9,7 +9,7 @@ import pytest
 
 from omnistorage import BucketNotFound, LocalBackend, MemoryBackend, NotFound, ops
 from omnistorage.core import WriteOptions
-from omnistorage.sync import Filter, check, sync
+from omnistorage.sync import Filter, bisync, check, sync
 from omnistorage.wrappers import Prefix
 
 from ..backends import azure_places, gcs_places, sql_places, test_s3, test_sftp_conformance
@@ -203,6 +203,13 @@ def test_a_bucket_that_does_not_exist_is_no_empty_place(name, settings):
         with pytest.raises(NotFound):
             sync(gone, src, allow_empty_source=True, delete=True, **settings)
     assert held(src) == {"a": b"x"}
+
+
+def test_a_bisync_does_not_begin_with_a_bucket_that_does_not_exist(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/x").write_text("x")
+    with GONE["moto"]() as gone, pytest.raises(BucketNotFound):
+        bisync(tmp_path / "a", gone, state=tmp_path / "state", dry_run=True)
 
 
 def test_a_folder_that_does_not_exist_is_an_empty_place():
