@@ -270,3 +270,9 @@ def test_times_of_answers_are_read_in_every_form_that_servers_use(text, moment):
     assert parse_time(text) == moment
     with pytest.raises(ValueError, match="soon"):
         parse_time("soon")
+
+
+@pytest.mark.parametrize("text", ["1e300", "-1e18", "nan", "9" * 5000, "0001-01-01T00:00:00+14:00", "99999-01-01"])
+def test_a_time_beyond_the_calendar_is_none(text):
+    with pytest.raises(ValueError):
+        parse_time(text)
