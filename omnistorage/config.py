@@ -144,6 +144,13 @@ def masked_options(type_: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     return shown
 
 
+def masked_place(place: Any) -> Any:
+    """A URL, or the table of a backend, without what may be a secret; anything else as it is."""
+    if isinstance(place, Mapping) and isinstance(place.get("options"), Mapping):
+        return {**mask(place), "options": masked_options(place.get("type"), place["options"])}
+    return mask(place)
+
+
 def _takes_secret(type_: Any, option: str) -> bool:
     from .registry import may_be_secret
 
@@ -185,6 +192,11 @@ def holds_secret(table: Mapping[str, Any]) -> bool:
         return None if isinstance(value, str) and _VARIABLE.fullmatch(value) else value
 
     plain = named(table)
+    options = plain.get("options")
+    if isinstance(options, Mapping):  # of a backend, which says what of them is secret
+        shown = masked_options(plain.get("type"), options)
+        if any(one is not None for one in _hidden(shown, options)):
+            return True
     return bool(mask(plain) != plain)
 
 
