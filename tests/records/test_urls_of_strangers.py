@@ -56,6 +56,7 @@ def test_a_path_object_is_the_programmers_own(tmp_path):
 
 URLS = {
     "https": "https://host/x/#{}=1", "sftp": "sftp://host/x?{}=1", "s3": "s3://bucket/x?{}=1", "gs": "gs://bucket/x?{}=1",
+    "az": "az://box/x?account_name=me&{}=1",
 }  # fmt: skip
 PROTECTED = [(scheme, option) for scheme in URLS for option in sorted(backend_class(scheme).not_from_urls)]
 
