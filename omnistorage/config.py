@@ -24,6 +24,9 @@ from .secret import HIDDEN, Secret, mask, mask_url
 T = TypeVar("T")
 _VARIABLE = re.compile(r"\$\{([^}:]*)(?::-([^}]*))?\}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_QUOTED = re.compile(r"""(['"])(?!<).*\1""", re.DOTALL)
+MOST_VALUES = 100_000
+"""So many values a configuration in YAML has at most."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -141,6 +144,13 @@ def masked_options(type_: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     return shown
 
 
+def masked_place(place: Any) -> Any:
+    """A URL, or the table of a backend, without what may be a secret; anything else as it is."""
+    if isinstance(place, Mapping) and isinstance(place.get("options"), Mapping):
+        return {**mask(place), "options": masked_options(place.get("type"), place["options"])}
+    return mask(place)
+
+
 def _takes_secret(type_: Any, option: str) -> bool:
     from .registry import may_be_secret
 
@@ -182,6 +192,11 @@ def holds_secret(table: Mapping[str, Any]) -> bool:
         return None if isinstance(value, str) and _VARIABLE.fullmatch(value) else value
 
     plain = named(table)
+    options = plain.get("options")
+    if isinstance(options, Mapping):  # of a backend, which says what of them is secret
+        shown = masked_options(plain.get("type"), options)
+        if any(one is not None for one in _hidden(shown, options)):
+            return True
     return bool(mask(plain) != plain)
 
 
@@ -333,8 +348,29 @@ def _yaml(path: str | PathLike[str]) -> Any:
         import yaml
     except ImportError as error:
         raise MissingExtra('YAML needs PyYAML: pip install "omnistorage[yaml]"', extra="yaml") from error
-    found = _read(path, yaml.safe_load, yaml.YAMLError)
+
+    def load(file: Any) -> Any:
+        try:
+            return yaml.safe_load(file)
+        except yaml.MarkedYAMLError as error:  # which quotes what begins with "!" or "*", as a password may
+            problem, mark = _QUOTED.sub("...", error.problem or "this is no YAML"), error.problem_mark
+            where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+            raise ConfigError(f"{path}{where}: {problem}") from None
+
+    found = _read(path, load, yaml.YAMLError)
+    _check_values(found, path)
     return found if found is not None else {}
+
+
+def _check_values(found: Any, path: str | PathLike[str]) -> None:
+    """Raise ``ConfigError`` for more values than a configuration has. Aliases of YAML in aliases make any number."""
+    waiting, count = [found], 0
+    while waiting:
+        value = waiting.pop()
+        waiting.extend(value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ())
+        count += 1
+        if count > MOST_VALUES:
+            raise ConfigError(f"{path}: a configuration has at most {MOST_VALUES} values, aliases counted each time")
 
 
 def _read(path: str | PathLike[str], load: Callable[[Any], Any], wrong: type[Exception]) -> Any:
@@ -343,8 +379,12 @@ def _read(path: str | PathLike[str], load: Callable[[Any], Any], wrong: type[Exc
             return load(file)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such configuration file") from None
+    except ConfigError:
+        raise
     except (OSError, UnicodeDecodeError, wrong) as error:
         raise ConfigError(f"{path}: {error}") from error
+    except (ValueError, RecursionError) as error:  # a number or date that is none, or brackets without an end
+        raise ConfigError(f"{path}: a value in it cannot be read ({type(error).__name__})") from None
 
 
 def _table(data: Any, where: str, known: tuple[str, ...]) -> Mapping[str, Any]:

@@ -5,7 +5,9 @@ classmethod ``options_from_url(parts, *, is_object)`` that returns its construct
 the fragment behind a ``#`` is among the parts if the class says ``takes_fragment = True``, and refused otherwise.
 Options stand in the query; a class whose URLs have queries of their own says ``takes_query = True``, and its options
 stand behind the ``#``. Options that lower protection or name secrets of this machine stand in the class's
-``not_from_urls``, and are taken from a URL only if the caller says ``trusted_url=True``.
+``not_from_urls``, and are taken from a URL only if the caller says ``trusted_url=True``. Options that lift a bound on
+what a server can cost stand in ``not_from_strangers``, and are not taken where ``untrusted`` is forced, either. What
+the other parts of a URL say, such as its host, no option says otherwise.
 """
 
 from __future__ import annotations
@@ -118,7 +120,7 @@ def open_backend(
         return _make(spec, options or {}, defaults, forced)
     if options:
         raise ConfigError(f"a URL brings its own options; put them into its query: {mask_url(spec)}")
-    name, found, path = _from_url(spec, is_object=False, trusted=trusted_url)
+    name, found, path = _from_url(spec, is_object=False, trusted=trusted_url, forced=forced)
     if path:
         raise ConfigError(f"the URL names an object inside the backend, not a backend: {mask_url(spec)}")
     return _make(name, found, defaults, forced)
@@ -159,7 +161,7 @@ def locate(
     if "://" not in text:
         options, path = backend_class("local").options_from_path(text, is_object=is_object)
         return _make("local", options, defaults, forced), path
-    name, options, path = _from_url(text, is_object=is_object, trusted=trusted_url)
+    name, options, path = _from_url(text, is_object=is_object, trusted=trusted_url, forced=forced)
     if is_object and not path:
         raise ConfigError(f"the URL names no object: {mask_url(text)}")
     return _make(name, options, defaults, forced), path
@@ -254,7 +256,9 @@ def _known(options: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[st
     return {key: value for key, value in options.items() if key in parameters}
 
 
-def _from_url(url: str, *, is_object: bool, trusted: bool) -> tuple[str, dict[str, Any], str]:
+def _from_url(
+    url: str, *, is_object: bool, trusted: bool, forced: Mapping[str, Any] | None
+) -> tuple[str, dict[str, Any], str]:
     try:
         parts = urlsplit(url)
     except ValueError as error:
@@ -272,12 +276,27 @@ def _from_url(url: str, *, is_object: bool, trusted: bool) -> tuple[str, dict[st
     if takes_query and not all("=" in each for each in given.split("&") if each):
         raise ConfigError(f"behind the '#' stand options, name=value; a '#' of a name is %23: {mask_url(url)}")
     found = _query_options(cls, given)
-    for option in () if trusted else sorted(found.keys() & getattr(cls, "not_from_urls", frozenset())):
+    if found:
+        own = options.keys() | cls.options_from_url(bare, is_object=False)[0].keys()
+        _check_options_of(url, cls, found.keys(), own, trusted=trusted, strange=bool((forced or {}).get("untrusted")))
+    return parts.scheme, {**options, **found}, path
+
+
+def _check_options_of(
+    url: str, cls: Any, given: Collection[str], own: Collection[str], *, trusted: bool, strange: bool
+) -> None:
+    """Raise ``ConfigError`` for an option of a URL that the URL may not set. ``own`` are those that its other parts
+    say: with another host or root in an option, the URL would lead elsewhere than everybody reads in it."""
+    for option in sorted(set(given) & set(own)):
+        raise ConfigError(f"the option {option!r} says again what the URL itself says: leave it out: {mask_url(url)}")
+    held = getattr(cls, "not_from_urls", frozenset[str]())
+    if strange:
+        held |= getattr(cls, "not_from_strangers", frozenset[str]())
+    for option in () if trusted else sorted(held.intersection(given)):
         raise ConfigError(
             f"the option {option!r} is not taken from a URL, which somebody else may have chosen: give it to "
-            f"open_backend({parts.scheme!r}, options), or say trusted_url=True there: {mask_url(url)}"
+            f"open_backend({url.partition(':')[0].lower()!r}, options), or say trusted_url=True there: {mask_url(url)}"
         )
-    return parts.scheme, {**options, **found}, path
 
 
 def _query_options(cls: Any, query: str) -> dict[str, Any]:

@@ -21,6 +21,10 @@ from ._connections import Connections
 NAME = "azure"
 SUFFIX = "core.windows.net"
 MICROSOFT = (SUFFIX, "core.chinacloudapi.cn", "core.usgovcloudapi.net")
+_TOLD = (*MICROSOFT, "core.cloudapi.de", "storage.azure.net", "fabric.microsoft.com")
+"""The services that the machine's own token is for."""
+DEFAULT = "default"
+"""As ``credential``: ``DefaultAzureCredential``, for any server."""
 CONNECTION = "AZURE_STORAGE_CONNECTION_STRING"
 """The variable that names an account where no option does, as for Microsoft's own tools."""
 # What Microsoft publishes for everybody's emulator.
@@ -40,6 +44,17 @@ class Account:
     microsoft: bool
     key: Secret | None
     sas: Secret | None
+
+    def check_told(self) -> None:
+        """Raise ``ConfigError`` for a server that is not Microsoft's. The token of this machine opens every account
+        that the machine may use, and whoever wrote a URL may have chosen the server in it."""
+        for url in (self.url, self.dfs_url):
+            host = (urlsplit(url).hostname or "").lower()
+            if not host.endswith(tuple("." + one for one in _TOLD)):
+                raise ConfigError(
+                    f"{host!r} is no server of Microsoft's, and is not sent the token of this machine: give "
+                    f"account_key, sas_token or anonymous=True, or credential={DEFAULT!r} if it is to have the token"
+                )
 
 
 def account_of(options: Mapping[str, Any]) -> Account:
@@ -189,8 +204,10 @@ class Clients:
             return {"account_name": self._account.name, "account_key": self._account.key.reveal()}
         if self._account.sas is not None or self._options["anonymous"]:
             return None
-        if self._options["credential"] is not None:
+        if self._options["credential"] not in (None, DEFAULT):
             return self._options["credential"]
+        if self._options["credential"] is None:
+            self._account.check_told()
         try:
             from azure.identity import DefaultAzureCredential
         except ImportError as error:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from ..core import ObjectInfo
 from ..errors import StorageError
 from ..secret import Secret, mask_url
-from ._azure_account import NAME, Account, Clients
+from ._azure_account import DEFAULT, NAME, Account, Clients
 from ._azure_client import WRITE_ID, AzureClient, quoted
 from ._azure_wire import Refused
 from ._object_client import Body, Get, Put
@@ -40,7 +40,7 @@ def unable(account: Account, options: Mapping[str, Any], *, checksums: bool) -> 
         why = "obstore would show the SAS to wherever a server sends it"
     elif options["api_version"] is not None:
         why = "obstore speaks a version of the API of its own"
-    elif options["credential"] is not None and not hasattr(options["credential"], "get_token"):
+    elif options["credential"] not in (None, DEFAULT) and not hasattr(options["credential"], "get_token"):
         why = "obstore takes credentials that give tokens"
     return f"{why}: use client='sdk'" if why else ""
 

@@ -103,6 +103,11 @@ def number(text: str | None) -> int | None:
     return int(text) if text is not None and _NUMBER.fullmatch(text) else None
 
 
+def is_size(value: Any) -> bool:
+    """Whether what stands in somebody else's JSON is a number of bytes, within the same reason."""
+    return type(value) is int and 0 <= value < 10**18
+
+
 def etag_of(value: str | None) -> str | None:
     """A strong etag without its quotes; a weak one as it is, ``W/"..."``; None for what is neither."""
     found = _ETAG.fullmatch(value.strip()) if value else None

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..core import ObjectInfo
 from ..errors import CorruptData
-from ._http_answers import etag_of, number, time_of
+from ._http_answers import etag_of, is_size, number, time_of
 from ._http_settings import NAME
 
 MAX_LINE = 1 << 17
@@ -159,8 +159,10 @@ def _object(row: Any) -> ObjectInfo:
         return next((row[name] for name in names if row.get(name) is not None), None)
 
     path, size = said("path", "name", "key"), said("size", "bytes")
-    if not isinstance(path, str) or (size is not None and (type(size) is not int or size < 0)):
+    if not isinstance(path, str) or (size is not None and not is_size(size)):
         raise bad("an entry of the manifest has no path, or a size that is none")
+    kind = said("content_type")
+    kind = kind if isinstance(kind, str) and kind.isprintable() and kind else None
     told = row.get("hashes")
     listed: dict[str, Any] = told if isinstance(told, dict) else {}
     hashes = {
@@ -170,7 +172,7 @@ def _object(row: Any) -> ObjectInfo:
     }
     return ObjectInfo(
         path, size, moment_of(said("modified", "modified_at", "last_modified")), "file", etag_token(said("etag")), None,
-        said("content_type"), hashes or None,
+        kind, hashes or None,
     )  # fmt: skip
 
 

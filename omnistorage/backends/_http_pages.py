@@ -20,7 +20,7 @@ from xml.parsers import expat
 from ..core import ObjectInfo
 from ..errors import InvalidPath, PermissionDenied
 from ..paths import sort_key
-from ._http_answers import number, time_of
+from ._http_answers import is_size, number, time_of
 from ._http_manifest import UTF8, bad, bounded, etag_token, json_rows, moment_of
 from ._http_settings import NAME
 from ._http_urls import Root
@@ -202,8 +202,7 @@ def _json_index(pieces: Iterable[bytes], folder: str) -> list[ObjectInfo]:
             found.append(ObjectInfo(head + name, kind="dir"))
         elif kind == "file":
             size = row.get("size")
-            known = type(size) is int and size >= 0
-            found.append(ObjectInfo(head + name, size if known else None, moment_of(row.get("mtime"))))
+            found.append(ObjectInfo(head + name, size if is_size(size) else None, moment_of(row.get("mtime"))))
     return found
 
 

@@ -15,9 +15,15 @@ _SHORT = 1 << 20
 
 
 def parse_time(value: Any) -> datetime:
-    """A time in an answer of S3: ISO 8601, as an HTTP date (RFC 9110, section 5.6.7), or in seconds since 1970. The
-    SDK's own parser, which knows every form there is, takes a tenth of a listing."""
-    text = str(value)
+    """A time in an answer of S3, in UTC: ISO 8601, as an HTTP date (RFC 9110, section 5.6.7), or in seconds since 1970.
+    The SDK's own parser, which knows every form there is, takes a tenth of a listing. Raises ``ValueError``."""
+    try:
+        return _time(str(value))
+    except (OverflowError, OSError) as error:  # it is beyond the calendar
+        raise ValueError(f"no time is {value!s:.40}") from error
+
+
+def _time(text: str) -> datetime:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
@@ -25,7 +31,7 @@ def parse_time(value: Any) -> datetime:
             moment = parsedate_to_datetime(text)
         except (ValueError, TypeError):
             moment = datetime.fromtimestamp(float(text), UTC)  # a ValueError if it is no time at all
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    return moment.astimezone(UTC) if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
 def send_at_once(params: dict[str, Any], **_: Any) -> None:

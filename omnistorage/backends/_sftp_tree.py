@@ -69,6 +69,8 @@ Check = Callable[[], None]
 MARK = ".omnistorage-"
 _HIDDEN = re.compile(r"\.omnistorage-[0-9a-f]{16}\.(tmp|old)", re.ASCII)
 _LONGEST_NAME = 255
+_SHOWN = 300
+"""So much of what the server says is repeated, in characters."""
 MAX_LISTED_NAME = 1024
 """The longest name that is believed of a listing, in bytes: 255 characters of four bytes."""
 MAX_FOLDER = 10_000_000
@@ -143,7 +145,7 @@ def translate(error: BaseException) -> StorageError | None:
         return InvalidPath("the server cannot hold this name", backend=BACKEND)
     if code == UNSUPPORTED:
         return CapabilityNotSupported("the server does not know this request", capability="request", backend=BACKEND)
-    return StorageError(f"the server refused: {text}", backend=BACKEND)
+    return StorageError(f"the server refused: {text[:_SHOWN]}", backend=BACKEND)
 
 
 def is_absent(error: Status) -> bool:

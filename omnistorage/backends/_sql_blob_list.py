@@ -182,7 +182,7 @@ def _as_size(value: Any) -> int | None:
         size = None if value is None else int(value)
     except _ODD:
         return None
-    return None if size is None or size < 0 else size
+    return size if size is not None and 0 <= size < 1 << 63 else None
 
 
 def _as_metadata(extra: Any) -> dict[str, str] | None:

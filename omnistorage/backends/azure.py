@@ -31,7 +31,7 @@ from ..paths import check_key, suffixes
 from ..policies import RequestPolicy
 from ..secret import Secret
 from ..strands import side_by_side
-from ._azure_account import NAME, SIGNED, SUFFIX, account_of, blob_url, check_sendable, features_of, root_url
+from ._azure_account import DEFAULT, NAME, SIGNED, SUFFIX, account_of, blob_url, check_sendable, features_of, root_url
 from ._azure_client import EXTRA, AzureClient, check_headers
 from ._azure_conclude import check_names, conclude_copy, put_for_copy
 from ._azure_hns import Folders
@@ -54,8 +54,9 @@ class AzureBackend(ObjectBackend):
     ``endpoint_url`` or ``connection_string`` names).
 
     One is known by ``account_key``, ``sas_token``, ``connection_string``, ``credential`` (an object of azure-identity),
-    ``anonymous=True``, or else by ``DefaultAzureCredential``. A connection string is read when the backend is made;
-    ``AZURE_STORAGE_CONNECTION_STRING`` gives one where no option names an account or says who one is.
+    ``anonymous=True``, or else by ``DefaultAzureCredential``: at servers of Microsoft's alone, unless
+    ``credential="default"`` says that another one is to have the machine's token. A connection string is read when the
+    backend is made; ``AZURE_STORAGE_CONNECTION_STRING`` gives one where no option names an account or says who one is.
     ``hierarchical=True`` says that the account has a hierarchical namespace (``is_hierarchical()`` asks the account):
     there folders are real, a move is one atomic rename, and a folder is purged at once. ``checksums`` sends an MD5 with
     each body and block, keeps one of the whole blob, and holds what is read against it: on for Microsoft's endpoints.
@@ -75,6 +76,7 @@ class AzureBackend(ObjectBackend):
 
     name = NAME
     extra_keys = frozenset(EXTRA)
+    not_from_urls = frozenset({"credential"})
     delete_batch = BATCH
     most_parts: int | None = 50_000
 
@@ -105,8 +107,10 @@ class AzureBackend(ObjectBackend):
         if not isinstance(container, str) or not container or "/" in container:
             raise ConfigError(f"a container has a name without slashes, not {container!r}")
         prefix = checked_prefix(prefix)
-        if isinstance(credential, str | Secret):
-            raise ConfigError("credential is an object of azure-identity; a text is account_key= or sas_token=")
+        if isinstance(credential, str | Secret) and credential != DEFAULT:
+            raise ConfigError(
+                "credential is an object of azure-identity or 'default'; a text is account_key or sas_token"
+            )
         if isinstance(part_size, int) and part_size > MAX_BLOCK:
             raise ConfigError(f"Azure's blocks have at most {MAX_BLOCK} bytes: part_size={part_size} is too much")
         if isinstance(sas_token, str):
@@ -154,7 +158,7 @@ class AzureBackend(ObjectBackend):
         return f"AzureBackend({self.url!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if self._options["credential"] is not None:
+        if self._options["credential"] not in (None, DEFAULT):
             raise ConfigError(
                 "a credential object does not pickle: let DefaultAzureCredential find one, or use a Secret"
             )

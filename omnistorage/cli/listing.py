@@ -5,6 +5,7 @@ Rows are printed as they come, so that a listing of a million objects begins at 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -15,12 +16,16 @@ from ..core import ObjectInfo
 from ..errors import NotFound, StorageError
 from ..ops import walk
 from .app import App, Location, naming
+from .exits import escape
 from .filtering import choosing, filter_of
 from .meter import human
 from .run import Verb
 
 if TYPE_CHECKING:
     from ..sync.filters import Filter
+
+_BREAK = re.compile("[\n-\r\x1c-\x1e\x85\u2028\u2029]")
+"""What ends a line, in one program or another."""
 
 
 @click.command(cls=Verb, rows=True, example="omnistorage ls -l -h logs", short_help="List a folder.")
@@ -162,7 +167,7 @@ def row(info: ObjectInfo) -> dict[str, Any]:
 @click.argument("url")
 @click.pass_obj
 def stat(app: App, /, url: str) -> None:
-    """Say what the store knows about an object, without reading it."""
+    """Say what the store knows about an object, without reading it. Line breaks in a value are spelt out."""
     at = app.locate(url)
     with naming(at.text):
         info = info_of(at)
@@ -186,4 +191,4 @@ def stat(app: App, /, url: str) -> None:
     facts = {name: value for name, value in facts.items() if value is not None}
     width = max(14, *(len(name) + 2 for name in facts))
     for name, value in facts.items():
-        app.out.line(f"{name + ':':{width}}{value}")
+        app.out.line(_BREAK.sub(lambda found: escape(found[0]), f"{name + ':':{width}}{value}"))

@@ -15,6 +15,7 @@ UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 def human(size: float) -> str:
     """``1536`` as ``1.5 KiB``."""
+    size = min(size, 1e300)  # a server may say anything, and no float is larger
     for unit in UNITS[:-1]:
         if size < 1024:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"

@@ -136,9 +136,12 @@ def encode(text: str) -> bytes:
 
 
 def encode_json(row: dict[str, Any]) -> bytes:
-    """A row of NDJSON. ``\\udcff`` is also how JSON spells a lone surrogate, so any name survives."""
+    """A row of NDJSON. ``\\udcff`` is also how JSON spells a lone surrogate, so any name survives. What does not print
+    is spelt out, too: the row may go to a terminal, which obeys U+009B as it does ESC [."""
     text = json.dumps(row, ensure_ascii=False, separators=(",", ":"))
-    return text.encode("utf-8", "backslashreplace") + b"\n"
+    if not text.isprintable():
+        text = "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in text)
+    return text.encode() + b"\n"
 
 
 def silence() -> None:

@@ -21,7 +21,7 @@ FILE = "names.json"
 
 def must_agree(plan: Plan, folder: Folder) -> None:
     """Raise ``ConfigError`` if records wait that the last writer had other names for; else note those of ``plan``."""
-    backend, place = locate(folder.path, is_object=False)
+    backend, place = locate(folder.path, is_object=False, defaults={"private": True})
     path = f"{place}/{FILE}" if place else FILE
     try:
         try:

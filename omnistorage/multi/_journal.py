@@ -33,6 +33,7 @@ _CONTENT = "application/json"
 MAX_ENTRY = 1 << 16
 """The longest entry that is read, in bytes: a path of 1 KiB, and names and URLs of targets."""
 _OVERFULL = 4  # times its bound: writers that do not see each other may pass it
+_DAMAGED = 1024  # bytes that the error of an entry takes, which itself may have none
 _FAR = 1 << 56
 """Microseconds since 1970 up to the year 4253. After a later entry no id would sort behind all others."""
 
@@ -123,6 +124,7 @@ class Journal:
                 try:
                     found.append((self._as_named_now(_entry(text, id, self._place(id))), len(text)))
                 except CorruptData as error:
+                    room -= _DAMAGED
                     self.damaged[id] = error
                     log.warning("%s", error)
         with self._lock:

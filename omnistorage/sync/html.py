@@ -381,7 +381,7 @@ def shown(text: str) -> str:
 
 def human(size: int) -> str:
     """Bytes, in the largest unit that keeps a digit before the point."""
-    value, units = float(size), ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+    value, units = float(min(size, 1 << 200)), ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
     step = 0
     while value >= 1024 and step < len(units) - 1:
         value, step = value / 1024, step + 1

@@ -11,7 +11,7 @@ from os import PathLike
 from typing import Any, Literal
 
 from .._table import nearest
-from ..config import BackendConfig
+from ..config import BackendConfig, holds_secret, masked_place
 from ..core import Backend, ObjectInfo
 from ..errors import ConfigError
 from .filters import Filter
@@ -35,7 +35,7 @@ _KINDS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SyncOptions:
     """What a sync, copy, move or check is asked to do. Every wrong value is ``ConfigError`` when it is made.
 
@@ -123,6 +123,18 @@ class SyncOptions:
             if name not in cls.__dataclass_fields__:
                 raise ConfigError(f"there is no setting {name!r}{nearest(name, cls.__dataclass_fields__)}")
         return cls(**settings)
+
+    def __repr__(self) -> str:
+        shown = (f"{one.name}={masked_place(getattr(self, one.name))!r}" for one in fields(self))
+        return f"SyncOptions({', '.join(shown)})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        place: Any = self.backup_dir
+        if holds_secret(place) if isinstance(place, Mapping) else masked_place(place) != place:
+            raise ConfigError(
+                "backup_dir holds a secret in plain text, which a pickle would show: give a BackendConfig"
+            )
+        return self.__dict__
 
     def __post_init__(self) -> None:
         self._check_types()

@@ -425,6 +425,39 @@ def test_who_gives_nothing_is_known_by_the_default_chain(monkeypatch):
         assert pickle.loads(pickle.dumps(store)).url == store.url
 
 
+@pytest.mark.parametrize(
+    "place",
+    [
+        {"account_name": "me", "endpoint_url": "https://other.example/me"},
+        {"account_name": "me", "endpoint_suffix": "other.example"},
+        {"account_name": "me", "endpoint_suffix": "evilcore.windows.net"},
+        {"account_name": "me", "dfs_endpoint_url": "https://other.example/"},
+        {"account_name": "me", "endpoint_url": "https://me.blob.core.windows.net.other.example"},
+    ],
+)
+def test_no_other_server_is_sent_the_token_of_this_machine_unasked(place):
+    with AzureBackend("box", **place) as store, pytest.raises(ConfigError):
+        store.client  # noqa: B018
+    with AzureBackend("box", **place, credential="default") as store:
+        assert type(store.client.clients.credential).__name__ == "DefaultAzureCredential"
+        assert pickle.loads(pickle.dumps(store)).url == store.url
+    with AzureBackend("box", **place, anonymous=True) as store:
+        assert store.client.clients.credential is None
+
+
+@pytest.mark.parametrize("suffix", ["core.chinacloudapi.cn", "z01.storage.azure.net", "fabric.microsoft.com"])
+def test_every_cloud_of_microsoft_is_sent_the_token_of_this_machine(suffix):
+    with AzureBackend("box", account_name="me", endpoint_suffix=suffix) as store:
+        assert type(store.client.clients.credential).__name__ == "DefaultAzureCredential"
+
+
+def test_a_url_does_not_say_who_is_sent_the_token():
+    url = "az://box/x?account_name=me&endpoint_url=https://other.example/me&credential=default"
+    with pytest.raises(ConfigError):
+        locate(url)
+    assert locate(url, trusted_url=True)[1] == "x"
+
+
 # -- configuration -----------------------------------------------------------------------------------------------------
 
 

@@ -452,3 +452,17 @@ def test_a_page_of_azure_has_a_bounded_length(says, monkeypatch):
     ):
         list(store.list())
     assert body.taken < 32 * MIB, "what the sockets hold is taken, too"
+
+
+@pytest.mark.parametrize("size", [10**18, 10**400])
+def test_no_size_is_believed_that_nothing_can_have(size):
+    page = json.dumps([{"name": "a", "type": "file", "size": size}, {"name": "b", "type": "file", "size": 1}]).encode()
+    assert [info.size for info in index_page([page], JSON, ROOT, "", "http://h/")] == [None, 1]
+    with pytest.raises(CorruptData):
+        list(manifest([json.dumps([{"path": "a", "size": size}]).encode()], MIB))
+
+
+@pytest.mark.parametrize("kind", [5, {"a": 1}, ["text/plain"], "text/plain\r\nX-More: 1", "a\0", "t\x9b", ""])
+def test_no_content_type_is_believed_that_is_none(kind):
+    rows = [{"path": "a", "content_type": kind}, {"path": "b", "content_type": "text/plain"}]
+    assert [info.content_type for info in manifest([json.dumps(rows).encode()], MIB)] == [None, "text/plain"]

@@ -300,3 +300,9 @@ def test_a_list_in_another_dialect_is_not_asked_for_again(root, transient):
     with pytest.raises(BackendUnavailable) as caught:
         check(http_response=answer, parsed={"IsTruncated": False}, model=SimpleNamespace(name="ListParts"))
     assert caught.value.transient is transient
+
+
+@pytest.mark.parametrize("text", ["1e300", "-1e18", "nan", "9" * 5000, "0001-01-01T00:00:00+14:00", "99999-01-01"])
+def test_a_time_beyond_the_calendar_is_none(text):
+    with pytest.raises(ValueError):
+        parse_time(text)

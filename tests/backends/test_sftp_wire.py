@@ -34,6 +34,10 @@ def test_goal_24_every_status_has_its_error_and_none_is_worth_a_retry(code):
     assert error.args[0]
 
 
+def test_of_what_a_server_says_no_more_is_repeated_than_a_person_reads():
+    assert len(str(translate(Status(4, "x" * 100_000)))) < 1000
+
+
 def test_goal_24_only_a_lost_connection_may_be_tried_again():
     assert [translate(Status(code, "full")).errno for code in (14, 15)] == [errno.ENOSPC, errno.EDQUOT]
     assert type(translate(Lost("gone"))) is BackendUnavailable

@@ -47,6 +47,7 @@ def test_a_number_is_read_as_its_text_and_not_as_so_many_zeros(table):
         ((5, 1, None, None, None, None, None), ObjectInfo("5", 1)),
         (("a", "x", None, None, None, None, None), ObjectInfo("a")),
         (("a", float("nan"), None, None, None, None, None), ObjectInfo("a")),
+        (("a", 10**400, None, None, None, None, None), ObjectInfo("a")),
         (("a", 1, 10**30, None, None, None, None), ObjectInfo("a", 1)),
         (("a", 1, "0001-01-01T00:00:00+14:00", None, None, None, None), ObjectInfo("a", 1)),
         (("a", 1, None, None, None, None, DEEP), ObjectInfo("a", 1)),

@@ -191,3 +191,11 @@ def test_json_rows_survive_any_name(cli: Cli, box: Path) -> None:
         pass
     (row,) = [json.loads(line) for line in cli("ls", "--json").lines]
     assert row["Name"] == "\udcffé"
+
+
+def test_json_rows_hold_nothing_that_a_terminal_obeys(cli: Cli, box: Path) -> None:
+    name = "a\x7f\x9b31m\u202eb\u2028\U000e0041é"
+    (box / name).touch()
+    for line in (*cli("ls", "--json").lines, *cli("stat", "--json", name).lines, *cli("lsjson", ".").lines):
+        assert line.isprintable()
+    assert [row["Name"] for row in json.loads(cli("lsjson", ".").out)] == [name]

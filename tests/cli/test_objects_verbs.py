@@ -94,6 +94,14 @@ def test_stat_speaks_to_people_and_programs(cli: Cli, tree: Path) -> None:
     assert row["ETag"]
 
 
+def test_no_value_of_stat_looks_like_another_fact(cli: Cli, box: Path) -> None:
+    name = "a\netag:         forged\u2028size: 5"
+    (box / name).write_text("x")
+    answer = cli("stat", name)
+    assert [line.partition(":")[0] for line in answer.lines] == ["path", "kind", "size", "modified", "etag"]
+    assert "forged" in answer.lines[0]
+
+
 def test_cat_prints_bytes_as_stored_unless_told_to_decode(cli: Cli, box: Path) -> None:
     packed = gzip.compress(b"0123456789")
     (box / "a.gz").write_bytes(packed)

@@ -200,11 +200,14 @@ def test_pain_9_a_forked_child_cannot_use_the_writer_and_does_not_keep_the_lock(
     assert numbers(store) == [1, 3]
 
 
-def test_goal_45_the_folder_is_0700_and_its_files_0600_under_any_umask(tmp_path):
+@pytest.mark.parametrize("template", [None, "{source}-{start}.ndjson"])
+def test_goal_45_the_folder_is_0700_and_its_files_0600_under_any_umask(tmp_path, template):
+    settings = {} if template is None else {"template": template, "names": "deterministic", "source": "s"}
     before = os.umask(0)
     try:
-        with spooled(MemoryBackend(), tmp_path / "s") as writer:
+        with spooled(MemoryBackend(), tmp_path / "s", **settings) as writer:
             writer.write({"n": 1})
+            writer.flush()
     finally:
         os.umask(before)
     folder = pathlib.Path(tmp_path / "s")

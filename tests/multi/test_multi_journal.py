@@ -303,6 +303,17 @@ def test_an_entry_that_holds_what_none_does_is_damaged(odd):
     assert [entry.id for entry in _journal.Journal(store, "j", 1 << 20).load()] == [added.id]
 
 
+def test_a_journal_that_others_fill_with_nothing_is_refused():
+    store = MemoryBackend()
+    for number in range(10):
+        store.put_raw(f"j/{number:028x}.json", b"")
+    with pytest.raises(StorageError):
+        _journal.Journal(store, "j", 1000).load()
+    journal = _journal.Journal(store, "j", 10_000)
+    journal.load()
+    assert len(journal.damaged) == 10
+
+
 def test_a_journal_that_others_fill_is_refused():
     store = MemoryBackend()
     journal = _journal.Journal(store, "j", 1000)

@@ -56,6 +56,7 @@ def test_a_path_object_is_the_programmers_own(tmp_path):
 
 URLS = {
     "https": "https://host/x/#{}=1", "sftp": "sftp://host/x?{}=1", "s3": "s3://bucket/x?{}=1", "gs": "gs://bucket/x?{}=1",
+    "az": "az://box/x?account_name=me&{}=1",
 }  # fmt: skip
 PROTECTED = [(scheme, option) for scheme in URLS for option in sorted(backend_class(scheme).not_from_urls)]
 
@@ -117,3 +118,29 @@ def test_the_caller_may_trust_a_url_and_may_force_an_option():
     given = backend._options
     assert (given["untrusted"], given["read_timeout"], given["connections"], path) == (True, 5.0, 2, "x")
     assert open_backend("memory", forced={"untrusted": True}).name == "memory"
+
+
+MOVED = [
+    "file:///data/x?root=/etc", "http://good.example/d/x#root=http://other.example/", "s3://good/x?bucket=other",
+    "s3://good/x?prefix=other", "gs://good/x?bucket=other", "gs://good/x?prefix=other",
+    "az://good/x?container=other&account_name=a&anonymous=true", "abfss://good@a.dfs.core.windows.net/x?account_name=other",
+    "sftp://me@good/x?host=other", "sftp://me@good/x?root=/etc", "sftp://me@good/x?user=root", "sftp://good:22/x?port=23",
+    "sqlite:///a.db?url=sqlite:///b.db#t/x", "sqlite:///a.db?table_name=other#t/x", "https://u:p@good/x#password=q",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+@pytest.mark.parametrize("url", MOVED)
+def test_no_option_of_a_url_leads_elsewhere_than_the_url_says(url, trusted):
+    for is_object in (True, False):
+        with pytest.raises(ConfigError):
+            locate(url, is_object=is_object, trusted_url=trusted)
+
+
+@pytest.mark.parametrize("option", ["read_timeout=1e9", "connect_timeout=1e9", "connections=100000"])
+def test_a_strangers_url_does_not_lift_the_bounds_of_requests(option):
+    url = f"http://good.example/x.ndjson#{option}"
+    for run in OPENED.values():
+        with pytest.raises(ConfigError):
+            run(url)
+    assert locate(url)[1] == "x.ndjson"

@@ -5,6 +5,7 @@ import json
 import pickle
 import threading
 import time
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -374,3 +375,26 @@ def test_rs_7_7_errors_can_be_caught_as_the_native_ones_and_name_the_stores_path
             store.write("x", b"2")
         assert there.value.path == "x"
         assert (there.value.filename, there.value.errno) == (str(tmp_path / "a/b/x"), errno.EEXIST)
+
+
+@pytest.mark.parametrize("value", ["!CANARY", "*CANARY", "'CANARY", '"CANARY\\q"', "&CANARY [", "%CANARY", "@CANARY"])
+def test_no_error_of_a_configuration_quotes_a_value(tmp_path, value):
+    (tmp_path / "c.yaml").write_text(f"backends:\n  a:\n    type: sftp\n    options: {{host: h, password: {value}}}\n")
+    with pytest.raises(ConfigError) as caught:
+        RegistryConfig.from_file(tmp_path / "c.yaml")
+    assert "CANARY" not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("c.yaml", "[" * 3000), ("c.json", "[" * 200_000), ("c.toml", "a=" + "[" * 3000), ("c.yaml", "a: 2020-13-45"),
+        ("c.json", f'{{"backends": {"9" * 5000}}}'), ("c.toml", f"x={'9' * 5000}"), ("c.yaml", "a: 0x_"),
+        ("c.yaml", "backends: &a\n  x: *a\n"),
+        ("c.yaml", "".join(f"a{n}: &a{n} [{f'*a{n - 1},' * 10 if n else 'x'}]\n" for n in range(9))),
+    ],
+)  # fmt: skip
+def test_what_is_no_configuration_is_an_error_soon(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError):
+        RegistryConfig.from_file(tmp_path / name)
