@@ -21,7 +21,8 @@ from common import MIB, Bench, SameWork, file_digest, log_events, over, rounds, 
 
 from omnistorage import LocalBackend
 from omnistorage.compression import codec
-from omnistorage.streams import DecodedReader, EncodedWriter, as_file
+from omnistorage.records import as_file
+from omnistorage.records.byte_streams import DecodedReader, EncodedWriter
 
 
 class SnappyCompressor:

@@ -5,7 +5,7 @@ import time
 
 from common import Bench, SameWork, over, rounds
 
-from omnistorage._glob_match import FOLDERS, plain_expression
+from omnistorage.glob_matching import FOLDERS, plain_expression
 from omnistorage.globs import _Parser, compile_glob
 
 HONEST = (

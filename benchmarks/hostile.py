@@ -15,11 +15,11 @@ from pathlib import Path
 from common import MIB, Bench
 
 from omnistorage import MemoryBackend, StorageError, Store, open_records
-from omnistorage.backends import _sftp_tree
-from omnistorage.backends._http_manifest import manifest
-from omnistorage.backends._http_pages import MAX_PAGE, index_page, multistatus, sitemap
-from omnistorage.backends._http_urls import Root
-from omnistorage.backends._sftp_wire import EOF, Answer, Attrs, Slot, Status, string
+from omnistorage.backends.http.listing_parsers import MAX_PAGE, index_page, multistatus, sitemap
+from omnistorage.backends.http.manifests import manifest
+from omnistorage.backends.http.urls import Root
+from omnistorage.backends.sftp import paths as sftp_tree
+from omnistorage.backends.sftp.protocol import EOF, Answer, Attrs, Slot, Status, string
 from omnistorage.delivery.template import Template
 from omnistorage.sync import Filter
 
@@ -161,7 +161,7 @@ class Folder:
 
 
 def folder():
-    for _ in _sftp_tree.in_order(_sftp_tree.read_folder(Folder(), b"/")):
+    for _ in sftp_tree.in_order(sftp_tree.read_folder(Folder(), b"/")):
         pass
 
 

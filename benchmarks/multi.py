@@ -9,7 +9,7 @@ from pathlib import Path
 from common import MIB, Bench, log_events, over, rounds
 
 from omnistorage import Lines, MemoryBackend, MultiBackend, RecordWriter, Target
-from omnistorage.policies import TokenBucket
+from omnistorage.concurrency.rate_limit import TokenBucket
 from omnistorage.testing.faults import Faulty
 
 RATE = 100 * MIB

@@ -59,8 +59,8 @@ class Unordered:
 
 def child(count):
     """Prints the MiB of peak memory of the process, and the most files it had open."""
-    from omnistorage._sorted_list import sorted_entries
     from omnistorage.core import LIST
+    from omnistorage.core.external_sort import sorted_entries
 
     most, ended = 0, threading.Event()
 

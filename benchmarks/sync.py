@@ -16,11 +16,11 @@ from pathlib import Path
 from common import MIB, Bench, SameWork, over, rounds, version
 
 from omnistorage import LocalBackend, Prefix
-from omnistorage.backends._base import BackendBase
+from omnistorage.backends.base import BackendBase
 from omnistorage.backends.s3 import S3Backend
 from omnistorage.core import Features, ObjectInfo
 from omnistorage.sync import plan, sync  # noqa: F401  (a child takes plan from here)
-from omnistorage.sync.partitions import execute, prepare
+from omnistorage.sync.execution.partitions import execute, prepare
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tests import servers

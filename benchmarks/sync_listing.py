@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 from common import Bench, over, rounds
 
-from omnistorage.backends._base import BackendBase
+from omnistorage.backends.base import BackendBase
 from omnistorage.core import Features, ObjectInfo
 from omnistorage.sync import Filter
-from omnistorage.sync.places import Side
+from omnistorage.sync.endpoint import Side
 
 PAGE, SECONDS = 1_000, 0.02
 

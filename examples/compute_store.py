@@ -14,7 +14,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from omnistorage import ComputeBackend, NotFound, Store
-from omnistorage.backends.compute import Computed
+from omnistorage.backends.computed import Computed
 
 
 class Weather(BaseHTTPRequestHandler):

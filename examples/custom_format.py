@@ -7,9 +7,9 @@ A format is a frozen dataclass that makes two stages; ``StageBase`` keeps the pr
 from dataclasses import dataclass
 
 from omnistorage import MemoryBackend, open_records, ops
+from omnistorage.core.stages import BATCH_RECORDS, StageBase
 from omnistorage.errors import CorruptData, RecordError
 from omnistorage.formats import register_format
-from omnistorage.stages import BATCH_RECORDS, StageBase
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ if TYPE_CHECKING:
     from .aio import AsyncRollingRecordWriter as AsyncRollingRecordWriter
     from .backends.azure import AzureBackend as AzureBackend
     from .backends.channel import ChannelBackend as ChannelBackend
-    from .backends.compute import ComputeBackend as ComputeBackend
+    from .backends.computed import ComputeBackend as ComputeBackend
     from .backends.gcs import GCSBackend as GCSBackend
     from .backends.http import HTTPBackend as HTTPBackend
     from .backends.local import LocalBackend as LocalBackend
@@ -76,19 +76,21 @@ if TYPE_CHECKING:
     from .backends.sftp import SFTPBackend as SFTPBackend
     from .backends.sql_blob import SQLBlobBackend as SQLBlobBackend
     from .backends.sql_query import SQLQueryBackend as SQLQueryBackend
-    from .bad_records import BadRecords as BadRecords
-    from .cancellation import CancelScope as CancelScope
-    from .cancellation import deadline as deadline
     from .compression.bz2 import Bz2 as Bz2
     from .compression.gzip import Gzip as Gzip
     from .compression.lz4 import Lz4 as Lz4
     from .compression.snappy import Snappy as Snappy
     from .compression.xz import Xz as Xz
     from .compression.zstd import Zstd as Zstd
+    from .concurrency.cancellation import CancelScope as CancelScope
+    from .concurrency.cancellation import deadline as deadline
     from .config import BackendConfig as BackendConfig
     from .config import RegistryConfig as RegistryConfig
     from .config import StoreProfile as StoreProfile
+    from .config import open_backend as open_backend
+    from .config import register_backend as register_backend
     from .core import *  # noqa: F403
+    from .core.secret import Secret as Secret
     from .delivery import DatasetReader as DatasetReader
     from .delivery import DatasetWriter as DatasetWriter
     from .delivery import OmniHandler as OmniHandler
@@ -105,13 +107,12 @@ if TYPE_CHECKING:
     from .multi import Target as Target
     from .multi import Tier as Tier
     from .multi import TieredBackend as TieredBackend
-    from .probing import probe as probe
+    from .ops.probing import probe as probe
+    from .records import BadRecords as BadRecords
     from .records import RecordReader as RecordReader
     from .records import RecordWriter as RecordWriter
+    from .records import as_file as as_file
     from .records import open_records as open_records
-    from .registry import open_backend as open_backend
-    from .registry import register_backend as register_backend
-    from .secret import Secret as Secret
     from .store import Capability as Capability
     from .store import CompositeStore as CompositeStore
     from .store import ProxyStore as ProxyStore
@@ -120,7 +121,6 @@ if TYPE_CHECKING:
     from .store import Store as Store
     from .store import open as open
     from .store import open_store as open_store
-    from .streams import as_file as as_file
     from .wrappers import Cache as Cache
     from .wrappers import Encrypt as Encrypt
     from .wrappers import Observe as Observe

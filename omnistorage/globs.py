@@ -24,8 +24,8 @@ import re
 from functools import lru_cache
 from typing import Protocol
 
-from ._glob_match import FOLDERS, STAR, STARS, Automaton, Group, Item, linear_expression, plain_expression
 from .errors import ConfigError
+from .glob_matching import FOLDERS, STAR, STARS, Automaton, Group, Item, linear_expression, plain_expression
 
 _LONGEST = 4096
 _DEEPEST = 32

@@ -13,9 +13,9 @@ import time
 import traceback
 
 from omnistorage.compression import codec, codec_names
+from omnistorage.core.stages import MAX_CHUNK
 from omnistorage.errors import StorageError
 from omnistorage.formats import format_names, record_format
-from omnistorage.stages import MAX_CHUNK
 
 
 def sound(kind, name, rng):

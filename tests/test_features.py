@@ -11,7 +11,7 @@ import pytest
 from omnistorage import LocalBackend, MemoryBackend, MultiBackend, Tier, TieredBackend
 from omnistorage.backends.azure import AzureBackend
 from omnistorage.backends.channel import ChannelBackend
-from omnistorage.backends.compute import ComputeBackend
+from omnistorage.backends.computed import ComputeBackend
 from omnistorage.backends.gcs import GCSBackend
 from omnistorage.backends.http import HTTPBackend
 from omnistorage.backends.s3 import S3Backend
@@ -83,6 +83,6 @@ def test_every_flag_fact_and_power_is_as_written_down(tmp_path, name):
 
 def test_every_backend_of_the_registry_is_written_down():
     assert set(EXPECTED) == set(MAKE)
-    code = "from omnistorage.registry import backend_names; print(*backend_names())"  # elsewhere tests register theirs
+    code = "from omnistorage.config import backend_names; print(*backend_names())"  # elsewhere tests register theirs
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert set(printed.split()) <= {"file", *MAKE}

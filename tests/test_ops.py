@@ -20,12 +20,12 @@ from omnistorage import (
     ReadOptions,
     StorageError,
     WriteOptions,
-    ops,
 )
 from omnistorage.globs import escape
+from omnistorage.ops import operations
 from omnistorage.testing import BasicBackend, Chunky, Faulty, Flaky
 from omnistorage.testing._kit import TREE_WITH_FOLDERS, payload
-from omnistorage.wrappers._base import Wrapper
+from omnistorage.wrappers.base import Wrapper
 
 
 def stores(tmp_path):
@@ -42,13 +42,13 @@ def test_an_object_is_copied_and_moved_between_any_two(tmp_path, from_, to):
     source, target = stores(tmp_path / "1")[from_], stores(tmp_path / "2")[to]
     data = payload(3 << 20)
     seen = []
-    ops.write_bytes(source, "a/x", data)
-    info = ops.copy(source, "a/x", target, "b/y", progress=seen.append)
+    operations.write_bytes(source, "a/x", data)
+    info = operations.copy(source, "a/x", target, "b/y", progress=seen.append)
     assert (info.path, info.size, sum(seen)) == ("b/y", len(data), len(data))
-    assert ops.read_bytes(target, "b/y") == data
-    assert ops.read_bytes(source, "a/x") == data
-    ops.move(source, "a/x", target, "b/z")
-    assert ops.read_bytes(target, "b/z") == data
+    assert operations.read_bytes(target, "b/y") == data
+    assert operations.read_bytes(source, "a/x") == data
+    operations.move(source, "a/x", target, "b/z")
+    assert operations.read_bytes(target, "b/z") == data
     assert not source.exists("a/x")
 
 
@@ -56,31 +56,31 @@ def test_metadata_type_and_time_are_kept_where_both_can():
     when = datetime(2020, 1, 2, 3, 4, 5, tzinfo=UTC)
     source, target = MemoryBackend(), MemoryBackend()
     given = WriteOptions(user_metadata={"k": "v"}, content_type="text/plain", modified_at=when)
-    ops.write_bytes(source, "x", b"1", given)
-    info = ops.copy(source, "x", target, "x")
+    operations.write_bytes(source, "x", b"1", given)
+    info = operations.copy(source, "x", target, "x")
     assert (info.metadata, info.content_type, info.modified_at) == ({"k": "v"}, "text/plain", when)
-    info = ops.copy(source, "x", target, "y", CopyOptions(user_metadata={"n": "w"}))
+    info = operations.copy(source, "x", target, "y", CopyOptions(user_metadata={"n": "w"}))
     assert info.metadata == {"n": "w"}
 
 
 def test_go_s8_onto_itself_a_copy_or_move_changes_nothing(tmp_path):
     for inner in stores(tmp_path).values():
         store = Faulty(inner)
-        ops.write_bytes(store, "x", b"precious")
+        operations.write_bytes(store, "x", b"precious")
         before = list(store.list())
         store.log.clear()
-        assert ops.copy(store, "x", store, "x").size == 8
-        assert ops.move(store, "x", store, "x").size == 8
-        assert ops.read_bytes(store, "x") == b"precious"
+        assert operations.copy(store, "x", store, "x").size == 8
+        assert operations.move(store, "x", store, "x").size == 8
+        assert operations.read_bytes(store, "x") == b"precious"
         assert list(store.list()) == before, "not even the time"
         assert not {"open_writer", "copy", "move", "delete"} & set(store.log)
 
 
 def test_conditions_and_metadata_onto_itself_are_honoured_or_refused(tmp_path):
     for store in stores(tmp_path).values():
-        ops.write_bytes(store, "x", b"precious")
-        with_etag = ops.features_of(store).if_match
-        for call in (ops.copy, ops.move):
+        operations.write_bytes(store, "x", b"precious")
+        with_etag = operations.features_of(store).if_match
+        for call in (operations.copy, operations.move):
             for options in (CopyOptions(if_match="nope"), CopyOptions(source_if_match="nope")):
                 with pytest.raises(PreconditionFailed if with_etag else CapabilityNotSupported):
                     call(store, "x", store, "x", options)
@@ -89,26 +89,26 @@ def test_conditions_and_metadata_onto_itself_are_honoured_or_refused(tmp_path):
             if with_etag:
                 etag = next(iter(store.list())).etag
                 assert call(store, "x", store, "x", CopyOptions(if_match=etag, source_if_match=etag)).etag == etag
-        assert ops.read_bytes(store, "x") == b"precious"
+        assert operations.read_bytes(store, "x") == b"precious"
 
 
 def test_rs_7_1_2_two_handles_on_one_place_are_one_place(tmp_path):
     one, two = LocalBackend(tmp_path), LocalBackend(tmp_path)
-    ops.write_bytes(one, "x", b"precious")
-    assert ops.same_place(one, two)
-    assert not ops.same_place(MemoryBackend(), MemoryBackend())
+    operations.write_bytes(one, "x", b"precious")
+    assert operations.same_place(one, two)
+    assert not operations.same_place(MemoryBackend(), MemoryBackend())
     memory = MemoryBackend()
-    assert ops.same_place(memory, Wrapper(memory))
-    ops.write_bytes(memory, "x", b"precious")
-    ops.move(Wrapper(memory), "x", memory, "x")
+    assert operations.same_place(memory, Wrapper(memory))
+    operations.write_bytes(memory, "x", b"precious")
+    operations.move(Wrapper(memory), "x", memory, "x")
     assert memory.peek("x") == b"precious"
-    for call in (ops.copy, ops.move):
+    for call in (operations.copy, operations.move):
         call(one, "x", two, "x")
-        assert ops.read_bytes(one, "x") == b"precious"
+        assert operations.read_bytes(one, "x") == b"precious"
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-@pytest.mark.parametrize("call", [ops.copy, ops.move])
+@pytest.mark.parametrize("call", [operations.copy, operations.move])
 @pytest.mark.parametrize("side", ["source", "target"])
 def test_go_s6_a_fault_at_any_call_publishes_nothing_and_loses_nothing(call, side):
     data = payload(2_500_000)
@@ -143,9 +143,9 @@ def test_a_source_shorter_than_it_said_publishes_nothing():
             return reader
 
     source, target = Shrinks(), MemoryBackend()
-    ops.write_bytes(source, "x", b"short")
+    operations.write_bytes(source, "x", b"short")
     with pytest.raises(CorruptData):
-        ops.copy(source, "x", target, "x")
+        operations.copy(source, "x", target, "x")
     assert not target.exists("x")
 
 
@@ -157,9 +157,9 @@ def test_a_wrong_digest_publishes_nothing():
             return reader
 
     source, target = Lies(), MemoryBackend()
-    ops.write_bytes(source, "x", b"data")
+    operations.write_bytes(source, "x", b"data")
     with pytest.raises(CorruptData, match="sha256"):
-        ops.copy(source, "x", target, "x")
+        operations.copy(source, "x", target, "x")
     assert not target.exists("x")
 
 
@@ -175,29 +175,29 @@ def test_a_source_that_changed_while_it_was_moved_is_kept(conditions):
     inner, target = MemoryBackend(), MemoryBackend()
     inner.put_raw("x", b"older")
     with pytest.raises(PreconditionFailed):
-        ops.move(Changing(inner, size=2), "x", target, "x")
+        operations.move(Changing(inner, size=2), "x", target, "x")
     assert inner.peek("x") == b"newer"
 
 
 def test_conditions_and_overwrite_are_passed_on():
     source, target = MemoryBackend(), MemoryBackend()
-    ops.write_bytes(source, "x", b"1")
-    ops.write_bytes(target, "x", b"old")
+    operations.write_bytes(source, "x", b"1")
+    operations.write_bytes(target, "x", b"old")
     with pytest.raises(AlreadyExists):
-        ops.copy(source, "x", target, "x", CopyOptions(overwrite=False))
+        operations.copy(source, "x", target, "x", CopyOptions(overwrite=False))
     for wrong in (CopyOptions(source_if_match="?"), CopyOptions(if_match="?")):
         with pytest.raises(PreconditionFailed):
-            ops.copy(source, "x", target, "x", wrong)
+            operations.copy(source, "x", target, "x", wrong)
     assert target.peek("x") == b"old"
     with pytest.raises(NotFound):
-        ops.copy(source, "nothing", target, "x")
+        operations.copy(source, "nothing", target, "x")
     assert target.peek("x") == b"old"
 
 
 def test_read_bytes_takes_a_range():
     store = MemoryBackend()
-    ops.write_bytes(store, "x", b"0123456789")
-    assert ops.read_bytes(store, "x", ReadOptions(offset=3, length=4)) == b"3456"
+    operations.write_bytes(store, "x", b"0123456789")
+    assert operations.read_bytes(store, "x", ReadOptions(offset=3, length=4)) == b"3456"
 
 
 # --- walking ----------------------------------------------------------------------------------------------------------
@@ -207,9 +207,9 @@ def test_read_bytes_takes_a_range():
 def test_walk_yields_what_list_yields_and_folders_before_their_content(tmp_path, kind):
     store = stores(tmp_path)[kind]
     for path in TREE_WITH_FOLDERS:
-        ops.write_bytes(store, path, path.encode())
-    assert [i.path for i in ops.walk(store)] == [i.path for i in store.list()]
-    found = list(ops.walk(store, folders=True))
+        operations.write_bytes(store, path, path.encode())
+    assert [i.path for i in operations.walk(store)] == [i.path for i in store.list()]
+    found = list(operations.walk(store, folders=True))
     files = {i.path for i in found if not i.is_dir}
     assert files == set(TREE_WITH_FOLDERS)
     seen = set()
@@ -219,7 +219,7 @@ def test_walk_yields_what_list_yields_and_folders_before_their_content(tmp_path,
         if info.is_dir:
             assert info.path not in seen
             seen.add(info.path)
-    below = {i.path for i in ops.walk(store, "a", folders=True)}
+    below = {i.path for i in operations.walk(store, "a", folders=True)}
     assert below == {"a/b.txt", "a/c", "a/c/d", "a/c/e", "a/c/e/f"}
 
 
@@ -227,7 +227,7 @@ def test_walk_yields_what_list_yields_and_folders_before_their_content(tmp_path,
 def test_a_folder_that_is_not_descended_into_is_not_listed(tmp_path, kind):
     store = stores(tmp_path)[kind]
     for path in ("keep/x", "skip/y", "skip/deep/z", "top"):
-        ops.write_bytes(store, path, b"")
+        operations.write_bytes(store, path, b"")
     listed = []
 
     class Watch(Wrapper):
@@ -235,10 +235,10 @@ def test_a_folder_that_is_not_descended_into_is_not_listed(tmp_path, kind):
             listed.append(path)
             return super().list_dir(path)
 
-    found = [i.path for i in ops.walk(Watch(store), descend=lambda folder: folder != "skip")]
+    found = [i.path for i in operations.walk(Watch(store), descend=lambda folder: folder != "skip")]
     assert sorted(found) == ["keep/x", "top"]
     assert "skip" not in listed
-    assert list(ops.walk(store, "nothing", descend=lambda folder: True)) == []
+    assert list(operations.walk(store, "nothing", descend=lambda folder: True)) == []
 
 
 def test_walk_reports_a_folder_that_cannot_be_read_and_goes_on():
@@ -250,13 +250,13 @@ def test_walk_reports_a_folder_that_cannot_be_read_and_goes_on():
 
     store = Locked()
     for path in ("a/x", "locked/y", "z"):
-        ops.write_bytes(store, path, b"")
+        operations.write_bytes(store, path, b"")
     errors = []
-    found = [i.path for i in ops.walk(store, folders=True, on_error=errors.append)]
+    found = [i.path for i in operations.walk(store, folders=True, on_error=errors.append)]
     assert found == ["a", "a/x", "locked", "z"]
     assert [type(error) for error in errors] == [PermissionDenied]
     with pytest.raises(StorageError):
-        list(ops.walk(store, folders=True))
+        list(operations.walk(store, folders=True))
 
 
 def test_a_folder_that_vanishes_while_walking_is_an_error_never_silence():
@@ -267,9 +267,9 @@ def test_a_folder_that_vanishes_while_walking_is_an_error_never_silence():
                 yield ObjectInfo("zz-gone", kind="dir")
 
     store = Vanishing()
-    ops.write_bytes(store, "a/x", b"")
+    operations.write_bytes(store, "a/x", b"")
     with pytest.raises(NotFound):
-        list(ops.walk(store, folders=True))
+        list(operations.walk(store, folders=True))
 
 
 # -- glob --------------------------------------------------------------------------------------------------------------
@@ -299,14 +299,14 @@ TREE = ("a.csv", "b.txt", "x/a.csv", "x/y/a.csv", "x/y/z/a.csv", "x/y/z/b[1].csv
 def test_glob_finds_what_matches_whole_keys(make, pattern, expected, tmp_path):
     store = make(tmp_path)
     for path in TREE:
-        ops.write_bytes(store, path, b"")
-    assert sorted(info.path for info in ops.glob(store, pattern)) == expected
+        operations.write_bytes(store, path, b"")
+    assert sorted(info.path for info in operations.glob(store, pattern)) == expected
 
 
 def test_glob_looks_only_where_a_match_can_be():
     inner = MemoryBackend()
     for path in ("logs/a/x.csv", "logs/a/deep/er/x.csv", "other/a/x.csv"):
-        ops.write_bytes(inner, path, b"")
+        operations.write_bytes(inner, path, b"")
     seen = []
 
     class Counting(Wrapper):
@@ -314,7 +314,7 @@ def test_glob_looks_only_where_a_match_can_be():
             seen.append(path)
             return super().list_dir(path)
 
-    assert [info.path for info in ops.glob(Counting(inner), "logs/*/x.csv")] == ["logs/a/x.csv"]
+    assert [info.path for info in operations.glob(Counting(inner), "logs/*/x.csv")] == ["logs/a/x.csv"]
     assert seen == ["logs", "logs/a"]
     with pytest.raises(ConfigError):
-        ops.glob(inner, "a/***")
+        operations.glob(inner, "a/***")

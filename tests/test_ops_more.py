@@ -11,22 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omnistorage import (
-    BackendUnavailable,
-    CorruptData,
-    LocalBackend,
-    MemoryBackend,
-    NotFound,
-    PreconditionFailed,
-    ops,
-)
-from omnistorage._sorted_list import sorted_entries
+from omnistorage import BackendUnavailable, CorruptData, LocalBackend, MemoryBackend, NotFound, PreconditionFailed, ops
+from omnistorage.concurrency.retry import Backoff, RequestPolicy
 from omnistorage.core import LIST, ListOptions, ObjectInfo, WriteOptions, features_of
+from omnistorage.core.external_sort import sorted_entries
 from omnistorage.paths import sort_key
-from omnistorage.policies import Backoff, RequestPolicy
 from omnistorage.testing import BasicBackend, Faulty
 from omnistorage.testing._kit import payload
-from omnistorage.wrappers._base import Wrapper
+from omnistorage.wrappers.base import Wrapper
 
 POLICY = RequestPolicy(retries=3, backoff=Backoff(base=0))
 

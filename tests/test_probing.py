@@ -8,8 +8,8 @@ from omnistorage import LocalBackend, MemoryBackend, probe
 from omnistorage.backends.gcs import GCSBackend
 from omnistorage.backends.s3 import S3Backend
 from omnistorage.backends.sftp import SFTPBackend
+from omnistorage.concurrency.retry import RequestPolicy
 from omnistorage.errors import BackendUnavailable, CapabilityNotSupported, NotFound
-from omnistorage.policies import RequestPolicy
 from omnistorage.wrappers import ReadOnly
 
 from .backends.test_s3 import fresh as fresh_s3

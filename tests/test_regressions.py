@@ -15,7 +15,7 @@ import pytest
 from omnistorage import ConfigError, LocalBackend, MemoryBackend, WriteOptions, as_file, open_records, ops
 from omnistorage.compression.gzip import Gzip
 from omnistorage.records import open_decoded
-from omnistorage.streams import EncodedWriter
+from omnistorage.records.byte_streams import EncodedWriter
 from omnistorage.testing import Faulty
 from omnistorage.testing.os_faults import FaultyOS
 
@@ -132,10 +132,10 @@ def test_pain_5_compression_is_told_by_the_content_type_never_by_an_encoding(pat
 
 
 def test_pain_7_what_a_stream_holds_is_bounded_by_constants():
-    from omnistorage import streams
-    from omnistorage.stages import MAX_CHUNK
+    from omnistorage.core.stages import MAX_CHUNK
+    from omnistorage.records import byte_streams
 
-    assert streams.BLOCK * (2 * streams.DEPTH + 2) + MAX_CHUNK * 2 * streams.DEPTH <= 16 << 20
+    assert byte_streams.BLOCK * (2 * byte_streams.DEPTH + 2) + MAX_CHUNK * 2 * byte_streams.DEPTH <= 16 << 20
 
 
 def test_pain_8_opening_an_object_never_lists_and_no_listing_is_kept(tmp_path):

@@ -12,7 +12,7 @@ from contextlib import nullcontext
 import pytest
 
 from omnistorage import ConfigError, CorruptData, NotFound, StorageError, WriterClosed
-from omnistorage._os import OS
+from omnistorage.posix import OS
 from omnistorage.segments import ENTRY_HEAD, Damage, SegmentLog, examine
 from omnistorage.testing.os_faults import FaultyOS, RecordingOS, counting
 

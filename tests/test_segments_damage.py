@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omnistorage import CorruptData
-from omnistorage._os import OS
+from omnistorage.posix import OS
 from omnistorage.segments import ENTRY_HEAD, SegmentLog, examine
 
 from .damage import harm, segments

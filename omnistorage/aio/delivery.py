@@ -21,12 +21,12 @@ from os import PathLike
 from queue import SimpleQueue
 from typing import Any, Self, TypeVar
 
-from ..core import Backend
-from ..delivery import Progress, RollingRecordWriter
-from ..delivery._settings import Seconds, seconds
-from ..errors import ConfigError, DeadlineExceeded, StorageError, WriterClosed
-from ..stages import BATCH_RECORDS
-from ..strands import forks
+from omnistorage.concurrency.pools import forks
+from omnistorage.core import Backend
+from omnistorage.core.stages import BATCH_RECORDS
+from omnistorage.delivery import Progress, RollingRecordWriter
+from omnistorage.delivery.validation import Seconds, seconds
+from omnistorage.errors import ConfigError, DeadlineExceeded, StorageError, WriterClosed
 
 T = TypeVar("T")
 _Task = tuple["Future[Any]", Callable[[], Any]]

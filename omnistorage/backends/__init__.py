@@ -5,7 +5,7 @@ Third parties build on ``BackendBase``, ``ReaderBase`` and ``WriterBase``, or im
 
 from __future__ import annotations
 
-from ._base import BackendBase
-from ._streams import ReaderBase, WriterBase
+from .base import BackendBase
+from .streams import ReaderBase, WriterBase
 
 __all__ = ["BackendBase", "ReaderBase", "WriterBase"]

@@ -16,12 +16,21 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Literal, NoReturn
 
-from ..cancellation import Waiter, wait
-from ..core import Features, ListOptions, ObjectInfo, ReadOptions, WriteOptions
-from ..errors import AlreadyExists, BackendClosed, BackendUnavailable, ConfigError, CorruptData, NotFound, WriterClosed
-from ..paths import is_under, sort_key
-from ._base import BackendBase
-from ._streams import ReaderBase, WriterBase, check_conditions
+from omnistorage.concurrency.cancellation import Waiter, wait
+from omnistorage.core import Features, ListOptions, ObjectInfo, ReadOptions, WriteOptions
+from omnistorage.errors import (
+    AlreadyExists,
+    BackendClosed,
+    BackendUnavailable,
+    ConfigError,
+    CorruptData,
+    NotFound,
+    WriterClosed,
+)
+from omnistorage.paths import is_under, sort_key
+
+from .base import BackendBase
+from .streams import ReaderBase, WriterBase, check_conditions
 
 _FEATURES = Features(
     read=True,

@@ -15,18 +15,10 @@ from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from typing import Any, NamedTuple, NoReturn
 
-from .._option_checks import check_metadata, check_time
-from ..cancellation import check
-from ..core import (
-    WRITE,
-    CopyOptions,
-    Features,
-    ListOptions,
-    ObjectInfo,
-    ReadOptions,
-    WriteOptions,
-)
-from ..errors import (
+from omnistorage.concurrency.cancellation import check
+from omnistorage.core import WRITE, CopyOptions, Features, ListOptions, ObjectInfo, ReadOptions, WriteOptions
+from omnistorage.core.option_checks import check_metadata, check_time
+from omnistorage.errors import (
     AlreadyExists,
     BackendClosed,
     ConfigError,
@@ -35,9 +27,10 @@ from ..errors import (
     NotFound,
     PreconditionFailed,
 )
-from ..paths import check_key, check_new, is_under, parent, sort_key
-from ._base import BackendBase, is_folder_error
-from ._streams import ReaderBase, WriterBase, check_conditions
+from omnistorage.paths import check_key, check_new, is_under, parent, sort_key
+
+from .base import BackendBase, is_folder_error
+from .streams import ReaderBase, WriterBase, check_conditions
 
 _FEATURES = Features(
     read=True,

@@ -22,10 +22,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         import click  # noqa: F401
     except ModuleNotFoundError:
-        from ..errors import MissingExtra
+        from omnistorage.errors import MissingExtra
 
         print(f"omnistorage: error: {MissingExtra(extra='cli')}", file=sys.stderr)
         return 7
-    from .run import run
+    from .runner import run
 
     return run(sys.argv[1:] if argv is None else argv)

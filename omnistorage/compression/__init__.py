@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from .._lookup import SuffixIndex, make, suffix_of
-from .._table import Table
-from ..stages import Codec
+from omnistorage.core.plugin_table import Table
+from omnistorage.core.stages import Codec
+from omnistorage.core.suffix_index import SuffixIndex, make, suffix_of
 
 __all__ = [
     "codec",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..errors import ConfigError
-from ..stages import Stage
-from ._members import MemberDecoder, MemberEncoder
+from omnistorage.core.stages import Stage
+from omnistorage.errors import ConfigError
+
+from .members import MemberDecoder, MemberEncoder
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-from ..errors import ConfigError, CorruptData, MissingExtra
-from ..stages import MAX_CHUNK, Stage, StageBase
+from omnistorage.core.stages import MAX_CHUNK, Stage, StageBase
+from omnistorage.errors import ConfigError, CorruptData, MissingExtra
 
 _ENGINES = {"isal": "isal.isal_zlib", "zlib-ng": "zlib_ng.zlib_ng", "zlib": "zlib"}
 _LEVELS = {"isal": range(4), "zlib-ng": range(10), "zlib": range(10)}

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-from ..errors import ConfigError, CorruptData, MissingExtra
-from ..stages import MAX_CHUNK, Stage, StageBase
+from omnistorage.core.stages import MAX_CHUNK, Stage, StageBase
+from omnistorage.errors import ConfigError, CorruptData, MissingExtra
 
 _MAGIC = b"\x04\x22\x4d\x18"
 _LEGACY = b"\x02\x21\x4c\x18"

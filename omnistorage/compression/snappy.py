@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import CorruptData
-from ..stages import MAX_CHUNK, Stage, StageBase
+from omnistorage.core.stages import MAX_CHUNK, Stage, StageBase
+from omnistorage.errors import CorruptData
 
 _IDENTIFIER = b"\xff\x06\x00\x00sNaPpY"
 _COMPRESSED, _STORED, _IDENTIFIES = 0x00, 0x01, 0xFF

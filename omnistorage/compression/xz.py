@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from ..errors import ConfigError
-from ..stages import Stage
-from ._members import MemberDecoder, MemberEncoder
+from omnistorage.core.stages import Stage
+from omnistorage.errors import ConfigError
+
+from .members import MemberDecoder, MemberEncoder
 
 _CHECKS = {"none": 0, "crc32": 1, "crc64": 4, "sha256": 10}  # section 2.1.1.2 of the specification
 _UNTRUSTED_MEMORY = 24 << 20

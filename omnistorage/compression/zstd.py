@@ -11,8 +11,8 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
-from ..errors import ConfigError, CorruptData
-from ..stages import MAX_CHUNK, Stage, StageBase
+from omnistorage.core.stages import MAX_CHUNK, Stage, StageBase
+from omnistorage.errors import ConfigError, CorruptData
 
 _MAGIC = b"\x28\xb5\x2f\xfd"
 _HEADER_MAX = 18

@@ -3,18 +3,16 @@
 Floor 3: imports floors 0 and 2 only.
 """
 
-from ._dataset_files import Part
-from ._dataset_reader import DatasetReader
-from ._object import Committed, Progress
-from ._timer import Timer
-from .checkpoint import ResumableWriter
-from .dataset import Dataset, DatasetJob, DatasetWriter
-from .draining import draining
-from .handler import OmniHandler, Shipped
-from .manifest import read_manifest
-from .rolling import RollingRecordWriter
+from .dataset import Dataset, DatasetJob, DatasetReader, DatasetWriter, Part
+from .logging_handler import OmniHandler, Shipped
+from .resumable import ResumableWriter
+from .rolling.manifest import read_manifest
+from .rolling.open_object import Committed, Progress
+from .rolling_writer import RollingRecordWriter
+from .shutdown import draining
 from .spool import Spool, SpoolStatus, spool_status
 from .template import Template
+from .timer import Timer
 
 __all__ = [
     "Committed",

@@ -15,9 +15,9 @@ from math import floor, isfinite
 from string import Formatter
 from typing import Any, NamedTuple
 
-from .._table import nearest
-from ..errors import ConfigError, InvalidPath, RecordError
-from ..paths import check_new
+from omnistorage.core.spelling import nearest
+from omnistorage.errors import ConfigError, InvalidPath, RecordError
+from omnistorage.paths import check_new
 
 OBJECT_FIELDS = ("seq", "id", "source", "start")
 MAX_VALUE_BYTES = 200

@@ -4,9 +4,9 @@ no state of the module, and none of them changes the core. What a store has anyw
 
 from __future__ import annotations
 
-from ..store.batch import BatchResult, batch_copy, batch_delete, batch_exists, batch_read, batch_stat
-from ..store.partition import ParsedPartition, parse_partition, partition_path
-from ..store.wrapped import cache, encrypt, observe
+from omnistorage.store.batch import BatchResult, batch_copy, batch_delete, batch_exists, batch_read, batch_stat
+from omnistorage.store.partition import ParsedPartition, parse_partition, partition_path
+from omnistorage.store.wrapped import cache, encrypt, observe
 
 __all__ = [
     "BatchResult",

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from .._lookup import SuffixIndex, make, suffix_of
-from .._table import Table
-from ..compression import without_codec_suffix
-from ..stages import Format
+from omnistorage.compression import without_codec_suffix
+from omnistorage.core.plugin_table import Table
+from omnistorage.core.stages import Format
+from omnistorage.core.suffix_index import SuffixIndex, make, suffix_of
 
 __all__ = ["format_for_path", "format_names", "record_format", "register_format"]
 

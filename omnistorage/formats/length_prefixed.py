@@ -12,9 +12,10 @@ from functools import cache, lru_cache
 from struct import Struct
 from typing import Literal, Self, get_args
 
-from ..errors import ConfigError, CorruptData, RecordError
-from ..stages import BATCH_BYTES, BATCH_RECORDS, OnBad, RecordEncoder, Stage, StageBase
-from ._split import UNTRUSTED_RECORD, report
+from omnistorage.core.stages import BATCH_BYTES, BATCH_RECORDS, OnBad, RecordEncoder, Stage, StageBase
+from omnistorage.errors import ConfigError, CorruptData, RecordError
+
+from .line_splitter import UNTRUSTED_RECORD, report
 
 Prefix = Literal["be32", "le32", "varint"]
 _FIXED = {"be32": Struct(">I"), "le32": Struct("<I")}

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
-from ..errors import ConfigError, CorruptData, RecordError
-from ..stages import BATCH_RECORDS, OnBad, RecordEncoder, Stage, StageBase
-from ._split import UNTRUSTED_RECORD, LineSplitter, report
+from omnistorage.core.stages import BATCH_RECORDS, OnBad, RecordEncoder, Stage, StageBase
+from omnistorage.errors import ConfigError, CorruptData, RecordError
+
+from .line_splitter import UNTRUSTED_RECORD, LineSplitter, report
 
 
 @dataclass(frozen=True)

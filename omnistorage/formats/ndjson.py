@@ -12,9 +12,10 @@ from typing import Any, Self
 
 import orjson
 
-from ..errors import ConfigError, CorruptData, RecordError
-from ..stages import BATCH_RECORDS, OnBad, RecordEncoder, Stage, StageBase
-from ._split import UNTRUSTED_RECORD, LineSplitter, report
+from omnistorage.core.stages import BATCH_RECORDS, OnBad, RecordEncoder, Stage, StageBase
+from omnistorage.errors import ConfigError, CorruptData, RecordError
+
+from .line_splitter import UNTRUSTED_RECORD, LineSplitter, report
 
 _BOM = b"\xef\xbb\xbf"
 _UNTRUSTED_VALUES = 100_000

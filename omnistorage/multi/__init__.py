@@ -3,14 +3,10 @@ pattern, or from tier to tier. Imports floors 0 and 2, and wrappers."""
 
 from __future__ import annotations
 
-from ._fanout import MultiWriter
-from ._journal import Missed
-from ._repair import Divergence, Repaired, Verified
-from .mirrored import MultiBackend
-from .outcomes import Difference, Outcome
-from .targets import Target
+from .common.outcomes import Difference, Outcome
+from .common.tier import Tier
+from .mirror import Divergence, Missed, MultiBackend, MultiWriter, Repaired, Target, Verified
 from .tiered import TieredBackend
-from .tiers import Tier
 
 __all__ = [
     "Difference",

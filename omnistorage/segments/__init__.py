@@ -25,10 +25,10 @@ not keep the log from noting that entries can go.
 So a missing end is noticed. How many entries are lost is exact after a clean close, and a lower bound otherwise.
 """
 
-from ._cursor import Cursor
-from ._entries import HEAD, MAX_ENTRY, Damage
-from ._examine import Examined, examine
-from ._log import SegmentLog
+from .cursor import Cursor
+from .entry_format import HEAD, MAX_ENTRY, Damage
+from .inspect import Examined, examine
+from .log import SegmentLog
 
 ENTRY_HEAD = HEAD.size
 """How many bytes an entry takes beyond its content."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from ..multi import Difference, Tier
-from ._listing import FolderEntry, FolderInfo
+from omnistorage.multi import Difference, Tier
+
 from .batch import BatchResult, batch_copy, batch_delete, batch_exists, batch_read, batch_stat
 from .capability import Capability
 from .composite import CompositeStore
+from .listing import FolderEntry, FolderInfo
 from .partition import ParsedPartition, parse_partition, partition_path
 from .paths import RemotePath, StorePath
 from .proxy import ProxyStore

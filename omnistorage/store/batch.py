@@ -9,8 +9,9 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from typing import TypeVar
 
-from ..core import BulkDelete, ObjectInfo, power
-from ..errors import ConfigError, StorageError
+from omnistorage.core import BulkDelete, ObjectInfo, power
+from omnistorage.errors import ConfigError, StorageError
+
 from .paths import StorePath, text_of
 from .store import Store
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from ..core import Append, Backend, Glob, Presign, Versions, features_of, power
+from omnistorage.core import Append, Backend, Glob, Presign, Versions, features_of, power
 
 
 class Capability(StrEnum):

@@ -6,14 +6,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, Self
 
-from ..core import ObjectInfo, ResolutionPlan
-from ..errors import BackendUnavailable, NotFound, StorageError
-from ..multi import Difference, Tier, TieredBackend
-from ..multi._migrate import migrate, migrate_folder
-from ..multi.outcomes import ShadowStats
-from ..paths import join
-from ..wrappers import Prefix
-from ._listing import FolderInfo
+from omnistorage.core import ObjectInfo, ResolutionPlan
+from omnistorage.errors import BackendUnavailable, NotFound, StorageError
+from omnistorage.multi import Difference, Tier, TieredBackend
+from omnistorage.multi.common.outcomes import ShadowStats
+from omnistorage.multi.tiered.migrate import migrate, migrate_folder
+from omnistorage.paths import join
+from omnistorage.wrappers import Prefix
+
+from .listing import FolderInfo
 from .paths import StorePath, file_key, folder_key
 from .store import Store, steps_of
 

@@ -11,10 +11,10 @@ import logging
 import tempfile
 from typing import Any
 
-from ..core import Backend, ObjectInfo, Reader, ReadOptions, Writer
-from ..errors import PreconditionFailed
-from ..strands import forks
-from ..streams import as_file
+from omnistorage.concurrency.pools import forks
+from omnistorage.core import Backend, ObjectInfo, Reader, ReadOptions, Writer
+from omnistorage.errors import PreconditionFailed
+from omnistorage.records import as_file
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
-from ..errors import ConfigError, InvalidPath
-from ..paths import check_new
+from omnistorage.errors import ConfigError, InvalidPath
+from omnistorage.paths import check_new
 
 NULL = "__HIVE_DEFAULT_PARTITION__"
 _ESCAPED = re.compile("[\x00-\x1f\x7f-\x9f\"#%'*/:=?\\\\{}\\[\\]^]")

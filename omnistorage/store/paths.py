@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import PurePath
 
-from ..errors import InvalidPath
-from ..paths import check_key, check_new, join, suffixes
+from omnistorage.errors import InvalidPath
+from omnistorage.paths import check_key, check_new, join, suffixes
 
 
 @dataclass(frozen=True, order=True, slots=True)

@@ -9,17 +9,17 @@ from collections.abc import Callable, Mapping
 from os import PathLike
 from typing import Any, Literal, Self, Unpack, overload
 
-from .._table import nearest
-from ..config import BackendConfig, RegistryConfig
-from ..core import Backend, ExtendedBackend
-from ..errors import BackendClosed, ConfigError
-from ..multi import TieredBackend
-from ..records import FROM_STRANGERS
-from ..registry import locate, open_backend
-from ..wrappers import ReadOnly
-from ._reading import FileSettings
+from omnistorage.config import BackendConfig, RegistryConfig, locate, open_backend
+from omnistorage.core import Backend, ExtendedBackend
+from omnistorage.core.spelling import nearest
+from omnistorage.errors import BackendClosed, ConfigError
+from omnistorage.multi import TieredBackend
+from omnistorage.records.open import FROM_STRANGERS
+from omnistorage.wrappers import ReadOnly
+
 from .composite import CompositeStore
 from .files import BinaryReader, BinaryWriter, TextWriter
+from .reading import FileSettings
 from .store import Store
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Self, TypeVar
 
-from .. import ops
-from ..core import Backend, Confine, ExtendedBackend, HealthCheck, ResolutionPlan, Resolve, power, unwrap
-from ..errors import CapabilityNotSupported, ConfigError, InvalidPath
-from ..paths import check_prefix, is_under, join
-from ..wrappers import Prefix
-from ._moving import Moving
+from omnistorage import ops
+from omnistorage.core import Backend, Confine, ExtendedBackend, HealthCheck, ResolutionPlan, Resolve, power, unwrap
+from omnistorage.errors import CapabilityNotSupported, ConfigError, InvalidPath
+from omnistorage.paths import check_prefix, is_under, join
+from omnistorage.wrappers import Prefix
+
+from .moving import Moving
 from .paths import StorePath, file_key, folder_key
 
 T = TypeVar("T")

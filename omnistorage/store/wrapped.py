@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .. import ops
-from ..cancellation import CLOCK, Clock
-from ..core import Backend
-from ..errors import ConfigError
-from ..registry import open_backend
-from ..wrappers import Cache, Encrypt, Event, Observe
+from omnistorage import ops
+from omnistorage.concurrency.cancellation import CLOCK, Clock
+from omnistorage.config import open_backend
+from omnistorage.core import Backend
+from omnistorage.errors import ConfigError
+from omnistorage.wrappers import Cache, Encrypt, Event, Observe
+
 from .store import Store
 
 

@@ -7,16 +7,16 @@ before it went well. See ``docs/guides/sync.md``.
 
 from __future__ import annotations
 
-from ._api import check, check_sums, copy, copy_file, move, move_file, plan, sync
-from ._plan import Plan
-from .actions import Action
-from .bisync import BisyncReport, bisync
+from .api import check, check_sums, copy, copy_file, move, move_file, plan, sync
 from .checking import CheckReport
-from .engine import run
 from .events import Event
+from .execution.runner import run
 from .filters import Filter
 from .options import SyncOptions
+from .planning.actions import Action
+from .planning.plan import Plan
 from .report import Failure, Report
+from .two_way import BisyncReport, bisync
 
 __all__ = [
     "Action",

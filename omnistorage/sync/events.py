@@ -6,8 +6,9 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple
 
-from ..errors import StorageError
-from .actions import Action
+from omnistorage.errors import StorageError
+
+from .planning.actions import Action
 
 EventKind = Literal[
     "scanned", "planned", "started", "bytes", "done", "skipped", "deleted", "retried", "error", "summary"

@@ -10,10 +10,12 @@ from math import inf
 from os import PathLike
 from typing import Any, Literal
 
-from .._table import nearest
-from ..config import BackendConfig, holds_secret, masked_place
-from ..core import Backend, ObjectInfo
-from ..errors import ConfigError
+from omnistorage.config import BackendConfig
+from omnistorage.config.models import holds_secret, masked_place
+from omnistorage.core import Backend, ObjectInfo
+from omnistorage.core.spelling import nearest
+from omnistorage.errors import ConfigError
+
 from .filters import Filter
 
 Compare = Callable[[ObjectInfo, ObjectInfo], "bool | str"]
@@ -173,7 +175,7 @@ class SyncOptions:
         if not (place is None or isinstance(place, str | PathLike | Mapping | BackendConfig) or _is_backend(place)):
             raise ConfigError(f"backup_dir is a URL, a path or a backend, not of type {type(place).__name__}")
         if self.bwlimit is not None:
-            from .limits import Bandwidth
+            from .rate_limits import Bandwidth
 
             self._is_a("bwlimit", int, str)
             Bandwidth(self.bwlimit)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from ..errors import StorageError
-from .actions import Action
+from omnistorage.errors import StorageError
+
+from .planning.actions import Action
 
 KEPT = 1_000
 """Errors that are kept with their texts; all are counted."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from ..cancellation import check
-from ..core import ObjectInfo, Reader
-from ..errors import PreconditionFailed
-from .limits import BLOCK
-from .places import Side
+from omnistorage.concurrency.cancellation import check
+from omnistorage.core import ObjectInfo, Reader
+from omnistorage.errors import PreconditionFailed
+
+from .endpoint import Side
+from .rate_limits import BLOCK
 
 TICK = timedelta(milliseconds=20)
 """File systems take their times from a clock that stands still for up to 10 ms."""

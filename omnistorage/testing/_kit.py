@@ -9,8 +9,18 @@ from typing import Any
 
 import pytest
 
-from ..core import READ, WRITE, Backend, ExtendedBackend, Features, ReadOptions, WriteOptions, as_extended, features_of
-from ..errors import CapabilityNotSupported, CorruptData, NotFound, StorageError
+from omnistorage.core import (
+    READ,
+    WRITE,
+    Backend,
+    ExtendedBackend,
+    Features,
+    ReadOptions,
+    WriteOptions,
+    as_extended,
+    features_of,
+)
+from omnistorage.errors import CapabilityNotSupported, CorruptData, NotFound, StorageError
 
 TREE = (
     "a", "a!x", "a-b", "a.b", "a/b", "a/b.txt", "a/c/d", "a/c/e/f", "a0", "ab/c", "b", "data/x", "database/x",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from ..core import Backend, ListOptions, ObjectInfo
-from ..errors import InvalidPath, NotFound
-from ..paths import sort_key
+from omnistorage.core import Backend, ListOptions, ObjectInfo
+from omnistorage.errors import InvalidPath, NotFound
+from omnistorage.paths import sort_key
+
 from ._kit import Kit, flags, get, keys, ours, put, tree_for, whole
 
 

@@ -9,15 +9,8 @@ from typing import Any
 
 import pytest
 
-from ..core import (
-    Backend,
-    CopyOptions,
-    ExtendedBackend,
-    Features,
-    ReadOptions,
-    WriteOptions,
-)
-from ..errors import (
+from omnistorage.core import Backend, CopyOptions, ExtendedBackend, Features, ReadOptions, WriteOptions
+from omnistorage.errors import (
     AlreadyExists,
     BackendClosed,
     CapabilityNotSupported,
@@ -28,6 +21,7 @@ from ..errors import (
     PreconditionFailed,
     StorageError,
 )
+
 from ._kit import Kit, flags, get, keys, ours, payload, put, refused, whole
 
 ESCAPES = ("..", "../x", "a/../../x", "../../etc/passwd", "a/..", "\0", "a\0b", "")

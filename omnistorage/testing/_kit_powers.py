@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from ..core import (
+from omnistorage.core import (
     Append,
     Backend,
     BulkDelete,
@@ -20,14 +20,8 @@ from ..core import (
     Settle,
     power,
 )
-from ..errors import (
-    AlreadyExists,
-    CapabilityNotSupported,
-    ConfigError,
-    InvalidPath,
-    NotFound,
-    StorageError,
-)
+from omnistorage.errors import AlreadyExists, CapabilityNotSupported, ConfigError, InvalidPath, NotFound, StorageError
+
 from ._kit import Kit, flags, keys, ours, put, whole
 
 

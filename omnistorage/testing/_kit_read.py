@@ -6,10 +6,11 @@ import threading
 
 import pytest
 
-from .. import ops
-from ..backends.memory import MemoryBackend
-from ..core import Backend, ReadOptions, Versions, power
-from ..errors import (
+from omnistorage import ops
+from omnistorage.backends.memory import MemoryBackend
+from omnistorage.concurrency.retry import Backoff, RequestPolicy
+from omnistorage.core import Backend, ReadOptions, Versions, power
+from omnistorage.errors import (
     BackendUnavailable,
     CapabilityNotSupported,
     InvalidPath,
@@ -18,7 +19,7 @@ from ..errors import (
     ReaderClosed,
     StorageError,
 )
-from ..policies import Backoff, RequestPolicy
+
 from ._kit import Kit, flags, get, ours, payload, put, refused
 from .faults import Faulty
 

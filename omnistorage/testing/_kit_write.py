@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from ..core import Backend, StaleUploads, WriteOptions, power
-from ..errors import (
+from omnistorage.core import Backend, StaleUploads, WriteOptions, power
+from omnistorage.errors import (
     AlreadyExists,
     ConfigError,
     CorruptData,
@@ -22,6 +22,7 @@ from ..errors import (
     StorageError,
     WriterClosed,
 )
+
 from ._kit import Kit, flags, get, is_live, keys, ours, payload, put, refused
 
 BAD_NEW_NAMES = (

@@ -25,8 +25,9 @@ from typing import Any
 
 import pytest
 
-from ..core import Backend, as_extended, features_of
-from ..wrappers._base import Wrapper
+from omnistorage.core import Backend, as_extended, features_of
+from omnistorage.wrappers.base import Wrapper
+
 from ._kit import Kit, put, refused
 from ._kit_list import ListTests
 from ._kit_objects import CopyTests, FolderTests, ObjectTests, ShapeTests
@@ -76,7 +77,7 @@ class WrapperTests(BackendTests):
         raise TypeError(f"{type(self).__name__} must define wrap(self, inner) -> Backend")
 
     def make_inner(self) -> Backend:
-        from ..backends.memory import MemoryBackend
+        from omnistorage.backends.memory import MemoryBackend
 
         return MemoryBackend() if self.inner == "extended" else BasicBackend()
 

@@ -12,8 +12,8 @@ import warnings
 from collections.abc import Iterator
 from typing import Any, Self
 
-from ..core import LIST, READ, WRITE, Data, ListOptions, ObjectInfo, ReadOptions, WriteOptions
-from ..errors import (
+from omnistorage.core import LIST, READ, WRITE, Data, ListOptions, ObjectInfo, ReadOptions, WriteOptions
+from omnistorage.errors import (
     BackendClosed,
     CapabilityNotSupported,
     ConfigError,
@@ -22,7 +22,7 @@ from ..errors import (
     ReaderClosed,
     WriterClosed,
 )
-from ..paths import check_key, check_new, check_prefix, is_under, sort_key
+from omnistorage.paths import check_key, check_new, check_prefix, is_under, sort_key
 
 
 class BasicBackend:

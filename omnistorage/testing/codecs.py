@@ -23,8 +23,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ..errors import CorruptData, StorageError
-from ..stages import MAX_CHUNK, Codec, Stage
+from omnistorage.core.stages import MAX_CHUNK, Codec, Stage
+from omnistorage.errors import CorruptData, StorageError
 
 BUDGET = os.environ.get("OMNISTORAGE_BUDGET", "default")
 if BUDGET not in ("default", "ci", "soak"):

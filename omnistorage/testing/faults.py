@@ -10,15 +10,9 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Self, TypeVar
 
-from ..core import (
-    Backend,
-    Data,
-    ObjectInfo,
-    Reader,
-    Writer,
-)
-from ..errors import BackendUnavailable, ConfigError, StorageError
-from ..wrappers._base import Wrapper
+from omnistorage.core import Backend, Data, ObjectInfo, Reader, Writer
+from omnistorage.errors import BackendUnavailable, ConfigError, StorageError
+from omnistorage.wrappers.base import Wrapper
 
 R = TypeVar("R")
 T = TypeVar("T")

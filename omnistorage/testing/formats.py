@@ -26,8 +26,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ..errors import CorruptData, RecordError, StorageError
-from ..stages import BATCH_RECORDS, Format, Headed, OnBad, Stage
+from omnistorage.core.stages import BATCH_RECORDS, Format, Headed, OnBad, Stage
+from omnistorage.errors import CorruptData, RecordError, StorageError
+
 from .codecs import EXAMPLES, pieces
 
 _SETTINGS = settings(

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .._os import OS
+from omnistorage.posix import OS
 
 CALLS = [name for name in vars(OS) if not name.startswith("_")]
 """Every call of the layer that can be made to fail."""

@@ -16,7 +16,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from ..core import (
+from omnistorage.core import (
     Append,
     Backend,
     CopyOptions,
@@ -28,8 +28,9 @@ from ..core import (
     features_of,
     power,
 )
-from ..errors import AlreadyExists, InvalidPath, NotFound, PreconditionFailed
-from ..paths import is_under, parent, sort_key
+from omnistorage.errors import AlreadyExists, InvalidPath, NotFound, PreconditionFailed
+from omnistorage.paths import is_under, parent, sort_key
+
 from ._kit import get, put
 
 SEGMENTS = ("a", "b", "a-b", "a.b", "a0", "é")

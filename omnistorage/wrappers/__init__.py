@@ -19,8 +19,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ._cache_shelf import CacheStats as CacheStats
     from .cache import Cache as Cache
+    from .cache import CacheStats as CacheStats
     from .encrypt import Encrypt as Encrypt
     from .observe import Event as Event
     from .observe import Observe as Observe

@@ -6,11 +6,12 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from ..cancellation import CLOCK, Clock
-from ..core import Backend, Data, ObjectInfo, Reader, Writer
-from ..errors import ConfigError
-from ._base import Wrapper
-from ._streams import WrappedReader, WrappedWriter
+from omnistorage.concurrency.cancellation import CLOCK, Clock
+from omnistorage.core import Backend, Data, ObjectInfo, Reader, Writer
+from omnistorage.errors import ConfigError
+
+from .base import Wrapper
+from .streams import WrappedReader, WrappedWriter
 
 R = TypeVar("R")
 T = TypeVar("T")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, Self, TypeVar
 
-from ..core import (
+from omnistorage.core import (
     COPY,
     LIST,
     WRITE,
@@ -25,11 +25,12 @@ from ..core import (
     Writer,
     power,
 )
-from ..errors import ConfigError, NotFound, StorageError
-from ..globs import escape
-from ..paths import check_key, check_new, check_prefix, is_under
-from ._base import Wrapper
-from ._streams import WrappedReader, WrappedWriter
+from omnistorage.errors import ConfigError, NotFound, StorageError
+from omnistorage.globs import escape
+from omnistorage.paths import check_key, check_new, check_prefix, is_under
+
+from .base import Wrapper
+from .streams import WrappedReader, WrappedWriter
 
 R = TypeVar("R")
 T = TypeVar("T")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from ..core import Confine, Glob, HealthCheck, ReadRanges, Resolve, Versions
-from ._base import Wrapper
+from omnistorage.core import Confine, Glob, HealthCheck, ReadRanges, Resolve, Versions
+
+from .base import Wrapper
 
 
 class ReadOnly(Wrapper):

@@ -6,11 +6,12 @@ import hashlib
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from ..core import READ, Backend, ObjectInfo, Reader, ReadOptions, Writer, as_extended
-from ..errors import ConfigError, CorruptData, StorageError
-from ..policies import RequestPolicy
-from ._base import Wrapper
-from ._streams import WrappedReader, WrappedWriter
+from omnistorage.concurrency.retry import RequestPolicy
+from omnistorage.core import READ, Backend, ObjectInfo, Reader, ReadOptions, Writer, as_extended
+from omnistorage.errors import ConfigError, CorruptData, StorageError
+
+from .base import Wrapper
+from .streams import WrappedReader, WrappedWriter
 
 R = TypeVar("R")
 T = TypeVar("T")

@@ -23,9 +23,9 @@ from omnistorage import (
     Spool,
     WriterClosed,
 )
-from omnistorage.cancellation import deadline
+from omnistorage.concurrency.cancellation import deadline
 from omnistorage.core import WRITE
-from omnistorage.wrappers._base import Wrapper
+from omnistorage.wrappers.base import Wrapper
 
 from ..delivery.conftest import Down, contents, numbers
 from ..waiting import LIMIT, until

@@ -5,7 +5,7 @@ import os
 import time
 
 from omnistorage.backends.azure import AzureBackend
-from omnistorage.secret import Secret
+from omnistorage.core.secret import Secret
 
 from ..servers import server
 from ..servers.azure import bare

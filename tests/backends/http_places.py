@@ -10,9 +10,9 @@ from urllib.parse import quote
 
 from omnistorage import ops
 from omnistorage.backends.http import HTTPBackend
-from omnistorage.cancellation import Clock
+from omnistorage.concurrency.cancellation import Clock
+from omnistorage.concurrency.retry import RequestPolicy, RetryBudget
 from omnistorage.core import ReadOptions
-from omnistorage.policies import RequestPolicy, RetryBudget
 
 from ..servers import server
 from ..servers.http import bare

@@ -9,8 +9,9 @@ import sqlalchemy
 from pyarrow import ipc, parquet
 from sqlalchemy.pool import NullPool
 
-from omnistorage.backends._sql import parsed
-from omnistorage.backends.sql_query import Query, SQLQueryBackend
+from omnistorage.backends.sql.database import parsed
+from omnistorage.backends.sql_query import SQLQueryBackend
+from omnistorage.backends.sql_query.backend import Query
 
 from ..servers import server
 from .sql_places import databases, new_name

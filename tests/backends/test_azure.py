@@ -20,9 +20,12 @@ import pytest
 import requests
 
 from omnistorage import BackendConfig, open_backend, ops
-from omnistorage.backends._azure_streams import in_byte_order
 from omnistorage.backends.azure import AzureBackend
+from omnistorage.backends.azure.writer import in_byte_order
+from omnistorage.concurrency.retry import RequestPolicy
+from omnistorage.config import locate
 from omnistorage.core import CopyOptions, ListOptions, ObjectInfo, ReadOptions, WriteOptions
+from omnistorage.core.secret import Secret
 from omnistorage.errors import (
     AlreadyExists,
     BackendUnavailable,
@@ -34,9 +37,6 @@ from omnistorage.errors import (
     PermissionDenied,
     PreconditionFailed,
 )
-from omnistorage.policies import RequestPolicy
-from omnistorage.registry import locate
-from omnistorage.secret import Secret
 from omnistorage.testing import BackendTests, backend_machine
 
 from ..budget import pick

@@ -6,7 +6,8 @@ import pytest
 
 from omnistorage import ops
 from omnistorage.backends.azure import AzureBackend
-from omnistorage.cancellation import Clock
+from omnistorage.concurrency.cancellation import Clock
+from omnistorage.concurrency.retry import RequestPolicy, RetryBudget
 from omnistorage.core import CopyOptions, ReadOptions, WriteOptions
 from omnistorage.errors import (
     AlreadyExists,
@@ -21,7 +22,6 @@ from omnistorage.errors import (
     PreconditionFailed,
     StorageError,
 )
-from omnistorage.policies import RequestPolicy, RetryBudget
 
 from ..servers import server
 from ..servers.proxy import Answer, Lost, Proxy
@@ -329,7 +329,7 @@ def test_goal_41_no_error_in_a_chain_and_no_log_shows_a_sas(caplog):
 
 
 def test_a_sas_with_its_question_mark_opens_the_source_of_a_copy(monkeypatch, proxy, store):
-    from omnistorage.secret import Secret
+    from omnistorage.core.secret import Secret
 
     from .test_azure import container_sas
 

@@ -8,7 +8,8 @@ import tracemalloc
 import pytest
 
 from omnistorage import ops
-from omnistorage.cancellation import Clock
+from omnistorage.concurrency.cancellation import Clock
+from omnistorage.concurrency.retry import RequestPolicy, RetryBudget
 from omnistorage.core import CopyOptions, ReadOptions, WriteOptions
 from omnistorage.errors import (
     AlreadyExists,
@@ -24,7 +25,6 @@ from omnistorage.errors import (
     StorageError,
     WriterClosed,
 )
-from omnistorage.policies import RequestPolicy, RetryBudget
 
 from ..budget import pick
 from ..servers import server

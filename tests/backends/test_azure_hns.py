@@ -7,7 +7,8 @@ from contextlib import suppress
 import pytest
 
 from omnistorage import ops
-from omnistorage.cancellation import Clock
+from omnistorage.concurrency.cancellation import Clock
+from omnistorage.concurrency.retry import RequestPolicy, RetryBudget
 from omnistorage.core import CopyOptions, WriteOptions
 from omnistorage.errors import (
     AlreadyExists,
@@ -18,7 +19,6 @@ from omnistorage.errors import (
     OutcomeUnknown,
     PreconditionFailed,
 )
-from omnistorage.policies import RequestPolicy, RetryBudget
 from omnistorage.testing import BackendTests, backend_machine
 
 from ..budget import pick

@@ -12,9 +12,9 @@ from dataclasses import replace
 import pytest
 
 from omnistorage import BackendConfig, open_backend, ops
-from omnistorage.backends._azure_client import AzureClient
-from omnistorage.backends._azure_obstore import ObstoreAzureClient
 from omnistorage.backends.azure import AzureBackend
+from omnistorage.backends.azure.client import AzureClient
+from omnistorage.backends.azure.obstore import ObstoreAzureClient
 from omnistorage.core import ReadOptions, WriteOptions
 from omnistorage.errors import (
     AlreadyExists,
@@ -204,7 +204,7 @@ def test_pain_11_the_client_follows_what_must_be_checked(monkeypatch, no_certifi
         with pytest.raises(ConfigError, match=hint) as caught:
             AzureBackend("box", **wrong)
         assert "canary" not in str(caught.value)
-    monkeypatch.setattr("omnistorage.backends._obstore.find_spec", lambda name: None)
+    monkeypatch.setattr("omnistorage.backends.object_store.obstore.find_spec", lambda name: None)
     with AzureBackend("box", **local, client="obstore") as store, pytest.raises(MissingExtra, match=r"\[accel\]"):
         store.exists("x")
     with AzureBackend("box", **local) as store:

@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 
 from omnistorage import BackendConfig, ops
-from omnistorage.backends._azure_client import AzureClient
-from omnistorage.backends._azure_obstore import SCOPE, store_options
-from omnistorage.backends._object_client import Get
-from omnistorage.backends._obstore import Obstore
 from omnistorage.backends.azure import AzureBackend
+from omnistorage.backends.azure.client import AzureClient
+from omnistorage.backends.azure.obstore import SCOPE, store_options
+from omnistorage.backends.object_store.client import Get
+from omnistorage.backends.object_store.obstore import Obstore
+from omnistorage.concurrency.retry import RequestPolicy
 from omnistorage.errors import BackendUnavailable, ConfigError, PermissionDenied
-from omnistorage.policies import RequestPolicy
 
 from ..servers import server
 from ..servers.proxy import Proxy

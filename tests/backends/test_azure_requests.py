@@ -6,10 +6,10 @@ from datetime import timedelta
 import pytest
 
 from omnistorage import open_records, ops
-from omnistorage.cancellation import CancelScope, Clock
+from omnistorage.concurrency.cancellation import CancelScope, Clock
+from omnistorage.concurrency.retry import RequestPolicy
 from omnistorage.core import CopyOptions, ReadOptions, WriteOptions
 from omnistorage.errors import AlreadyExists, NotFound, StorageError
-from omnistorage.policies import RequestPolicy
 
 from ..servers import server
 from ..servers.proxy import Proxy

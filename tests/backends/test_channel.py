@@ -27,7 +27,7 @@ from omnistorage import (
 )
 from omnistorage.backends import channel as channel_module
 from omnistorage.backends.channel import ChannelBackend
-from omnistorage.cancellation import CancelScope, deadline
+from omnistorage.concurrency.cancellation import CancelScope, deadline
 from omnistorage.core import ReadOptions, WriteOptions
 from omnistorage.errors import DeadlineExceeded
 from omnistorage.testing import BackendTests

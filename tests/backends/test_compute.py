@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from omnistorage import MemoryBackend, Registry, RegistryConfig, Store, ops
-from omnistorage.backends import _computed
-from omnistorage.backends._computed_keys import Pattern
-from omnistorage.backends.compute import ComputeBackend, Computed
+from omnistorage.backends.computed import ComputeBackend, Computed
+from omnistorage.backends.computed import backend as computed
+from omnistorage.backends.computed.key_patterns import Pattern
 from omnistorage.core import ListOptions
 from omnistorage.errors import (
     BackendClosed,
@@ -388,7 +388,7 @@ def test_values_are_asked_only_where_they_could_lie():
 
 
 def test_more_keys_than_fit_are_refused_and_not_held(monkeypatch):
-    monkeypatch.setattr(_computed, "MAX_KEYS", 100)
+    monkeypatch.setattr(computed, "MAX_KEYS", 100)
     backend = ComputeBackend({"{n:int}": Computed(str, values=lambda: range(10**9))})
     with pytest.raises(StorageError, match="more than 100 keys"):
         list(backend.list())

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 
 from omnistorage import ops
-from omnistorage.backends import _computed
-from omnistorage.backends.compute import ComputeBackend, Computed
+from omnistorage.backends.computed import ComputeBackend, Computed
+from omnistorage.backends.computed import backend as computed
 from omnistorage.errors import ConfigError, StorageError
 
 
@@ -92,7 +92,7 @@ def test_frozen_needs_a_name_or_a_version_to_know_a_function_by():
 
 
 def test_only_so_many_sizes_are_remembered(monkeypatch):
-    monkeypatch.setattr(_computed, "KNOWN_SIZES", 5)
+    monkeypatch.setattr(computed, "KNOWN_SIZES", 5)
     backend = ComputeBackend({"{n:int}": lambda n: b"x" * n}, version=1, frozen=True)
     for n in range(9):
         assert len(ops.read_bytes(backend, str(n))) == n

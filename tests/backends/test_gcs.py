@@ -12,6 +12,8 @@ import pytest
 
 from omnistorage import BackendConfig, open_backend, ops
 from omnistorage.backends.gcs import GCSBackend
+from omnistorage.concurrency.retry import RequestPolicy
+from omnistorage.config import locate
 from omnistorage.core import CopyOptions, Features, ListOptions, ReadOptions, WriteOptions
 from omnistorage.errors import (
     AlreadyExists,
@@ -23,8 +25,6 @@ from omnistorage.errors import (
     PermissionDenied,
     PreconditionFailed,
 )
-from omnistorage.policies import RequestPolicy
-from omnistorage.registry import locate
 from omnistorage.testing import BackendTests, backend_machine
 
 from ..budget import pick

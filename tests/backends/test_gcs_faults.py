@@ -9,8 +9,9 @@ import tracemalloc
 import pytest
 
 from omnistorage import open_records, ops
-from omnistorage.backends._object_streams import new_put
-from omnistorage.cancellation import Clock
+from omnistorage.backends.object_store.writer import new_put
+from omnistorage.concurrency.cancellation import Clock
+from omnistorage.concurrency.retry import RequestPolicy, RetryBudget
 from omnistorage.core import CopyOptions, ReadOptions, WriteOptions
 from omnistorage.errors import (
     AlreadyExists,
@@ -27,7 +28,6 @@ from omnistorage.errors import (
     ReaderClosed,
     StorageError,
 )
-from omnistorage.policies import RequestPolicy, RetryBudget
 
 from ..budget import pick
 from ..servers import server
@@ -304,7 +304,7 @@ def test_goal_28_one_flipped_bit_of_a_long_upload_fails_it(proxy, double, make):
 
 def test_a_server_that_does_not_check_is_checked(proxy, double, make, monkeypatch):
     store = make(part_size=4 * QUANTUM)
-    monkeypatch.setattr("omnistorage.backends._gcs_client.of_crc", lambda crc: "")
+    monkeypatch.setattr("omnistorage.backends.gcs.client.of_crc", lambda crc: "")
     proxy.next(Flip("PUT", 5, up=True))
     with pytest.raises(CorruptData, match="deleted"):
         put(store, "x", BIG)
@@ -579,7 +579,7 @@ def test_goal_26_random_faults_on_racing_creators_leave_one_winner_and_no_false_
 
 def test_go_p4_a_size_told_beforehand_changes_no_part(double, make, monkeypatch):
     """There is no limit to their number that parts would have to grow for, and no part may lose its end."""
-    monkeypatch.setattr("omnistorage.backends._object_streams.MAX_PARTS", 4)
+    monkeypatch.setattr("omnistorage.backends.object_store.writer.MAX_PARTS", 4)
     store = make(part_size=QUANTUM)
     put(store, "x", BIG, size=len(BIG))
     assert peek(store, "x") == BIG

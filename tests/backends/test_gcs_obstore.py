@@ -15,9 +15,9 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from omnistorage import BackendConfig, Secret, open_backend, ops
-from omnistorage.backends._gcs_client import GCSClient
-from omnistorage.backends._gcs_obstore import ObstoreGCSClient
 from omnistorage.backends.gcs import GCSBackend
+from omnistorage.backends.gcs.client import GCSClient
+from omnistorage.backends.gcs.obstore import ObstoreGCSClient
 from omnistorage.core import ReadOptions, WriteOptions
 from omnistorage.errors import (
     AlreadyExists,
@@ -228,7 +228,7 @@ def test_pain_11_the_client_follows_what_must_be_checked(monkeypatch):
                 assert type(store.client) is GCSClient
             with GCSBackend("bucket", **google, client="obstore") as store, pytest.raises(ConfigError, match="key"):
                 store.client  # noqa: B018
-    monkeypatch.setattr("omnistorage.backends._obstore.find_spec", lambda name: None)
+    monkeypatch.setattr("omnistorage.backends.object_store.obstore.find_spec", lambda name: None)
     with GCSBackend("bucket", **google, client="obstore") as store, pytest.raises(MissingExtra, match=r"\[accel\]"):
         store.exists("x")
 

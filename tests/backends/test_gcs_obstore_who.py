@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 import pytest
 
 from omnistorage import ops
-from omnistorage.backends._gcs_obstore import lent_by, store_options
 from omnistorage.backends.gcs import GCSBackend
+from omnistorage.backends.gcs.obstore import lent_by, store_options
+from omnistorage.concurrency.retry import RequestPolicy
 from omnistorage.errors import BackendUnavailable, OutcomeUnknown
-from omnistorage.policies import RequestPolicy
 
 from ..servers.gcs import Double
 from ..servers.proxy import Proxy

@@ -10,19 +10,21 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from omnistorage import CorruptData, MemoryBackend, ops
-from omnistorage.backends import _http_listing, _sftp_folders, _sftp_tree
-from omnistorage.backends._azure_client import AzureClient, _known_time, _time
-from omnistorage.backends._base import BackendBase
-from omnistorage.backends._http_folders import Folders as HTTPFolders
-from omnistorage.backends._sftp_folders import Folders as SFTPFolders
+from omnistorage.backends.azure.client import AzureClient, _known_time, _time
+from omnistorage.backends.base import BackendBase
 from omnistorage.backends.http import HTTPBackend
+from omnistorage.backends.http import listing as http_listing
+from omnistorage.backends.http.webdav_collections import Folders as HTTPFolders
+from omnistorage.backends.sftp import directories
+from omnistorage.backends.sftp import paths as sftp_tree
+from omnistorage.backends.sftp.directories import Folders as SFTPFolders
+from omnistorage.concurrency.retry import RequestPolicy
 from omnistorage.core import Features, ListOptions, ObjectInfo
 from omnistorage.errors import StorageError
 from omnistorage.paths import sort_key
-from omnistorage.policies import RequestPolicy
 from omnistorage.sync import Filter
-from omnistorage.sync.places import Side
-from omnistorage.sync.sums import SumFile
+from omnistorage.sync.checking.sum_file import SumFile
+from omnistorage.sync.endpoint import Side
 
 MIB = 1 << 20
 HOUR = timedelta(hours=1)
@@ -99,8 +101,8 @@ def endless_sftp(monkeypatch):
         next(asked)
         yield ObjectInfo("n" * 1000, kind="dir")
 
-    monkeypatch.setattr(_sftp_folders, "read_folder", read_folder)
-    monkeypatch.setattr(_sftp_folders, "real_path", lambda session, slot: b"/")
+    monkeypatch.setattr(directories, "read_folder", read_folder)
+    monkeypatch.setattr(directories, "real_path", lambda session, slot: b"/")
     backend = object.__new__(SFTPFolders)
     backend._place = Placed()
     monkeypatch.setattr(SFTPFolders, "_folder", lambda self, path, op, **more: read_folder(None, path))
@@ -111,13 +113,13 @@ def endless_sftp(monkeypatch):
 def test_sftp_purges_no_folders_without_an_end(endless_sftp):
     backend, asked = endless_sftp
     assert peak_of(lambda: backend._empty(Session(), b"/top", "top")) < 70 * MIB
-    assert next(asked) <= _sftp_folders.MAX_DEPTH
+    assert next(asked) <= directories.MAX_DEPTH
 
 
 def test_sftp_looks_for_temporaries_in_no_folders_without_an_end(endless_sftp):
     backend, asked = endless_sftp
     assert peak_of(lambda: list(backend._stale("", HOUR, remove=False))) < 70 * MIB
-    assert next(asked) <= _sftp_folders.MAX_DEPTH
+    assert next(asked) <= directories.MAX_DEPTH
 
 
 @pytest.fixture
@@ -126,7 +128,7 @@ def temporary(monkeypatch):
     made = []
     make = tempfile.TemporaryFile
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda *given, **more: made.append(make(*given, **more)) or made[-1])
-    monkeypatch.setattr(_sftp_tree, "RUN", 20)
+    monkeypatch.setattr(sftp_tree, "RUN", 20)
     yield made
     assert all(file.closed for file in made)
 
@@ -137,14 +139,14 @@ def nested(levels, count=200):
     def read(folder):
         depth = folder.count("/")
         names = [ObjectInfo(f"{n:04}", 1) for n in range(count)]
-        return _sftp_tree.in_order(itertools.chain(names, [ObjectInfo("0050d", kind="dir")] * (depth < levels)))
+        return sftp_tree.in_order(itertools.chain(names, [ObjectInfo("0050d", kind="dir")] * (depth < levels)))
 
     return read
 
 
 def test_folders_that_wait_for_those_below_them_have_one_file_open(temporary):
     found, most = [], 0
-    for info in _sftp_tree.walk(nested(12), "", ListOptions()):
+    for info in sftp_tree.walk(nested(12), "", ListOptions()):
         found.append(sort_key(info.path))
         most = max(most, sum(not file.closed for file in temporary))
     assert len(found) == 13 * 200
@@ -153,16 +155,16 @@ def test_folders_that_wait_for_those_below_them_have_one_file_open(temporary):
 
 
 def test_a_listing_goes_on_behind_a_key_in_folders_that_wait(temporary):
-    every = [info.path for info in _sftp_tree.walk(nested(3), "", ListOptions())]
+    every = [info.path for info in sftp_tree.walk(nested(3), "", ListOptions())]
     for after in (every[60], every[400], "0050d/0050d/", "0051"):
         wanted = [path for path in every if sort_key(path) > sort_key(after)]
-        assert [info.path for info in _sftp_tree.walk(nested(3), "", ListOptions(start_after=after))] == wanted
+        assert [info.path for info in sftp_tree.walk(nested(3), "", ListOptions(start_after=after))] == wanted
 
 
 def test_folders_that_wait_are_not_held_in_memory():
     tracemalloc.start()
     try:
-        found = _sftp_tree.walk(nested(5, 3000), "", ListOptions())
+        found = sftp_tree.walk(nested(5, 3000), "", ListOptions())
         assert sum(1 for _ in itertools.islice(found, 400)) == 400  # so the last folder is reached
         assert tracemalloc.get_traced_memory()[0] < 2 * MIB
         found.close()
@@ -173,8 +175,8 @@ def test_folders_that_wait_are_not_held_in_memory():
 def test_purge_has_one_file_open_for_each_folder_that_waits(temporary, monkeypatch):
     most, removed = [], []
     read = nested(10)
-    monkeypatch.setattr(_sftp_folders, "read_folder", lambda session, folder: read("/" * (folder.count(b"/") - 1)))
-    monkeypatch.setattr(_sftp_folders, "real_path", lambda session, slot: b"/")
+    monkeypatch.setattr(directories, "read_folder", lambda session, folder: read("/" * (folder.count(b"/") - 1)))
+    monkeypatch.setattr(directories, "real_path", lambda session, slot: b"/")
     monkeypatch.setattr(SFTPFolders, "_swapped", lambda *given: None)
     backend = object.__new__(SFTPFolders)
     backend._place = Placed()
@@ -195,10 +197,10 @@ def test_a_temporary_file_that_cannot_be_made_is_an_error_of_ours(monkeypatch, c
     def refuse(*given, **more):
         raise OSError(code, "no")
 
-    monkeypatch.setattr(_sftp_tree, "RUN", 20)
+    monkeypatch.setattr(sftp_tree, "RUN", 20)
     monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
     with pytest.raises(StorageError) as caught:
-        list(_sftp_tree.walk(nested(1), "", ListOptions()))
+        list(sftp_tree.walk(nested(1), "", ListOptions()))
     assert caught.value.errno == code
 
 
@@ -214,7 +216,7 @@ def test_webdav_looks_for_temporaries_in_no_folders_without_an_end(monkeypatch):
     backend = HTTPBackend("http://127.0.0.1:1/", dav=True)
     with pytest.raises(CorruptData):
         list(backend._stale("", HOUR))
-    assert next(asked) <= _http_listing.DEEPEST + 1
+    assert next(asked) <= http_listing.DEEPEST + 1
 
 
 def test_sitemaps_lead_to_a_bounded_number_of_sitemaps(monkeypatch):
@@ -223,7 +225,7 @@ def test_sitemaps_lead_to_a_bounded_number_of_sitemaps(monkeypatch):
         for number in itertools.count():
             yield b"<sitemap><loc>http://127.0.0.1:1/%d</loc></sitemap>" % number
 
-    monkeypatch.setattr(_http_listing, "MAX_SITEMAPS", 100)
+    monkeypatch.setattr(http_listing, "MAX_SITEMAPS", 100)
     monkeypatch.setattr(HTTPBackend, "_pieces", pieces)
     backend = HTTPBackend("http://127.0.0.1:1/", listing="sitemap", policy=RequestPolicy(retries=0))
     with pytest.raises(CorruptData):

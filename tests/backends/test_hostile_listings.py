@@ -9,19 +9,21 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from omnistorage.backends import _azure_wire, _http_listing, _http_pages, _sftp_tree
-from omnistorage.backends._http_manifest import manifest
-from omnistorage.backends._http_pages import index_page, multistatus, sitemap
-from omnistorage.backends._http_urls import Root
-from omnistorage.backends._object_client import Page
-from omnistorage.backends._objects import ObjectBackend
-from omnistorage.backends._sftp_wire import EOF, HANDLE, Answer, Attrs, Slot, Status, string
-from omnistorage.backends.azure import AzureBackend
+from omnistorage.backends.azure import AzureBackend, transport
+from omnistorage.backends.http import listing as http_listing
+from omnistorage.backends.http import listing_parsers
+from omnistorage.backends.http.listing_parsers import index_page, multistatus, sitemap
+from omnistorage.backends.http.manifests import manifest
+from omnistorage.backends.http.urls import Root
+from omnistorage.backends.object_store.backend import ObjectBackend
+from omnistorage.backends.object_store.client import Page
 from omnistorage.backends.s3 import S3Backend
-from omnistorage.cancellation import Clock, deadline
+from omnistorage.backends.sftp import paths as sftp_tree
+from omnistorage.backends.sftp.protocol import EOF, HANDLE, Answer, Attrs, Slot, Status, string
+from omnistorage.concurrency.cancellation import Clock, deadline
+from omnistorage.concurrency.retry import RequestPolicy
 from omnistorage.core import Features, ListOptions, ObjectInfo
 from omnistorage.errors import CorruptData, DeadlineExceeded, InvalidPath, StorageError
-from omnistorage.policies import RequestPolicy
 
 ROOT = Root("http", "h", 80, "/")
 PIECE = 64 * 1024
@@ -182,7 +184,7 @@ def test_an_address_in_a_sitemap_has_a_bounded_length():
     ],
 )
 def test_a_page_has_a_bounded_number_of_entries(monkeypatch, read, start, row):
-    monkeypatch.setattr(_http_pages, "MAX_ENTRIES", 1000)
+    monkeypatch.setattr(listing_parsers, "MAX_ENTRIES", 1000)
     body = Rows(start, row)
     with pytest.raises(CorruptData):
         read(body)
@@ -231,8 +233,8 @@ def test_a_list_that_is_not_json_is_refused(text):
 
 
 def test_names_are_remembered_as_far_as_their_memory_is_bounded(monkeypatch):
-    monkeypatch.setattr(_http_listing, "REMEMBERED", 10_000)
-    seen = _http_listing.Seen()
+    monkeypatch.setattr(http_listing, "REMEMBERED", 10_000)
+    seen = http_listing.Seen()
     assert seen.is_new("a")
     assert not seen.is_new("a")
     for number in range(1000):
@@ -267,20 +269,20 @@ class Folder:
 
 @pytest.mark.parametrize("names", [100, 0])
 def test_a_folder_that_never_ends_is_refused(monkeypatch, names):
-    monkeypatch.setattr(_sftp_tree, "MAX_FOLDER", 5000)
-    monkeypatch.setattr(_sftp_tree, "RUN", 100)
+    monkeypatch.setattr(sftp_tree, "MAX_FOLDER", 5000)
+    monkeypatch.setattr(sftp_tree, "RUN", 100)
     session = Folder(names=names)
     with pytest.raises(CorruptData):
-        _sftp_tree.in_order(_sftp_tree.read_folder(session, b"/"))
+        sftp_tree.in_order(sftp_tree.read_folder(session, b"/"))
     assert session.asked == 5000 // max(names, 1) + 1
     assert session.closing == [b"handle"]
 
 
 def test_a_long_folder_is_sorted_without_being_held(monkeypatch):
-    monkeypatch.setattr(_sftp_tree, "RUN", 1000)
+    monkeypatch.setattr(sftp_tree, "RUN", 1000)
     tracemalloc.start()
     try:
-        found = _sftp_tree.in_order(_sftp_tree.read_folder(Folder(20_000), b"/"))
+        found = sftp_tree.in_order(sftp_tree.read_folder(Folder(20_000), b"/"))
         peak = tracemalloc.get_traced_memory()[1]
         assert sum(1 for _ in found) == 20_000
     finally:
@@ -293,7 +295,7 @@ def test_folders_inside_folders_have_an_end():
         return iter([ObjectInfo("f", kind="dir")])
 
     with pytest.raises(CorruptData):
-        list(_sftp_tree.walk(read, "", ListOptions(on_error=lambda error: None)))
+        list(sftp_tree.walk(read, "", ListOptions(on_error=lambda error: None)))
 
 
 # -- object stores -----------------------------------------------------------------------------------------------------
@@ -442,7 +444,7 @@ def test_a_page_of_s3_with_entities_is_an_error_of_ours(says, entities, name):
 
 
 def test_a_page_of_azure_has_a_bounded_length(says, monkeypatch):
-    monkeypatch.setattr(_azure_wire, "MAX_PAGE", MIB)
+    monkeypatch.setattr(transport, "MAX_PAGE", MIB)
     body = Endless(b"<EnumerationResults>", b" ")
     says.body = body
     options = {"account_name": "a", "account_key": "YQ==", "policy": RequestPolicy(retries=0), "client": "sdk"}

@@ -17,10 +17,13 @@ from pathlib import Path
 import pytest
 
 from omnistorage import BackendConfig, open_backend, open_records, ops
-from omnistorage.backends._base import retry_after
-from omnistorage.backends._http_answers import content_range, etag_of, hashes_of, time_of
+from omnistorage.backends.base import retry_after
 from omnistorage.backends.http import HTTPBackend
+from omnistorage.backends.http.responses import content_range, etag_of, hashes_of, time_of
+from omnistorage.concurrency.retry import RequestPolicy
+from omnistorage.config import locate
 from omnistorage.core import HealthCheck, Purge, ReadOptions, ReadRanges, StaleUploads, power
+from omnistorage.core.secret import Secret
 from omnistorage.errors import (
     BackendUnavailable,
     CapabilityNotSupported,
@@ -32,9 +35,6 @@ from omnistorage.errors import (
     PreconditionFailed,
     StorageError,
 )
-from omnistorage.policies import RequestPolicy
-from omnistorage.registry import locate
-from omnistorage.secret import Secret
 
 from .http_places import Ours, file_dispose, file_plant, on_disk, read
 
@@ -73,7 +73,7 @@ def test_a_range_of_other_bytes_than_asked_is_refused(at):
 
 
 def test_what_is_too_far_to_be_skipped_is_refused_and_says_so(at, monkeypatch):
-    monkeypatch.setattr("omnistorage.backends._http_client.MAX_SKIP", 1000)
+    monkeypatch.setattr("omnistorage.backends.http.client.MAX_SKIP", 1000)
     place = at("norange")
     place.put("x", DATA)
     assert read(place, offset=1000, length=2) == DATA[1000:1002]

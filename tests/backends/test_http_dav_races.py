@@ -8,11 +8,11 @@ from datetime import timedelta
 
 import pytest
 
-from omnistorage.backends._http_urls import new_hidden
 from omnistorage.backends.http import HTTPBackend
+from omnistorage.backends.http.urls import new_hidden
+from omnistorage.concurrency.retry import RequestPolicy, RetryBudget
 from omnistorage.core import CopyOptions, ObjectInfo, WriteOptions
 from omnistorage.errors import BackendUnavailable, CorruptData, DirectoryNotEmpty, NotFound, OutcomeUnknown
-from omnistorage.policies import RequestPolicy, RetryBudget
 
 from ..servers import server
 from ..servers.proxy import Answer, Lost, Proxy

@@ -7,6 +7,7 @@ import tracemalloc
 import pytest
 
 from omnistorage import ops
+from omnistorage.concurrency.retry import RequestPolicy
 from omnistorage.core import ReadOptions
 from omnistorage.errors import (
     BackendUnavailable,
@@ -20,7 +21,6 @@ from omnistorage.errors import (
     ReaderClosed,
     StorageError,
 )
-from omnistorage.policies import RequestPolicy
 
 from ..budget import pick
 from ..servers import server

@@ -9,10 +9,11 @@ from datetime import UTC, datetime
 import pytest
 
 from omnistorage import ops
-from omnistorage.backends._http_manifest import manifest
-from omnistorage.backends._http_pages import index_page, multistatus, sitemap
-from omnistorage.backends._http_urls import Root
 from omnistorage.backends.http import HTTPBackend
+from omnistorage.backends.http.listing_parsers import index_page, multistatus, sitemap
+from omnistorage.backends.http.manifests import manifest
+from omnistorage.backends.http.urls import Root
+from omnistorage.concurrency.retry import RequestPolicy
 from omnistorage.core import HealthCheck, ListOptions, ReadOptions, power
 from omnistorage.errors import (
     BackendUnavailable,
@@ -22,7 +23,6 @@ from omnistorage.errors import (
     NotFound,
     PermissionDenied,
 )
-from omnistorage.policies import RequestPolicy
 
 from ..servers import server
 from ..waiting import LIMIT

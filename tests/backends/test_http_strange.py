@@ -8,12 +8,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from omnistorage import ops
-from omnistorage.backends._http_answers import hashes_of
-from omnistorage.backends._http_manifest import manifest
-from omnistorage.backends._http_net import why_blocked
-from omnistorage.backends._http_pages import index_page
-from omnistorage.backends._http_urls import parse_root
 from omnistorage.backends.http import HTTPBackend
+from omnistorage.backends.http.listing_parsers import index_page
+from omnistorage.backends.http.manifests import manifest
+from omnistorage.backends.http.network import why_blocked
+from omnistorage.backends.http.responses import hashes_of
+from omnistorage.backends.http.urls import parse_root
+from omnistorage.concurrency.retry import RequestPolicy
 from omnistorage.core import ListOptions, ReadOptions, WriteOptions
 from omnistorage.errors import (
     BackendUnavailable,
@@ -26,7 +27,6 @@ from omnistorage.errors import (
     ReaderClosed,
     WriterClosed,
 )
-from omnistorage.policies import RequestPolicy
 
 from ..waiting import LIMIT
 from .http_places import patient

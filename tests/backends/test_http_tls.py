@@ -8,8 +8,8 @@ import pytest
 
 from omnistorage import ops
 from omnistorage.backends.http import HTTPBackend
+from omnistorage.concurrency.retry import RequestPolicy
 from omnistorage.errors import BackendUnavailable, PermissionDenied
-from omnistorage.policies import RequestPolicy
 
 from ..servers import range_server
 from ..waiting import LIMIT

@@ -9,10 +9,10 @@ import socket
 import pytest
 
 from omnistorage import ops
-from omnistorage.backends._http_net import why_blocked
 from omnistorage.backends.http import HTTPBackend
+from omnistorage.backends.http.network import why_blocked
+from omnistorage.concurrency.retry import RequestPolicy
 from omnistorage.errors import BackendUnavailable, ConfigError, PermissionDenied, StorageError
-from omnistorage.policies import RequestPolicy
 
 from ..servers import server
 from .http_places import Ours

@@ -23,9 +23,9 @@ from omnistorage import (
     SQLBlobBackend,
     WriteOptions,
 )
-from omnistorage._os import OS
-from omnistorage.cancellation import CancelScope, Clock, deadline, remaining
-from omnistorage.in_flight import GRACE, abandonable, taking_back, watched
+from omnistorage.concurrency.cancellation import CancelScope, Clock, deadline, remaining
+from omnistorage.concurrency.in_flight import GRACE, abandonable, taking_back, watched
+from omnistorage.posix import OS
 
 from ..servers.stalling import HEAD, Stalling
 from ..waiting import LIMIT, until

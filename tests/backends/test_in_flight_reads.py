@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from omnistorage import Cancelled, ObjectInfo
-from omnistorage.backends._connections import Connections, _followed
-from omnistorage.backends._streams import READ_BLOCK, ReaderBase
-from omnistorage.cancellation import CancelScope
+from omnistorage.backends.connections import Connections, _followed
+from omnistorage.backends.streams import READ_BLOCK, ReaderBase
+from omnistorage.concurrency.cancellation import CancelScope
 
 from ..servers.stalling import Stalling
 from ..waiting import LIMIT

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import pytest
 
 from omnistorage import Cancelled
-from omnistorage.backends._sftp_change import Attempt, Changes
-from omnistorage.backends._sftp_connect import _PatientSocket
-from omnistorage.backends._sftp_wire import RENAME, Session, Status
-from omnistorage.cancellation import CancelScope, check
+from omnistorage.backends.sftp.connection import _PatientSocket
+from omnistorage.backends.sftp.mutations import Attempt, Changes
+from omnistorage.backends.sftp.protocol import RENAME, Session, Status
+from omnistorage.concurrency.cancellation import CancelScope, check
 
 
 class Files:
@@ -36,7 +36,7 @@ def test_a_file_that_stepped_aside_comes_back_when_the_call_is_ended(monkeypatch
     scope = CancelScope()
     files = Files(scope, at)
     monkeypatch.setattr(
-        "omnistorage.backends._sftp_change.look",
+        "omnistorage.backends.sftp.mutations.look",
         lambda _, name: SimpleNamespace(mode=0o100644) if name in files.names else None,
     )
     changes = SimpleNamespace(_remove_quietly=lambda session, name: session.names.pop(name))

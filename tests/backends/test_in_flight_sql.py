@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from omnistorage import Cancelled, SQLBlobBackend
-from omnistorage.cancellation import CancelScope
+from omnistorage.concurrency.cancellation import CancelScope
 
 from ..waiting import LIMIT, until
 from .test_in_flight import ended

@@ -6,12 +6,12 @@ from contextlib import suppress
 import pytest
 
 from omnistorage import Cancelled, CopyOptions, HTTPBackend, ObjectInfo, OutcomeUnknown, WriteOptions
-from omnistorage.backends._http_writer import Moving
-from omnistorage.backends._object_client import Upload
-from omnistorage.backends._object_streams import Parts, conclude, new_put
-from omnistorage.cancellation import CancelScope
+from omnistorage.backends.http.webdav_writer import Moving
+from omnistorage.backends.object_store.client import Upload
+from omnistorage.backends.object_store.writer import Parts, conclude, new_put
+from omnistorage.concurrency.cancellation import CancelScope
+from omnistorage.concurrency.retry import RequestPolicy
 from omnistorage.errors import BackendUnavailable, DeadlineExceeded
-from omnistorage.policies import RequestPolicy
 
 from ..waiting import LIMIT
 

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from omnistorage._os import OS, current_umask
 from omnistorage.backends.local import LocalBackend
 from omnistorage.core import CopyOptions, ReadOptions, WriteOptions
 from omnistorage.errors import (
@@ -26,6 +25,7 @@ from omnistorage.errors import (
     NotFound,
     StorageError,
 )
+from omnistorage.posix import OS, current_umask
 from omnistorage.store import Store
 from omnistorage.testing.os_faults import FaultyOS
 

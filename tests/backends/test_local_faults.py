@@ -13,8 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from omnistorage import open_records
-from omnistorage.backends import _local_stale
-from omnistorage.backends.local import LocalBackend
+from omnistorage.backends.local import LocalBackend, stale_uploads
 from omnistorage.core import CopyOptions, WriteOptions
 from omnistorage.errors import OutcomeUnknown, StorageError
 from omnistorage.testing.os_faults import CALLS, FaultyOS, counting
@@ -153,7 +152,7 @@ def test_goal_4_a_fault_at_every_call_leaves_old_or_new_and_leaks_nothing(
     tmp_path: Path, job: str, sticky: bool, walk: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Links are made by nobody any more when they are collected below.
-    monkeypatch.setattr(_local_stale, "time", SimpleNamespace(time=lambda: time.time() + 100))
+    monkeypatch.setattr(stale_uploads, "time", SimpleNamespace(time=lambda: time.time() + 100))
     rounds = 0
     outcomes: set[str] = set()
 

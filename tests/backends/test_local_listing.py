@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from omnistorage._os import OS
 from omnistorage.backends.local import LocalBackend
 from omnistorage.core import ListOptions
 from omnistorage.errors import DirectoryNotEmpty, InvalidPath, NotFound, PermissionDenied, StorageError
 from omnistorage.paths import sort_key
+from omnistorage.posix import OS
 from omnistorage.testing.os_faults import FaultyOS
 
 from .local_files import TEMPORARY, get, keys, plant, put

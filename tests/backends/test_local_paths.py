@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 
 from omnistorage import open_backend, open_records, open_store
-from omnistorage._os import FOLDER_HANDLE, HANDLE, OS, READ_FILE, READ_FOLDER
 from omnistorage.backends.local import LocalBackend
 from omnistorage.core import CopyOptions, ListOptions, WriteOptions
 from omnistorage.errors import ConfigError, InvalidPath, StorageError
+from omnistorage.posix import FOLDER_HANDLE, HANDLE, OS, READ_FILE, READ_FOLDER
 from omnistorage.segments import SegmentLog
 from omnistorage.wrappers import Prefix
 

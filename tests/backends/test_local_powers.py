@@ -11,8 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from omnistorage.backends import _local_stale
-from omnistorage.backends.local import LocalBackend
+from omnistorage.backends.local import LocalBackend, stale_uploads
 from omnistorage.errors import DirectoryNotEmpty, InvalidPath, NotFound, StorageError
 from omnistorage.testing.os_faults import FaultyOS
 
@@ -32,7 +31,7 @@ def left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], L
     made = time.time()
 
     def age(seconds: float) -> LocalBackend:
-        monkeypatch.setattr(_local_stale, "time", SimpleNamespace(time=lambda: made + seconds))
+        monkeypatch.setattr(stale_uploads, "time", SimpleNamespace(time=lambda: made + seconds))
         return LocalBackend(tmp_path)
 
     return age

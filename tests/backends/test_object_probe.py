@@ -27,13 +27,13 @@ from omnistorage import (
     WriteOptions,
     open_backend,
 )
-from omnistorage.backends import _object_probe
-from omnistorage.backends._object_client import Upload
-from omnistorage.backends._object_probe import Kept, tried
-from omnistorage.backends._s3_vendors import VENDORS, vendor_of_host, vendor_of_server
+from omnistorage.backends.object_store import conditions_probe
+from omnistorage.backends.object_store.client import Upload
+from omnistorage.backends.object_store.conditions_probe import Kept, tried
+from omnistorage.backends.s3.vendors import VENDORS, vendor_of_host, vendor_of_server
+from omnistorage.concurrency.retry import RequestPolicy
 from omnistorage.core import ObjectInfo, learned
 from omnistorage.errors import BackendUnavailable, PermissionDenied, PreconditionFailed, StorageError
-from omnistorage.policies import RequestPolicy
 from omnistorage.sync import sync
 from omnistorage.wrappers import Observe, Prefix
 
@@ -47,8 +47,8 @@ _numbers = itertools.count()
 
 @pytest.fixture(autouse=True)
 def nothing_found_before(monkeypatch):
-    monkeypatch.setattr(_object_probe, "FOUND", {})
-    monkeypatch.setattr("omnistorage.backends._objects.FOUND", _object_probe.FOUND)
+    monkeypatch.setattr(conditions_probe, "FOUND", {})
+    monkeypatch.setattr("omnistorage.backends.object_store.backend.FOUND", conditions_probe.FOUND)
 
 
 # -- the probe, on a server in this process ----------------------------------------------------------------------------
@@ -111,7 +111,7 @@ class Server:
             self._call("finish")
             if upload.id not in self.uploads:
                 raise NotFound("no such upload")
-            racing = "racing uploads" in self.breaks and len(self.uploads) < _object_probe.UPLOADS
+            racing = "racing uploads" in self.breaks and len(self.uploads) < conditions_probe.UPLOADS
             info = self._publish(upload.key, b"", upload.put, not ("uploads" in self.breaks or racing))
             del self.uploads[upload.id]
             return info
@@ -165,7 +165,7 @@ def test_what_fails_on_the_way_claims_nothing_and_leaves_nothing(step):
 
 
 def test_a_conflict_with_another_create_is_a_lost_race_and_a_server_that_cannot_be_reached_is_none():
-    client = Server(fails_at=1 + 2 * _object_probe.UPLOADS)  # the first create
+    client = Server(fails_at=1 + 2 * conditions_probe.UPLOADS)  # the first create
     client.error = BackendUnavailable("ConditionalRequestConflict: again", retry_after=0.0)
     assert tried(client, "probe") == Kept(True, True, True)
     client = Server(fails_at=client.fails_at)
@@ -295,7 +295,7 @@ def test_a_sync_to_an_unknown_server_sends_one_request_for_an_object(tmp_path):
 def test_a_name_that_comes_after_the_probe_takes_nothing_back():
     """A second backend of a server takes what the first has found, before it has heard an answer itself."""
     store = S3Backend("bucket", endpoint_url="http://127.0.0.1:9", access_key="a", secret_key="b")
-    _object_probe.FOUND[store._unknown] = Kept(True, True, True)
+    conditions_probe.FOUND[store._unknown] = Kept(True, True, True)
     assert learned(store).create_only
     store._names(SimpleNamespace(headers={"Server": "MinIO"}))
     assert store.features.create_only
@@ -306,7 +306,7 @@ def test_a_name_that_comes_after_the_probe_takes_nothing_back():
 
 def test_a_forked_child_asks_for_itself_while_a_thread_of_its_parent_does():
     store = S3Backend("bucket", endpoint_url="http://127.0.0.1:9", access_key="a", secret_key="b")
-    _object_probe.FOUND[store._unknown] = Kept(True, True, True)
+    conditions_probe.FOUND[store._unknown] = Kept(True, True, True)
     store._pid = -1  # as in a child
     with store._learning:
         assert learned(store).create_only

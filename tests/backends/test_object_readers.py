@@ -12,9 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from omnistorage.backends._object_client import Get
-from omnistorage.backends._objects import ObjectBackend
-from omnistorage.cancellation import CancelScope, Clock, check, deadline
+from omnistorage.backends.object_store.backend import ObjectBackend
+from omnistorage.backends.object_store.client import Get
+from omnistorage.concurrency.cancellation import CancelScope, Clock, check, deadline
+from omnistorage.concurrency.pools import IO
+from omnistorage.concurrency.retry import RequestPolicy, RetryBudget
 from omnistorage.core import Features, ObjectInfo, ReadOptions
 from omnistorage.errors import (
     BackendUnavailable,
@@ -25,8 +27,6 @@ from omnistorage.errors import (
     ReaderClosed,
     StorageError,
 )
-from omnistorage.policies import RequestPolicy, RetryBudget
-from omnistorage.strands import IO
 
 from ..budget import pick
 from ..servers import server

@@ -17,9 +17,12 @@ from datetime import timedelta
 import pytest
 
 from omnistorage import BackendConfig, Store, open_backend, ops
-from omnistorage.backends._s3_client import S3Client
 from omnistorage.backends.s3 import S3Backend
+from omnistorage.backends.s3.client import S3Client
+from omnistorage.concurrency.retry import RequestPolicy
+from omnistorage.config import locate
 from omnistorage.core import CopyOptions, Features, ListOptions, ReadOptions, WriteOptions
+from omnistorage.core.secret import Secret
 from omnistorage.errors import (
     BackendUnavailable,
     CapabilityNotSupported,
@@ -29,9 +32,6 @@ from omnistorage.errors import (
     PermissionDenied,
     StorageError,
 )
-from omnistorage.policies import RequestPolicy
-from omnistorage.registry import locate
-from omnistorage.secret import Secret
 from omnistorage.testing import BackendTests, backend_machine
 
 from ..budget import pick

@@ -9,7 +9,8 @@ from datetime import timedelta
 import pytest
 
 from omnistorage import ops
-from omnistorage.cancellation import Clock, deadline
+from omnistorage.concurrency.cancellation import Clock, deadline
+from omnistorage.concurrency.retry import RequestPolicy, RetryBudget
 from omnistorage.core import CopyOptions, ReadOptions, WriteOptions
 from omnistorage.errors import (
     AlreadyExists,
@@ -26,7 +27,6 @@ from omnistorage.errors import (
     StorageError,
     WriterClosed,
 )
-from omnistorage.policies import RequestPolicy, RetryBudget
 
 from ..budget import pick
 from ..servers import server

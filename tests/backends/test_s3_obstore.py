@@ -15,9 +15,10 @@ from dataclasses import replace
 import pytest
 
 from omnistorage import ops
-from omnistorage.backends._s3_client import S3Client
-from omnistorage.backends._s3_obstore import ObstoreS3Client
 from omnistorage.backends.s3 import S3Backend
+from omnistorage.backends.s3.client import S3Client
+from omnistorage.backends.s3.obstore import ObstoreS3Client
+from omnistorage.concurrency.retry import RequestPolicy
 from omnistorage.core import ReadOptions, WriteOptions
 from omnistorage.errors import (
     AlreadyExists,
@@ -34,7 +35,6 @@ from omnistorage.errors import (
     ReaderClosed,
     StorageError,
 )
-from omnistorage.policies import RequestPolicy
 
 from ..servers import server
 from ..servers.proxy import Answer, Lost, Proxy, Reset, Stall, Unsent
@@ -211,7 +211,9 @@ def test_goal_27_a_page_that_a_request_is_sent_on_to_is_neither_an_object_nor_a_
             proxy.forget()
             put(store, "x")
             assert by_obstore(proxy) == []
-    assert [record.name for record in caplog.records].count("omnistorage.backends._obstore") == 4  # once for each store
+    assert [record.name for record in caplog.records].count(
+        "omnistorage.backends.object_store.obstore"
+    ) == 4  # once for each store
 
 
 @pytest.mark.parametrize(
@@ -329,7 +331,7 @@ def test_pain_11_the_client_follows_what_must_be_checked(monkeypatch):
     ):
         with pytest.raises(ConfigError):
             S3Backend("bucket", **wrong)
-    monkeypatch.setattr("omnistorage.backends._obstore.find_spec", lambda name: None)
+    monkeypatch.setattr("omnistorage.backends.object_store.obstore.find_spec", lambda name: None)
     with S3Backend("bucket", **local, client="obstore") as store, pytest.raises(MissingExtra, match=r"\[accel\]"):
         store.exists("x")
 

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from omnistorage import RollingRecordWriter, S3Backend, open_records, ops
-from omnistorage.backends import _s3_marks
-from omnistorage.backends._object_client import Put
-from omnistorage.backends._s3_sdk import parse_time, send_at_once
+from omnistorage.backends.object_store.client import Put
+from omnistorage.backends.s3 import response_marks
+from omnistorage.backends.s3.botocore_tuning import parse_time, send_at_once
 from omnistorage.core import CopyOptions, ReadOptions, WriteOptions
 from omnistorage.errors import (
     AlreadyExists,
@@ -295,7 +295,7 @@ def test_parts_are_listed_of_a_server_that_names_the_document_otherwise():
     ("root", "transient"), [("ListPartsAnswer", False), ("html", True), ("Error", True), ("", True)]
 )
 def test_a_list_in_another_dialect_is_not_asked_for_again(root, transient):
-    check = _s3_marks.checker(request_ids=False, loose=frozenset())
+    check = response_marks.checker(request_ids=False, loose=frozenset())
     answer = SimpleNamespace(status_code=200, headers={}, content=f"<?xml version='1.0'?><{root}></{root}>".encode())
     with pytest.raises(BackendUnavailable) as caught:
         check(http_response=answer, parsed={"IsTruncated": False}, model=SimpleNamespace(name="ListParts"))

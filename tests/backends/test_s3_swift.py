@@ -13,13 +13,7 @@ from botocore.exceptions import ClientError
 from omnistorage import ops, probe
 from omnistorage.backends.s3 import S3Backend
 from omnistorage.core import CopyOptions, ListOptions, ReadOptions, StaleUploads, WriteOptions, power
-from omnistorage.errors import (
-    AlreadyExists,
-    CapabilityNotSupported,
-    NotFound,
-    PermissionDenied,
-    StorageError,
-)
+from omnistorage.errors import AlreadyExists, CapabilityNotSupported, NotFound, PermissionDenied, StorageError
 from omnistorage.testing import backend_machine
 
 from ..servers import server

@@ -10,7 +10,7 @@ import pytest
 
 import omnistorage
 from omnistorage import StorageError, open_backend
-from omnistorage.policies import RequestPolicy
+from omnistorage.concurrency.retry import RequestPolicy
 
 CANARY = "c4n4ryDO0NOT0SHOW"
 KEY = base64.b64encode(CANARY.encode() * 2).decode()

@@ -12,11 +12,11 @@ import paramiko
 import pytest
 
 from omnistorage import open_backend
-from omnistorage.backends._sftp_hosts import _names_host
 from omnistorage.backends.sftp import SFTPBackend
+from omnistorage.backends.sftp.known_hosts import _names_host
+from omnistorage.concurrency.retry import RequestPolicy
+from omnistorage.core.secret import Secret
 from omnistorage.errors import BackendUnavailable, ConfigError, PermissionDenied
-from omnistorage.policies import RequestPolicy
-from omnistorage.secret import Secret
 
 from ..servers import program, server, spawn, until
 from ..servers.ssh import keys, on_disk, options_of

@@ -13,12 +13,14 @@ from multiprocessing import get_context
 
 import pytest
 
-from omnistorage.backends import _sftp_connect
-from omnistorage.backends._sftp_change import Attempt
-from omnistorage.backends._sftp_connect import Link
 from omnistorage.backends.sftp import SFTPBackend
-from omnistorage.cancellation import CancelScope, deadline
+from omnistorage.backends.sftp import connection as sftp_connect
+from omnistorage.backends.sftp.connection import Link
+from omnistorage.backends.sftp.mutations import Attempt
+from omnistorage.concurrency.cancellation import CancelScope, deadline
+from omnistorage.concurrency.retry import Backoff, RequestPolicy
 from omnistorage.core import WriteOptions
+from omnistorage.core.secret import Secret
 from omnistorage.errors import (
     AlreadyExists,
     BackendClosed,
@@ -32,8 +34,6 @@ from omnistorage.errors import (
     StorageError,
     WriterClosed,
 )
-from omnistorage.policies import Backoff, RequestPolicy
-from omnistorage.secret import Secret
 
 from ..budget import pick
 from ..servers import server
@@ -403,7 +403,7 @@ def test_a_server_that_says_nothing_is_given_up_in_the_configured_time():
 
 def test_each_step_has_the_configured_time(through_gate, monkeypatch):
     """``connect_timeout`` bounds each step of connecting, ``timeout`` what follows. No test waits that long."""
-    paramiko, given, real_connect = _sftp_connect.load_paramiko(), {}, socket.create_connection
+    paramiko, given, real_connect = sftp_connect.load_paramiko(), {}, socket.create_connection
 
     def connect(address, timeout=None, **options):
         if address[1] == backend.gate.port:  # the gate makes connections, too
@@ -427,12 +427,12 @@ def test_each_step_has_the_configured_time(through_gate, monkeypatch):
         return real_invoke(channel, name)
 
     real_start, real_open = paramiko.Transport.start_client, paramiko.Transport.open_session
-    real_log_in, real_invoke = _sftp_connect.authenticate, paramiko.Channel.invoke_subsystem
+    real_log_in, real_invoke = sftp_connect.authenticate, paramiko.Channel.invoke_subsystem
     backend = through_gate(timeout=77, connect_timeout=33)
     with monkeypatch.context() as patch:
-        patch.setattr(_sftp_connect.socket, "create_connection", connect)
+        patch.setattr(sftp_connect.socket, "create_connection", connect)
         patch.setattr(paramiko.Transport, "start_client", start_client)
-        patch.setattr(_sftp_connect, "authenticate", log_in)
+        patch.setattr(sftp_connect, "authenticate", log_in)
         patch.setattr(paramiko.Transport, "open_session", open_session)
         patch.setattr(paramiko.Channel, "invoke_subsystem", invoke_subsystem)
         assert not backend.exists("x")

@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from omnistorage.backends._sftp_change import Attempt
-from omnistorage.backends._sftp_wire import LSETSTAT, Status
 from omnistorage.backends.sftp import SFTPBackend
+from omnistorage.backends.sftp.mutations import Attempt
+from omnistorage.backends.sftp.protocol import LSETSTAT, Status
 from omnistorage.errors import AlreadyExists, CapabilityNotSupported, NotFound, StorageError
 
 from .test_sftp_conformance import make
@@ -61,7 +61,7 @@ def test_a_link_that_cannot_be_published_leaves_nothing_hidden(backend, monkeypa
 
 
 def test_a_link_of_which_a_step_fails_leaves_nothing_hidden(backend, monkeypatch):
-    monkeypatch.setattr("omnistorage.backends._sftp_powers.info_of", lambda *_: 1 / 0)
+    monkeypatch.setattr("omnistorage.backends.sftp.links.info_of", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         backend.make_link("link", "x")
     monkeypatch.undo()

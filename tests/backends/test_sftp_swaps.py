@@ -6,17 +6,8 @@ from datetime import timedelta
 
 import pytest
 
-from omnistorage.backends._sftp_folders import BATCH
-from omnistorage.backends._sftp_wire import (
-    MKDIR,
-    OPEN,
-    OPENDIR,
-    REALPATH,
-    REMOVE,
-    STAT,
-    SYMLINK,
-    Session,
-)
+from omnistorage.backends.sftp.directories import BATCH
+from omnistorage.backends.sftp.protocol import MKDIR, OPEN, OPENDIR, REALPATH, REMOVE, STAT, SYMLINK, Session
 from omnistorage.core import WriteOptions
 from omnistorage.errors import InvalidPath, NotFound
 

@@ -5,8 +5,8 @@ import struct
 
 import pytest
 
-from omnistorage.backends._sftp_tree import info_of, read_folder, translate, why_not
-from omnistorage.backends._sftp_wire import Answer, Attrs, Lost, Session, Status, Stopped, string
+from omnistorage.backends.sftp.paths import info_of, read_folder, translate, why_not
+from omnistorage.backends.sftp.protocol import Answer, Attrs, Lost, Session, Status, Stopped, string
 from omnistorage.errors import (
     AlreadyExists,
     BackendUnavailable,

@@ -14,18 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from omnistorage import ops
-from omnistorage.backends import _sql_blob_list as listing
-from omnistorage.backends.sql_blob import SQLBlobBackend
-from omnistorage.core import (
-    Glob,
-    ListOptions,
-    ReadOptions,
-    Resolve,
-    StaleUploads,
-    WriteOptions,
-    power,
-)
+from omnistorage.backends.sql_blob import SQLBlobBackend, listing
+from omnistorage.concurrency.retry import Backoff, RequestPolicy
+from omnistorage.config import backend_names, locate, open_backend
+from omnistorage.core import Glob, ListOptions, ReadOptions, Resolve, StaleUploads, WriteOptions, power
+from omnistorage.core.secret import Secret
 from omnistorage.errors import (
     AlreadyExists,
     BackendUnavailable,
@@ -40,10 +33,8 @@ from omnistorage.errors import (
     ReaderClosed,
     StorageError,
 )
+from omnistorage.ops import operations
 from omnistorage.paths import sort_key
-from omnistorage.policies import Backoff, RequestPolicy
-from omnistorage.registry import backend_names, locate, open_backend
-from omnistorage.secret import Secret
 from omnistorage.store import Store
 from omnistorage.testing._kit import get, payload, put
 
@@ -227,7 +218,7 @@ def test_rs_7_1_4_keys_with_empty_segments_end_every_walk(backend):
         except NotFound:
             pass
     assert {"D", "D/y", "D//", "D//x"} <= set(seen)
-    assert [info.path for info in ops.walk(backend)] == [info.path for info in backend.list()]
+    assert [info.path for info in operations.walk(backend)] == [info.path for info in backend.list()]
 
 
 # --- globs ------------------------------------------------------------------------------------------------------------
@@ -248,9 +239,9 @@ def test_glob_is_pushed_down_and_equals_the_plain_one(backend):
         put(backend, key, b"")
 
     for pattern in GLOBS:
-        matching = ops.compile_glob(pattern, anchored=True)
-        wanted = [info.path for info in ops._glob(backend, pattern.removeprefix("/"), matching, None)]
-        assert [info.path for info in ops.glob(backend, pattern)] == wanted, pattern
+        matching = operations.compile_glob(pattern, anchored=True)
+        wanted = [info.path for info in operations._glob(backend, pattern.removeprefix("/"), matching, None)]
+        assert [info.path for info in operations.glob(backend, pattern)] == wanted, pattern
     assert power(backend, Glob) is backend
     with pytest.raises(ConfigError):
         backend.glob("a[")
@@ -949,11 +940,11 @@ def test_a_row_that_cannot_be_understood_is_an_error_of_ours_and_a_closed_reader
 
 def test_two_databases_in_memory_are_not_one_place():
     with SQLBlobBackend("sqlite://") as one, SQLBlobBackend("sqlite://") as other:
-        ops.write_bytes(one, "x", b"one")
-        ops.write_bytes(other, "x", b"other")
-        assert not ops.same_place(one, other)
-        ops.copy(one, "x", other, "y")
-        assert ops.read_bytes(other, "y") == b"one"
+        operations.write_bytes(one, "x", b"one")
+        operations.write_bytes(other, "x", b"other")
+        assert not operations.same_place(one, other)
+        operations.copy(one, "x", other, "y")
+        assert operations.read_bytes(other, "y") == b"one"
 
 
 @pytest.mark.parametrize("limit", [0, 10, 100_000])

@@ -11,13 +11,7 @@ import pytest
 
 from omnistorage.backends.sql_blob import SQLBlobBackend
 from omnistorage.core import ReadOptions, SetMetadata, StaleUploads, WriteOptions, power
-from omnistorage.errors import (
-    AlreadyExists,
-    CapabilityNotSupported,
-    ConfigError,
-    NotFound,
-    PreconditionFailed,
-)
+from omnistorage.errors import AlreadyExists, CapabilityNotSupported, ConfigError, NotFound, PreconditionFailed
 from omnistorage.testing import BackendTests
 from omnistorage.testing._kit import get, payload, put
 

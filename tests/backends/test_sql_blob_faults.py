@@ -15,8 +15,9 @@ from datetime import timedelta
 
 import pytest
 
-from omnistorage.backends._sql import Lost
-from omnistorage.cancellation import CancelScope, deadline
+from omnistorage.backends.sql.database import Lost
+from omnistorage.concurrency.cancellation import CancelScope, deadline
+from omnistorage.concurrency.retry import Backoff, RequestPolicy, RetryBudget
 from omnistorage.core import CopyOptions, WriteOptions
 from omnistorage.errors import (
     AlreadyExists,
@@ -30,7 +31,6 @@ from omnistorage.errors import (
     StorageError,
     WriterClosed,
 )
-from omnistorage.policies import Backoff, RequestPolicy, RetryBudget
 from omnistorage.testing._kit import get, payload, put
 
 from ..budget import pick

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 
 from omnistorage import CorruptData, InvalidPath, LocalBackend, SQLBlobBackend
-from omnistorage.backends._sql_blob_list import INFOS, as_bytes, loose_infos
+from omnistorage.backends.sql_blob.listing import INFOS, as_bytes, loose_infos
 from omnistorage.core import ListOptions, ObjectInfo
 from omnistorage.errors import SyncError
 from omnistorage.sync import sync

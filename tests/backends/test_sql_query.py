@@ -10,8 +10,9 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from omnistorage.backends._sql_query_text import scanned
-from omnistorage.backends.sql_query import Query, SQLQueryBackend
+from omnistorage.backends.sql_query import SQLQueryBackend
+from omnistorage.backends.sql_query.backend import Query
+from omnistorage.backends.sql_query.query_source import scanned
 from omnistorage.errors import ConfigError, RecordError, StorageError
 
 from ..budget import pick

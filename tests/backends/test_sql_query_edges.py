@@ -15,12 +15,15 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql
 
 from omnistorage import Cache, MemoryBackend, ops
-from omnistorage.backends import _computed, _serializers, _serializers_native, sql_query
-from omnistorage.backends._sql_query_types import Field
-from omnistorage.backends.sql_query import Query, SQLQueryBackend
+from omnistorage.backends.computed import backend as computed
+from omnistorage.backends.computed import serializers, serializers_native
+from omnistorage.backends.sql_query import SQLQueryBackend
+from omnistorage.backends.sql_query import backend as sql_query
+from omnistorage.backends.sql_query.arrow_types import Field
+from omnistorage.backends.sql_query.backend import Query
+from omnistorage.concurrency.retry import Backoff, RequestPolicy
 from omnistorage.core import ListOptions
 from omnistorage.errors import CapabilityNotSupported, ConfigError, RecordError, StorageError
-from omnistorage.policies import Backoff, RequestPolicy
 
 from .sql_query_places import QueryPlace, table_of
 
@@ -110,7 +113,7 @@ def test_memory_is_bounded_where_rows_are_wide(lite, tmp_path):
 
 def test_a_batch_of_wide_rows_is_closed_at_16_mib():
     one = pa.record_batch([pa.array([b"x" * 6_000_000])], names=["b"])
-    assert [batch.num_rows for batch in _serializers.regrouped([one] * 7, 1000)] == [3, 3, 1]
+    assert [batch.num_rows for batch in serializers.regrouped([one] * 7, 1000)] == [3, 3, 1]
 
 
 # --- what identifies a query ------------------------------------------------------------------------------------------
@@ -169,7 +172,7 @@ def by(pattern, values, query="SELECT id FROM SALES"):
 
 
 def test_a_listing_of_more_rows_than_keys_may_be_is_an_error_never_shorter(lite, monkeypatch):
-    monkeypatch.setattr(_computed, "MAX_KEYS", 10)
+    monkeypatch.setattr(computed, "MAX_KEYS", 10)
     monkeypatch.setattr(sql_query, "MAX_KEYS", 10)
     values = f"SELECT 2020 AS y FROM {lite.table}"
     with (
@@ -290,15 +293,15 @@ def field_of(kind, convert=None):
 def test_a_number_of_a_client_becomes_nothing_that_the_default_would_refuse(kind, good):
     field = field_of(kind)
     if good is not None:
-        made = _serializers_native.cast(field, pa.array(good, pa.int64()))
+        made = serializers_native.cast(field, pa.array(good, pa.int64()))
         assert (made.type, made.null_count) == (kind, 1)
     with pytest.raises(StorageError, match="column 'c' comes as int64"):
-        _serializers_native.cast(field, pa.array([0, 20_000, 1], pa.int64()))
+        serializers_native.cast(field, pa.array([0, 20_000, 1], pa.int64()))
 
 
 def test_a_column_with_a_function_of_its_own_goes_through_it_in_a_client_too():
     field = field_of(pa.string(), lambda values: pa.array([f"<{v}>" for v in values]))
-    assert _serializers_native.cast(field, pa.array([1, 2])).to_pylist() == ["<1>", "<2>"]
+    assert serializers_native.cast(field, pa.array([1, 2])).to_pylist() == ["<1>", "<2>"]
 
 
 def test_adbc_and_the_default_agree_on_strange_values(lite):
@@ -328,9 +331,9 @@ def test_a_panic_of_a_client_is_an_error_of_ours_and_an_interrupt_is_not(lite):
         raise error
 
     with pytest.raises(StorageError, match="PanicException: oh"):
-        _serializers_native._native(Result, lambda: fail(panic("oh")))
+        serializers_native._native(Result, lambda: fail(panic("oh")))
     with pytest.raises(KeyboardInterrupt):
-        _serializers_native._native(Result, lambda: fail(KeyboardInterrupt()))
+        serializers_native._native(Result, lambda: fail(KeyboardInterrupt()))
 
 
 def test_a_serializers_stream_that_only_reads_is_enough(lite):

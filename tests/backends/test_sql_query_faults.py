@@ -13,8 +13,11 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.pool import QueuePool, StaticPool
 
-from omnistorage.backends.sql_query import Query, SQLQueryBackend
-from omnistorage.cancellation import CancelScope
+from omnistorage.backends.sql_query import SQLQueryBackend
+from omnistorage.backends.sql_query.backend import Query
+from omnistorage.concurrency.cancellation import CancelScope
+from omnistorage.concurrency.retry import Backoff, RequestPolicy
+from omnistorage.core.secret import Secret
 from omnistorage.errors import (
     BackendUnavailable,
     Cancelled,
@@ -24,8 +27,6 @@ from omnistorage.errors import (
     RecordError,
     StorageError,
 )
-from omnistorage.policies import Backoff, RequestPolicy
-from omnistorage.secret import Secret
 
 from ..budget import pick
 from ..waiting import LIMIT, until

@@ -13,11 +13,12 @@ import pytest
 import sqlalchemy as sa
 
 from omnistorage import MemoryBackend, Registry, RegistryConfig, Store, ops
-from omnistorage.backends.sql_query import Query, SQLQueryBackend
+from omnistorage.backends.sql_query import SQLQueryBackend
+from omnistorage.backends.sql_query.backend import Query
 from omnistorage.core import HealthCheck as Health
 from omnistorage.core import ReadOptions, power
+from omnistorage.core.secret import Secret
 from omnistorage.errors import BackendClosed, CapabilityNotSupported, ConfigError, NotFound, StorageError
-from omnistorage.secret import Secret
 from omnistorage.store import Capability
 
 from .sql_query_places import ALL, BY_REGION, KEY, table_of

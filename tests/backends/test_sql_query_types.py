@@ -9,8 +9,9 @@ import pyarrow as pa
 import pytest
 import sqlalchemy as sa
 
-from omnistorage.backends._serializers import ArrowSerializer
-from omnistorage.backends.sql_query import Query, SQLQueryBackend
+from omnistorage.backends.computed.serializers import ArrowSerializer
+from omnistorage.backends.sql_query import SQLQueryBackend
+from omnistorage.backends.sql_query.backend import Query
 from omnistorage.errors import CapabilityNotSupported, ConfigError, MissingExtra, RecordError, StorageError
 
 from .sql_places import new_name

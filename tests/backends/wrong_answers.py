@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from omnistorage.cancellation import Clock
+from omnistorage.concurrency.cancellation import Clock
+from omnistorage.concurrency.retry import RequestPolicy, RetryBudget
 from omnistorage.errors import StorageError
-from omnistorage.policies import RequestPolicy, RetryBudget
 
 from ..servers.proxy import Answer
 

@@ -14,9 +14,9 @@ import pytest
 
 from omnistorage.backends.memory import MemoryBackend
 from omnistorage.cli import main
+from omnistorage.config import register_backend
 from omnistorage.core import ObjectInfo
 from omnistorage.errors import BackendUnavailable, NotFound, PermissionDenied, StorageError
-from omnistorage.registry import register_backend
 
 from ..waiting import LIMIT
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from omnistorage.backends.memory import MemoryBackend
-from omnistorage.cli.app import App
+from omnistorage.cli.core.app import App
 from omnistorage.core import ObjectInfo
 
 Cli = Callable[..., Any]
@@ -203,7 +203,7 @@ class Lying(MemoryBackend):
 
 
 def test_download_takes_nobodys_word(cli: Cli, box: Path) -> None:
-    from omnistorage.registry import register_backend
+    from omnistorage.config import register_backend
 
     register_backend("lying", Lying)
     (box / "sums").write_text(f"{hashlib.sha256(b'a').hexdigest()}  a\n")

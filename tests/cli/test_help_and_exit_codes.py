@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-import omnistorage.cli.listing as listing
-from omnistorage.cli.exits import escape, exit_code
-from omnistorage.cli.run import VERBS
+import omnistorage.cli.commands.ls as listing
+from omnistorage.cli.core.exit_codes import escape, exit_code
+from omnistorage.cli.runner import VERBS
 from omnistorage.errors import BackendUnavailable, ConfigError, MissingExtra, MultiError, NotFound, StorageError
 
 from ..budget import FULL

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from omnistorage.backends.memory import MemoryBackend
-from omnistorage.registry import register_backend
+from omnistorage.config import register_backend
 
 Cli = Callable[..., Any]
 

@@ -6,8 +6,8 @@ import re
 import pytest
 
 from omnistorage import MemoryBackend, RollingRecordWriter, Spool, StorageError
-from omnistorage.cli.app import App
-from omnistorage.cli.mirroring import Mirror
+from omnistorage.cli.core.app import App
+from omnistorage.cli.options.mirror import Mirror
 
 ROWS = b"".join(b'{"n": %d}\n' % number for number in range(100))
 AWAY = "s3://bucket/x?endpoint_url=http://127.0.0.1:9&access_key=a&secret_key=b"

@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 
-from omnistorage import registry
 from omnistorage.backends.local import LocalBackend
 from omnistorage.backends.memory import MemoryBackend
-from omnistorage.cli.app import App
+from omnistorage.cli.core.app import App
+from omnistorage.config import backend_names, register_backend, registry
+from omnistorage.config.backend_options import backend_parameters, may_be_secret
 from omnistorage.core import ObjectInfo
 from omnistorage.ops import read_bytes, write_bytes
-from omnistorage.registry import backend_names, backend_parameters, may_be_secret, register_backend
 
 from ..servers import server
 from ..servers.proxy import Answer, Proxy

@@ -14,7 +14,7 @@ from omnistorage.errors import PermissionDenied
 from omnistorage.multi import MultiBackend
 from omnistorage.segments import SegmentLog
 from omnistorage.sync import bisync
-from omnistorage.sync.partitions import prepare
+from omnistorage.sync.execution.partitions import prepare
 
 Cli = Callable[..., Any]
 LINE = b'{"a":1}\n'

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from omnistorage import LocalBackend
-from omnistorage.cli.inputs import _split
-from omnistorage.cli.transcode import parsing, reading, unparsing, writing
+from omnistorage.cli.options.inputs import _split
+from omnistorage.cli.records.transcode import parsing, reading, unparsing, writing
 from omnistorage.core import READ
 from omnistorage.delivery import DatasetWriter
 from omnistorage.errors import CapabilityNotSupported, PermissionDenied, RecordError

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import zstandard
 
-from omnistorage.cli.verbatim import JsonStrings, Verbatim
+from omnistorage.cli.records.verbatim import JsonStrings, Verbatim
 from omnistorage.errors import CorruptData, RecordError
 
 Cli = Callable[..., Any]

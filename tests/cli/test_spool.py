@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from omnistorage import LocalBackend, MemoryBackend
-from omnistorage.cli.spooling import Spooling
+from omnistorage.cli.options.spool import Spooling
 from omnistorage.delivery import RollingRecordWriter, Spool
 
 from ..delivery.test_spool_faults import NoGrowth
@@ -203,7 +203,9 @@ def test_what_a_full_disk_did_not_take_is_told(
     cli: Cli, box: Path, monkeypatch: pytest.MonkeyPatch, fsync: Any
 ) -> None:
     disk = NoGrowth(error=None)
-    monkeypatch.setattr("omnistorage.cli.spooling.Spool", partial(Spool, _os=disk, close_timeout=0.01, fsync=fsync))
+    monkeypatch.setattr(
+        "omnistorage.cli.commands.spool.Spool", partial(Spool, _os=disk, close_timeout=0.01, fsync=fsync)
+    )
     away(box / "out")
     fill(box / "s", 1)
     disk.full = True
@@ -219,7 +221,7 @@ def test_what_a_full_disk_did_not_take_is_told(
 def test_where_the_store_is_away_the_wait_at_the_end_is_told(
     cli: Cli, box: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("omnistorage.cli.spooling.Spool", partial(Spool, close_timeout=0.1))
+    monkeypatch.setattr("omnistorage.cli.commands.spool.Spool", partial(Spool, close_timeout=0.1))
     away(box / "out")
     fill(box / "s")
     ends = RollingRecordWriter.write_many
@@ -282,7 +284,7 @@ def test_bad_records_of_the_template_are_told_at_the_end(cli: Cli, box: Path) ->
 
 
 def test_the_live_line_shows_what_waits() -> None:
-    from omnistorage.cli.spooling import SpoolMeter
+    from omnistorage.cli.options.spool import SpoolMeter
 
     class Writer:
         progress = (

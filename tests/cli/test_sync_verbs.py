@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from omnistorage import AlreadyExists, LocalBackend, PermissionDenied
-from omnistorage.cli.exits import explain
-from omnistorage.cli.spelling import in_options, worded
+from omnistorage.cli.core.exit_codes import explain
+from omnistorage.cli.options.option_names import in_options, worded
 
 from ..waiting import LIMIT
 

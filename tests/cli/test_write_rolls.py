@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from omnistorage.cli.rolls import partitioned
-from omnistorage.cli.specs import DURATION, SIZE
+from omnistorage.cli.options.param_types import DURATION, SIZE
+from omnistorage.cli.records.rolling import partitioned
 from omnistorage.delivery import RollingRecordWriter
 
 from ..waiting import LIMIT, until

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from omnistorage.core.stages import MAX_CHUNK, Codec, Limit
 from omnistorage.errors import CorruptData
-from omnistorage.stages import MAX_CHUNK, Codec, Limit
 from omnistorage.testing.codecs import SAMPLE, noise, pieces
 
 from ..budget import pick

@@ -16,8 +16,8 @@ import pytest
 
 from omnistorage.compression import gzip as module
 from omnistorage.compression.gzip import Gzip
+from omnistorage.core.stages import MAX_CHUNK, Limit
 from omnistorage.errors import ConfigError, CorruptData, MissingExtra
-from omnistorage.stages import MAX_CHUNK, Limit
 from omnistorage.testing.codecs import SAMPLE, CodecTests, pieces, through
 
 from .goals import MEMBERS, OUTPUT, STRIDE, cut_everywhere, flip_every_bit

@@ -26,8 +26,8 @@ from omnistorage.compression.lz4 import Lz4
 from omnistorage.compression.snappy import Snappy
 from omnistorage.compression.xz import Xz
 from omnistorage.compression.zstd import Zstd
+from omnistorage.core.stages import Codec, Stage
 from omnistorage.errors import ConfigError
-from omnistorage.stages import Codec, Stage
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from omnistorage.compression.zstd import Zstd
+from omnistorage.core.stages import MAX_CHUNK, Limit
 from omnistorage.errors import ConfigError, CorruptData
-from omnistorage.stages import MAX_CHUNK, Limit
 from omnistorage.testing.codecs import SAMPLE, CodecTests, noise, pieces, through
 
 from ..budget import pick

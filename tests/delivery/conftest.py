@@ -13,7 +13,7 @@ import pytest
 from omnistorage import BackendUnavailable, MemoryBackend, open_records
 from omnistorage.core import WRITE
 from omnistorage.delivery import OmniHandler
-from omnistorage.wrappers._base import Wrapper
+from omnistorage.wrappers.base import Wrapper
 
 from ..waiting import until
 from .hanging import Hangs

@@ -6,7 +6,7 @@ import threading
 
 from omnistorage import StorageError
 from omnistorage.core import WRITE
-from omnistorage.wrappers._base import Wrapper
+from omnistorage.wrappers.base import Wrapper
 
 from ..waiting import LIMIT
 

@@ -9,7 +9,7 @@ import threading
 from contextlib import contextmanager
 
 from omnistorage import open_records
-from omnistorage.wrappers._base import Wrapper
+from omnistorage.wrappers.base import Wrapper
 
 from ..waiting import LIMIT
 from .dataset_world import LEASHED

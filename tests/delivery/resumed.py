@@ -11,8 +11,8 @@ from datetime import timedelta
 from omnistorage import LocalBackend, MemoryBackend, ops
 from omnistorage.backends.s3 import S3Backend
 from omnistorage.core import StaleUploads, power
+from omnistorage.core.stages import StageBase
 from omnistorage.delivery import ResumableWriter
-from omnistorage.stages import StageBase
 
 from ..budget import pick
 from ..servers import server

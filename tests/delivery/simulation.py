@@ -19,14 +19,14 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 from omnistorage import BackendUnavailable, MemoryBackend, StorageError, ops
-from omnistorage._context import Publishes
+from omnistorage.concurrency.retry import Backoff
 from omnistorage.core import READ, WRITE
+from omnistorage.core.lifecycle import Publishes
 from omnistorage.delivery import RollingRecordWriter, Spool
-from omnistorage.delivery._crew import Crew
+from omnistorage.delivery.executor import Crew
 from omnistorage.errors import AlreadyExists, NotFound
-from omnistorage.policies import Backoff
 from omnistorage.testing.os_faults import FaultyOS
-from omnistorage.wrappers._base import Wrapper
+from omnistorage.wrappers.base import Wrapper
 
 from .conftest import contents
 from .power import Platter

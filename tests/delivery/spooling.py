@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from omnistorage.concurrency.retry import Backoff
 from omnistorage.delivery import RollingRecordWriter, Spool
-from omnistorage.policies import Backoff
 
 SOON = Backoff(base=0.001, cap=0.01)
 

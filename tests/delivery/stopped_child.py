@@ -15,8 +15,8 @@ import time
 from omnistorage import LocalBackend
 from omnistorage.core import WRITE
 from omnistorage.delivery import RollingRecordWriter, Spool, draining
-from omnistorage.delivery.draining import _Draining
-from omnistorage.wrappers._base import Wrapper
+from omnistorage.delivery.shutdown import _Draining
+from omnistorage.wrappers.base import Wrapper
 
 
 class Hangs(Wrapper):

@@ -19,13 +19,7 @@ from omnistorage import LocalBackend, MemoryBackend, open_records, ops
 from omnistorage.backends.s3 import S3Backend
 from omnistorage.core import WriteOptions
 from omnistorage.delivery import ResumableWriter
-from omnistorage.errors import (
-    AlreadyExists,
-    BackendUnavailable,
-    NotFound,
-    StorageError,
-    WriterClosed,
-)
+from omnistorage.errors import AlreadyExists, BackendUnavailable, NotFound, StorageError, WriterClosed
 from omnistorage.records import open_decoded
 from omnistorage.testing.faults import Flaky
 

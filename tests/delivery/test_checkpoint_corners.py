@@ -9,11 +9,11 @@ from datetime import timedelta
 import pytest
 
 from omnistorage import LocalBackend, MemoryBackend, MultiBackend, open_records, ops
-from omnistorage.backends._object_client import Put
-from omnistorage.backends._s3_resume import _digest
+from omnistorage.backends.object_store.client import Put
+from omnistorage.backends.s3.resumable import _digest
 from omnistorage.core import WRITE, ResumableWrite, WriteOptions, power
 from omnistorage.delivery import ResumableWriter
-from omnistorage.delivery._side_uploads import beside
+from omnistorage.delivery.resumable.part_objects import beside
 from omnistorage.errors import (
     AlreadyExists,
     BackendUnavailable,
@@ -25,7 +25,7 @@ from omnistorage.errors import (
     WriterClosed,
 )
 from omnistorage.formats.csv import Csv
-from omnistorage.wrappers._base import Wrapper
+from omnistorage.wrappers.base import Wrapper
 
 from ..waiting import LIMIT
 from .resumed import TEXT, again, ended, kept, left, raw, tiny_s3

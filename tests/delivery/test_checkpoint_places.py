@@ -12,21 +12,14 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from omnistorage import LocalBackend, MemoryBackend, MultiBackend, open_records, ops
-from omnistorage.backends import _object_streams
+from omnistorage.backends.object_store import writer as object_streams
 from omnistorage.core import ResumableWrite, WriteOptions, power
 from omnistorage.delivery import ResumableWriter
-from omnistorage.errors import (
-    AlreadyExists,
-    ConfigError,
-    CorruptData,
-    NotFound,
-    PermissionDenied,
-    StorageError,
-)
+from omnistorage.errors import AlreadyExists, ConfigError, CorruptData, NotFound, PermissionDenied, StorageError
 from omnistorage.formats.csv import Csv
 from omnistorage.testing.basic import BasicBackend
 from omnistorage.wrappers import Encrypt, Observe, Prefix
-from omnistorage.wrappers._base import Wrapper
+from omnistorage.wrappers.base import Wrapper
 
 from ..waiting import LIMIT
 from .resumed import PLACES, TEXT, Raw, again, ended, kept, lives, opened, raw, tiny_s3
@@ -143,14 +136,14 @@ def test_an_upload_that_somebody_else_goes_on_with_is_refused():
     with tiny_s3() as store:
         token = kept(store)
         upload = token["upload"]
-        store.client.put_part(_object_streams.Upload(upload["key"], upload["upload"], None), 1, b"8 others")
+        store.client.put_part(object_streams.Upload(upload["key"], upload["upload"], None), 1, b"8 others")
         with pytest.raises(CorruptData, match="somebody else"):
             again(store, token)
         writer = raw(store)
         writer.write(TEXT[:19])
         token = writer.checkpoint()
         store.client.put_part(
-            _object_streams.Upload(token["upload"]["key"], token["upload"]["upload"], None), 2, b"x" * 8
+            object_streams.Upload(token["upload"]["key"], token["upload"]["upload"], None), 2, b"x" * 8
         )
         with pytest.raises(StorageError):
             writer.close()
@@ -412,7 +405,7 @@ def test_a_checkpoint_waits_for_what_is_on_its_way(monkeypatch):
 
 @pytest.mark.ci_only
 def test_parts_that_grow_are_counted_as_they_are(monkeypatch):
-    monkeypatch.setattr(_object_streams, "DOUBLING", 3)
+    monkeypatch.setattr(object_streams, "DOUBLING", 3)
     text = os.urandom(3 * 8 + 3 * 16 + 2 * 32 + 5)
     with tiny_s3() as store:
         cuts = (24, 25, 40, 41, 72, 73, 104, 105, 137)

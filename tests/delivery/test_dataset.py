@@ -28,7 +28,7 @@ from omnistorage import (
     open_records,
 )
 from omnistorage.delivery import DatasetReader, DatasetWriter
-from omnistorage.delivery._dataset_files import part_name
+from omnistorage.delivery.dataset.layout import part_name
 from tests import servers
 
 from ..waiting import LIMIT, until

@@ -20,9 +20,12 @@ from omnistorage import (
     Store,
     ops,
 )
-from omnistorage.delivery import DatasetReader, DatasetWriter, _dataset_files, dataset, manifest, read_manifest
-from omnistorage.delivery._object import Committed
-from omnistorage.delivery.manifest import Manifest
+from omnistorage.delivery import DatasetReader, DatasetWriter, read_manifest
+from omnistorage.delivery.dataset import layout
+from omnistorage.delivery.dataset import writer as dataset
+from omnistorage.delivery.rolling import manifest
+from omnistorage.delivery.rolling.manifest import Manifest
+from omnistorage.delivery.rolling.open_object import Committed
 from omnistorage.ops import read_bytes, write_bytes
 from omnistorage.testing import BasicBackend
 
@@ -60,7 +63,7 @@ def test_a_success_that_does_not_belong_to_the_manifest_is_refused():
 def test_what_has_more_bytes_than_ever_written_is_not_read(monkeypatch):
     store = MemoryBackend()
     write(store, [1])
-    monkeypatch.setattr(_dataset_files, "LINES", 100)
+    monkeypatch.setattr(layout, "LINES", 100)
     with pytest.raises(CorruptData):
         read(store)
     monkeypatch.undo()

@@ -10,7 +10,7 @@ from datetime import timedelta
 import pytest
 
 from omnistorage import ConfigError, DeadlineExceeded, LocalBackend, MemoryBackend, StorageError, WriterClosed
-from omnistorage.cancellation import CancelScope, deadline
+from omnistorage.concurrency.cancellation import CancelScope, deadline
 from omnistorage.delivery import RollingRecordWriter
 from omnistorage.segments import examine
 

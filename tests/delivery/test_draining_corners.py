@@ -12,7 +12,7 @@ from omnistorage import LocalBackend, MemoryBackend, RollingRecordWriter, Writer
 from omnistorage.core import WRITE
 from omnistorage.delivery import Spool, draining
 from omnistorage.errors import DeadlineExceeded
-from omnistorage.wrappers._base import Wrapper
+from omnistorage.wrappers.base import Wrapper
 
 from ..waiting import LIMIT
 from .conftest import contents

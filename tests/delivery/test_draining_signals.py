@@ -24,8 +24,9 @@ from omnistorage import (
     MemoryBackend,
     WriterClosed,
 )
-from omnistorage.cancellation import Waiter
-from omnistorage.delivery import OmniHandler, RollingRecordWriter, Spool, _roller, draining
+from omnistorage.concurrency.cancellation import Waiter
+from omnistorage.delivery import OmniHandler, RollingRecordWriter, Spool, draining
+from omnistorage.delivery.rolling import roller
 
 from ..budget import pick
 from ..waiting import LIMIT, until
@@ -155,7 +156,7 @@ def test_another_exception_on_the_way_out_changes_nothing():
 
 
 def test_all_writers_have_the_one_deadline(hangs, timer, caplog, monkeypatch):
-    monkeypatch.setattr(_roller, "PATIENCE", 0.01)  # what hangs here hangs for longer
+    monkeypatch.setattr(roller, "PATIENCE", 0.01)  # what hangs here hangs for longer
     sound, stores = MemoryBackend(), [hangs(), hangs()]
     writers = [RollingRecordWriter(store, "{seq}.ndjson", timer=timer) for store in (*stores, sound)]
 

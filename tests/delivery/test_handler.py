@@ -13,9 +13,9 @@ from decimal import Decimal
 import pytest
 
 from omnistorage import BackendUnavailable, ConfigError, MemoryBackend, NotFound, RecordError, RollingRecordWriter
+from omnistorage.concurrency.retry import Backoff
 from omnistorage.delivery import OmniHandler
-from omnistorage.policies import Backoff
-from omnistorage.wrappers._base import Wrapper
+from omnistorage.wrappers.base import Wrapper
 
 from ..waiting import LIMIT, until
 from .conftest import Down

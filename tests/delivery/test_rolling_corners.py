@@ -13,7 +13,7 @@ import pytest
 from omnistorage import AlreadyExists, LocalBackend, MemoryBackend, StorageError, open_records, ops
 from omnistorage.core import WRITE, WriteOptions
 from omnistorage.delivery import DatasetReader, DatasetWriter, RollingRecordWriter, Spool, Timer, read_manifest
-from omnistorage.wrappers._base import Wrapper
+from omnistorage.wrappers.base import Wrapper
 
 from ..waiting import LIMIT
 

@@ -27,7 +27,7 @@ from omnistorage.core import WriteOptions
 from omnistorage.delivery import Committed, RollingRecordWriter, read_manifest
 from omnistorage.ops import read_bytes, write_bytes
 from omnistorage.testing import BasicBackend
-from omnistorage.wrappers._base import Wrapper
+from omnistorage.wrappers.base import Wrapper
 
 from ..budget import pick
 from ..waiting import LIMIT, until

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from omnistorage import BackendUnavailable, MemoryBackend, RecordError, StorageError, open_records
 from omnistorage.core import WRITE
 from omnistorage.delivery import RollingRecordWriter
-from omnistorage.wrappers._base import Wrapper
+from omnistorage.wrappers.base import Wrapper
 
 from ..budget import pick
 from .conftest import ManualTimer

@@ -5,10 +5,10 @@ import threading
 import pytest
 
 from omnistorage import BackendUnavailable, MemoryBackend, MultiBackend, StorageError
-from omnistorage.cancellation import Clock
+from omnistorage.concurrency.cancellation import Clock
+from omnistorage.concurrency.retry import Backoff, RequestPolicy
 from omnistorage.delivery import ResumableWriter, RollingRecordWriter
-from omnistorage.delivery._patience import Patient, patient
-from omnistorage.policies import Backoff, RequestPolicy
+from omnistorage.delivery.long_retry import Patient, patient
 from omnistorage.testing.faults import Faulty
 
 from ..backends import test_s3

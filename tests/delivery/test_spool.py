@@ -21,7 +21,7 @@ from omnistorage import (
     open_records,
 )
 from omnistorage.delivery import RollingRecordWriter, Spool, read_manifest
-from omnistorage.delivery._spool_entries import REFUSED, STAMP
+from omnistorage.delivery.spool.entries import REFUSED, STAMP
 from omnistorage.formats import record_format
 from omnistorage.segments import SegmentLog, examine
 

@@ -15,7 +15,7 @@ import warnings
 import pytest
 
 from omnistorage import ConfigError, MemoryBackend, PermissionDenied, StorageError, WriterClosed
-from omnistorage.cancellation import CancelScope, deadline
+from omnistorage.concurrency.cancellation import CancelScope, deadline
 from omnistorage.segments import examine
 
 from ..waiting import LIMIT, until

@@ -14,13 +14,13 @@ from contextlib import nullcontext, suppress
 import pytest
 
 from omnistorage import MemoryBackend, StorageError, WriterClosed
-from omnistorage.cancellation import CancelScope, deadline
+from omnistorage.concurrency.cancellation import CancelScope, deadline
 from omnistorage.core import WRITE
-from omnistorage.delivery._crew import Crew
+from omnistorage.delivery.executor import Crew
 from omnistorage.errors import DeadlineExceeded
 from omnistorage.segments import examine
 from omnistorage.testing.os_faults import FaultyOS
-from omnistorage.wrappers._base import Wrapper
+from omnistorage.wrappers.base import Wrapper
 
 from ..waiting import LIMIT, until
 from .conftest import Down, ManualTimer, contents, numbers

@@ -17,11 +17,11 @@ from collections import Counter
 import pytest
 
 from omnistorage import BackendUnavailable, MemoryBackend, StorageError
+from omnistorage.concurrency.retry import Backoff
 from omnistorage.core import WRITE
 from omnistorage.delivery import RollingRecordWriter, Spool
-from omnistorage.policies import Backoff
 from omnistorage.testing.os_faults import FaultyOS
-from omnistorage.wrappers._base import Wrapper
+from omnistorage.wrappers.base import Wrapper
 
 from ..budget import pick
 from ..waiting import LIMIT

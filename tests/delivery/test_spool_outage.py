@@ -13,7 +13,7 @@ from contextlib import suppress
 import pytest
 
 from omnistorage import BackendUnavailable, MemoryBackend, PermissionDenied, StorageError, WriterClosed
-from omnistorage.cancellation import CancelScope, deadline
+from omnistorage.concurrency.cancellation import CancelScope, deadline
 from omnistorage.delivery import read_manifest
 from omnistorage.errors import DeadlineExceeded
 from omnistorage.segments import examine
@@ -114,7 +114,7 @@ def test_a_refusal_that_lasts_is_told_by_flush_and_close_and_is_tried_again_all_
 
 def test_the_pauses_grow_and_follow_the_clock_that_is_given(tmp_path, timer):
     store = Down(MemoryBackend(), down=True)
-    from omnistorage.policies import Backoff
+    from omnistorage.concurrency.retry import Backoff
 
     backoff = Backoff(base=10.0, cap=1000.0, draw=lambda: 1.0)
     writer = spooled(store, tmp_path, timer=timer, spool={"backoff": backoff, "fsync": "record", "fsync_interval": 1.0})

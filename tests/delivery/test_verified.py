@@ -23,7 +23,7 @@ from omnistorage.core import WRITE
 from omnistorage.delivery import DatasetWriter, ResumableWriter, RollingRecordWriter
 from omnistorage.testing import BasicBackend
 from omnistorage.wrappers import Encrypt
-from omnistorage.wrappers._base import Wrapper
+from omnistorage.wrappers.base import Wrapper
 
 from ..waiting import until
 from .conftest import numbers, paths

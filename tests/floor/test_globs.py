@@ -9,8 +9,8 @@ import pytest
 from hypothesis import assume, given, reject, settings
 from hypothesis import strategies as st
 
-from omnistorage._glob_match import FOLDERS, Automaton, plain_expression
 from omnistorage.errors import ConfigError
+from omnistorage.glob_matching import FOLDERS, Automaton, plain_expression
 from omnistorage.globs import _Parser, compile_glob, has_magic, literal_folder
 
 from ..budget import pick

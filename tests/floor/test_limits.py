@@ -5,9 +5,9 @@ import threading
 import pytest
 
 from omnistorage import Cancelled, DeadlineExceeded
-from omnistorage.cancellation import CancelScope, Clock, check, deadline, remaining
-from omnistorage.in_flight import GRACE, taking_back
-from omnistorage.strands import IO, Ahead, Strand
+from omnistorage.concurrency.cancellation import CancelScope, Clock, check, deadline, remaining
+from omnistorage.concurrency.in_flight import GRACE, taking_back
+from omnistorage.concurrency.pools import IO, Ahead, Strand
 
 from ..waiting import LIMIT
 

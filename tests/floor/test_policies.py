@@ -7,7 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omnistorage.cancellation import CancelScope, check, deadline, pause, remaining
+from omnistorage.concurrency.cancellation import CancelScope, check, deadline, pause, remaining
+from omnistorage.concurrency.quorum import Quorum
+from omnistorage.concurrency.rate_limit import TokenBucket
+from omnistorage.concurrency.retry import Backoff, RequestPolicy, RetryBudget, retrying
 from omnistorage.errors import (
     BackendUnavailable,
     Cancelled,
@@ -17,7 +20,6 @@ from omnistorage.errors import (
     OutcomeUnknown,
     StorageError,
 )
-from omnistorage.policies import Backoff, Quorum, RequestPolicy, RetryBudget, TokenBucket, retrying
 
 from ..waiting import LIMIT
 
@@ -238,7 +240,7 @@ def outer_context(scope):
     """The scope as the surroundings of another thread's work: what copying the context does."""
     from contextlib import contextmanager
 
-    from omnistorage.cancellation import _SCOPES
+    from omnistorage.concurrency.cancellation import _SCOPES
 
     @contextmanager
     def inside():

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from omnistorage import ops
-from omnistorage._shapes import has_shape, names_of
 from omnistorage.backends.memory import MemoryBackend
 from omnistorage.compression.gzip import Gzip
 from omnistorage.core import (
@@ -29,11 +28,12 @@ from omnistorage.core import (
     features_of,
     power,
 )
+from omnistorage.core.stages import Batch, Chain, Limit, StageBase
+from omnistorage.core.structural import has_shape, names_of
 from omnistorage.errors import CapabilityNotSupported, ConfigError, CorruptData, StorageError
 from omnistorage.formats.lines import Lines
-from omnistorage.stages import Batch, Chain, Limit, StageBase
 from omnistorage.testing import BasicBackend
-from omnistorage.wrappers._base import Wrapper
+from omnistorage.wrappers.base import Wrapper
 
 
 class Double(StageBase):

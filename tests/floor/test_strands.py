@@ -9,9 +9,9 @@ import weakref
 
 import pytest
 
-from omnistorage.cancellation import wait_for
+from omnistorage.concurrency.cancellation import wait_for
+from omnistorage.concurrency.pools import Ahead, Pool, Strand
 from omnistorage.errors import Cancelled
-from omnistorage.strands import Ahead, Pool, Strand
 
 from ..waiting import LIMIT
 
@@ -214,7 +214,7 @@ def test_no_thread_keeps_a_finished_strand_alive():
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_forked_child_has_working_pools():
-    from omnistorage.strands import CPU, forks
+    from omnistorage.concurrency.pools import CPU, forks
 
     strand = Strand(CPU, lambda item: None, depth=1)
     for n in range(10):

@@ -18,9 +18,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from omnistorage.core.stages import BATCH_RECORDS
 from omnistorage.errors import ConfigError, CorruptData, RecordError
 from omnistorage.formats.csv import Csv
-from omnistorage.stages import BATCH_RECORDS
 from omnistorage.testing.codecs import pieces
 
 from ..budget import pick

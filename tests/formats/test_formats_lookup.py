@@ -9,13 +9,13 @@ from typing import Any, ClassVar
 import pytest
 
 from omnistorage import MemoryBackend, formats, open_records
+from omnistorage.core.stages import Format
 from omnistorage.errors import ConfigError
 from omnistorage.formats import format_for_path, format_names, record_format, register_format
 from omnistorage.formats.csv import Csv
 from omnistorage.formats.length_prefixed import LengthPrefixed
 from omnistorage.formats.lines import Lines
 from omnistorage.formats.ndjson import Ndjson
-from omnistorage.stages import Format
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from omnistorage.core.stages import BATCH_RECORDS
 from omnistorage.errors import ConfigError, CorruptData, RecordError
 from omnistorage.formats.ndjson import Ndjson
-from omnistorage.stages import BATCH_RECORDS
 from omnistorage.testing.codecs import pieces
 from omnistorage.testing.formats import FormatTests
 

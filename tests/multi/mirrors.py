@@ -1,8 +1,8 @@
 """Mirrors of stores that can be pulled out, and what they hold."""
 
 from omnistorage import MemoryBackend, MultiBackend, Target
-from omnistorage.cancellation import Clock
-from omnistorage.multi._crew import Crew
+from omnistorage.concurrency.cancellation import Clock
+from omnistorage.multi.common.scheduler import Crew
 
 from .places import Switch, filled
 

@@ -19,7 +19,7 @@ class Misfortunes:
     @contextmanager
     def on_disks(self):
         """The world says what is at a path, in place of the machine."""
-        with patch("omnistorage.multi._roots.identity_of", self.identity):
+        with patch("omnistorage.multi.mirror.missing_roots.identity_of", self.identity):
             yield
 
     def identity(self, folder):

@@ -3,7 +3,7 @@
 import threading
 
 from omnistorage import BackendUnavailable, Cancelled, MemoryBackend
-from omnistorage.cancellation import Waiter, wait
+from omnistorage.concurrency.cancellation import Waiter, wait
 from omnistorage.ops import write_bytes
 from omnistorage.testing.faults import Faulty
 

@@ -18,10 +18,10 @@ from itertools import count
 
 from omnistorage import MemoryBackend, MultiBackend, Target
 from omnistorage.backends.memory import _MemoryWriter
-from omnistorage.cancellation import Clock, check, deadline
+from omnistorage.concurrency.cancellation import Clock, check, deadline
+from omnistorage.concurrency.retry import Backoff, RequestPolicy
 from omnistorage.errors import BackendUnavailable, Cancelled, OutcomeUnknown, PermissionDenied
-from omnistorage.multi._crew import Crew, Turn
-from omnistorage.policies import Backoff, RequestPolicy
+from omnistorage.multi.common.scheduler import Crew, Turn
 from omnistorage.testing import BasicBackend
 from omnistorage.testing.faults import Faulty
 

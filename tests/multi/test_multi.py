@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from omnistorage import BackendUnavailable, CorruptData, MemoryBackend, MultiError, OutcomeUnknown, PermissionDenied
-from omnistorage.multi import _feeds
+from omnistorage.multi.mirror import target_queue
 from omnistorage.ops import write_bytes
 from omnistorage.testing.faults import Faulty
 
@@ -187,13 +187,13 @@ def test_go_m3_every_error_is_found_in_the_group():
 
 
 def test_an_error_is_known_as_soon_as_its_target_is_known_to_have_failed(monkeypatch):
-    raised, told = threading.Event(), _feeds.told
+    raised, told = threading.Event(), target_queue.told
 
     def late(error, place):
         raised.wait(0.05)  # who does not wait for it is through by then
         return told(error, place)
 
-    monkeypatch.setattr(_feeds, "told", late)
+    monkeypatch.setattr(target_queue, "told", late)
     with pytest.raises(MultiError) as caught:
         write_bytes(mirror([Lost(MemoryBackend()), *switches(2)]), "x", b"new")
     raised.set()

@@ -3,7 +3,7 @@
 import pytest
 
 from omnistorage import ConfigError, MemoryBackend, MultiBackend, S3Backend, Target
-from omnistorage.multi._crew import Crew
+from omnistorage.multi.common.scheduler import Crew
 from omnistorage.ops import read_bytes, write_bytes
 from omnistorage.wrappers import Prefix
 

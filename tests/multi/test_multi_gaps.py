@@ -18,7 +18,7 @@ from omnistorage import (
     PreconditionFailed,
     Target,
 )
-from omnistorage.cancellation import CancelScope, deadline
+from omnistorage.concurrency.cancellation import CancelScope, deadline
 from omnistorage.core import CopyOptions, SetMetadata, WriteOptions, power
 from omnistorage.ops import read_bytes, write_bytes
 from omnistorage.testing.faults import Faulty

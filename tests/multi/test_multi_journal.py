@@ -19,7 +19,7 @@ from omnistorage import (
     Target,
     WriteOptions,
 )
-from omnistorage.multi import _journal
+from omnistorage.multi.mirror import journal as _journal
 from omnistorage.ops import read_bytes, write_bytes
 from omnistorage.testing.faults import Faulty
 
@@ -474,7 +474,7 @@ def test_places_that_lie_in_one_another_by_a_mount_are_refused(monkeypatch, tmp_
 22 1 8:1 / / rw - ext4 /dev/sda1 rw
 30 22 8:1 {tmp_path}/a/inner {tmp_path}/bound rw - ext4 /dev/sda1 rw
 """
-    monkeypatch.setattr("omnistorage._volumes._mounts", lambda: mounts)
+    monkeypatch.setattr("omnistorage.ops.volumes._mounts", lambda: mounts)
     for pair in (["a", "bound"], ["bound", "a"], ["a", "bound/new"]):
         with pytest.raises(ConfigError):
             MultiBackend([f"{tmp_path / name}/" for name in pair], journal=tmp_path / "journal")

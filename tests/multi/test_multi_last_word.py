@@ -20,7 +20,7 @@ from omnistorage import (
     WriteOptions,
 )
 from omnistorage.backends.memory import _MemoryWriter
-from omnistorage.cancellation import deadline
+from omnistorage.concurrency.cancellation import deadline
 from omnistorage.ops import read_bytes, write_bytes
 from omnistorage.testing import BasicBackend
 

@@ -28,7 +28,7 @@ from omnistorage import (
     WriteOptions,
     open_backend,
 )
-from omnistorage.cancellation import CancelScope, deadline
+from omnistorage.concurrency.cancellation import CancelScope, deadline
 from omnistorage.multi import Outcome
 from omnistorage.ops import read_bytes, write_bytes
 from omnistorage.testing.faults import Faulty

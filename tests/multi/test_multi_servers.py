@@ -23,8 +23,8 @@ from omnistorage import (
     WriteOptions,
     open_records,
 )
+from omnistorage.concurrency.retry import Backoff, RequestPolicy
 from omnistorage.ops import read_bytes, write_bytes
-from omnistorage.policies import Backoff, RequestPolicy
 
 from ..backends import gcs_places, test_s3
 from ..budget import pick

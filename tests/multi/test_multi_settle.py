@@ -18,7 +18,7 @@ from omnistorage import (
     StorageError,
     WriteOptions,
 )
-from omnistorage.cancellation import deadline
+from omnistorage.concurrency.cancellation import deadline
 from omnistorage.ops import read_bytes, write_bytes
 from omnistorage.testing.faults import Faulty
 

@@ -23,7 +23,7 @@ from omnistorage import (
     Target,
     WriteOptions,
 )
-from omnistorage.cancellation import deadline
+from omnistorage.concurrency.cancellation import deadline
 from omnistorage.ops import read_bytes, write_bytes
 
 from ..waiting import LIMIT, until

@@ -81,7 +81,7 @@ def test_race_closes_what_came_too_late():
 
 
 def test_a_race_ends_when_its_caller_is_cancelled():
-    from omnistorage.cancellation import CancelScope
+    from omnistorage.concurrency.cancellation import CancelScope
 
     held = [Held(filled(x=b"")) for _ in range(2)]
     tiers = TieredBackend([Tier(f"t{n}", one) for n, one in enumerate(held)], read="race")

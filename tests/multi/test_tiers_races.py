@@ -20,7 +20,7 @@ from omnistorage import (
     WriteOptions,
 )
 from omnistorage.core import READ
-from omnistorage.multi._shadow import Shadow
+from omnistorage.multi.common.shadow import Shadow
 from omnistorage.ops import read_bytes, write_bytes
 from omnistorage.testing.faults import Faulty
 

@@ -21,7 +21,7 @@ from omnistorage import (
 from omnistorage.compression.gzip import Gzip
 from omnistorage.compression.zstd import Zstd
 from omnistorage.records import open_decoded
-from omnistorage.streams import EncodedWriter
+from omnistorage.records.byte_streams import EncodedWriter
 from omnistorage.testing import Flaky, Slow
 from omnistorage.testing._kit import payload
 

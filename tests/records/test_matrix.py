@@ -13,10 +13,10 @@ from datetime import timedelta
 import pytest
 
 from omnistorage import BackendUnavailable, LocalBackend, MemoryBackend, open_records
+from omnistorage.concurrency.pools import CPU, IO
 from omnistorage.core import StaleUploads, power
-from omnistorage.strands import CPU, IO
 from omnistorage.testing import BasicBackend, Flaky
-from omnistorage.wrappers._base import Wrapper
+from omnistorage.wrappers.base import Wrapper
 
 from ..budget import pick
 

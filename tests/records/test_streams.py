@@ -12,11 +12,11 @@ import pytest
 from omnistorage.backends.memory import MemoryBackend
 from omnistorage.compression.gzip import Gzip
 from omnistorage.compression.zstd import Zstd
+from omnistorage.concurrency.pools import CPU, IO
 from omnistorage.core import ReadOptions
 from omnistorage.errors import BackendUnavailable, CorruptData, ReaderClosed, StorageError, WriterClosed
-from omnistorage.records import open_decoded
-from omnistorage.strands import CPU, IO
-from omnistorage.streams import DecodedReader, EncodedWriter, as_file
+from omnistorage.records import as_file, open_decoded
+from omnistorage.records.byte_streams import DecodedReader, EncodedWriter
 from omnistorage.testing import BasicBackend, Chunky, Flaky, Slow
 from omnistorage.testing._kit import payload
 

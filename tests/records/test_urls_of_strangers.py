@@ -9,7 +9,7 @@ import pytest
 
 import omnistorage
 from omnistorage import ConfigError, PermissionDenied, open_backend, open_records, open_store
-from omnistorage.registry import backend_class, backend_names, locate
+from omnistorage.config import backend_class, backend_names, locate
 
 ELSEWHERE = ["/etc/passwd", "x.ndjson", "file:///etc/passwd", "sqlite:///x.db?a", "s3://bucket/x.ndjson",
              "sftp://host/x.ndjson", "FILE:///x", "postgresql://host/db", "memory://x/y"]  # fmt: skip

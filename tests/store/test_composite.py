@@ -373,7 +373,7 @@ def test_tiers_may_be_stores_and_backends_of_the_same_configuration(tmp_path):
 
 def test_defaults_reach_the_tiers():
     from omnistorage import open_backend
-    from omnistorage.policies import RequestPolicy
+    from omnistorage.concurrency.retry import RequestPolicy
 
     policy = RequestPolicy(retries=0)
     options = {"tiers": [{"name": "web", "store": "http://host/x/"}, {"name": "disk", "store": "./nowhere"}]}

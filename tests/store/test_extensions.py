@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from omnistorage import AlreadyExists, Cancelled, ConfigError, InvalidPath, MemoryBackend, NotFound, Store
-from omnistorage.cancellation import CancelScope
+from omnistorage.concurrency.cancellation import CancelScope
 from omnistorage.store import batch
 from omnistorage.store.batch import batch_copy, batch_delete, batch_exists, batch_read, batch_stat
 from omnistorage.store.partition import NULL, ParsedPartition, parse_partition, partition_path
@@ -122,7 +122,7 @@ def test_errors_that_are_not_ours_end_a_batch_and_cancellation_reaches_its_threa
         scope.cancel()
 
         def work(path):
-            from omnistorage.cancellation import check
+            from omnistorage.concurrency.cancellation import check
 
             check("read", path)
 

@@ -152,7 +152,10 @@ def test_what_interrupts_a_close_publishes_nothing_half_written(mode):
             left = [line]
 
             def interrupt(frame, event, argument, left=left):
-                if frame.f_code.co_filename.endswith(("store/files.py", "omnistorage/streams.py")) and event == "line":
+                if (
+                    frame.f_code.co_filename.endswith(("store/files.py", "omnistorage/records/byte_streams.py"))
+                    and event == "line"
+                ):
                     left[0] -= 1
                     if left[0] == 0:
                         raise KeyboardInterrupt

@@ -6,13 +6,13 @@ from datetime import timedelta
 import pytest
 
 from omnistorage import Cancelled, MemoryBackend, MultiWriter, OutcomeUnknown, RollingRecordWriter
-from omnistorage._transfer import take_back
-from omnistorage.cancellation import CancelScope, Waiter, wait
-from omnistorage.delivery._dataset_files import LOCK, Place
-from omnistorage.delivery._verified import take_back as take_back_object
+from omnistorage.concurrency.cancellation import CancelScope, Waiter, wait
+from omnistorage.delivery.dataset.layout import LOCK, Place
+from omnistorage.delivery.verified_sink import take_back as take_back_object
 from omnistorage.ops import write_bytes
-from omnistorage.sync._bisync_state import Lock
-from omnistorage.sync.places import Side
+from omnistorage.ops.copying import take_back
+from omnistorage.sync.endpoint import Side
+from omnistorage.sync.two_way.state import Lock
 from omnistorage.testing.faults import Faulty
 
 from ..waiting import LIMIT

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 from omnistorage import MemoryBackend
 from omnistorage.errors import PermissionDenied
-from omnistorage.sync.html import HtmlReport
+from omnistorage.sync.html.report import HtmlReport
 
 from .stores import fill, memory, put
 

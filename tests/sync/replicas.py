@@ -11,9 +11,9 @@ from dataclasses import replace
 from datetime import timedelta
 
 from omnistorage import MemoryBackend, ops
+from omnistorage.concurrency.retry import Backoff
 from omnistorage.core import WriteOptions
 from omnistorage.errors import BackendUnavailable, OutcomeUnknown, PermissionDenied, StorageError
-from omnistorage.policies import Backoff
 from omnistorage.sync import bisync
 from omnistorage.testing import Faulty
 

@@ -12,14 +12,14 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from omnistorage import MemoryBackend, ops
-from omnistorage.cancellation import Clock
+from omnistorage.concurrency.cancellation import Clock
+from omnistorage.concurrency.retry import Backoff
 from omnistorage.core import WriteOptions
 from omnistorage.errors import BackendUnavailable, NotFound, OutcomeUnknown, PermissionDenied, StorageError
-from omnistorage.policies import Backoff
 from omnistorage.sync import SyncOptions, run
-from omnistorage.sync._plan import Plan
-from omnistorage.sync.actions import CHANGES
 from omnistorage.sync.filters import Filter
+from omnistorage.sync.planning.actions import CHANGES
+from omnistorage.sync.planning.plan import Plan
 from omnistorage.testing import Faulty
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

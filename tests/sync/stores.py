@@ -4,9 +4,9 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from omnistorage import MemoryBackend, ops
+from omnistorage.concurrency.retry import Backoff
 from omnistorage.core import ObjectInfo, WriteOptions
 from omnistorage.errors import PermissionDenied, StorageError
-from omnistorage.policies import Backoff
 from omnistorage.sync import Plan, run
 from omnistorage.testing import Faulty
 

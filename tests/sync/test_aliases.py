@@ -5,13 +5,13 @@ import os
 import pytest
 
 from omnistorage import ConfigError, LocalBackend, MemoryBackend, StorageError
-from omnistorage._same_bucket import differ_by_host_alone
-from omnistorage._volumes import volume_path
 from omnistorage.core import ObjectInfo
+from omnistorage.ops.same_bucket import differ_by_host_alone
+from omnistorage.ops.volumes import volume_path
 from omnistorage.sync import Filter, Plan
-from omnistorage.sync._aliases import FirstRemoval, is_one_object
-from omnistorage.sync._overlap import overlap
-from omnistorage.sync.places import Side
+from omnistorage.sync.endpoint import Side
+from omnistorage.sync.endpoint_aliases import FirstRemoval, is_one_object
+from omnistorage.sync.overlap import overlap
 
 from .simulation import Inline
 from .stores import bucket, carry_out, day, errors, fill, go, held, memory, put
@@ -78,7 +78,7 @@ def test_a_new_copy_in_a_bucket_of_the_same_name_may_be_its_source_as_well():
 
 
 def test_what_is_too_long_to_be_held_is_the_only_loss_and_is_said(monkeypatch):
-    monkeypatch.setattr("omnistorage.sync._aliases._HELD", 3)
+    monkeypatch.setattr("omnistorage.sync.endpoint_aliases._HELD", 3)
     store = fill(memory(), a=b"long", b=b"longer", c=b"longest")
     report = one_by_one(Plan(store, Alias(store, "memory://another/"), move=True, pool=Inline))
     assert set(held(store)) == {"b", "c"}
@@ -191,7 +191,7 @@ def test_a_mount_inside_a_place_that_shows_the_other_is_an_overlap(monkeypatch, 
 31 22 8:1 {root} {tmp_path}/src/mnt rw - ext4 /dev/sda1 rw
 32 22 8:9 /srv/dst {tmp_path}/src/else rw - ext4 /dev/sdb rw
 """
-    monkeypatch.setattr("omnistorage._volumes._mounts", lambda: mounts)
+    monkeypatch.setattr("omnistorage.ops.volumes._mounts", lambda: mounts)
     src, dst = Side(tmp_path / "src", "source"), Side(tmp_path / "dst", "destination")
     assert overlap(src, dst) == overlap(dst, src) == inner
     if inner is not None:
@@ -204,7 +204,7 @@ def test_two_mounts_of_one_volume_overlap(monkeypatch, tmp_path):
     names = {"data": ("8:1", "/srv"), "bound": ("8:1", "/srv/k"), "other": ("8:1", "/srv2"), "else": ("8:2", "/srv")}
     for name in names:
         (tmp_path / name).mkdir()
-    monkeypatch.setattr("omnistorage._volumes.volume_path", lambda path: names[os.path.basename(path.rstrip("/"))])
+    monkeypatch.setattr("omnistorage.ops.volumes.volume_path", lambda path: names[os.path.basename(path.rstrip("/"))])
     sides = {name: Side(tmp_path / name, "source") for name in names}
     assert overlap(sides["data"], sides["bound"]) == "k"
     assert overlap(sides["bound"], sides["data"]) == "k"

@@ -2,13 +2,10 @@
 
 import pytest
 
-from omnistorage import (
-    MemoryBackend,
-    NotFound,
-)
+from omnistorage import MemoryBackend, NotFound
 from omnistorage.errors import SyncError
 from omnistorage.sync import bisync
-from omnistorage.sync.bisync import POLICIES
+from omnistorage.sync.two_way.run import POLICIES
 
 from .stores import Acting, blind, bucket, fill, held, memory, put
 from .two_sides import STORES, Two, conflict

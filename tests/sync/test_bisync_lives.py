@@ -4,11 +4,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from omnistorage import (
-    LocalBackend,
-    PreconditionFailed,
-    ops,
-)
+from omnistorage import LocalBackend, PreconditionFailed, ops
 from omnistorage.sync import bisync
 
 from ..backends import test_s3

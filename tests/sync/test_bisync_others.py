@@ -5,10 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from omnistorage import (
-    ConfigError,
-    MemoryBackend,
-)
+from omnistorage import ConfigError, MemoryBackend
 from omnistorage.sync import BisyncReport, Filter
 
 from .stores import Acting, Folding, blind, fill, held, listing, meanwhile, memory, put

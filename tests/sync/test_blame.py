@@ -5,7 +5,7 @@ import pytest
 from omnistorage import LocalBackend, MemoryBackend
 from omnistorage.errors import BackendUnavailable, InvalidPath, PermissionDenied
 from omnistorage.sync import check, copy_file, move, sync
-from omnistorage.sync._blame import side_of
+from omnistorage.sync.error_context import side_of
 from omnistorage.wrappers import Prefix
 
 from .stores import blind, bucket, failing, fill, go, memory, put

@@ -11,8 +11,9 @@ import pytest
 from omnistorage import ConfigError, LocalBackend, MemoryBackend, NotFound, StorageError
 from omnistorage.backends.sql_blob import SQLBlobBackend
 from omnistorage.sync import Filter, Plan, check, check_sums, copy, move
-from omnistorage.sync.checking import Checker, CheckReport
-from omnistorage.sync.compare import time_to_keep
+from omnistorage.sync.checking import CheckReport
+from omnistorage.sync.checking.checker import Checker
+from omnistorage.sync.planning.comparison import time_to_keep
 
 from .stores import Acting, HalfListed, Locked, bucket, day, failing, fill, held, listing, memory, planned, put
 from .test_comparing import hashing

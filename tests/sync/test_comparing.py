@@ -5,11 +5,11 @@ from datetime import timedelta
 import pytest
 
 from omnistorage import ConfigError, LocalBackend, MemoryBackend
+from omnistorage.checksums import new_hash
 from omnistorage.core import ObjectInfo
-from omnistorage.digests import new_hash
 from omnistorage.sync import SyncOptions, check
-from omnistorage.sync.compare import Comparison
-from omnistorage.sync.places import Side
+from omnistorage.sync.endpoint import Side
+from omnistorage.sync.planning.comparison import Comparison
 
 from .stores import Acting, bucket, day, failing, fill, go, held, memory, planned, put, whys
 

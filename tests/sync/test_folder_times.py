@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from omnistorage import LocalBackend, MemoryBackend
 from omnistorage.core import FolderTimes, power
 from omnistorage.sync import Plan, check, copy, move, run, sync
-from omnistorage.sync._times import CHANGES, DIFFERS, MOST_FOLDERS
-from omnistorage.sync.partitions import execute, prepare
+from omnistorage.sync.execution.partitions import execute, prepare
+from omnistorage.sync.planning.folder_times import CHANGES, DIFFERS, MOST_FOLDERS
 
 from ..backends import test_sftp_conformance
 from .stores import failing
@@ -224,7 +224,7 @@ def test_more_changes_than_are_remembered_give_every_folder_its_time(tree, monke
     sync(source, target)
     for name in ("a/b/c/x", "d/z"):
         write(source, name, "another", age=9)
-    monkeypatch.setattr("omnistorage.sync._times.MOST_FOLDERS", 1)
+    monkeypatch.setattr("omnistorage.sync.planning.folder_times.MOST_FOLDERS", 1)
     assert MOST_FOLDERS >= 10_000
     times = {path for kind, path, _ in left_to_do(source, target) if kind == "dirtime"}
     assert times == set(folders(source))

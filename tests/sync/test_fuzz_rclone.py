@@ -11,11 +11,10 @@ from pprint import pformat
 
 import pytest
 
-from omnistorage.sync import _rules
-from omnistorage.sync._endings import Ending
-from omnistorage.sync.compare import EQUAL, Comparison
-from omnistorage.sync.filters import Filter
-from omnistorage.sync.transfer import Hands
+from omnistorage.sync.execution.transfer import Hands
+from omnistorage.sync.filters import Filter, rules
+from omnistorage.sync.planning.comparison import EQUAL, Comparison
+from omnistorage.sync.planning.finalize import Ending
 
 from ..budget import pick
 from .fuzz_cases import case_of
@@ -96,7 +95,7 @@ def _times_do_not_count(patch):
 
 
 def _anchors_do_not_count(patch):
-    compiled = _rules.compile_rule
+    compiled = rules.compile_rule
 
     def loose(text, ignore_case=False):
         return compiled(text.replace(" /", " ", 1), ignore_case)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from omnistorage import LocalBackend, NotFound
 from omnistorage.errors import SyncError
 from omnistorage.sync import Filter, check, copy, copy_file, move, sync
-from omnistorage.sync.html import ROWS, STILL, HtmlReport, human
+from omnistorage.sync.html.report import ROWS, STILL, HtmlReport, human
 from omnistorage.wrappers import ReadOnly
 
 from .html_page import HOSTILE, Parsed, Sealed, both, page_of, parsed
@@ -92,7 +92,7 @@ def test_what_matters_comes_before_what_is_the_same():
 
 _CHILD = """
 import sys
-from omnistorage.sync.html import HtmlReport
+from omnistorage.sync.html.report import HtmlReport
 peak = lambda: next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
 report = HtmlReport(sys.argv[1], title="t", source="a", destination="b")
 before = peak()

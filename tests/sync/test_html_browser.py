@@ -10,7 +10,7 @@ import zlib
 
 import pytest
 
-from omnistorage.sync.html import human
+from omnistorage.sync.html.report import human
 
 from ..waiting import LIMIT
 from .html_page import HOSTILE, Parsed, page_of

@@ -7,8 +7,8 @@ import pytest
 
 from omnistorage import LocalBackend, MemoryBackend
 from omnistorage.sync import check
-from omnistorage.sync.compare import kept_time
-from omnistorage.sync.partitions import execute, prepare
+from omnistorage.sync.execution.partitions import execute, prepare
+from omnistorage.sync.planning.comparison import kept_time
 
 from .simulation import Inline
 from .stores import Acting, bucket, day, fill, go, held, memory, planned, put

@@ -13,8 +13,8 @@ from omnistorage import LocalBackend, MemoryBackend, ops
 from omnistorage.core import Features
 from omnistorage.errors import ConfigError, CorruptData, PreconditionFailed, StorageError
 from omnistorage.sync import SyncOptions, sync
-from omnistorage.sync import _lanes as lanes
-from omnistorage.sync._lanes import LaneReader, suits
+from omnistorage.sync.execution import parallel_reader as lanes
+from omnistorage.sync.execution.parallel_reader import LaneReader, suits
 
 from ..backends import test_s3, test_sftp_conformance
 from .stores import held

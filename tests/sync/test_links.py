@@ -14,9 +14,9 @@ from omnistorage import LocalBackend, MemoryBackend, ops
 from omnistorage.core import LIST, ListOptions, ReadOptions, WriteOptions
 from omnistorage.errors import AlreadyExists, CorruptData, InvalidPath, NotFound, StorageError
 from omnistorage.sync import Filter, Plan, SyncOptions, check, copy, move, sync
-from omnistorage.sync._links import SUFFIX, StoredLinks
-from omnistorage.sync.partitions import execute, prepare
-from omnistorage.sync.transfer import Hands
+from omnistorage.sync.execution.partitions import execute, prepare
+from omnistorage.sync.execution.transfer import Hands
+from omnistorage.sync.links import SUFFIX, StoredLinks
 
 from ..backends import test_s3, test_sftp_conformance
 

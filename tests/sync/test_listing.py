@@ -16,8 +16,9 @@ from omnistorage import ListingDisorder, LocalBackend, MemoryBackend, ops
 from omnistorage.core import ObjectInfo
 from omnistorage.errors import CapabilityNotSupported
 from omnistorage.sync import Filter, Plan, sync
-from omnistorage.sync._names import not_portable
-from omnistorage.sync.places import Fold, Side
+from omnistorage.sync.endpoint import Side
+from omnistorage.sync.entries import Fold
+from omnistorage.sync.planning.portable_names import not_portable
 from omnistorage.wrappers import Prefix
 
 from ..budget import pick

@@ -7,7 +7,7 @@ import pytest
 
 from omnistorage import BackendConfig, ConfigError
 from omnistorage.sync import SyncOptions
-from omnistorage.sync.partitions import prepare
+from omnistorage.sync.execution.partitions import prepare
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,14 @@ import pytest
 
 from omnistorage import LocalBackend, MemoryBackend
 from omnistorage.sync import sync
-from omnistorage.sync._pace import Pace
+from omnistorage.sync.execution.adaptive_threads import Pace
 
 
 @pytest.mark.skipif(Pace(threads=False).threads, reason="without the interpreter's lock threads always help")
 def test_three_calls_in_a_row_that_wait_go_to_threads_and_stay_there(monkeypatch):
     clock = [0.0, 0.0]
-    monkeypatch.setattr("omnistorage.sync._pace.time.perf_counter", lambda: clock[0])
-    monkeypatch.setattr("omnistorage.sync._pace.time.thread_time", lambda: clock[1])
+    monkeypatch.setattr("omnistorage.sync.execution.adaptive_threads.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("omnistorage.sync.execution.adaptive_threads.time.thread_time", lambda: clock[1])
 
     def call(wall, cpu):
         def run():

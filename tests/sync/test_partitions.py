@@ -14,8 +14,10 @@ from datetime import timedelta
 import pytest
 
 from omnistorage import ConfigError, CorruptData, LocalBackend, NotFound, SyncError
-from omnistorage.sync import Filter, SyncOptions, _written, check, partitions
-from omnistorage.sync.partitions import execute, prepare, resume, run_partition
+from omnistorage.sync import Filter, SyncOptions, check
+from omnistorage.sync.execution import partitions
+from omnistorage.sync.execution.partitions import execute, prepare, resume, run_partition
+from omnistorage.sync.planning import saved_plan
 from tests import servers
 
 from ..budget import pick
@@ -138,7 +140,7 @@ def test_two_executions_of_one_partition_do_no_harm(tree):
 
 _CHILD = """
 import sys
-from omnistorage.sync.partitions import execute
+from omnistorage.sync.execution.partitions import execute
 execute(sys.argv[1])
 """
 
@@ -254,9 +256,9 @@ def test_every_option_survives_being_written_down():
         compare="rclone", checksum="strict", modify_window=timedelta(seconds=2), delete=True, max_delete="7%",
         backup_dir="/tmp/x", suffix=".b", transfers=9, bwlimit="10M", order_by="size,desc", links="follow",
     )  # fmt: skip
-    written = json.loads(json.dumps(_written.plain(options)))
-    assert _written.options_of(written) == options
-    assert _written.digest_of(written) == _written.fingerprint(options) != _written.fingerprint(SyncOptions())
+    written = json.loads(json.dumps(saved_plan.plain(options)))
+    assert saved_plan.options_of(written) == options
+    assert saved_plan.digest_of(written) == saved_plan.fingerprint(options) != saved_plan.fingerprint(SyncOptions())
 
 
 def test_what_cannot_be_opened_anew_or_must_not_be_written_down_is_refused(tmp_path):

@@ -14,22 +14,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from omnistorage import ListingDisorder, MemoryBackend, ops
-from omnistorage.backends._base import BackendBase
+from omnistorage.backends.base import BackendBase
 from omnistorage.backends.sql_blob import SQLBlobBackend
-from omnistorage.cancellation import CancelScope, check, pause
+from omnistorage.concurrency.cancellation import CancelScope, check, pause
 from omnistorage.core import LIST, Features, ObjectInfo
 from omnistorage.errors import BackendUnavailable, Cancelled, InvalidPath, StorageError
 from omnistorage.paths import sort_key
-from omnistorage.sync import Filter, Plan, _cuts, _ranges
-from omnistorage.sync.places import Fold, Side
+from omnistorage.sync import Filter, Plan
+from omnistorage.sync.endpoint import Side
+from omnistorage.sync.entries import Fold
+from omnistorage.sync.listing import key_ranges, range_boundaries
 
 from ..backends.gcs_places import fresh as fresh_gcs
 from ..backends.test_s3 import fresh as fresh_s3
 from .simulation import Inline
 from .stores import bucket, memory
 
-PAGE, BEGIN, AHEAD = 4, 3, _ranges.AHEAD
-SMALL = partial(patch.multiple, _ranges, PAGE=PAGE, BEGIN=BEGIN, _SAMPLE=1)
+PAGE, BEGIN, AHEAD = 4, 3, key_ranges.AHEAD
+SMALL = partial(patch.multiple, key_ranges, PAGE=PAGE, BEGIN=BEGIN, _SAMPLE=1)
 WAIT = 20  # seconds, after which a thread that others wait for is given up
 
 
@@ -37,7 +39,7 @@ def _fits_not(one, patience):
     raise AssertionError("a range does not begin where the one before it ended, in a store that nobody changes")
 
 
-FITS = partial(patch.object, _ranges._Range, "go_on", _fits_not)
+FITS = partial(patch.object, key_ranges._Range, "go_on", _fits_not)
 
 
 class Keys(BackendBase):
@@ -90,7 +92,7 @@ def numbered(count, form="f{:05}"):
 
 def read(store, prefix="", readers=4, pool=ThreadPoolExecutor, **more):
     with SMALL():
-        return [info.path for info in _ranges.in_ranges(store, prefix, readers=readers, pool=pool, **more)]
+        return [info.path for info in key_ranges.in_ranges(store, prefix, readers=readers, pool=pool, **more)]
 
 
 @pytest.fixture
@@ -124,7 +126,7 @@ def test_boundaries_of_any_kind_lose_and_double_nothing(keys, data):
         return next((bound for bound in bounds if sort_key(bound) > sort_key(key)), None)
 
     store = Keys(keys)
-    with FITS(), patch.object(_ranges, "guesses", lambda *about: iter([behind])):
+    with FITS(), patch.object(key_ranges, "guesses", lambda *about: iter([behind])):
         assert read(store, pool=Inline) == store.keys
 
 
@@ -169,7 +171,7 @@ def test_a_short_listing_is_one_stream_without_a_thread(count):
 
 def test_a_short_listing_shows_each_entry_before_the_store_shows_the_next():
     store = Keys(numbered(2 * PAGE))
-    with SMALL(), closing(_ranges.in_ranges(store, "", readers=4, pool=ThreadPoolExecutor)) as listing:
+    with SMALL(), closing(key_ranges.in_ranges(store, "", readers=4, pool=ThreadPoolExecutor)) as listing:
         for number, _ in enumerate(listing, 1):
             assert store.shown == number
 
@@ -242,8 +244,8 @@ def test_no_more_is_held_than_the_ranges_may_hold():
         return iter(() if store.seeks else [lambda key: f"f{int(key[1:]) // 200 * 200 + 200:05}"])
 
     most = 4 * (AHEAD + 1) * PAGE  # each range holds its pages, and sees one more when it comes to its end
-    with SMALL(), patch.object(_ranges, "guesses", long_ones):
-        for taken, _ in enumerate(_ranges.in_ranges(store, "", readers=4, pool=Inline), 1):
+    with SMALL(), patch.object(key_ranges, "guesses", long_ones):
+        for taken, _ in enumerate(key_ranges.in_ranges(store, "", readers=4, pool=Inline), 1):
             assert store.shown - taken - store.seeks * PAGE <= most
     assert store.seeks >= 10
 
@@ -287,7 +289,7 @@ def test_an_error_comes_behind_all_that_is_before_it(threads):
 
     found = []
     with SMALL(), pytest.raises(BackendUnavailable, match="no answer"):
-        for info in _ranges.in_ranges(Keys(numbered(400), act), "", readers=4, pool=ThreadPoolExecutor):
+        for info in key_ranges.in_ranges(Keys(numbered(400), act), "", readers=4, pool=ThreadPoolExecutor):
             found.append(info.path)
     assert found == numbered(100)
     assert not threads()
@@ -324,7 +326,7 @@ def test_what_is_only_told_is_told_once_by_the_reading_thread_and_the_listing_go
 def test_who_stops_early_ends_all_threads(after, threads):
     store = Keys(numbered(4_000))
     with SMALL():
-        listing = _ranges.in_ranges(store, "", readers=4, pool=ThreadPoolExecutor)
+        listing = key_ranges.in_ranges(store, "", readers=4, pool=ThreadPoolExecutor)
         assert [next(listing).path for _ in range(after)] == store.keys[:after]
         listing.close()
     assert not threads()
@@ -345,7 +347,7 @@ def test_who_stops_early_cancels_the_requests_that_wait(threads):
         return page
 
     with SMALL():
-        listing = _ranges.in_ranges(Keys(numbered(400), act), "", readers=4, pool=ThreadPoolExecutor)
+        listing = key_ranges.in_ranges(Keys(numbered(400), act), "", readers=4, pool=ThreadPoolExecutor)
         for _ in range(90):
             next(listing)
         assert waiting.acquire(timeout=WAIT)
@@ -399,7 +401,7 @@ class Lying(Keys):
 )
 def test_a_store_that_seeks_otherwise_than_it_says_loses_nothing(lie):
     store = Lying(numbered(400), lie)
-    with SMALL(), closing(_ranges.in_ranges(store, "", readers=4, pool=ThreadPoolExecutor)) as listing:
+    with SMALL(), closing(key_ranges.in_ranges(store, "", readers=4, pool=ThreadPoolExecutor)) as listing:
         assert [info.path for info in islice(listing, 1_000)] == store.keys
     assert store.lied > 0
 
@@ -433,8 +435,8 @@ def test_disorder_within_a_range_is_noticed(where):
 def test_a_page_in_no_order_is_not_cut_but_shown_whole():
     """Cut at "b" it would hide that "a" came late, and the store, asked for what is behind "b", shows it no more."""
     page = [ObjectInfo(name, 1) for name in "mnoapqrs"]
-    assert _ranges._up_to(page, "b") == page
-    assert _ranges._up_to(sorted(page), "b") == [ObjectInfo("a", 1)]
+    assert key_ranges._up_to(page, "b") == page
+    assert key_ranges._up_to(sorted(page), "b") == [ObjectInfo("a", 1)]
 
 
 # --- where it is not for ----------------------------------------------------------------------------------------------
@@ -462,7 +464,7 @@ def test_what_is_sorted_or_walked_is_read_as_it_was(settings):
     for path in numbered(200):
         ops.write_bytes(store, path, b"")
     settings = {"filter": Filter(), **settings}
-    with SMALL(), patch.object(_ranges, "guesses", lambda *about: pytest.fail("there is nothing to cut")):
+    with SMALL(), patch.object(key_ranges, "guesses", lambda *about: pytest.fail("there is nothing to cut")):
         found = [entry.path for entry in Side(store, "source").entries(pool=Inline, **settings)]
     assert found == numbered(200)
 
@@ -480,14 +482,14 @@ def test_what_is_sorted_or_walked_is_read_as_it_was(settings):
     ],
 )
 def test_numbers_go_on_as_fast_as_they_went(window, behind):
-    cuts, key, found = _cuts._by_numbers(window, 10), window[-1], []
+    cuts, key, found = range_boundaries._by_numbers(window, 10), window[-1], []
     while len(found) < 3 and (key := cuts(key)) is not None:
         found.append(key)
     assert found == behind
 
 
 def test_numbers_end_with_their_width_and_skip_what_nobody_has():
-    cuts = _cuts._by_numbers(numbered(40, "a{:03}"), 10)
+    cuts = range_boundaries._by_numbers(numbered(40, "a{:03}"), 10)
     assert cuts("a999") is None
     assert cuts("a500x") == "a519"
     assert cuts("b") is None
@@ -495,9 +497,9 @@ def test_numbers_end_with_their_width_and_skip_what_nobody_has():
 
 def test_a_probe_is_not_made_where_it_shows_no_more_than_the_listing():
     store = Keys([])
-    list(_cuts.guesses(store, [f"a/{n:03}/x" for n in range(100)], 20, 2, True))
+    list(range_boundaries.guesses(store, [f"a/{n:03}/x" for n in range(100)], 20, 2, True))
     assert store.probes == 1  # of the level above, where nothing else can be cut
-    list(_cuts.guesses(store, [f"a/{n:03}/x" for n in range(100)], 20, 2, False))
+    list(range_boundaries.guesses(store, [f"a/{n:03}/x" for n in range(100)], 20, 2, False))
     assert store.probes == 1
 
 
@@ -506,4 +508,4 @@ def test_a_probe_that_fails_cuts_nothing():
         def _list_dir(self, path):
             raise BackendUnavailable("no answer", op="list_dir", backend="keys")
 
-    assert _cuts._by_folders(Failing([]), "", 1)("a") is None
+    assert range_boundaries._by_folders(Failing([]), "", 1)("a") is None

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from omnistorage import LocalBackend, MemoryBackend, ops
-from omnistorage.backends._object_client import Put
+from omnistorage.backends.object_store.client import Put
 from omnistorage.core import ResumableWrite, WriteOptions, power
 from omnistorage.errors import AlreadyExists, ConfigError, CorruptData, NotFound
 from omnistorage.sync import Plan, run, sync
-from omnistorage.sync.journal import Journal
-from omnistorage.sync.partitions import execute, prepare
+from omnistorage.sync.execution.journal import Journal
+from omnistorage.sync.execution.partitions import execute, prepare
 from omnistorage.wrappers import Observe, Prefix
 
 from ..backends.test_s3 import fresh
@@ -26,7 +26,7 @@ from ..waiting import LIMIT, until
 
 PART = 5 << 20
 LONG = 4 * PART + 12_345
-CHILD = "import sys; from omnistorage.sync.partitions import execute; execute(sys.argv[1])"
+CHILD = "import sys; from omnistorage.sync.execution.partitions import execute; execute(sys.argv[1])"
 
 
 # A store whose parts may be short; and at length one whose parts may not.
@@ -223,7 +223,7 @@ class Noted(Plan):
 
 @on_both
 def test_what_comes_in_ranges_goes_on_behind_the_parts_that_are_there(store, proxy, monkeypatch):
-    monkeypatch.setattr("omnistorage.sync._lanes.LANE", store.part_size // 4)
+    monkeypatch.setattr("omnistorage.sync.execution.parallel_reader.LANE", store.part_size // 4)
     data, token = begun(store, 2, "long")
     source = MemoryBackend(dirs=False)
     ops.write_bytes(source, "long", data)

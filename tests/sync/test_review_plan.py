@@ -10,7 +10,7 @@ from omnistorage import BackendUnavailable, ConfigError, LocalBackend, MemoryBac
 from omnistorage.core import ObjectInfo
 from omnistorage.multi import Tier, TieredBackend
 from omnistorage.sync import Filter, Plan, SyncOptions, check, copy, move, sync
-from omnistorage.sync.places import Side
+from omnistorage.sync.endpoint import Side
 from omnistorage.testing import Faulty
 from omnistorage.testing.basic import BasicBackend
 from omnistorage.wrappers import Encrypt, Prefix

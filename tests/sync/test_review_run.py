@@ -20,11 +20,12 @@ from omnistorage import (
     WriteOptions,
     ops,
 )
-from omnistorage.cancellation import Clock
-from omnistorage.policies import Backoff
-from omnistorage.sync import Filter, copy_file, move, move_file, partitions, plan, run, sync
-from omnistorage.sync._pools import Lookers
-from omnistorage.sync.compare import digest
+from omnistorage.concurrency.cancellation import Clock
+from omnistorage.concurrency.retry import Backoff
+from omnistorage.sync import Filter, copy_file, move, move_file, plan, run, sync
+from omnistorage.sync.execution import partitions
+from omnistorage.sync.listing.lookup_pool import Lookers
+from omnistorage.sync.planning.comparison import digest
 from omnistorage.testing import Faulty
 
 from ..waiting import LIMIT

@@ -9,13 +9,13 @@ from datetime import timedelta
 import pytest
 
 from omnistorage import LocalBackend, MemoryBackend, ops
-from omnistorage.backends._s3_client import S3Client
+from omnistorage.backends.s3.client import S3Client
 from omnistorage.core import CopyOptions, WriteOptions
 from omnistorage.errors import CapabilityNotSupported, ConfigError, NotFound, PermissionDenied, PreconditionFailed
 from omnistorage.sync import Filter, Plan, copy, move, run, sync
-from omnistorage.sync import _lanes as lanes
-from omnistorage.sync._lanes import LaneReader, suits
-from omnistorage.sync.partitions import execute, prepare, run_partition
+from omnistorage.sync.execution import parallel_reader as lanes
+from omnistorage.sync.execution.parallel_reader import LaneReader, suits
+from omnistorage.sync.execution.partitions import execute, prepare, run_partition
 from omnistorage.wrappers import Observe, Prefix
 
 from ..backends import test_s3, test_sftp_conformance

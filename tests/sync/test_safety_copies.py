@@ -9,13 +9,7 @@ from itertools import pairwise
 
 import pytest
 
-from omnistorage import (
-    ConfigError,
-    CorruptData,
-    LocalBackend,
-    MemoryBackend,
-    PreconditionFailed,
-)
+from omnistorage import ConfigError, CorruptData, LocalBackend, MemoryBackend, PreconditionFailed
 from omnistorage.sync import Filter, Plan, copy, copy_file, move, move_file, sync
 from omnistorage.wrappers import Prefix
 
@@ -149,7 +143,7 @@ class Garbling(MemoryBackend):
     """Keeps other bytes than it is given, and states the digest of what it keeps."""
 
     def _put(self, path, data, options, op):
-        from omnistorage.digests import new_hash
+        from omnistorage.checksums import new_hash
 
         data = data[::-1]
         info = super()._put(path, data, replace(options, expect=None), op)
@@ -185,7 +179,7 @@ class Hashing(MemoryBackend):
         self.features = replace(self.features, hashes=frozenset(self.stated))
 
     def _put(self, path, data, options, op):
-        from omnistorage.digests import new_hash
+        from omnistorage.checksums import new_hash
 
         info = super()._put(path, data, options, op)
         found = {}

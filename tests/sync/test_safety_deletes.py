@@ -2,13 +2,7 @@
 
 import pytest
 
-from omnistorage import (
-    LocalBackend,
-    NotFound,
-    PermissionDenied,
-    StorageError,
-    WriteOptions,
-)
+from omnistorage import LocalBackend, NotFound, PermissionDenied, StorageError, WriteOptions
 from omnistorage.ops import write_bytes
 from omnistorage.sync import Filter, SyncOptions
 from omnistorage.wrappers import Prefix

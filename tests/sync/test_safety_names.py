@@ -4,16 +4,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from omnistorage import (
-    ConfigError,
-    LocalBackend,
-    MemoryBackend,
-    StorageError,
-    ops,
-)
+from omnistorage import ConfigError, LocalBackend, MemoryBackend, StorageError, ops
 from omnistorage.core import ObjectInfo
 from omnistorage.sync import Filter, Plan, check, copy, move, sync
-from omnistorage.sync.actions import ERRORS
+from omnistorage.sync.planning.actions import ERRORS
 
 from .safety_world import ALL
 from .stores import (

@@ -10,7 +10,7 @@ import pytest
 from omnistorage import LocalBackend
 from omnistorage.errors import StorageError
 from omnistorage.sync import bisync
-from omnistorage.sync.partitions import execute, prepare
+from omnistorage.sync.execution.partitions import execute, prepare
 
 
 @contextmanager

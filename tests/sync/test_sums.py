@@ -13,11 +13,11 @@ from io import BytesIO
 import pytest
 
 from omnistorage import MemoryBackend, NotFound, ops
+from omnistorage.checksums import new_hash
 from omnistorage.core import ObjectInfo
-from omnistorage.digests import new_hash
 from omnistorage.errors import ConfigError
 from omnistorage.sync import Filter, check_sums
-from omnistorage.sync.sums import LONGEST, SumFile, algorithm_named
+from omnistorage.sync.checking.sum_file import LONGEST, SumFile, algorithm_named
 
 from ..waiting import LIMIT
 from .stores import Acting, Folding, HalfListed, Locked, failing, fill, memory, put
@@ -109,7 +109,7 @@ def test_each_form_of_a_line_is_understood(line, path):
 
 
 def test_what_says_here_is_taken_off_in_linear_time(monkeypatch):
-    monkeypatch.setattr("omnistorage.sync.sums.LONGEST", 6 << 20)
+    monkeypatch.setattr("omnistorage.sync.checking.sum_file.LONGEST", 6 << 20)
     started = time.process_time()
     assert said_by(f"{A}  {'./' * (1 << 20)}{'.//' * (1 << 20)}a\n") == [("a", ("sha256", A))]
     assert time.process_time() - started < 5  # by the square, it takes minutes
@@ -468,7 +468,7 @@ def test_the_page_shows_every_object(tmp_path):
 _CHILD = """
 import re, sys
 from pathlib import Path
-from omnistorage.sync.sums import SumFile
+from omnistorage.sync.checking.sum_file import SumFile
 
 class Text:
     def __init__(self, count): self.lines = (b"%064x  folder/of-a-usual-length-%08d\\n" % (n, n) for n in range(count))

@@ -5,11 +5,11 @@ from datetime import datetime, timedelta
 import pytest
 
 from omnistorage import BackendUnavailable, ConfigError, MemoryBackend, PreconditionFailed, ops
-from omnistorage._option_checks import check_metadata, fitting_metadata
-from omnistorage.cancellation import CancelScope
+from omnistorage.concurrency.cancellation import CancelScope
 from omnistorage.core import WriteOptions
+from omnistorage.core.option_checks import check_metadata, fitting_metadata
 from omnistorage.sync import Filter
-from omnistorage.sync.limits import Bandwidth
+from omnistorage.sync.rate_limits import Bandwidth
 
 from .simulation import VirtualClock
 from .stores import (

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from omnistorage.concurrency.retry import Backoff
 from omnistorage.errors import StorageError
-from omnistorage.policies import Backoff
 from omnistorage.sync import bisync
 
 from ..budget import pick

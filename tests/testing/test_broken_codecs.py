@@ -11,8 +11,8 @@ import pytest
 
 from omnistorage.compression.gzip import Gzip
 from omnistorage.compression.zstd import Zstd
+from omnistorage.core.stages import StageBase
 from omnistorage.errors import CorruptData
-from omnistorage.stages import StageBase
 from omnistorage.testing.codecs import CodecTests
 
 CASES: dict[type, str] = {}

@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 import pytest
 from hypothesis import strategies as st
 
+from omnistorage.core.stages import StageBase
 from omnistorage.errors import CorruptData, RecordError
 from omnistorage.formats.ndjson import Ndjson
-from omnistorage.stages import StageBase
 from omnistorage.testing.formats import FormatTests
 
 CASES: dict[type, str] = {}

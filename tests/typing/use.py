@@ -23,8 +23,8 @@ from omnistorage import (
     open_records,
     open_store,
 )
+from omnistorage.core.stages import Codec, Format
 from omnistorage.multi import Outcome
-from omnistorage.stages import Codec, Format
 from omnistorage.store.files import BinaryReader, BinaryWriter, TextWriter
 from omnistorage.sync import Plan, bisync, check, plan, sync
 

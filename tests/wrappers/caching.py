@@ -3,7 +3,7 @@
 import threading
 
 from omnistorage import BackendUnavailable, Cache, MemoryBackend, StorageError, ops
-from omnistorage.cancellation import Clock
+from omnistorage.concurrency.cancellation import Clock
 from omnistorage.core import ReadOptions
 from omnistorage.testing import Faulty
 

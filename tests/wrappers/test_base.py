@@ -4,7 +4,7 @@ import pytest
 
 from omnistorage import CapabilityNotSupported, MemoryBackend
 from omnistorage.testing import Chunky, Flaky, Full, Slow, WrapperTests
-from omnistorage.wrappers._base import Wrapper
+from omnistorage.wrappers.base import Wrapper
 
 
 class Plain(Wrapper):

@@ -16,8 +16,8 @@ from omnistorage.core import READ, ReadOptions, ResolutionPlan, Resolve
 from omnistorage.testing import Full
 from omnistorage.testing._kit import payload
 from omnistorage.wrappers import CacheStats, Prefix
-from omnistorage.wrappers._base import Wrapper
-from omnistorage.wrappers._cache_index import entry_name
+from omnistorage.wrappers.base import Wrapper
+from omnistorage.wrappers.cache.index import entry_name
 
 from ..waiting import LIMIT, until
 from .caching import BIG, Gate, Hands, Small, at_once, entries, get, put, setting
@@ -337,7 +337,7 @@ def test_when_a_fetch_fails_the_next_one_tries():
 
 
 def test_who_waits_for_a_fetch_heeds_its_deadline():
-    from omnistorage.cancellation import deadline
+    from omnistorage.concurrency.cancellation import deadline
     from omnistorage.errors import DeadlineExceeded
 
     origin = Gate(MemoryBackend())

@@ -9,7 +9,7 @@ from omnistorage import BackendUnavailable, Cache, CorruptData, MemoryBackend, N
 from omnistorage.testing import BasicBackend, Faulty
 from omnistorage.testing._kit import payload
 from omnistorage.wrappers import CacheStats
-from omnistorage.wrappers._base import Wrapper
+from omnistorage.wrappers.base import Wrapper
 
 from .caching import BIG, Hands, Small, entries, get, put, setting
 

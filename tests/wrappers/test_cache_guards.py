@@ -11,9 +11,9 @@ from omnistorage import Cache, CorruptData, MemoryBackend, PreconditionFailed
 from omnistorage.core import READ, ReadOptions
 from omnistorage.testing import BasicBackend, Faulty
 from omnistorage.testing._kit import payload
-from omnistorage.wrappers._base import Wrapper
-from omnistorage.wrappers._cache_index import RELIST
-from omnistorage.wrappers._streams import WrappedReader
+from omnistorage.wrappers.base import Wrapper
+from omnistorage.wrappers.cache.index import RELIST
+from omnistorage.wrappers.streams import WrappedReader
 
 from ..waiting import LIMIT
 from .caching import BIG, Fails, Small, entries, get, put, setting

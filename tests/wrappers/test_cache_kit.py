@@ -5,7 +5,7 @@ import tempfile
 import pytest
 
 from omnistorage import BackendUnavailable, Cache, Encrypt, LocalBackend, MemoryBackend
-from omnistorage.cancellation import Clock
+from omnistorage.concurrency.cancellation import Clock
 from omnistorage.core import ReadOptions
 from omnistorage.testing import BasicBackend, Flaky, WrapperTests
 from omnistorage.testing._kit import get, payload, put

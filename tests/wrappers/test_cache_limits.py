@@ -22,8 +22,8 @@ from omnistorage.core import CopyOptions, ReadOptions
 from omnistorage.testing import Faulty, Full
 from omnistorage.testing._kit import payload
 from omnistorage.wrappers import CacheStats, Prefix
-from omnistorage.wrappers._base import Wrapper
-from omnistorage.wrappers._cache_index import RELIST, Index
+from omnistorage.wrappers.base import Wrapper
+from omnistorage.wrappers.cache.index import RELIST, Index
 
 from ..budget import pick
 from ..waiting import LIMIT, until

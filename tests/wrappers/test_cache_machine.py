@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from omnistorage import BackendUnavailable, Cache, CorruptData, Encrypt, MemoryBackend, NotFound, ops
-from omnistorage.cancellation import Clock
+from omnistorage.concurrency.cancellation import Clock
 from omnistorage.core import ReadOptions
 from omnistorage.testing import BasicBackend, Faulty
 from omnistorage.testing._kit import payload
 from omnistorage.wrappers import Prefix
-from omnistorage.wrappers._base import Wrapper
+from omnistorage.wrappers.base import Wrapper
 
 from ..budget import pick
 

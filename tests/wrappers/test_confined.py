@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from omnistorage import BackendClosed, InvalidPath, LocalBackend, MemoryBackend, Store, SyncError, ops, sync
-from omnistorage.backends._base import leads_out
+from omnistorage.backends.base import leads_out
 from omnistorage.core import Confine, CopyOptions, power
 from omnistorage.wrappers import Cache, Encrypt, Observe, Prefix, ReadOnly
 

@@ -40,8 +40,8 @@ from omnistorage.core import (
 from omnistorage.testing import BasicBackend, Chunky
 from omnistorage.testing._kit import payload
 from omnistorage.wrappers import Prefix
-from omnistorage.wrappers._base import Wrapper
-from omnistorage.wrappers._encrypt_format import (
+from omnistorage.wrappers.base import Wrapper
+from omnistorage.wrappers.encrypt.format import (
     MAX_CHUNKS,
     MAX_SIZE,
     Chunks,
@@ -50,8 +50,8 @@ from omnistorage.wrappers._encrypt_format import (
     make_header,
     sealed_size,
 )
-from omnistorage.wrappers._encrypt_streams import EncryptingWriter
-from omnistorage.wrappers._streams import WrappedReader
+from omnistorage.wrappers.encrypt.streams import EncryptingWriter
+from omnistorage.wrappers.streams import WrappedReader
 
 from ..budget import pick
 from .encrypt_spec import decode, encode, size_of

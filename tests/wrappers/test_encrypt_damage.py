@@ -8,7 +8,7 @@ from omnistorage import BackendUnavailable, ConfigError, CorruptData, Encrypt, M
 from omnistorage.core import READ, ReadOptions
 from omnistorage.testing import Faulty
 from omnistorage.testing._kit import payload
-from omnistorage.wrappers._base import Wrapper
+from omnistorage.wrappers.base import Wrapper
 
 from .encrypt_spec import encode
 from .test_encrypt import Counting

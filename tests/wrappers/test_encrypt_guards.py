@@ -10,8 +10,8 @@ from omnistorage.core import READ, ReadOptions, WriteOptions
 from omnistorage.errors import ReaderClosed, WriterClosed
 from omnistorage.testing import Faulty
 from omnistorage.testing._kit import payload
-from omnistorage.wrappers._base import Wrapper
-from omnistorage.wrappers._streams import WrappedReader, WrappedWriter
+from omnistorage.wrappers.base import Wrapper
+from omnistorage.wrappers.streams import WrappedReader, WrappedWriter
 
 from ..waiting import LIMIT
 

@@ -23,7 +23,7 @@ from omnistorage import (
 from omnistorage.core import WriteOptions
 from omnistorage.testing import BasicBackend
 from omnistorage.testing._kit import payload
-from omnistorage.wrappers._base import Wrapper
+from omnistorage.wrappers.base import Wrapper
 
 from ..waiting import LIMIT
 from .encrypt_spec import decode, encode
@@ -257,8 +257,8 @@ def test_a_literal_key_pickles_only_where_that_was_asked_for(tmp_path):
 def test_without_the_library_the_error_names_the_command(monkeypatch):
     import importlib.util
 
-    from omnistorage.wrappers import encrypt
-    from omnistorage.wrappers._encrypt_format import Chunks, make_header
+    from omnistorage.wrappers.encrypt import wrapper as encrypt
+    from omnistorage.wrappers.encrypt.format import Chunks, make_header
 
     find = importlib.util.find_spec
     monkeypatch.setattr(encrypt, "find_spec", lambda name: None if name == "cryptography" else find(name))

@@ -5,8 +5,8 @@ import pytest
 from omnistorage import Encrypt, MemoryBackend
 from omnistorage.testing import BasicBackend, Chunky, WrapperTests
 from omnistorage.wrappers import Prefix
-from omnistorage.wrappers._base import Wrapper
-from omnistorage.wrappers._streams import WrappedReader
+from omnistorage.wrappers.base import Wrapper
+from omnistorage.wrappers.streams import WrappedReader
 
 from .encrypt_spec import decode, encode
 

@@ -21,10 +21,10 @@ from omnistorage import (
     StorageError,
     ops,
 )
-from omnistorage.cancellation import Clock
+from omnistorage.concurrency.cancellation import Clock
+from omnistorage.concurrency.retry import Backoff, RequestPolicy, RetryBudget
 from omnistorage.core import LIST, READ, WRITE, CopyOptions, Features, ListOptions, ReadOptions, WriteOptions, power
 from omnistorage.core import StaleUploads as Stale
-from omnistorage.policies import Backoff, RequestPolicy, RetryBudget
 from omnistorage.testing import BasicBackend, Faulty, Flaky
 from omnistorage.wrappers import Event, Observe, Prefix, ReadOnly, Retry
 
@@ -426,7 +426,7 @@ def test_a_close_whose_answer_was_lost_is_unknown_and_never_sent_again():
 
 
 def test_retries_wait_as_the_policy_says_and_end_at_a_deadline():
-    from omnistorage.cancellation import deadline
+    from omnistorage.concurrency.cancellation import deadline
     from omnistorage.errors import DeadlineExceeded
 
     once = policy()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from omnistorage.policies import RequestPolicy
+from omnistorage.concurrency.retry import RequestPolicy
 from omnistorage.testing import WrapperTests
 from omnistorage.wrappers import Observe, Prefix, ReadOnly, Retry
 

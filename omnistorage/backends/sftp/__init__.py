@@ -1,0 +1,9 @@
+"""Servers that speak SFTP."""
+
+from __future__ import annotations
+
+from .backend import SFTPBackend
+
+__all__ = [
+    "SFTPBackend",
+]

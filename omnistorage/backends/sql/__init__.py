@@ -1,0 +1,1 @@
+"""What the SQL backends share: the database, its dialects and connections."""

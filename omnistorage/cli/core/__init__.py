@@ -1,0 +1,1 @@
+"""The frame of the command: settings, output, signals, exit codes, progress."""

@@ -1,0 +1,1 @@
+"""Threads, time and repetition: pools, deadlines and cancellation, retries and rates. Standard library only."""

@@ -1,0 +1,1 @@
+"""A report of a sync as one HTML page."""

@@ -1,0 +1,1 @@
+"""What a sync would do: two ordered listings in, actions out."""
