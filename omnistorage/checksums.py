@@ -1,4 +1,4 @@
-"""Running digests by name: those of ``hashlib``, and the two checksums that stores keep. Floor 0."""
+"""Running digests by name: those of ``hashlib``, and the two checksums that stores keep."""
 
 from __future__ import annotations
 

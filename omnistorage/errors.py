@@ -1,6 +1,6 @@
-"""The one exception tree. Floor 0: imports nothing of ours when it runs.
+"""The one exception tree.
 
-    StorageError                    path, location, backend, op, transient, retry_after, errno, filename
+StorageError                    path, location, backend, op, transient, retry_after, errno, filename
     ├── NotFound                    also FileNotFoundError
     │   └── BucketNotFound
     ├── AlreadyExists               also FileExistsError

@@ -1,8 +1,8 @@
-"""One grammar of file patterns for all of omnistorage. Floor 0.
+"""One grammar of file patterns for all of omnistorage.
 
 The grammar is rclone's, so that the Store's globs and the sync filters mean the same:
 
-    *        any run of characters but "/"        [a-z] [^a] [!a]   one of a class, or one not of it (never "/")
+*        any run of characters but "/"        [a-z] [^a] [!a]   one of a class, or one not of it (never "/")
     **       any run of characters                {a,b,}            alternatives; they nest and may be empty
     ?        one character but "/"                {{regex}}         a regular expression as it is
     \\d \\s \\w   a digit, white space, part of a word, in ASCII; \\D \\S \\W any other but "/"; alone and in classes

@@ -1,4 +1,4 @@
-"""Path rules, pure. Floor 0: imports only errors.
+"""Path rules, pure.
 
 A path is a key: slash-separated, relative to the backend's root, compared by its UTF-8 bytes. Backends never normalise.
 Two gates: ``check_key`` for names that exist (reading, deleting, the source of a copy), which refuses only what could

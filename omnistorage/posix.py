@@ -1,4 +1,4 @@
-"""The only module that touches files through ``os.*``. Imports errors, and ctypes when first needed.
+"""The only module that touches files through ``os.*``.
 
 Everything local goes through one ``OS`` object, so that tests can fail the n-th call, record the order of calls, or
 lose what was never synced (``omnistorage.testing.os_faults``). Its attributes are the plain built-ins: the layer costs

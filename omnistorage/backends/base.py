@@ -1,4 +1,4 @@
-"""The door of every backend. Imports floor 0 and ``_streams`` only.
+"""The door of every backend.
 
 Every public method stands here, once: it checks that the backend is open, that the feature is there, that the path may
 pass, and that every requirement in the options can be honoured; then it calls the underscored method that a backend

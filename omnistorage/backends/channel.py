@@ -1,4 +1,4 @@
-"""Byte streams between the threads of one process, bounded in bytes. Imports floor 0 and ``_base``.
+"""Byte streams between the threads of one process, bounded in bytes.
 
 A path names a channel. The first ``open_writer`` makes it, later ones join it; when the last of its writers has closed,
 it has ended, and readers that have had everything see the end. A writer that aborts breaks it: every reader gets

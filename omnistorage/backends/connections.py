@@ -1,4 +1,4 @@
-"""Connections of urllib3 that another thread can end. Imports floor 0 only; urllib3 comes with the pools it is given.
+"""Connections of urllib3 that another thread can end.
 
 A thread that waits for an answer cannot be reached but through its socket. So the pools made here note which connection
 each thread uses, and connect on a thread that can be left alone: nothing ends the search for a host name.

@@ -1,7 +1,7 @@
 """A backend in memory: the first member of the conformance kit, and a fast, honest double for tests.
 
 ``MemoryBackend()`` has real folders, as a file system has; ``MemoryBackend(dirs=False)`` is a flat key space, as an
-object store is. It cannot be pickled: another process could not see the same objects. Imports floor 0 and ``_base``.
+object store is. It cannot be pickled: another process could not see the same objects.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The life of a reader and a writer, once for all backends. Imports floor 0 only.
+"""The life of a reader and a writer, once for all backends.
 
 ``ReaderBase`` and ``WriterBase`` keep the promises of ``core.Reader`` and ``core.Writer`` around a handful of hooks:
 poisoning, idempotence, abort and close from other threads, the refusal to live on in a forked child, garbage collection

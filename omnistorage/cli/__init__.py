@@ -1,7 +1,7 @@
 """The ``omnistorage`` command. Here only the door, which must work without the ``[cli]`` extra.
 
-The whole folder imports floors 2 and 3, errors and the lookup tables; never a concrete backend. Verbs live in modules
-of their own and load when they are called; ``rich`` loads when something is really drawn: ``--help`` stays quick.
+Verbs live in modules of their own and load when they are called; ``rich`` loads when something is really drawn:
+``--help`` stays quick.
 """
 
 from __future__ import annotations

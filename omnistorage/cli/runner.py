@@ -1,4 +1,4 @@
-"""One run of the command: the verbs, the global options, and what becomes of whatever is raised. Imports click.
+"""One run of the command: the verbs, the global options, and what becomes of whatever is raised.
 
 ``click``'s own ``main`` is not used: it turns a closed pipe and Ctrl-C into answers of its own.
 """
@@ -31,34 +31,34 @@ VERBS = {
         "read": ("read:read", "Print the records of objects."),
         "convert": ("convert:convert", "Turn one record object into another format or compression."),
         "head": ("cat:head", "Print the first records of an object."),
-        "spool": ("spooling:spool", "Say what waits in a spool, or deliver it."),
+        "spool": ("spool:spool", "Say what waits in a spool, or deliver it."),
     },
     "Objects": {
-        "ls": ("listing:ls", "List a folder."),
+        "ls": ("ls:ls", "List a folder."),
         "lsjson": ("lsjson:lsjson", "List a folder as JSON, as rclone does."),
         "tree": ("tree:tree", "Draw a folder as a tree."),
-        "stat": ("listing:stat", "Say what the store knows about an object."),
+        "stat": ("ls:stat", "Say what the store knows about an object."),
         "size": ("lsjson:size", "Count objects and bytes."),
-        "hash": ("digests:hash_", "Print digests as sha256sum does."),
+        "hash": ("hash:hash_", "Print digests as sha256sum does."),
         "cat": ("cat:cat", "Print the bytes of objects."),
         "cp": ("cp:cp", "Copy objects and folders."),
         "mv": ("mv:mv", "Move objects and folders."),
         "rm": ("rm:rm", "Remove objects and folders."),
-        "mkdir": ("folders:mkdir", "Make folders."),
-        "rmdir": ("folders:rmdir", "Remove empty folders."),
+        "mkdir": ("mkdir:mkdir", "Make folders."),
+        "rmdir": ("mkdir:rmdir", "Remove empty folders."),
     },
     "Folders": {
-        "sync": ("syncing:sync", "Make a folder equal to another."),
-        "copy": ("syncing:copy", "Copy what differs."),
-        "move": ("syncing:move", "Move what is there."),
-        "check": ("checking:check", "Compare two folders."),
-        "bisync": ("bisyncing:bisync", "Keep two folders in step."),
+        "sync": ("sync:sync", "Make a folder equal to another."),
+        "copy": ("sync:copy", "Copy what differs."),
+        "move": ("sync:move", "Move what is there."),
+        "check": ("check:check", "Compare two folders."),
+        "bisync": ("bisync:bisync", "Keep two folders in step."),
     },
     "This command": {
-        "backends": ("about:backends", "Say which backends there are and what they can do."),
-        "probe": ("probing:probe", "Try what a server keeps, and print the options to set."),
-        "config": ("configuring:config", "Show or check the configuration file."),
-        "completion": ("about:completion", "Print what makes a shell complete this command."),
+        "backends": ("backends:backends", "Say which backends there are and what they can do."),
+        "probe": ("probe:probe", "Try what a server keeps, and print the options to set."),
+        "config": ("config:config", "Show or check the configuration file."),
+        "completion": ("backends:completion", "Print what makes a shell complete this command."),
     },
 }
 _WHERE = {name: where for verbs in VERBS.values() for name, (where, _) in verbs.items()}
@@ -72,7 +72,7 @@ class _Verbs(click.Group):
         if cmd_name not in _WHERE:
             return None
         module, _, attribute = _WHERE[cmd_name].partition(":")
-        command: click.Command = getattr(import_module(f".{module}", __package__), attribute)
+        command: click.Command = getattr(import_module(f".commands.{module}", __package__), attribute)
         return command
 
     def resolve_command(

@@ -1,8 +1,6 @@
 """Codecs by name, by suffix and by magic bytes. One codec is one file here and its lines in the tables below.
 
-Imports floor 0 only; the member modules, and through them their libraries, load when a codec is first asked for: that
-is why the suffixes and magic bytes of the built-in ones are repeated here (the tests compare). Third parties add codecs
-with ``register_codec`` or the entry-point group ``omnistorage.codecs``.
+Third parties add codecs with ``register_codec`` or the entry-point group ``omnistorage.codecs``.
 """
 
 from __future__ import annotations

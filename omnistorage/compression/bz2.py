@@ -1,4 +1,4 @@
-"""Bzip2 on Python's own ``bz2``. Imports floor 0; the library when a stage is made."""
+"""Bzip2 on Python's own ``bz2``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gzip (RFC 1952) on the fastest deflate engine that is installed. Imports floor 0; the engines when they are needed.
+"""Gzip (RFC 1952) on the fastest deflate engine that is installed.
 
 Only deflate itself (RFC 1951) is left to the engines. Member headers and trailers are read here, because the engines
 differ there: isal loses its way in an optional header field that is cut by a chunk boundary and ignores reserved flags.

@@ -1,4 +1,4 @@
-"""LZ4 frames on the ``lz4`` library (extra ``lz4``). Imports floor 0; the library when a stage is made.
+"""LZ4 frames on the ``lz4`` library (extra ``lz4``).
 
 The library decodes a frame within bounds and says where it ends. What it would get wrong is done here: skippable frames
 count as none, and frames that need a dictionary, which it would decode to something else, are refused.

@@ -1,4 +1,4 @@
-"""What bz2 and xz share: streams of members made and read by Python's own bz2 and lzma modules. Imports floor 0 only.
+"""What bz2 and xz share: streams of members made and read by Python's own bz2 and lzma modules.
 
 Both modules have the same two classes: a decompressor of one member, which bounds its output and hands back what stands
 behind the member, and a compressor that can only end its member. Here are the stages around them.

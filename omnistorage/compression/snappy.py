@@ -1,4 +1,4 @@
-"""Snappy's framing format on ``python-snappy`` and ``google-crc32c``. Imports floor 0; they load with a stage.
+"""Snappy's framing format on ``python-snappy`` and ``google-crc32c``.
 
 The format (https://github.com/google/snappy/blob/main/framing_format.txt) has no end: a stream that is cut between two
 chunks looks whole. So what we write says at its beginning that there will be a trailer, and the trailer says how much

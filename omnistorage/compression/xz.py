@@ -1,4 +1,4 @@
-"""XZ on Python's own ``lzma``. Imports floor 0; the library when a stage is made."""
+"""XZ on Python's own ``lzma``."""
 
 from __future__ import annotations
 

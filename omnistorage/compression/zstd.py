@@ -1,4 +1,4 @@
-"""Zstandard (RFC 8878) on the ``zstandard`` library. Imports floor 0; the library when a stage is made.
+"""Zstandard (RFC 8878) on the ``zstandard`` library.
 
 The library decodes what it is given in one go, and 64 KiB of input can hold 2 GiB of output. So the decoder here walks
 along the frame and block headers and cuts the input behind every MiB of output; that also tells truncation and

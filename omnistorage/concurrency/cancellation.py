@@ -1,4 +1,4 @@
-"""Deadlines and cancellation: context variables that every call looks at. Floor 0.
+"""Deadlines and cancellation: context variables that every call looks at.
 
 ``with deadline(5):`` and ``with CancelScope() as scope:`` hold for the block and for the work that it starts on other
 threads. A call looks at them before each request and in each wait (``check``, ``wait``). ``in_flight`` ends what hangs.

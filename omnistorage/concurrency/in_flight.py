@@ -1,4 +1,4 @@
-"""Calls under way: how one that hangs is ended when its time is over. Floor 0.
+"""Calls under way: how one that hangs is ended when its time is over.
 
 What a call waits for is cut off by another thread (``watched``), or left alone on another thread (``abandonable``)
 where nothing can cut it off. Both cost next to nothing where neither a scope nor a deadline is in force.

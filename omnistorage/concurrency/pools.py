@@ -1,4 +1,4 @@
-"""Work off the caller's thread: two small shared pools, and strands that run on them. Floor 0: no I/O of its own.
+"""Work off the caller's thread: two small shared pools, and strands that run on them.
 
 A stream that overlaps compression, transport and the caller's own work is a *strand*: steps in order, never two at
 once, on a thread of a shared pool while there is something to do, which it then gives back. Rules:

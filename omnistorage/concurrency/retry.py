@@ -1,4 +1,4 @@
-"""How often and how fast: retries, rates, quorums. Pure: clocks and randomness are arguments. Floor 0.
+"""How often and how fast: retries, rates, quorums. Pure: clocks and randomness are arguments.
 
 A networked backend sends every request through one ``RequestPolicy``; nothing else in the house retries.
 """

@@ -1,4 +1,4 @@
-"""Configuration as frozen data: what to open, said in a dict, or a TOML, YAML or JSON file. Floor 2.
+"""Configuration as frozen data: what to open, said in a dict, or a TOML, YAML or JSON file.
 
 No merging, no layering, no magic environment. ``${VAR}`` and ``${VAR:-default}`` are replaced only when asked for, and
 a missing one names its place. An unknown key is an error with the nearest right spelling, found when the text is read.

@@ -1,4 +1,4 @@
-"""Backends by name and by URL. Floor 2.
+"""Backends by name and by URL.
 
 One table of names, loaded lazily: nothing registers itself by being imported. A backend that can be opened by URL has a
 classmethod ``options_from_url(parts, *, is_object)`` that returns its constructor's options and the path that is left;

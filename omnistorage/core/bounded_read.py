@@ -1,5 +1,6 @@
-"""Small objects that the package wrote itself, read back in whole. Others may have replaced them, so they have a bound.
-Imports core and errors."""
+"""Small objects that the package wrote itself, read back in whole. Others may have replaced them, so they have a
+bound.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A listing in the order of the keys' UTF-8 bytes, from stores that list in another one. Floor 0.
+"""A listing in the order of the keys' UTF-8 bytes, from stores that list in another one.
 
 An external merge sort: runs of as many entries as fit are sorted and put into temporary files, which are merged. Memory
 and open files are bounded whatever the listing's length.

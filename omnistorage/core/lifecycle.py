@@ -1,4 +1,4 @@
-"""What leaving ``with`` means for readers and writers, once. Floor 0: imports only errors."""
+"""What leaving ``with`` means for readers and writers, once."""
 
 from __future__ import annotations
 

@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from operator import index
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omnistorage.errors import ConfigError, StorageError
 
 from .option_checks import check_etag, check_expect, check_metadata, check_time
-from .protocols import Backend
+
+if TYPE_CHECKING:
+    from .protocols import Backend
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""A lookup table of members by name: ``"module:Class"`` strings, loaded when first asked for. Floor 0.
+"""A lookup table of members by name: ``"module:Class"`` strings, loaded when first asked for.
 
 Codecs, formats and backends are found through one of these. Nothing registers itself by being imported: built-in
 members stand in a literal table, third parties call ``register`` or declare an entry point of the table's group.

@@ -1,4 +1,4 @@
-"""Secrets that do not print, log or pickle by accident. Floor 1: imports errors only.
+"""Secrets that do not print, log or pickle by accident.
 
 A ``Secret`` is best a reference (an environment variable, a file, a command): it is resolved when a client needs it,
 and what travels to another process is the reference. ``mask`` is what every ``repr`` of a configuration goes through.

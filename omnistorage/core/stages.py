@@ -1,4 +1,4 @@
-"""Stages: pure, sans-I/O steps from items to items. Floor 0: imports only errors.
+"""Stages: pure, sans-I/O steps from items to items.
 
 The rules every stage keeps:
 

@@ -1,4 +1,4 @@
-"""Whether an object has the shape of a protocol. Imports nothing; for ``core``."""
+"""Whether an object has the shape of a protocol."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From what a user wrote (a name, a value, options) to a codec or a format. Serves both lookup tables. Imports floor 0.
+"""From what a user wrote (a name, a value, options) to a codec or a format. Serves both lookup tables.
 
 Kept apart from the tables so that ``compression`` and ``formats`` say the same words about the same mistakes.
 """

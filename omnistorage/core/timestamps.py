@@ -1,4 +1,4 @@
-"""A time with the nanoseconds that ``datetime`` cannot hold. Standard library only. Floor 0.
+"""A time with the nanoseconds that ``datetime`` cannot hold. Standard library only.
 
 Only the sync engine makes one, for a backend that can hold it. What backends show to callers are plain datetimes.
 """

@@ -1,7 +1,4 @@
-"""Records delivered to object storage: rolled, partitioned, named, and acknowledged once they are published.
-
-Floor 3: imports floors 0 and 2 only.
-"""
+"""Records delivered to object storage: rolled, partitioned, named, and acknowledged once they are published."""
 
 from .dataset import Dataset, DatasetJob, DatasetReader, DatasetWriter, Part
 from .logging_handler import OmniHandler, Shipped

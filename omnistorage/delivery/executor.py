@@ -1,5 +1,6 @@
 """Who works beside the caller of a writer, and how anybody waits for them. A simulation brings its own, which does
-everything on one thread. Imports floor 0 only."""
+everything on one thread.
+"""
 
 from __future__ import annotations
 

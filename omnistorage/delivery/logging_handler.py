@@ -1,4 +1,4 @@
-"""``OmniHandler``: the program's own log into object storage. Floor 3: imports floors 0 and 2 only.
+"""``OmniHandler``: the program's own log into object storage.
 
 The thread that logs makes a plain dict and puts it into a queue; one thread of the handler takes it from there. Two
 things would make a handler wait for itself: its writer, and whatever that uses, may log; and a forked child has the

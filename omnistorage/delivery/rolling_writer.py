@@ -1,7 +1,6 @@
 """``RollingRecordWriter``: a stream of records becomes objects of a useful size, one after another, by partition.
 
-Floor 3: imports floors 0 and 2 only. What it promises stands here; ``_roller`` does it, behind a ``_spooled`` front if
-there is a spool.
+What it promises stands here; ``rolling.roller`` does it, behind a ``spool.writer`` front if there is a spool.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``draining``: a program that a signal tells to end publishes what its writers took. Floor 3: imports floor 0.
+"""``draining``: a program that a signal tells to end publishes what its writers took.
 
 The main thread alone runs signal handlers, at any of its steps. So a handler here takes no lock and starts no thread:
 it notes, wakes the thread that waits beside, and raises where that does no harm.

@@ -1,4 +1,4 @@
-"""What a store says that it holds, held against what it was given. Imports floors 0 and 2 only.
+"""What a store says that it holds, held against what it was given.
 
 Sizes are those of what the writer took, whatever a wrapper makes of it on its way. What a store does not state is not
 asked for: that would cost a request for each object.

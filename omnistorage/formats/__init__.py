@@ -1,8 +1,7 @@
 """Record formats by name and by suffix. One format is one file here and one line in ``_TABLE``.
 
-Imports floor 0 and the codec table (a record file's suffix may stand before a codec's). The member modules, and
-through them their libraries, load when a format is first asked for. Third parties add formats with ``register_format``
-or the entry-point group ``omnistorage.formats``.
+The member modules, and through them their libraries, load when a format is first asked for. Third parties add formats
+with ``register_format`` or the entry-point group ``omnistorage.formats``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Length-prefixed records: any bytes, each behind its length. Imports floor 0 and google_crc32c.
+"""Length-prefixed records: any bytes, each behind its length.
 
 The fixed prefixes are the usual ones of home-made framings; ``varint`` is what protobuf calls delimited messages
 (https://protobuf.dev/programming-guides/techniques/#streaming: ``writeDelimitedTo``, ``parse_length_prefixed``).

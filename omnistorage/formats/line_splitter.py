@@ -1,4 +1,4 @@
-"""Cuts a byte stream into blocks of whole lines, for the formats that have one record per line. Imports floor 0.
+"""Cuts a byte stream into blocks of whole lines, for the formats that have one record per line.
 
 Working on blocks instead of lines keeps the per-line cost in C: the formats split a block with ``bytes.split``.
 """

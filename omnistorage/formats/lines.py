@@ -1,4 +1,4 @@
-"""Raw lines: one record per line of bytes, nothing interpreted. Imports floor 0."""
+"""Raw lines: one record per line of bytes, nothing interpreted."""
 
 from __future__ import annotations
 

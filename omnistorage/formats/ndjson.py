@@ -1,4 +1,4 @@
-"""NDJSON: one JSON text (RFC 8259) per line (https://github.com/ndjson/ndjson-spec). Imports floor 0 and orjson.
+"""NDJSON: one JSON text (RFC 8259) per line (https://github.com/ndjson/ndjson-spec).
 
 The fast path is one ``map(orjson.loads, lines)`` per group of lines; only a group with something odd in it is gone
 through line by line. Lines are never glued into one JSON array: that would accept ``[1`` ``2]`` ``3`` as one record.

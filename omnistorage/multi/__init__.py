@@ -1,5 +1,6 @@
 """Several backends as one. ``MultiBackend`` mirrors: every write goes to all of them. ``TieredBackend`` routes: by
-pattern, or from tier to tier. Imports floors 0 and 2, and wrappers."""
+pattern, or from tier to tier.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One object from one backend to another, verified end to end and resumed where reading broke off. Floor 2."""
+"""One object from one backend to another, verified end to end and resumed where reading broke off."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be derived from the protocols, once for all backends. Floor 2.
+"""What can be derived from the protocols, once for all backends.
 
 Every product asks ``extended(backend)`` once at its door and then relies on flags. Nothing here holds a whole object,
 except ``read_bytes`` and ``write_bytes``, whose purpose that is.

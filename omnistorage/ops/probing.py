@@ -1,4 +1,4 @@
-"""Find out what a server really keeps, by trying it: for backends whose servers differ. Floor 2.
+"""Find out what a server really keeps, by trying it: for backends whose servers differ.
 
 ``Features`` do no I/O, so a custom endpoint claims little until its configuration says more. ``probe`` does the I/O,
 and returns the options to write down. (Not ``probe.py``, whose module would stand where ``omnistorage.probe`` does.)

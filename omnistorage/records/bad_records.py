@@ -1,4 +1,4 @@
-"""What happens to records that cannot be decoded or encoded: one policy for readers and writers. Floor 0."""
+"""What happens to records that cannot be decoded or encoded: one policy for readers and writers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Byte streams through a codec: ``EncodedWriter`` over a Writer, ``DecodedReader`` over a Reader. Floor 0.
+"""Byte streams through a codec: ``EncodedWriter`` over a Writer, ``DecodedReader`` over a Reader.
 
 Both begin on the caller's thread. Once a stream has passed ``OVERLAP_AFTER`` bytes, coding runs ahead on the CPU pool,
 and transport on the I/O pool unless the transport is ``instant`` (a local file: handing it to a thread costs more than

@@ -1,4 +1,4 @@
-"""Records through format, compression and backend: ``open_records``, ``RecordWriter``, ``RecordReader``. Floor 2.
+"""Records through format, compression and backend: ``open_records``, ``RecordWriter``, ``RecordReader``.
 
 A writer is a format's encoder, a batch, a codec's encoder and a backend's Writer; a reader the same in the other
 direction. Here the parts are chosen, by suffix, magic bytes and arguments, and put together.

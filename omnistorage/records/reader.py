@@ -1,4 +1,4 @@
-"""Records out of a decoded stream. Floor 2.
+"""Records out of a decoded stream.
 
 Whichever way records are taken, one by one, in batches or by iterating, each comes once and in order.
 """

@@ -1,4 +1,4 @@
-"""Records into a ``Writer``. Floor 2.
+"""Records into a ``Writer``.
 
 A record is encoded on the caller's thread; coding and transport run beside it (see ``streams``).
 """

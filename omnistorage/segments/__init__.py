@@ -1,4 +1,4 @@
-"""``SegmentLog``: an append-only log of byte entries in a local folder. Floor 2; touches files through ``_os``.
+"""``SegmentLog``: an append-only log of byte entries in a local folder.
 
 A segment is a file named by the number of its first entry (``00000000000000000042.seg``). An entry is, in big-endian
 order: the length of its content (4 bytes), its number (8 bytes), the CRC-32 (ITU-T V.42) of these 12 bytes (4 bytes),
@@ -14,7 +14,7 @@ entries says how many are lost between them.
 digits, and the CRC-32 of those digits in hexadecimal: whatever ends a write, one of them is sound, and a full disk does
 not keep the log from noting that entries can go.
 
-``lock`` holds five numbers, 20 digits each, and the CRC-32 of their text (``_note.Note``):
+``lock`` holds five numbers, 20 digits each, and the CRC-32 of their text (``notes.Note``):
 
 1. the first number of the newest segment, which is never dropped;
 2. the number behind the last entry that was synced when this was noted;

@@ -1,4 +1,4 @@
-"""The Store: relative paths to bytes, one API over every backend. Imports floors 0 and 2, and wrappers."""
+"""The Store: relative paths to bytes, one API over every backend."""
 
 from __future__ import annotations
 

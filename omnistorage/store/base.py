@@ -1,4 +1,4 @@
-"""What the parts of a Store stand on: its backend, its paths, and what a miss means. Imports floors 0 and 2."""
+"""What the parts of a Store stand on: its backend, its paths, and what a miss means."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many calls of a Store at once, over a bounded number of threads. Imports the store and floor 0."""
+"""Many calls of a Store at once, over a bounded number of threads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``CompositeStore``: a Store over tiers. Imports floors 0 and 2, wrappers and multi."""
+"""``CompositeStore``: a Store over tiers."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Files of the ``io`` family over readers and writers: what ``Store.open`` returns.
 
 Python's own buffers close when they are dropped, and closing publishes. Ours do not: leaving ``with`` by an exception
-and being dropped both discard what was written. Imports floors 0 and 2.
+and being dropped both discard what was written.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How a Store lists. Imports floors 0 and 2."""
+"""How a Store lists."""
 
 from __future__ import annotations
 

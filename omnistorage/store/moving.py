@@ -1,4 +1,4 @@
-"""How a Store copies and moves: files, folders, to and from local files and other stores. Imports floors 0 and 2."""
+"""How a Store copies and moves: files, folders, to and from local files and other stores."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """Paths that name their partitions, ``year=2026/region=eu/part-0.parquet``, as Hive, Spark and pyarrow write and read
-them. Pure; imports floor 0 only.
+them. Pure.
 
 A value's characters that could not stand in a folder's name are written as ``%XX`` (``escapePathName`` in Apache Hive's
 ``FileUtils``), and null is ``__HIVE_DEFAULT_PARTITION__``, as is the empty text, which no folder's name can be.

@@ -1,7 +1,7 @@
 """Paths as a Store takes them: ``RemotePath``, and the gate that turns what a caller passes into a key.
 
 A Store refuses empty segments rather than collapse them, and knows two shapes: a file's path names an object, a
-folder's may be the root (``""`` or ``"."``) and may end with one slash. Imports floor 0 only.
+folder's may be the root (``""`` or ``"."``) and may end with one slash.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``ProxyStore``: a Store made from a Store, for those who change some of its methods. Imports the store alone."""
+"""``ProxyStore``: a Store made from a Store, for those who change some of its methods."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a Store opens and reads. Imports floors 0 and 2."""
+"""How a Store opens and reads."""
 
 from __future__ import annotations
 

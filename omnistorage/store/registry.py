@@ -1,5 +1,4 @@
-"""Stores by name, from a configuration: each backend is made once, when it is first needed. Imports floors 0 and 2, and
-wrappers."""
+"""Stores by name, from a configuration: each backend is made once, when it is first needed."""
 
 from __future__ import annotations
 

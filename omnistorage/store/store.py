@@ -1,4 +1,4 @@
-"""``Store``: relative paths to bytes, the same over every backend. Imports floors 0 and 2, and wrappers."""
+"""``Store``: relative paths to bytes, the same over every backend."""
 
 from __future__ import annotations
 

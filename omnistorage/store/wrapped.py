@@ -1,4 +1,4 @@
-"""Stores made from stores: observed, cached, encrypted. Imports floors 0 and 2, and wrappers."""
+"""Stores made from stores: observed, cached, encrypted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a Store writes and deletes single objects. Imports floors 0 and 2."""
+"""How a Store writes and deletes single objects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sync engine: make one place equal another, check that it is, and keep two in step. Floor 3.
+"""The sync engine: make one place equal another, check that it is, and keep two in step.
 
 ``plan`` merges two listings into a lazy stream of actions and ``run`` carries it out; ``sync``, ``copy`` and ``move``
 are thin over these two. Nothing is deleted unless ``delete=True`` says so, and then only last, and only if everything

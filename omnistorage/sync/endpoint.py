@@ -1,4 +1,4 @@
-"""One side of a sync: a backend, the folder in it, and its listing in merge order. Imports floors 0 and 2, ``Prefix``.
+"""One side of a sync: a backend, the folder in it, and its listing in merge order.
 
 A folder compares as its name plus ``/``: a depth-first walk of a file system then has the order of a flat key listing,
 and both merge without sorting.
@@ -158,9 +158,9 @@ class Side:
         """What lies in the folder, in merge order; with ``folders`` also the folders, where the store has any.
 
         Where the store promises key order and seeks, a flat listing goes on behind 32,000 entries in ranges of keys, at
-        most ``readers`` side by side in an executor that ``pool`` makes (see ``_ranges``). Where ``filter`` has rules
-        for metadata and the listing shows none, each object that the other rules let pass is asked for its own, in as
-        many calls (see ``_asked``).
+        most ``readers`` side by side in an executor that ``pool`` makes (see ``listing.key_ranges``). Where ``filter``
+        has rules for metadata and the listing shows none, each object that the other rules let pass is asked for its
+        own, in as many calls (see ``listing.metadata_lookup``).
 
         Raises ``ListingDisorder`` if a store that promises key order breaks it, ``ConfigError`` for a time without a
         zone. Two names that ``fold`` makes one go to ``on_double``, before the first entry is yielded; both are

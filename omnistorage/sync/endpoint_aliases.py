@@ -1,9 +1,8 @@
-"""One place under two names: bind mounts, second mounts of a volume, two host names of one bucket. Imports floors 0
-and 2, ``places``.
+"""One place under two names: bind mounts, second mounts of a volume, two host names of one bucket.
 
 A move that takes the copy for another object deletes the only one there is. So it is looked for three times:
 
-1. Before anything is read: ``_volumes`` gives local folders the name that they have on their volume.
+1. Before anything is read: ``ops.volumes`` gives local folders the name that they have on their volume.
 2. Before each removal: ``is_one_object`` compares what both sides show.
 3. After the first removal of a run: ``FirstRemoval`` looks for the copy again.
 """

@@ -1,4 +1,4 @@
-"""Whose fault an error is: a note that says at which side it happened. Imports errors and ``places``."""
+"""Whose fault an error is: a note that says at which side it happened."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""The time of a source that a copy in an object store keeps as ``metadata["mtime"]``. Imports floor 0
-and ``places``."""
+"""The time of a source that a copy in an object store keeps as ``metadata["mtime"]``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Symbolic links as small files, so that they can be kept where there are none. Imports floors 0 and 2, ``wrappers``.
+"""Symbolic links as small files, so that they can be kept where there are none.
 
 The link ``x`` shows as the file ``x.rclonelink``, which holds what the link says: rclone's ``--links`` has it so, and
 each reads what the other wrote.

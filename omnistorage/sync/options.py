@@ -1,4 +1,4 @@
-"""The settings of a sync, one frozen value, named as on the command line. Imports floors 0 and 2, and filters."""
+"""The settings of a sync, one frozen value, named as on the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether two places overlap, as far as their names tell. Imports floors 0 and 2, ``Prefix``, ``places``."""
+"""Whether two places overlap, as far as their names tell."""
 
 from __future__ import annotations
 

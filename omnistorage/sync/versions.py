@@ -1,4 +1,4 @@
-"""Whether an object still is the version that was seen, and whether two hold the same bytes. Imports floor 0."""
+"""Whether an object still is the version that was seen, and whether two hold the same bytes."""
 
 from __future__ import annotations
 

@@ -1,15 +1,15 @@
 """``BackendTests``: every sentence a backend must keep, as one test each.
 
-    from omnistorage.testing import BackendTests
+from omnistorage.testing import BackendTests
 
-    class TestMine(BackendTests):
+class TestMine(BackendTests):
         def make(self):
             return MyBackend()
 
-        def peek(self, backend, path):          # the raw back doors: not through the methods under test
+def peek(self, backend, path):          # the raw back doors: not through the methods under test
             return backend.rows.get(path)
 
-        def plant(self, backend, path, data):
+def plant(self, backend, path, data):
             backend.rows[path] = data
 
 A basic backend is asked about its six methods, an extended one about all; what a flag denies must be refused.

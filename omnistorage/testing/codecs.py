@@ -1,7 +1,6 @@
-"""The conformance kit for codecs: what ``stages.Codec`` promises, one test per sentence. Imports pytest, hypothesis and
-floor 0.
+"""The conformance kit for codecs: what ``stages.Codec`` promises, one test per sentence.
 
-    class TestBrotli(CodecTests):
+class TestBrotli(CodecTests):
         codec = Brotli(quality=5)
 
 ``OMNISTORAGE_BUDGET`` chooses how much is tried: ``default`` flips one bit of each byte and tries 20 examples of a

@@ -1,14 +1,13 @@
-"""The conformance kit for record formats: what ``stages.Format`` promises, one test per sentence. Imports pytest,
-hypothesis and floor 0.
+"""The conformance kit for record formats: what ``stages.Format`` promises, one test per sentence.
 
-    class TestNdjson(FormatTests):
+class TestNdjson(FormatTests):
         format = Ndjson()
         limited = Ndjson(max_record=1000)
         records = st.dictionaries(st.text(), st.integers())
         unencodable = ({1, 2},)
         bad = ((b"{nonsense\\n", b"{nonsense"),)
 
-        def record_of_size(self, size):
+def record_of_size(self, size):
             return "x" * (size - 2)
 """
 

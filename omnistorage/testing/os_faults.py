@@ -1,4 +1,4 @@
-"""Twins of the OS layer for tests: one that fails, one that remembers. Imports ``_os`` and the standard library only.
+"""Twins of the OS layer for tests: one that fails, one that remembers.
 
 ``LocalBackend(root, _os=FaultyOS(at=7, error=errno.EIO))`` fails its 7th system call; a test that counts up until a run
 passes untouched has failed every call there is. ``RecordingOS`` runs everything and keeps the journal from which

@@ -1,6 +1,6 @@
 """A hypothesis state machine for any backend: random calls, held against a dict.
 
-    TestMine = backend_machine(make=MyBackend, peek=lambda backend, path: backend.rows.get(path))
+TestMine = backend_machine(make=MyBackend, peek=lambda backend, path: backend.rows.get(path))
 
 Steps are chosen from what the backend's flags allow. Whatever happens, the store and the dict agree; a failing run is
 shrunk to the shortest one and printed as Python.

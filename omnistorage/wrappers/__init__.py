@@ -9,8 +9,6 @@ The order matters, from the outside in:
 - ``Cache`` within ``Encrypt``: what it keeps is what the store has, encrypted. Around ``Encrypt`` it would keep
   contents in the clear, and save decrypting them.
 - ``Retry`` innermost, around the backend that fails: what stands outside sees one call, however often it was tried.
-
-Imports floor 0 only; each wrapper loads when it is first asked for.
 """
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ if TYPE_CHECKING:
     from .retry import Retry as Retry
 
 _NAMES = {
-    "Cache": "cache", "CacheStats": "_cache_shelf", "Encrypt": "encrypt", "Event": "observe", "Observe": "observe",
+    "Cache": "cache", "CacheStats": "cache", "Encrypt": "encrypt", "Event": "observe", "Observe": "observe",
     "Prefix": "prefix", "ReadOnly": "readonly", "Retry": "retry",
 }  # fmt: skip
 __all__ = sorted(_NAMES)

@@ -1,4 +1,4 @@
-"""``Wrapper`` forwards everything; a wrapper overrides what it changes. Imports floor 0 only.
+"""``Wrapper`` forwards everything; a wrapper overrides what it changes.
 
 A wrapper names the flags it clears (``clears``) and the powers it adapts (``adapts``). Everything it does not name is
 forwarded truthfully: it is extended exactly if the inner backend is, has a power only if it adapts it and the inner

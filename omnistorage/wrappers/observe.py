@@ -1,4 +1,4 @@
-"""``Observe``: tells a listener of every call and every stream. Imports floor 0 only."""
+"""``Observe``: tells a listener of every call and every stream."""
 
 from __future__ import annotations
 

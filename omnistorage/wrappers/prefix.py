@@ -1,4 +1,4 @@
-"""``Prefix``: one folder of a backend as a backend of its own. Imports floor 0 only."""
+"""``Prefix``: one folder of a backend as a backend of its own."""
 
 from __future__ import annotations
 

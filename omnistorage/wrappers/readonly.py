@@ -1,4 +1,4 @@
-"""``ReadOnly``: everything that reads, nothing that changes. Imports floor 0 only."""
+"""``ReadOnly``: everything that reads, nothing that changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``Retry``: tries again what a basic third-party backend failed at for a while. Imports floor 0 only."""
+"""``Retry``: tries again what a basic third-party backend failed at for a while."""
 
 from __future__ import annotations
 

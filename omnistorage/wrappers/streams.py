@@ -1,4 +1,4 @@
-"""Readers and writers that forward to another, for wrappers that see every call on them. Imports floor 0 only."""
+"""Readers and writers that forward to another, for wrappers that see every call on them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Where an Azure storage account is, and who one is there: endpoints, keys, connection strings, the SDK's clients.
-
-Imports floor 0, ``secret`` and the SDK, the latter when a client is made.
-"""
+"""Where an Azure storage account is, and who one is there: endpoints, keys, connection strings, the SDK's clients."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Azure Blob Storage and Data Lake Storage, through Microsoft's SDKs. Imports floor 0, ``secret`` and shared bases; the
-SDKs when they are needed.
+"""Azure Blob Storage and Data Lake Storage, through Microsoft's SDKs.
 
 Every request is sent once by the SDK and tried again by our ``RequestPolicy`` alone. A body of up to ``part_size``
 bytes is one Put Blob; a longer one goes as blocks, ``concurrency`` on their way at once, so that a stream takes

@@ -2,7 +2,7 @@
 
 Long bodies are blocks (Put Block) that a block list (Put Block List) turns into a blob. All writers of a blob share one
 list of uncommitted blocks: so each upload has ids of its own, which nobody else can name, and of one length, as the
-service wants. Imports floor 0 and ``_azure_*``.
+service wants.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What goes with a copy on Azure, and how it ended. Imports floor 0, shared bases and ``_azure_*``."""
+"""What goes with a copy on Azure, and how it ended."""
 
 from __future__ import annotations
 

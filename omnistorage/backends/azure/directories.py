@@ -2,7 +2,6 @@
 
 Data goes through the Blob service, as on flat accounts; this is the Data Lake service, through its own SDK. Each call
 is one request, but for the deletion of a folder under a token, where the service checks permissions page by page.
-Imports floor 0 and ``_azure_*``.
 """
 
 from __future__ import annotations

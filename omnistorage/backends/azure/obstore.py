@@ -3,7 +3,6 @@ time.
 
 Everything else stays with the SDK: listings, copies, blocks, and what obstore cannot say. So do accounts whose folders
 it would take for objects, and a SAS, which it would show to the page that a redirect names. ADR 0010 has the reasons.
-Imports floor 0 and shared bases.
 """
 
 from __future__ import annotations

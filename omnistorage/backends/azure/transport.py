@@ -2,7 +2,7 @@
 
 The SDK's own methods read a whole answer before they give any of it, and make a client for each blob; so requests are
 written here, after the REST reference (https://learn.microsoft.com/rest/api/storageservices/blob-service-rest-api).
-Native errors end here, too: theirs hold URLs, and a URL may hold a SAS. Imports floor 0, ``secret`` and the SDK.
+Native errors end here, too: theirs hold URLs, and a URL may hold a SAS.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Writers of Azure's blobs, and the order of its listings. Imports floor 0 and shared bases only."""
+"""Writers of Azure's blobs, and the order of its listings."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""What backends share whose objects are made when they are read: keys, listings, plans, sizes. Imports floor 0 and the
-shared bases; never a library.
+"""What backends share whose objects are made when they are read: keys, listings, plans, sizes.
 
 A subclass turns a key into a stream; here stand the patterns and who wins (a key without parameters first, then the
 patterns in their order), what a listing shows, and what is known of an object before it is made: its time if the

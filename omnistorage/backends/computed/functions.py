@@ -1,6 +1,4 @@
-"""Objects that are made by functions: a key, a Python callable, bytes. Imports floor 0 and the shared ``_computed``
-and ``_serializers`` bases; pyarrow is loaded with the first table.
-"""
+"""Objects that are made by functions: a key, a Python callable, bytes."""
 
 from __future__ import annotations
 
@@ -37,7 +35,7 @@ class Computed:
 class ComputeBackend(ComputedBackend):
     """Read-only objects that functions make: ``ComputeBackend({"reports/{year:int}.csv": make_report})``.
 
-    Patterns of keys are those of ``_computed_keys``; the function gets the parameters as keyword arguments and returns
+    Patterns of keys are those of ``key_patterns``; the function gets the parameters as keyword arguments and returns
 
     - bytes, or a str, which is encoded as UTF-8;
     - a binary stream or an iterable of bytes, which is read as it is needed and closed after;

@@ -1,7 +1,7 @@
 """Key patterns such as ``reports/{year:int}/{region}.parquet``: which keys they mean, and with which parameters. Pure:
 imports errors and paths only.
 
-    {name}          one segment or a part of one, never a "/"       {name:date}   2024-05-01
+{name}          one segment or a part of one, never a "/"       {name:date}   2024-05-01
     {name:int}      a whole number of 64 bits, as Python writes it  {name:uuid}   in lower case, with its hyphens; a str
     {name:02d}      the same, padded with zeros to two digits       {name:path}   any number of segments; once a pattern
     {{  }}          a brace

@@ -1,5 +1,5 @@
 """Tables as bytes: Parquet, CSV, Arrow IPC and NDJSON, one batch of rows at a time. pyarrow is loaded with the first
-table. Imports errors and globals of the standard library only.
+table.
 
 Formats: Parquet (https://parquet.apache.org/docs/file-format/), CSV (RFC 4180, a header, text in quotes, null as
 nothing at all), Arrow IPC in its *file* form, for which the suffix ``.arrow`` stands

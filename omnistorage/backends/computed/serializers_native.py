@@ -1,5 +1,4 @@
-"""Serializers that read results by a native client instead of through the rows of the driver. Imports errors, secret
-and the shared ``_serializers``; a client is loaded when its serializer is made.
+"""Serializers that read results by a native client instead of through the rows of the driver.
 
 How much faster they are is measured by the benchmark ``sql_query``. What a client returns is cast to the schema that
 the default finds, so that schema and values are the same whichever is taken; a value that would change on the way is

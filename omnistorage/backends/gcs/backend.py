@@ -1,5 +1,4 @@
-"""Google Cloud Storage, through google-cloud-storage. Imports floor 0, ``secret`` and shared bases; the SDK when it is
-needed.
+"""Google Cloud Storage, through google-cloud-storage.
 
 Every request is sent once by the SDK and tried again by our ``RequestPolicy`` alone. A body of up to ``part_size``
 bytes is one request; a longer one is a resumable upload, whose chunks go one after another while the next one fills, so

@@ -4,7 +4,6 @@ Metadata, listings and small bodies go through the SDK's own calls (the JSON API
 headers alone carry user metadata beside the bytes (emulators send it with the JSON API too, and may answer the other
 under one host name only). The chunks of a resumable upload are PUTs to its session
 (https://cloud.google.com/storage/docs/performing-resumable-uploads). All travel on the SDK's authorized session.
-Imports floor 0 and ``_object_client``; the SDK only when a client is made.
 """
 
 from __future__ import annotations

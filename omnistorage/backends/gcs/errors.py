@@ -1,4 +1,4 @@
-"""What the errors of Google Cloud Storage mean. Imports floor 0; the SDK's exceptions when there are some."""
+"""What the errors of Google Cloud Storage mean."""
 
 from __future__ import annotations
 

@@ -3,8 +3,7 @@ time.
 
 obstore speaks the XML API alone, and tells no digest of what it reads: so it takes the data path of a server that is
 known to answer that API, where nobody wants checksums. Everything else stays with the SDK, and so do reads under a
-condition (obstore's are of another etag than the generation) and what nobody writes. ADR 0010 has the reasons. Imports
-floor 0 and shared bases; the SDK's transport when a token is needed.
+condition (obstore's are of another etag than the generation) and what nobody writes. ADR 0010 has the reasons.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The marks by which an answer of Google Cloud Storage is known, after its JSON API reference. Imports floor 0.
+"""The marks by which an answer of Google Cloud Storage is known, after its JSON API reference.
 
 A resource says its ``kind``, a deletion has the status 204 and no body, an object its generation. Google adds
 ``X-GUploader-UploadID`` to every answer: it is demanded of deletions, which have nothing else, where ``vendor`` says

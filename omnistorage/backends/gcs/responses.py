@@ -1,4 +1,4 @@
-"""What the answers of Google Cloud Storage say, and its names for things. Imports floor 0."""
+"""What the answers of Google Cloud Storage say, and its names for things."""
 
 from __future__ import annotations
 

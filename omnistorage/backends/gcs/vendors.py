@@ -1,4 +1,4 @@
-"""What servers that speak the API of Google Cloud Storage keep, and so what a backend can do. Imports floor 0."""
+"""What servers that speak the API of Google Cloud Storage keep, and so what a backend can do."""
 
 from __future__ import annotations
 

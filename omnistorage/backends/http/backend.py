@@ -1,5 +1,4 @@
-"""Objects by their URLs: any HTTP server to read from, a WebDAV server to write to. Imports floor 0, ``secret`` and its
-own neighbours; urllib3 is loaded with the first request.
+"""Objects by their URLs: any HTTP server to read from, a WebDAV server to write to.
 
 Wire, pages and WebDAV stand in the ``_http_*`` modules.
 """
@@ -48,7 +47,7 @@ class HTTPBackend(Folders):
     ``user`` and ``password``, or a bearer ``token``, ``headers`` and the ``signature`` (the query of a signed URL, put
     behind every URL; urllib3 logs URLs at DEBUG) go to the root's own origin and to no other, wherever redirects lead.
     A redirect from https to http is refused unless ``allow_downgrade=True``. ``untrusted=True`` connects to addresses
-    of the public internet alone (see ``_http_net``); ``resolver(host, port)`` finds the addresses of a name instead of
+    of the public internet alone (see ``network``); ``resolver(host, port)`` finds the addresses of a name instead of
     the system. ``proxy`` is ``http(s)://user:password@host:port``; the environment is not asked for one. ``ca_file``
     holds the certificates to believe; ``verify=False`` believes any, and the ``repr`` says so.
 

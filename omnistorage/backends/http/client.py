@@ -1,5 +1,4 @@
-"""Requests over HTTP through urllib3: one call, one request (and its redirects), no retries. Imports floor 0, the
-door's neighbours and its own; urllib3 when the first request is made.
+"""Requests over HTTP through urllib3: one call, one request (and its redirects), no retries.
 
 Rules, by RFC 9110: the body is wanted as it is (``Accept-Encoding: identity``) and never decoded here; credentials go
 to the root's origin alone, and a redirect that leaves it leaves them behind for good; a redirect from https to http is

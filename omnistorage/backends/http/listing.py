@@ -1,5 +1,4 @@
-"""Listing over HTTP: HTTP has no listing, so it is what an index page, a sitemap, a manifest or WebDAV says. Imports
-floor 0, and its own neighbours.
+"""Listing over HTTP: HTTP has no listing, so it is what an index page, a sitemap, a manifest or WebDAV says.
 
 Index pages and WebDAV are walked folder by folder, in the order of the keys; a manifest or a sitemap is read from its
 beginning, in its own order. Nothing is kept between two listings.

@@ -1,5 +1,4 @@
-"""What servers write about many objects at once: index pages, sitemaps, WebDAV's multistatus. Pure; imports
-floor 0 and its neighbours.
+"""What servers write about many objects at once: index pages, sitemaps, WebDAV's multistatus. Pure.
 
 All of it comes from outside. It is parsed as it comes and never held as a whole; sizes, depths and the number of
 entries are bounded. A document type (and with it every entity) is refused, and a link counts only if it lies below the

@@ -1,5 +1,4 @@
-"""Manifests: the objects of a server in one document, as JSON, NDJSON or text; and JSON as it comes. Pure; imports
-floor 0 and its neighbours.
+"""Manifests: the objects of a server in one document, as JSON, NDJSON or text; and JSON as it comes. Pure.
 
 A manifest comes from outside and may be of any length: it is never held, and its lines and entries are bounded.
 """

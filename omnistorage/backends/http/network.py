@@ -1,5 +1,4 @@
-"""Connections of the HTTP backend: which addresses they may lead to, and what they are made of. Imports floor 0 and its
-neighbours; urllib3 when a connection pool is made.
+"""Connections of the HTTP backend: which addresses they may lead to, and what they are made of.
 
 Whoever takes URLs from strangers must not be sent to the machine itself, its network or a cloud's metadata service: in
 ``untrusted`` mode a name is resolved once, every address it has is looked at, and the connection goes to an address

@@ -1,5 +1,4 @@
-"""Reading over HTTP: the client of this process, and a reader that goes on where a connection broke. Imports floor 0,
-``secret``, ``_base`` and its own neighbours.
+"""Reading over HTTP: the client of this process, and a reader that goes on where a connection broke.
 
 A reader that must ask again sends ``If-Range`` with a strong validator and believes the answer only if it carries the
 same one: a strong etag, or without any etag a time of change that is long past. Without either, and after a change, it

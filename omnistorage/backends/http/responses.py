@@ -1,4 +1,4 @@
-"""What the head of an HTTP answer says, by RFC 9110. Imports floor 0 and shared bases only."""
+"""What the head of an HTTP answer says, by RFC 9110."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The settings of the HTTP backend, and the headers they make. Imports floor 0 and ``secret``."""
+"""The settings of the HTTP backend, and the headers they make."""
 
 from __future__ import annotations
 

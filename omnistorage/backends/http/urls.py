@@ -1,4 +1,4 @@
-"""What URLs and paths have to do with each other over HTTP. Pure; imports floor 0 only.
+"""What URLs and paths have to do with each other over HTTP. Pure.
 
 A path is percent-encoded segment by segment (RFC 3986, section 2.1), so that a space, ``%``, ``?`` or ``#`` in a name
 is a part of the name; what a server writes into a link is decoded once and must lie below the root.

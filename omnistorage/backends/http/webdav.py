@@ -1,4 +1,4 @@
-"""Changing things over WebDAV (RFC 4918). Imports floor 0, and its own neighbours.
+"""Changing things over WebDAV (RFC 4918).
 
 A write goes to a hidden temporary beside its place and gets its name by MOVE, for a PUT shows its bytes as they come on
 many servers. The body is kept here first, in memory and then in a file without a name, so that it can be sent with its

@@ -1,4 +1,4 @@
-"""The writer of WebDAV. Imports floor 0 and its own neighbours."""
+"""The writer of WebDAV."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """How the local backend names, finds, lists and reads: what its parts share.
 
-Imports floor 0, ``_os`` and ``_streams``. Nothing here changes anything.
+Nothing here changes anything.
 """
 
 from __future__ import annotations

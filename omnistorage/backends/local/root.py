@@ -1,7 +1,4 @@
-"""Where a local backend lives: its root, and the folders beneath it, found, made and taken back.
-
-Imports floor 0, ``_os`` and ``_local_read``.
-"""
+"""Where a local backend lives: its root, and the folders beneath it, found, made and taken back."""
 
 from __future__ import annotations
 

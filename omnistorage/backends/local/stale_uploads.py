@@ -1,4 +1,4 @@
-"""What dead writers left in a local folder, and emptying one. Imports floor 0, ``_os`` and ``_local_read``.
+"""What dead writers left in a local folder, and emptying one.
 
 A temporary whose writer lives is locked, and the lock dies with the process: whoever finds one unlocked may take it.
 """

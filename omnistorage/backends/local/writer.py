@@ -1,7 +1,5 @@
 """How the local backend writes: temporaries, their publication, appending, and collecting what dead writers left.
 
-Imports floor 0, ``_os`` and its neighbours ``_base``, ``_streams``, ``_local_read`` and ``_local_root``.
-
 A write goes to a hidden temporary in the folder of its destination, 0600 from the first instant and locked with flock
 for as long as its writer lives. Publication is one ``rename`` (or ``link``, when nothing may be replaced), so that a
 kill at any moment leaves the old content or the new, and at most an unlocked temporary, which anybody may collect: the

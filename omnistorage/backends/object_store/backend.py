@@ -1,4 +1,4 @@
-"""``ObjectBackend``: what S3, GCS and Azure share, over an ``ObjectClient``. Imports floor 0 and shared bases only.
+"""``ObjectBackend``: what S3, GCS and Azure share, over an ``ObjectClient``.
 
 Paths become keys below the root's prefix; every request goes through one ``RequestPolicy``; the client is made when it
 is needed, and again in a forked child. A flat key space: a folder is there while an object is under it.

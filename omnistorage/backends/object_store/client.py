@@ -2,7 +2,6 @@
 
 S3, GCS and Azure have such a client over their SDK. Keys are whole (the root's prefix included), native errors come out
 as they are, and ``translate`` says what they mean: ``ObjectBackend`` sends every call through its ``RequestPolicy``.
-Imports floor 0 only.
 """
 
 from __future__ import annotations

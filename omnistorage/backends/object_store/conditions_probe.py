@@ -1,7 +1,7 @@
 """Which conditions a server keeps, found out by trying: for object stores that nothing is known of.
 
 A probe sends about 30 small requests for one object, which is removed again. A bucket with versioning keeps the removed
-versions and a marker, until its lifecycle rules end them. Imports floor 0 and ``_object_client``.
+versions and a marker, until its lifecycle rules end them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """obstore as a second client of object stores: single reads and small writes, for a fraction of an SDK's CPU time.
 
 What its stores have in common stands here: how a request is made, what comes back, and how it goes wrong. Each store's
-own file says what is left to the SDK. ADR 0010 has the reasons. Imports floor 0 and shared bases; obstore when a client
-is made.
+own file says what is left to the SDK. ADR 0010 has the reasons.
 """
 
 from __future__ import annotations

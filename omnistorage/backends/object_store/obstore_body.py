@@ -1,4 +1,4 @@
-"""The bodies of what obstore reads. Imports floor 0 only."""
+"""The bodies of what obstore reads."""
 
 from __future__ import annotations
 

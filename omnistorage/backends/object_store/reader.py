@@ -1,4 +1,4 @@
-"""Readers of object stores, over an ``ObjectClient``. Imports floor 0 and shared bases only.
+"""Readers of object stores, over an ``ObjectClient``.
 
 One connection to an object store brings a fraction of what the network carries, and a reader that waits for the network
 does nothing else. So a long body is read as several ranges side by side, handed out in order. A *lane* is a range of

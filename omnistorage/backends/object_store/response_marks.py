@@ -1,4 +1,4 @@
-"""How an answer of an object store is told from anything else that answers in its place. Imports floor 0.
+"""How an answer of an object store is told from anything else that answers in its place.
 
 A login page, a proxy or a load balancer can answer any request with a good status. Each client therefore looks for the
 marks that its service always sends: the documented status, the root of a document, an etag or generation, an id. An

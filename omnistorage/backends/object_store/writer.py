@@ -1,4 +1,4 @@
-"""Writers of object stores, over an ``ObjectClient``. Imports floor 0 and shared bases only.
+"""Writers of object stores, over an ``ObjectClient``.
 
 A body that fits one part is one request; a longer one is a multipart upload, whose parts travel side by side on the I/O
 pool. Nothing is visible before the last request, which ``close`` sends.

@@ -1,4 +1,4 @@
-"""S3, and what speaks its API, through boto3. Imports floor 0, ``secret`` and shared bases; boto3 when it is needed.
+"""S3, and what speaks its API, through boto3.
 
 Every request is sent once by the SDK and tried again by our ``RequestPolicy`` alone. A body of up to ``part_size``
 bytes is one PUT; a longer one is a multipart upload with ``concurrency`` parts on their way at once, so that a stream

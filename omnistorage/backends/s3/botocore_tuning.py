@@ -1,5 +1,4 @@
-"""What boto3 does not do by itself: small requests at once, and requests that can be ended. Imports shared
-bases only."""
+"""What boto3 does not do by itself: small requests at once, and requests that can be ended."""
 
 from __future__ import annotations
 

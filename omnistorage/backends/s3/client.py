@@ -1,7 +1,4 @@
-"""The S3 API through boto3: an ``ObjectClient``. One request per call; the SDK's own retries are off.
-
-Imports floor 0 and ``_object_client``; boto3 only when a client is made.
-"""
+"""The S3 API through boto3: an ``ObjectClient``. One request per call; the SDK's own retries are off."""
 
 from __future__ import annotations
 

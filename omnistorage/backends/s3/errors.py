@@ -1,4 +1,4 @@
-"""What the errors of S3 mean. Imports floor 0; the SDK's exceptions when there are some."""
+"""What the errors of S3 mean."""
 
 from __future__ import annotations
 

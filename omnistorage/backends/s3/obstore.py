@@ -2,7 +2,7 @@
 
 Everything else stays with the SDK: listings, copies, uploads of parts (a dropped upload of obstore's own would stay at
 the store), and what obstore cannot say: versions, further headers, keys that are no path to it. ADR 0010 has the
-reasons. Imports floor 0 and shared bases.
+reasons.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The marks by which an answer of S3 is known, after the API reference of Amazon S3. Imports floor 0.
+"""The marks by which an answer of S3 is known, after the API reference of Amazon S3.
 
 Each operation has its status and a mark: the root of its document, with what that always holds, or a header. A deletion
 has neither: there ``x-amz-request-id`` tells, which S3 sends with every answer (a server that does not is named by

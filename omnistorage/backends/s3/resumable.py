@@ -1,4 +1,4 @@
-"""Uploads that another process takes up again. Imports floor 0 and shared bases.
+"""Uploads that another process takes up again.
 
 A multipart upload stays at the store when its process dies, with all parts that had arrived. Whoever knows its id can
 ask for them (ListParts) and go on behind the last of those that are there without a gap.

@@ -1,4 +1,4 @@
-"""Where an S3 server is, as the environment and the options say. Imports floor 0, ``secret`` and botocore.
+"""Where an S3 server is, as the environment and the options say.
 
 The SDK's variables and configuration files are read as it reads them:
 https://docs.aws.amazon.com/sdkref/latest/guide/feature-ss-endpoints.html

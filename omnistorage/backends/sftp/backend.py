@@ -1,5 +1,4 @@
-"""A folder on an SSH server as a backend. Imports floor 0, ``secret``, ``_base`` and its own neighbours; paramiko is
-loaded with the first connection.
+"""A folder on an SSH server as a backend.
 
 What makes it more than an SFTP client: writes go to a hidden temporary beside their destination and appear whole, by
 ``posix-rename@openssh.com``, or by ``hardlink@openssh.com`` where nothing may be replaced (link(2) is the one operation
@@ -81,7 +80,7 @@ class SFTPBackend(Powers):
     Times are whole seconds, and an etag is made of time and size: a change within one second that keeps the size is not
     seen by it, and nothing is claimed to be conditional on it but the opening of a reader. Symlinks inside the root are
     followed by reads and replaced by writes; ``list`` yields them as kind ``"link"``; one that leads out of the root
-    raises ``InvalidPath`` (``_sftp_tree`` says what that is worth against somebody who swaps them meanwhile). A write
+    raises ``InvalidPath`` (``paths`` says what that is worth against somebody who swaps them meanwhile). A write
     keeps the mode of the file it replaces; new files get what the server's umask leaves. An aborted write may leave the
     folders it made, a dropped connection a hidden temporary: ``remove_stale_uploads``.
     """

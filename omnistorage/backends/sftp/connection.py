@@ -1,4 +1,4 @@
-"""How the SFTP backend reaches its server: authentication, jump hosts, forks. Imports floor 0 and its neighbours."""
+"""How the SFTP backend reaches its server: authentication, jump hosts, forks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The folders of the SFTP backend, and what dead writers left in them. Imports floor 0 and its neighbours."""
+"""The folders of the SFTP backend, and what dead writers left in them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
 """Whether an SSH server is the one it should be: known_hosts, first use, pinned keys.
 
-Imports floor 0 and ``_sftp_settings``; paramiko is handed in.
-
 A server has to prove who it is before it is told anything: there is no call of paramiko's ``AutoAddPolicy`` here, nor a
 setting that accepts any key. Format of known_hosts: sshd(8).
 """

@@ -1,4 +1,4 @@
-"""What an SFTP server can do beyond objects: times of folders, and symbolic links. Imports floor 0 and its neighbours.
+"""What an SFTP server can do beyond objects: times of folders, and symbolic links.
 
 The time of a link itself is set by OpenSSH's extension ``lsetstat@openssh.com`` (PROTOCOL, section 4.9). SYMLINK takes
 the target first and the link's name second, as OpenSSH has it (section 4.1) and others do since; the draft has them the

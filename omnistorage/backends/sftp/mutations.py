@@ -1,7 +1,7 @@
 """What the SFTP backend changes on the server: publication, moves, deletion, folders, what dead writers left.
 
-Imports floor 0, ``_base`` and its neighbours. Every change is one ``_ask`` that may be sent again: where doing it twice
-would do harm or tell a lie, the second attempt first looks what became of the one whose answer was lost.
+Every change is one ``_ask`` that may be sent again: where doing it twice would do harm or tell a lie, the second
+attempt first looks what became of the one whose answer was lost.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""Names, folders and errors on the far side: what the parts of the SFTP backend share. Imports floor 0 and its
-neighbours ``_sftp_wire``, ``_sftp_connect``, ``_sftp_pool``.
+"""Names, folders and errors on the far side: what the parts of the SFTP backend share.
 
 Never out of the root: SFTP has no way to resolve beneath a folder, so every call asks the server where its path really
 leads (REALPATH) before it touches anything. Between that answer and the next request somebody with an account on the

@@ -1,4 +1,4 @@
-"""The connections of one SFTP backend. Imports ``_sftp_connect`` and ``_sftp_wire``.
+"""The connections of one SFTP backend.
 
 A connection carries any number of streams at once, so nobody waits for a free one; a further one is opened, up to the
 limit, when all are busy. One that died is forgotten, and the next request opens another.

@@ -1,4 +1,4 @@
-"""The SSH File Transfer Protocol, version 3, over a paramiko channel. Imports floor 0 only.
+"""The SSH File Transfer Protocol, version 3, over a paramiko channel.
 
 Why not paramiko's own client: it must not be shared by threads, forgets the server's extensions, buffers a whole file
 when it prefetches, and tells most failures apart by text alone. Here any number of threads share one session: a request

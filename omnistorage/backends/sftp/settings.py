@@ -1,7 +1,4 @@
-"""The settings of an SFTP connection, and what ssh_config adds to them.
-
-Imports floor 0 and ``secret``; paramiko only when a connection is made.
-"""
+"""The settings of an SFTP connection, and what ssh_config adds to them."""
 
 from __future__ import annotations
 

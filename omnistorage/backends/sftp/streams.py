@@ -1,4 +1,4 @@
-"""The reader and the writer of the SFTP backend, both pipelined. Imports floor 0, ``_streams`` and its neighbours.
+"""The reader and the writer of the SFTP backend, both pipelined.
 
 Memory: a reader asks at most 4 MiB ahead of its caller (it starts with 64 KiB and doubles that as it is read, so that
 a look at the head of a file costs little); a writer has at most 4 MiB under way that the server has not confirmed, and

@@ -1,4 +1,4 @@
-"""One connection to a database. Imports floor 0 and the dialects."""
+"""One connection to a database."""
 
 from __future__ import annotations
 

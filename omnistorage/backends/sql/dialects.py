@@ -1,8 +1,8 @@
-"""What differs from database to database: how a statement is written, and what an error means. Imports nothing of ours.
+"""What differs from database to database: how a statement is written, and what an error means.
 
 ``Dialect`` has a subclass for each family. ``verdict(error)`` sorts a native error into one word:
 
-    duplicate    a unique key is taken               busy         not done, may work later (lock, deadlock, timeout)
+duplicate    a unique key is taken               busy         not done, may work later (lock, deadlock, timeout)
     guard        a guarded upsert met a blob         lost         the connection broke: done or not, nobody knows
     missing      no such table or database           unavailable  no connection could be made
     denied       credentials or rights               corrupt      the database file is damaged

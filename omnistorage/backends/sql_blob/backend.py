@@ -1,7 +1,6 @@
-"""Objects in a table of a SQL database: SQLite, PostgreSQL, MariaDB and MySQL. Imports floor 0, secret and the shared
-``_base`` and ``_sql`` modules; sqlalchemy is loaded when a backend is made.
+"""Objects in a table of a SQL database: SQLite, PostgreSQL, MariaDB and MySQL.
 
-What the tables look like stands in ``_sql_blob_table``. Keys are compared and sorted by their bytes. A body of up to
+What the tables look like stands in ``schema``. Keys are compared and sorted by their bytes. A body of up to
 1 MiB lives in its row; a larger one in chunks of 1 MiB, written as they come and pointed at by the row when the writer
 is closed. Readers of a large body pin it for ``lease`` seconds at a time, writers too: what neither an object nor a
 lease holds is garbage, which later writers and ``remove_stale_uploads`` collect.

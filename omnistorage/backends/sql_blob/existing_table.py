@@ -1,4 +1,4 @@
-"""Finding out what an existing table offers to the SQL blob backend. Imports the shared ``_sql`` bases only."""
+"""Finding out what an existing table offers to the SQL blob backend."""
 
 from __future__ import annotations
 

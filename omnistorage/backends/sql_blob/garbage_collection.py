@@ -1,4 +1,4 @@
-"""Blobs that nobody needs, and holding on to those that somebody does. Imports the shared ``_sql`` bases only.
+"""Blobs that nobody needs, and holding on to those that somebody does.
 
 A blob is garbage once no object points at it and the last lease on it has run out. Who removes one claims it first, in
 the statement that also looks; the chunks then go in short steps, and whoever comes later can take over from a dead one.

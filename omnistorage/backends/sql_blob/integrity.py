@@ -1,4 +1,4 @@
-"""Holds the bytes that are read of a SQL blob against the size and the digest in its row. Imports floor 0."""
+"""Holds the bytes that are read of a SQL blob against the size and the digest in its row."""
 
 from __future__ import annotations
 

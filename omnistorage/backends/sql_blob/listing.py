@@ -1,4 +1,4 @@
-"""Rows into infos, and listings page by page. Imports floor 0 and ``_base``.
+"""Rows into infos, and listings page by page.
 
 Each page is a search in the index of the keys, never a scan of the table. It begins after the last key of the one
 before, so what comes or goes meanwhile never shifts it.

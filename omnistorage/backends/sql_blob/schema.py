@@ -1,6 +1,6 @@
-"""The tables of the SQL blob backend and every statement on them. Imports the shared ``_sql`` bases only.
+"""The tables of the SQL blob backend and every statement on them.
 
-    omnistorage_objects   key, size, modified_at, content_type, digest, etag, extra, blob_id, data
+omnistorage_objects   key, size, modified_at, content_type, digest, etag, extra, blob_id, data
     omnistorage_chunks    blob_id, seq, data
     omnistorage_blobs     blob_id, key, linked, touched_at, kept_until
 

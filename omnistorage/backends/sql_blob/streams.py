@@ -1,4 +1,4 @@
-"""Readers and writers of the SQL blob backend. Imports floor 0 and the shared ``_sql`` and stream bases.
+"""Readers and writers of the SQL blob backend.
 
 A body of at most ``INLINE`` bytes comes with its row; a larger one is fetched in parts of at most ``INLINE`` bytes and
 written in chunks of that size, each in a transaction of its own. Neither holds more than a few of them.

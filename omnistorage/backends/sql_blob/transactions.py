@@ -1,4 +1,4 @@
-"""Changes of rows: a writer's publication, a deletion, a copy, a move. Imports floor 0 and the shared ``_sql`` bases.
+"""Changes of rows: a writer's publication, a deletion, a copy, a move.
 
 Each is one statement where nothing stands in the way, and else a short transaction that looks first. A row that points
 at a blob is only replaced in a transaction, which also notes that the blob lost an object. Every change writes an etag

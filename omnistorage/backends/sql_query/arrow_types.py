@@ -1,4 +1,4 @@
-"""Which Arrow type a column of a result has, and how its values become an array. Imports errors and ``_serializers``.
+"""Which Arrow type a column of a result has, and how its values become an array.
 
 The type is known before the first row and never from the rows, so that an empty result has the schema of a full one:
 from the typed columns of a ``Select``, from the type codes of PostgreSQL and MariaDB, from the declared types of

@@ -1,9 +1,7 @@
-"""Objects that are the results of SQL queries: SQLite, PostgreSQL, MariaDB and MySQL. Imports floor 0, secret and the
-shared ``_computed``, ``_serializers`` and ``_sql`` bases; sqlalchemy is loaded when a backend is made, pyarrow with the
-first result.
+"""Objects that are the results of SQL queries: SQLite, PostgreSQL, MariaDB and MySQL.
 
-How a query runs stands in ``_sql_query_run``, how its columns get their types in ``_sql_query_types``, what a text of a
-query may hold in ``_sql_query_text``.
+How a query runs stands in ``execution``, how its columns get their types in ``arrow_types``, what a text of a
+query may hold in ``query_source``.
 """
 
 from __future__ import annotations
@@ -41,12 +39,12 @@ class SQLQueryBackend(ComputedBackend):
 
     ``queries`` maps keys to queries: a str, a ``text()``, a ``Select``, a ``Query`` or a table with its fields. Or it
     is the path of a TOML or YAML file, or of a folder of ``.sql`` files with ``-- name: KEY`` lines. A parameter of the
-    key (see ``_computed_keys`` for the patterns) is a bind parameter of the query and nothing else: a key never becomes
-    SQL. One that only either of them has is a ``ConfigError`` when the backend is made.
+    key (see ``computed.key_patterns`` for the patterns) is a bind parameter of the query and nothing else: a key never
+    becomes SQL. One that only either of them has is a ``ConfigError`` when the backend is made.
 
     The suffix of the key is the format: parquet, csv, arrow (an IPC file) or ndjson. Results stream: rows become Arrow
     batches of ``batch_rows`` in bounded memory, with one connection for each open reader. The schema does not depend on
-    the rows (see ``_sql_query_types``, also for what is refused); ``type_map={sql_type: arrow_type}`` is the way out:
+    the rows (see ``arrow_types``, also for what is refused); ``type_map={sql_type: arrow_type}`` is the way out:
     the type is the database's name in lower case, the Arrow type one of pyarrow or its name, a pair of that and a
     function for each value, or a function of the ``Column`` that returns either. Two columns of one name are refused.
 

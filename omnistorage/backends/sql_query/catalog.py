@@ -1,5 +1,4 @@
-"""What ``strict=False`` adds: the views and tables that the database itself knows. Imports errors and the shared bases;
-sqlalchemy comes through ``_sql``.
+"""What ``strict=False`` adds: the views and tables that the database itself knows.
 
 ``NAME.EXT`` is a view of the default schema, ``SCHEMA/NAME.EXT`` a table or view of any schema but the system's own. A
 name of a key is looked up among the names that the database lists; only a name that stands there is ever put into a

@@ -1,5 +1,4 @@
-"""How a query runs: its connection, its transaction, its rows as Arrow batches. Imports floor 0 and the shared ``_sql``
-and ``_serializers`` bases; sqlalchemy comes through ``_sql``.
+"""How a query runs: its connection, its transaction, its rows as Arrow batches.
 
 A statement reaches the database as it was configured; what a key gives travels as bind parameters. A result holds one
 connection until it is read to its end or closed: on PostgreSQL a server-side cursor in a read-only transaction, on

@@ -1,5 +1,4 @@
-"""Queries as they are written down: which ``:name`` in a text is a parameter, and how files hold queries. Imports
-errors and the shared key patterns; libraries are loaded where a query needs them.
+"""Queries as they are written down: which ``:name`` in a text is a parameter, and how files hold queries.
 
 In a query that is a plain str, ``:name`` is a bind parameter, unless it stands in a literal, a quoted name or a
 comment, or behind another colon (``::int``), a backslash, a letter, a digit or ``$`` (``a[1:n]``). All other colons

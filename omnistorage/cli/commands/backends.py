@@ -1,4 +1,4 @@
-"""``omnistorage backends`` and ``completion``: the command about itself. Imports core, errors and the registry."""
+"""``omnistorage backends`` and ``completion``: the command about itself."""
 
 from __future__ import annotations
 

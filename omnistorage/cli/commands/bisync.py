@@ -1,4 +1,4 @@
-"""``omnistorage bisync``: two places kept in step. Imports sync, errors, ops and the way ``sync`` says things."""
+"""``omnistorage bisync``: two places kept in step."""
 
 from __future__ import annotations
 

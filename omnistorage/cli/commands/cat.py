@@ -1,4 +1,4 @@
-"""``omnistorage cat`` and ``head``: an object's bytes, or its first records. Imports records and the lookup tables."""
+"""``omnistorage cat`` and ``head``: an object's bytes, or its first records."""
 
 from __future__ import annotations
 

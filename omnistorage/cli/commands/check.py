@@ -1,4 +1,4 @@
-"""``omnistorage check``: whether two places hold the same, or one what a sum file says. Imports sync."""
+"""``omnistorage check``: whether two places hold the same, or one what a sum file says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``omnistorage config``: the configuration file, seen and checked. Imports config, errors, secret and the registry.
+"""``omnistorage config``: the configuration file, seen and checked.
 
 Unlike the library, which stops at the first mistake, ``check`` finds them all.
 """

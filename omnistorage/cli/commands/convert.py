@@ -1,4 +1,4 @@
-"""``omnistorage convert``: one record object into another format, compression, or both. Imports records and tables."""
+"""``omnistorage convert``: one record object into another format, compression, or both."""
 
 from __future__ import annotations
 

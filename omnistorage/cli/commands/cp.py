@@ -1,4 +1,4 @@
-"""``omnistorage cp``: objects and folders to another place, each whole or not at all. Imports core and ops.
+"""``omnistorage cp``: objects and folders to another place, each whole or not at all.
 
 Every planned copy gets one line and one event, and one that fails does not stop the others: it decides the exit code.
 """

@@ -1,4 +1,4 @@
-"""``omnistorage hash``: digests in the form of ``sha256sum``. Imports core, errors and ops.
+"""``omnistorage hash``: digests in the form of ``sha256sum``.
 
 What the store knows is taken from it; else the object is read.
 """

@@ -1,4 +1,4 @@
-"""``omnistorage ls`` and ``stat``: what is there. Imports core and ops.
+"""``omnistorage ls`` and ``stat``: what is there.
 
 Rows are printed as they come, so that a listing of a million objects begins at once and is never held.
 """

@@ -1,4 +1,4 @@
-"""``omnistorage lsjson`` and ``size``: a folder for programs, and what it sums up to. Imports core."""
+"""``omnistorage lsjson`` and ``size``: a folder for programs, and what it sums up to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``omnistorage mkdir`` and ``rmdir``: folders where a store has them by themselves. Imports errors and paths."""
+"""``omnistorage mkdir`` and ``rmdir``: folders where a store has them by themselves."""
 
 from __future__ import annotations
 

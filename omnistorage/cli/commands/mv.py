@@ -1,4 +1,4 @@
-"""``omnistorage mv``: objects and folders to another place. Imports core, errors and ops.
+"""``omnistorage mv``: objects and folders to another place.
 
 A rename where the store has one. Else each object is copied, the copy checked, and only then its source removed, if it
 still is what was copied.

@@ -1,4 +1,4 @@
-"""``omnistorage probe``: what a server keeps, by trying it. Imports core, errors and ``probing``."""
+"""``omnistorage probe``: what a server keeps, by trying it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``omnistorage read``: the records of objects on standard output. Imports records and the lookup tables."""
+"""``omnistorage read``: the records of objects on standard output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``omnistorage rm``: objects, and folders with -R. Imports ops and errors.
+"""``omnistorage rm``: objects, and folders with -R.
 
 A folder is removed object by object, then its folders from the inside: what somebody else puts there meanwhile stays.
 """

@@ -1,8 +1,8 @@
 """``omnistorage write --spool`` and ``omnistorage spool``: what lies between records and a store that may be away.
 
-Imports delivery, config's neighbours and what ``rolls`` does. ``delivery.json`` in the spool's folder (mode 0600) says
-what is needed to deliver without the command that filled it: where to, under which names, in which form. No secret is
-written there: a URL that holds one is left out, and ``spool drain`` asks for it.
+``delivery.json`` in the spool's folder (mode 0600) says what is needed to deliver without the command that filled it:
+where to, under which names, in which form. No secret is written there: a URL that holds one is left out, and ``spool
+drain`` asks for it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``omnistorage sync``, ``copy`` and ``move``: one place made equal to another. Imports sync, core, errors, ops.
+"""``omnistorage sync``, ``copy`` and ``move``: one place made equal to another.
 
 What the plan says is what is printed: every action has one line and one event of ``--json``, with ``-n`` as without.
 """

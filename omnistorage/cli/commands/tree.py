@@ -1,4 +1,4 @@
-"""``omnistorage tree``: a folder drawn with lines, folder by folder as it is read. Imports core and errors.
+"""``omnistorage tree``: a folder drawn with lines, folder by folder as it is read.
 
 Plain text everywhere: nothing of it is worth loading a drawing library, and a pipe gets what the terminal shows.
 """

@@ -1,7 +1,7 @@
 """``omnistorage write``: records from standard input or files into one object, or into many that are rolled.
 
 The first signal is the one way to end it early and keep what was read: it is what a log shipper's service manager
-sends. Imports core and what stands beside it; ``rolls`` loads when something is rolled.
+sends.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""What every verb needs: the global settings, where to say things, and what an argument stands for.
-
-Imports registry, config, ops, errors and secret; the first three only when an argument is looked up.
-"""
+"""What every verb needs: the global settings, where to say things, and what an argument stands for."""
 
 from __future__ import annotations
 

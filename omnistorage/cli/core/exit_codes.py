@@ -1,4 +1,4 @@
-"""From an error to an exit code and to one line of text. Imports errors and secret only.
+"""From an error to an exit code and to one line of text.
 
 The codes are a contract with scripts: they say whether to look for the folder, look for the key, try again, or stop.
 """

@@ -1,4 +1,4 @@
-"""Counts what passes, and draws it on a terminal. Imports nothing of ours; ``rich`` only when it draws.
+"""Counts what passes, and draws it on a terminal.
 
 Counting is two additions; drawing happens in a thread of ``rich`` that looks at the counters a few times a second.
 """

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM. Imports errors only.
+"""SIGINT and SIGTERM.
 
 Outside ``draining`` a signal raises ``Interrupted`` wherever the main thread is: writers on the way abort. Inside it
 the first signal only sets a flag and makes ``fd`` readable, so that whoever waits for input stops at a record's end;

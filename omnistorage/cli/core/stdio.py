@@ -1,4 +1,4 @@
-"""Standard input as a Reader, standard output as a Writer. Imports core and errors.
+"""Standard input as a Reader, standard output as a Writer.
 
 A reader of our output that goes away is no error but ``OutputClosed``, which ends the command quietly.
 """

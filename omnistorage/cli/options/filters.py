@@ -1,4 +1,4 @@
-"""The filter options of ``sync copy move check bisync ls rm``. Imports ``sync.filters`` when one of them is given.
+"""The filter options of ``sync copy move check bisync ls rm``.
 
 Names, letters and grammar are rclone's, so that its filter files work as they are.
 """

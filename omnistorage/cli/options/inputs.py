@@ -1,7 +1,7 @@
 """Which objects the arguments of ``read`` stand for: one, those of a folder or data set, of a pattern, of a manifest.
 
-Imports core, errors, globs, ops, delivery and the lookup tables. Objects come as the listing gives them, in the order
-of their keys; only where a store lists in another order are the names held to be sorted.
+Objects come as the listing gives them, in the order of their keys; only where a store lists in another order are the
+names held to be sorted.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``omnistorage write`` with several ``--to``: one stream into all of them. Imports multi and wrappers.
+"""``omnistorage write`` with several ``--to``: one stream into all of them.
 
 Targets have names, which the journal knows them by; people are told what they typed.
 """

@@ -1,4 +1,4 @@
-"""Settings of a sync in what it says, spelled as the command has them. Imports sync and errors."""
+"""Settings of a sync in what it says, spelled as the command has them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What stands behind the ``=`` of options: formats and codecs with their settings, sizes, durations, zones.
 
-Imports errors and the lookup tables. ``NAME:OPTION=VALUE,...`` is the same for formats and codecs; a codec's bare
-``zstd:19`` is its level. Options are the fields that the library's values have, under the same names.
+``NAME:OPTION=VALUE,...`` is the same for formats and codecs; a codec's bare ``zstd:19`` is its level. Options are the
+fields that the library's values have, under the same names.
 """
 
 from __future__ import annotations

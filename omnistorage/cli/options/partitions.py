@@ -1,7 +1,4 @@
-"""``--journal`` and ``--resume`` of ``sync``, ``copy`` and ``move``: a plan on disk that goes on after a kill.
-
-Imports sync, core and errors.
-"""
+"""``--journal`` and ``--resume`` of ``sync``, ``copy`` and ``move``: a plan on disk that goes on after a kill."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Options and steps that ``write``, ``read`` and ``convert`` share: where records come from, and what of bad ones.
-
-Imports records, core, errors and the lookup tables.
-"""
+"""Options and steps that ``write``, ``read`` and ``convert`` share: where records come from, and what of bad ones."""
 
 from __future__ import annotations
 

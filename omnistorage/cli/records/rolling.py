@@ -1,5 +1,4 @@
-"""``omnistorage write`` where records are rolled into many objects. Imports delivery, core, errors and wrappers;
-``spooling`` loads where a spool stands between.
+"""``omnistorage write`` where records are rolled into many objects.
 
 Where no field of the records is needed they go through as the bytes they were; else each is parsed beside its bytes,
 which are what is written.

@@ -1,7 +1,7 @@
 """What a record of one format becomes in another: the rule of ``write``, ``read`` and ``convert``, in one place.
 
-Imports errors, stages, the lookup tables and orjson. ``reading(source, to)`` yields what ``writing(to)`` takes: one
-JSON text as bytes for ndjson, bytes for lines and length_prefixed, values for csv and formats of third parties.
+``reading(source, to)`` yields what ``writing(to)`` takes: one JSON text as bytes for ndjson, bytes for lines and
+length_prefixed, values for csv and formats of third parties.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Record formats whose records stay the bytes they were. Imports the lookup table, stages and errors.
+"""Record formats whose records stay the bytes they were.
 
 To parse a JSON text and write it again changes it: numbers beyond 64 bits become floats, a repeated key is lost, spaces
 go. A command that only moves records must not do that. So the lines go on as they are, and the real decoder of the

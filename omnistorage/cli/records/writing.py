@@ -1,4 +1,4 @@
-"""What ``write`` does: how records come in, and the one object that they fill. Imports core, records and errors."""
+"""What ``write`` does: how records come in, and the one object that they fill."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
 """The files of a data set, their names, and how one set takes the place of another.
 
-    part-00000003-5f0c...-9a1b...-0000.ndjson.zst   records: task, attempt, one writing of the task, number of the part
+part-00000003-5f0c...-9a1b...-0000.ndjson.zst   records: task, attempt, one writing of the task, number of the part
     _manifest-5f0c....json                          the parts of the set that this attempt makes
     _attempt-5f0c...                                the attempt is at work
     _SUCCESS                                        names the one manifest that counts, and its SHA-256
 
 ``_SUCCESS`` is the only object that is ever replaced, so that one write turns the old set into the new one: a manifest
-with a name of its own could not change together with it. Floor 3: imports floors 0 and 2 only.
+with a name of its own could not change together with it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``DatasetReader``: the records of a data set, as its manifest has them. Floor 3: imports floors 0 and 2 only."""
+"""``DatasetReader``: the records of a data set, as its manifest has them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """``DatasetWriter``: one data set written by many workers, of which all is visible or nothing.
 
-It runs on any ``concurrent.futures.Executor``: threads, processes, Dask. Floor 3: imports floors 0 and 2 only.
+It runs on any ``concurrent.futures.Executor``: threads, processes, Dask.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What ``ResumableWriter`` keeps at the store: the parts of an upload, and a tail for each checkpoint.
 
 Below ``<path>.resume/<id>/`` stand the tails, ``tail-<bytes in all>-<digest>``, and where the store has no uploads that
-outlive a process the parts as well (``_side_uploads``).
+outlive a process the parts as well (``part_objects``).
 """
 
 from __future__ import annotations

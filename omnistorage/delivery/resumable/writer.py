@@ -1,7 +1,4 @@
-"""``ResumableWriter``: records into one object, over as many lives of a process as it takes.
-
-Floor 3: imports floors 0 and 2 only.
-"""
+"""``ResumableWriter``: records into one object, over as many lives of a process as it takes."""
 
 from __future__ import annotations
 

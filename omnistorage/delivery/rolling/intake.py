@@ -1,4 +1,4 @@
-"""``Intake``: what an engine does with each record on its way into an object. See ``_roller``."""
+"""``Intake``: what an engine does with each record on its way into an object. See ``roller``."""
 
 from __future__ import annotations
 

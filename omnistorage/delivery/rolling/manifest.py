@@ -1,7 +1,8 @@
 """What was published, as NDJSON beside it: one line per object, in the order of publication.
 
 {"path": "logs/a/000000.ndjson.zst", "records": 3, "bytes": 99, "raw_bytes": 310, "sha256": "...",
- "first": 0, "last": 7}
+
+"first": 0, "last": 7}
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """``Spool``: where a ``RollingRecordWriter`` keeps records until the store has them. A value; the writer opens it.
 
-What lies in the folder is told in ``segments`` and ``_spool_entries``.
+What lies in the folder is told in ``segments`` and ``entries``.
 """
 
 from __future__ import annotations

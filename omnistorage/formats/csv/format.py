@@ -1,6 +1,6 @@
-"""CSV (RFC 4180) and its relatives, on top of Python's ``csv`` module. Imports floor 0.
+"""CSV (RFC 4180) and its relatives, on top of Python's ``csv`` module.
 
-The fields stand in ``_csv_settings``, the encoder in ``_csv_write``, the decoder in ``_csv_read``.
+The fields stand in ``settings``, the encoder in ``writer``, the decoder in ``reader``.
 """
 
 from __future__ import annotations

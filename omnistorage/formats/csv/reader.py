@@ -1,4 +1,4 @@
-"""The decoder of ``Csv``: blocks of whole lines through Python's ``csv.reader``. Imports floor 0.
+"""The decoder of ``Csv``: blocks of whole lines through Python's ``csv.reader``.
 
 The fast path gives a block of some 64 KiB to one ``csv.reader``. Where the block ends within a quoted field is guessed
 by counting quotes, and the reader itself proves the guess: it is strict, so it raises if the block ends inside a row.

@@ -1,4 +1,4 @@
-"""Where CSV rows end, exactly, in bytes and however they are cut. Imports nothing of ours.
+"""Where CSV rows end, exactly, in bytes and however they are cut.
 
 The fast path of the decoder leaves that to Python's ``csv`` module, which reads whole lines. This is for all that is
 not fast: a row longer than a block, a row at the border of two chunks, and the rows around a bad one, whose offsets

@@ -1,4 +1,4 @@
-"""The fields of ``Csv`` and what may stand in them. Imports floor 0.
+"""The fields of ``Csv`` and what may stand in them.
 
 Apart from ``csv.py`` because encoder and decoder need them and ``csv.py`` needs those.
 """

@@ -1,4 +1,4 @@
-"""The encoder of ``Csv``: rows to text with Python's ``csv.writer``, in groups. Imports floor 0 and orjson."""
+"""The encoder of ``Csv``: rows to text with Python's ``csv.writer``, in groups."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""How several places are asked at once: the fastest answer, or the one that enough of them give. Imports floors 0 and
-2."""
+"""How several places are asked at once: the fastest answer, or the one that enough of them give."""
 
 from __future__ import annotations
 

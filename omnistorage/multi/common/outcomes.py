@@ -1,4 +1,4 @@
-"""What is reported of each of several backends. Imports floor 0 only."""
+"""What is reported of each of several backends."""
 
 from __future__ import annotations
 

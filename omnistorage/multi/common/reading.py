@@ -1,4 +1,4 @@
-"""How tiers are read and listed. Imports floors 0 and 2, and wrappers."""
+"""How tiers are read and listed."""
 
 from __future__ import annotations
 

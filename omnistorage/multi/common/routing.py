@@ -1,4 +1,4 @@
-"""Which tier a call goes to. Imports floors 0 and 2, and wrappers."""
+"""Which tier a call goes to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who does the work of a fan-out, and by which clock. A simulation brings its own. Imports floor 0 only."""
+"""Who does the work of a fan-out, and by which clock. A simulation brings its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shadow reads: what the first tier gave is compared with the second in the background. Imports floors 0 and 2."""
+"""Shadow reads: what the first tier gave is compared with the second in the background."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Readers and writers of tiers. Imports floors 0 and 2, and wrappers."""
+"""Readers and writers of tiers."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""A tier, what several of them can do together, and which of them a key belongs to. Imports floors 0 and 2, and
-wrappers."""
+"""A tier, what several of them can do together, and which of them a key belongs to."""
 
 from __future__ import annotations
 

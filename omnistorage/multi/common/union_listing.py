@@ -1,4 +1,4 @@
-"""The listing of several tiers as one: in key order, the first tier wins, memory bounded. Imports floors 0 and 2."""
+"""The listing of several tiers as one: in key order, the first tier wins, memory bounded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who has what a path should be, by what the journal says of it. Imports floors 0 and 2."""
+"""Who has what a path should be, by what the journal says of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``MultiBackend``: every write goes to several backends. Imports floors 0 and 2, and wrappers."""
+"""``MultiBackend``: every write goes to several backends."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""What every change of a mirror goes through: who gets it, how many must have it, and what is noted of the others.
-Imports floors 0 and 2, and wrappers."""
+"""What every change of a mirror goes through: who gets it, how many must have it, and what is noted of the others."""
 
 from __future__ import annotations
 

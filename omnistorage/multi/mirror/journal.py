@@ -1,4 +1,4 @@
-"""What is still to be made alike, kept where a crash does not reach it. Imports floors 0 and 2.
+"""What is still to be made alike, kept where a crash does not reach it.
 
 The journal is a folder of any backend. An entry is one small object that never changes, named so that names sort by
 time: it can be written anywhere, by several processes at once, and removing one touches no other.

@@ -1,4 +1,4 @@
-"""Targets on the local disk whose root folder has gone. Imports floors 0 and 2, and wrappers.
+"""Targets on the local disk whose root folder has gone.
 
 A disk that is not mounted looks like an empty one: nothing is there to delete, and a write makes the folder anew below
 the mount point. So every call on such a target looks at its root folder first, with one ``stat``:

@@ -1,4 +1,4 @@
-"""One path made as safe as a write that has returned. Imports floors 0 and 2, and wrappers."""
+"""One path made as safe as a write that has returned."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Targets made alike again: by what the journal says was missed, or by comparing everything. Imports floors 0 and 2,
-and wrappers."""
+"""Targets made alike again: by what the journal says was missed, or by comparing everything."""
 
 from __future__ import annotations
 

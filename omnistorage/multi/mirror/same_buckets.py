@@ -1,4 +1,4 @@
-"""Targets that may be one bucket under two host names. Imports floors 0 and 2.
+"""Targets that may be one bucket under two host names.
 
 Two URLs such as ``s3://b?endpoint_url=http://127.0.0.1:9000`` and ``...http://localhost:9000`` may name one bucket: a
 write would count for two targets, and there would be one copy. Nothing is asked when the mirror is made. Before the

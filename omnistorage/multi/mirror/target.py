@@ -1,4 +1,4 @@
-"""A target of a fan-out. Imports floors 0 and 2, and wrappers."""
+"""A target of a fan-out."""
 
 from __future__ import annotations
 

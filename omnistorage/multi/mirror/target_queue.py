@@ -1,4 +1,4 @@
-"""One target of a write: what is still to be done there, in order, off the caller's thread. Imports floors 0 and 2."""
+"""One target of a write: what is still to be done there, in order, off the caller's thread."""
 
 from __future__ import annotations
 

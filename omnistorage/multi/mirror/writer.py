@@ -1,4 +1,4 @@
-"""The writer of one object into several targets at once. Imports floors 0 and 2, and wrappers."""
+"""The writer of one object into several targets at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``TieredBackend``: several backends as one, by pattern or from tier to tier. Imports floors 0 and 2, and wrappers."""
+"""``TieredBackend``: several backends as one, by pattern or from tier to tier."""
 
 from __future__ import annotations
 

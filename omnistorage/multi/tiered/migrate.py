@@ -1,4 +1,4 @@
-"""Objects from tier to tier. Imports floors 0 and 2."""
+"""Objects from tier to tier."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Comparing two places, or one with a sum file, without changing either. Imports floors 0 and 2."""
+"""Comparing two places, or one with a sum file, without changing either."""
 
 from __future__ import annotations
 

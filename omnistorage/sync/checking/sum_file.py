@@ -1,4 +1,4 @@
-"""SUM files as the source of a check. Imports floors 0 and 2.
+"""SUM files as the source of a check.
 
 Two forms of line are read: that of ``sha256sum``, ``HEX  name`` and ``HEX *name``, and the tagged one of ``--tag`` and
 the BSDs, ``SHA256 (name) = HEX``. A backslash before either says that a backslash, a newline and a carriage return in

@@ -1,4 +1,4 @@
-"""Whether threads help. Imports the standard library only."""
+"""Whether threads help."""
 
 from __future__ import annotations
 

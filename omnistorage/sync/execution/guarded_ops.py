@@ -1,4 +1,4 @@
-"""The single steps of carrying out an action: looking again, deleting, keeping what goes. Imports floors 0 and 2.
+"""The single steps of carrying out an action: looking again, deleting, keeping what goes.
 
 Where a store checks conditions itself, they go with the request; where it does not, it is asked just before, which
 leaves a moment in which somebody else may be faster.

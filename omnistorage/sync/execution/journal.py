@@ -1,4 +1,4 @@
-"""What was done of a partition, kept in a local folder as it is done. Imports floors 0 and 2.
+"""What was done of a partition, kept in a local folder as it is done.
 
 One ``SegmentLog`` for each execution, as only one process at a time may write to a log. An entry is the number of an
 action and the bytes it moved. A power cut may take the last entries away: what they tell is found out again from the

@@ -1,4 +1,4 @@
-"""One long object as ranges that come in side by side. Imports floors 0 and 2.
+"""One long object as ranges that come in side by side.
 
 For stores of which one connection brings a fraction of what the network carries, and whose readers do not do the same
 by themselves (those of S3, GCS and Azure do; a local disk has nothing to gain).

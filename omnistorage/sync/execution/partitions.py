@@ -1,4 +1,4 @@
-"""A plan on disk, cut into sealed partitions that any number of workers carry out, one each. Imports floors 0 and 2.
+"""A plan on disk, cut into sealed partitions that any number of workers carry out, one each.
 
 ``prepare`` lists, compares and writes manifests of at most 10,000 actions and, last, ``plan.json``; nothing of it ever
 changes. ``execute`` hands ``run_partition`` to any ``concurrent.futures.Executor``: threads, processes, Dask. Deletions

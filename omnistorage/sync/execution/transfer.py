@@ -1,7 +1,7 @@
 """How one action is carried out: verified, atomically, and only if both sides still are what the plan saw.
 
-Imports floors 0 and 2. Where a store checks conditions itself, they go with the request; where it does not, it is asked
-just before, which leaves a moment in which somebody else may be faster.
+Where a store checks conditions itself, they go with the request; where it does not, it is asked just before, which
+leaves a moment in which somebody else may be faster.
 """
 
 from __future__ import annotations

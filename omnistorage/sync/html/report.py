@@ -1,4 +1,4 @@
-"""What a check, a dry run or a run has to say, as one HTML page that can be mailed. Imports floors 0 and 2.
+"""What a check, a dry run or a run has to say, as one HTML page that can be mailed.
 
 The page is a single UTF-8 file that asks no network for anything, reads without JavaScript, and with it sorts, filters
 and can be linked: ``out.html#sort=size&order=desc&filter=abc&kind=copy,update``. Names of objects are hostile: nothing

@@ -1,4 +1,4 @@
-"""A flat listing, read as several ranges of keys side by side. Imports floor 0, ``_cuts`` and ``_pools``.
+"""A flat listing, read as several ranges of keys side by side.
 
 A range is what lies behind one key up to another; each begins where the one before it ends. So where they are cut
 decides how fast the listing is, and nothing else. Each reads on until it sees a key behind its end, and the next one

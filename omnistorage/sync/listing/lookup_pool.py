@@ -1,4 +1,4 @@
-"""Looking at stores side by side while a plan is read. Imports floor 0."""
+"""Looking at stores side by side while a plan is read."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 """Metadata for the rules of a filter, asked for where a listing does not show them, as those of S3 and of flat Azure
-accounts do not. Imports floor 0 and its own room."""
+accounts do not.
+"""
 
 from __future__ import annotations
 

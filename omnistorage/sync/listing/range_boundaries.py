@@ -1,4 +1,4 @@
-"""Where to cut a listing that is read in ranges: guesses at the keys to come, from those that came. Imports floor 0.
+"""Where to cut a listing that is read in ranges: guesses at the keys to come, from those that came.
 
 A guess that is wrong costs time and requests, never an entry.
 """

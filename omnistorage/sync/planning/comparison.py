@@ -1,10 +1,10 @@
-"""Whether two objects are the same, by what their listings say. Imports floors 0 and 2.
+"""Whether two objects are the same, by what their listings say.
 
 ``quick`` answers from the two listings alone, a million times in a few seconds; None means that a store has to be asked
 or something read, which ``slow`` does.
 
 A store that cannot set times shows the time of each upload. Where it holds user metadata, an upload keeps the time of
-its source as ``mtime`` (see ``_kept_times``), which one request shows. The rules therefore are:
+its source as ``mtime`` (see ``kept_times``), which one request shows. The rules therefore are:
 
 1. Listings decide where they can. Equal times are equal; an upload that is not older than its source is equal.
 2. Otherwise the stores are asked, and kept times are compared in place of the times of uploads.

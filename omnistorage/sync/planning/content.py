@@ -1,5 +1,4 @@
-"""What is known of the content of two objects: digests that a store states, or that reading a file gives. Imports
-floors 0 and ``places``."""
+"""What is known of the content of two objects: digests that a store states, or that reading a file gives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What comes when both listings were read: renames, deletions and what waits for them. Imports floors 0 and 2.
+"""What comes when both listings were read: renames, deletions and what waits for them.
 
 Whatever is not safe is turned down here, before the first deletion is planned: after a listing error, with an empty
 source, or beyond the limits nothing is deleted at all.

@@ -1,4 +1,4 @@
-"""Folders whose content a listing does not show, and what must be left alone for that. Imports its own room.
+"""Folders whose content a listing does not show, and what must be left alone for that.
 
 All names in it are folded: what matches in spite of letter case or Unicode form is meant in spite of them.
 """

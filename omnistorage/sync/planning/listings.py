@@ -1,5 +1,4 @@
-"""The two listings of a plan, as it has to have them: what its options let in, and what went wrong on the way. Imports
-floors 0 and 2 and its own room."""
+"""The two listings of a plan, as it has to have them: what its options let in, and what went wrong on the way."""
 
 from __future__ import annotations
 

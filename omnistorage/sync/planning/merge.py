@@ -1,4 +1,4 @@
-"""Two listings in, actions out: the merge behind a ``Plan``. Imports floors 0 and 2 and its own room.
+"""Two listings in, actions out: the merge behind a ``Plan``.
 
 Names come in the order of their keys, so what is still open at any moment is a chain of names of which each begins with
 the one before it: memory is bounded by their depth, not by the number of objects.

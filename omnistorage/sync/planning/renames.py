@@ -1,4 +1,4 @@
-"""Finding the objects that only have another name at the destination. Imports floors 0 and 2.
+"""Finding the objects that only have another name at the destination.
 
 Name, size or time only suggest a rename. It is planned if the object is known to be the same: by a digest, or by the
 time of its source where neither ``hash`` nor ``checksum`` asks for digests. Otherwise the object is copied.

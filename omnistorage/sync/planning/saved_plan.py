@@ -1,4 +1,4 @@
-"""What a plan writes down of its places and options, for other processes to open and use. Imports floors 0 and 2."""
+"""What a plan writes down of its places and options, for other processes to open and use."""
 
 from __future__ import annotations
 

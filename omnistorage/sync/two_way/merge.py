@@ -1,5 +1,5 @@
 """Who has to do what so that two sides agree: four listings, those of now and those of the last good run, merged into
-actions. Reads, never writes. Imports floors 0 and 2.
+actions. Reads, never writes.
 
 Names come in merge order, so memory is bounded by their depth; what is decided goes into spools. Nothing is carried out
 before all of it is decided.

@@ -1,4 +1,4 @@
-"""The parts of a ``bisync`` as plans that the engine carries out. Imports floor 0 and ops and its own room."""
+"""The parts of a ``bisync`` as plans that the engine carries out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two places kept in step, both of which are written to. Imports floors 0 and 2 and its own room.
+"""Two places kept in step, both of which are written to.
 
 A saved listing of each side from the last good run is the common ancestor: what differs from it was changed or deleted
 on that side. Everything is decided before anything is changed, and the engine carries it out, so that every write and

@@ -1,4 +1,4 @@
-"""What ``bisync`` remembers between runs, and the lock that keeps two runs apart. Imports floors 0 and 2.
+"""What ``bisync`` remembers between runs, and the lock that keeps two runs apart.
 
 ``state.json`` names the two saved listings and their digests. It is written last and at once, so a run that dies leaves
 the state of the run before it.

@@ -1,5 +1,5 @@
-"""The entries of a cache: opened, written, evicted and removed, whatever ``into`` does. Imports floor 0, shared bases
-and its own parts only. No method but ``open_range`` raises what ``into`` raised.
+"""The entries of a cache: opened, written, evicted and removed, whatever ``into`` does. No method but ``open_range``
+raises what ``into`` raised.
 """
 
 from __future__ import annotations

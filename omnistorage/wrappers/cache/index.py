@@ -1,4 +1,4 @@
-"""What a cache holds in ``into``, and what has to go when that is too much. Imports floor 0 only.
+"""What a cache holds in ``into``, and what has to go when that is too much.
 
 An entry is one object of ``into``, named by a digest; whatever else lies there is left alone. The index is a guess that
 other processes make wrong at any time, so it is only used to decide what to evict.

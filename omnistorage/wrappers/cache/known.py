@@ -1,6 +1,4 @@
-"""What a cache knows of objects: which state was seen when, and whether that may still be believed. Imports floor 0
-and its own parts only.
-"""
+"""What a cache knows of objects: which state was seen when, and whether that may still be believed."""
 
 from __future__ import annotations
 

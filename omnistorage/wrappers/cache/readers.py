@@ -1,5 +1,5 @@
-"""What ``Cache.open_reader`` returns: an entry, bytes that were just fetched, or the origin with a copy on its way into
-the cache. Imports floor 0, shared bases and its own parts only.
+"""What ``Cache.open_reader`` returns: an entry, bytes that were just fetched, or the origin with a copy on its way
+into the cache.
 """
 
 from __future__ import annotations

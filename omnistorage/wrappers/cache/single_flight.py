@@ -1,4 +1,4 @@
-"""Single flight: many threads that want the same wait for the one that fetches it. Imports floor 0 only."""
+"""Single flight: many threads that want the same wait for the one that fetches it."""
 
 from __future__ import annotations
 

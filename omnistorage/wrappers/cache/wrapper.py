@@ -1,7 +1,7 @@
-"""``Cache``: what is read often is kept nearer by. Imports floor 0, shared bases and its own parts only.
+"""``Cache``: what is read often is kept nearer by.
 
-What is known of objects is in ``_cache_known``, what is kept of them in ``_cache_shelf``, which thread fetches in
-``_cache_flights``; here is what an opening does with them, and what a change undoes.
+What is known of objects is in ``known``, what is kept of them in ``entries``, which thread fetches in
+``single_flight``; here is what an opening does with them, and what a change undoes.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""The format of encrypted objects, byte by byte: sizes, header, nonces, chunks. Imports floor 0; ``cryptography`` when
-an object's key is derived. Pure: no I/O and no randomness of its own.
+"""The format of encrypted objects, byte by byte: sizes, header, nonces, chunks. Pure: no I/O and no randomness of its
+own.
 
 ``docs/encryption.md`` is the specification, with test vectors. In the line of the STREAM construction (Hoang,
 Reyhanitabar, Rogaway, Vizar: Online Authenticated-Encryption and its Nonce-Reuse Misuse-Resistance, 2015) and of Tink's

@@ -1,4 +1,4 @@
-"""The keys of ``Encrypt``: which there are, which one writes, where they come from. Imports floor 0 and ``secret``.
+"""The keys of ``Encrypt``: which there are, which one writes, where they come from.
 
 A key is resolved when an object first needs it and kept in memory only: what prints or pickles is the reference.
 """

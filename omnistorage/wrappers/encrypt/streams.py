@@ -1,4 +1,4 @@
-"""Readers and writers of encrypted objects. Imports floor 0, shared bases and the format only.
+"""Readers and writers of encrypted objects.
 
 A writer holds back the latest chunk, which may be the last, and hands on up to 512 KiB at a time. A reader takes as
 much as was asked for, up to 1 MiB, and returns one chunk per ``read``: to join them costs a quarter of decrypting them.

@@ -1,7 +1,6 @@
-"""``Encrypt``: what is stored is encrypted on this side. Imports floor 0, ``secret`` and shared bases; ``cryptography``
-(extra ``crypt``) when an object is read or written.
+"""``Encrypt``: what is stored is encrypted on this side.
 
-The format is in ``_encrypt_format``, and as a specification with test vectors in ``docs/encryption.md``.
+The format is in ``format``, and as a specification with test vectors in ``docs/encryption.md``.
 """
 
 from __future__ import annotations
