@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 if TYPE_CHECKING:
-    from .core import ObjectInfo
+    from .core.types import ObjectInfo
 
 State = Literal["committed", "failed", "unknown", "aborted"]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from omnistorage.core.external_sort import from_plain, plain, sort_entries
+
 from .operations import (
     BasicView,
     children,
@@ -24,12 +26,15 @@ __all__ = [
     "children",
     "copy",
     "extended",
+    "from_plain",
     "glob",
     "lists_folders",
     "move",
+    "plain",
     "read_at_most",
     "read_bytes",
     "same_place",
+    "sort_entries",
     "sorted_list",
     "transfer",
     "walk",

@@ -32,7 +32,7 @@ from omnistorage.core import (
     features_of,
     power,
 )
-from omnistorage.core.external_sort import from_plain, plain, sort_entries, sorted_entries
+from omnistorage.core.external_sort import sorted_entries
 from omnistorage.errors import (
     CapabilityNotSupported,
     ConfigError,
@@ -480,24 +480,3 @@ def _glob(
     for info in walk(store, literal_folder(pattern), descend=descend, on_error=on_error):
         if matching.fullmatch(info.path):
             yield info
-
-
-__all__ = [
-    "BasicView",
-    "children",
-    "copy",
-    "extended",
-    "from_plain",
-    "glob",
-    "lists_folders",
-    "move",
-    "plain",
-    "read_at_most",
-    "read_bytes",
-    "same_place",
-    "sort_entries",
-    "sorted_list",
-    "transfer",
-    "walk",
-    "write_bytes",
-]

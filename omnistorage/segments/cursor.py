@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from omnistorage.errors import StorageError
-from omnistorage.posix import READ_FILE
+from omnistorage.posix import OS, READ_FILE
 
 from .entry_format import HEAD, Damage, advance
+from .notes import Note
 
-if TYPE_CHECKING:
-    from .log import SegmentLog
+
+class Segments(Protocol):
+    """What a cursor reads of the log that it belongs to."""
+
+    folder: str
+    folder_fd: int
+    os: OS
+    firsts: list[int]
+    sizes: dict[int, int]
+    next: int
+    note: Note
+
+    def name(self, first: int) -> str: ...
+    def check(self, op: str) -> None: ...
+    def damaged(self, damage: Damage) -> None: ...
+    def let_go(self, fd: int) -> None: ...
+    def ours(self, error: OSError, op: str) -> StorageError: ...
 
 
 class Cursor:
     """``take`` returns the entries from ``number`` on, and moves behind them. One thread at a time may use a log and
     its cursors; between two calls anything may be appended or dropped."""
 
-    def __init__(self, log: SegmentLog, number: int) -> None:
+    def __init__(self, log: Segments, number: int) -> None:
         self.number = number
         self._log = log
         self._fd = -1

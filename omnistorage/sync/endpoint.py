@@ -175,7 +175,7 @@ class Side:
             found = self._folded(infos, fold, on_double)
         else:
             found = self._ordered(infos if in_order and not resort else ops.sort_entries(infos, key=_merge_key))
-        return with_metadata(self, found, filter, readers, pool) if filter.metadata_rules else found
+        return with_metadata(self.look, found, filter, readers, pool) if filter.metadata_rules else found
 
     def _infos(
         self,

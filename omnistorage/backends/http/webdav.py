@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -40,7 +41,7 @@ from .listing_parsers import member_info
 from .responses import Body, is_strong
 from .settings import NAME
 from .urls import new_hidden
-from .webdav_writer import DAVWriter, Moving, Source
+from .webdav_writer import DAVWriter, Source
 
 T = TypeVar("T")
 LARGE = 1 << 20
@@ -52,6 +53,18 @@ DONE = frozenset((200, 201, 202, 204))
 
 OVERTAKEN = 16
 """So often a place may change between the look at it and the MOVE, before that counts as a failure."""
+
+
+@dataclass(frozen=True)
+class Moving:
+    """What is to be renamed: ``info`` of ``source`` to ``dst``."""
+
+    op: str
+    source: Dav
+    info: ObjectInfo
+    dst: str
+    options: CopyOptions
+    is_temporary: bool = False
 
 
 class Dav(Listing):
@@ -86,6 +99,18 @@ class Dav(Listing):
         if self._leftovers:
             self._sweep()
         super()._close()
+
+    def publish_temporary(self, temporary: ObjectInfo, path: str, options: CopyOptions) -> None:
+        self.rename(Moving("close", self, temporary, path, options, is_temporary=True))
+
+    def remove_later(self, temporary: str) -> None:
+        """What a dropped writer left, which the next call removes."""
+        self._leftovers.append(temporary)
+        self._live.discard(temporary)
+
+    def cut(self, thread: int) -> None:
+        """End the request of another thread."""
+        self.client.cut(thread)
 
     def _new_key(self, path: str, op: str) -> str:
         self._key(path, op)

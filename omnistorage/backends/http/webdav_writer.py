@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from tempfile import SpooledTemporaryFile
 from threading import get_ident
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from omnistorage.backends.base import translating
 from omnistorage.backends.streams import WriterBase
+from omnistorage.concurrency.retry import RequestPolicy
 from omnistorage.core import CopyOptions, ObjectInfo, WriteOptions
 from omnistorage.errors import BackendUnavailable, WriterClosed
 from omnistorage.media_types import content_type
@@ -17,23 +17,8 @@ from omnistorage.media_types import content_type
 from .client import translate
 from .settings import NAME, sendable
 
-if TYPE_CHECKING:
-    from .webdav import Dav
-
 SPOOL = 8 << 20
 """So many bytes of a body are kept in memory, the rest in a file."""
-
-
-@dataclass(frozen=True)
-class Moving:
-    """What is to be renamed: ``info`` of ``source`` to ``dst``."""
-
-    op: str
-    source: Dav
-    info: ObjectInfo
-    dst: str
-    options: CopyOptions
-    is_temporary: bool = False
 
 
 class Source:
@@ -59,13 +44,26 @@ class Source:
         return data
 
 
+class UploadTarget(Protocol):
+    """What a writer needs of its backend."""
+
+    @property
+    def policy(self) -> RequestPolicy: ...
+    def new_temporary(self, path: str) -> str: ...
+    def upload(self, path: str, temporary: str, source: Source, kind: str) -> None: ...
+    def publish_temporary(self, temporary: ObjectInfo, path: str, options: CopyOptions) -> None: ...
+    def remove_temporary(self, path: str) -> None: ...
+    def remove_later(self, temporary: str) -> None: ...
+    def cut(self, thread: int) -> None: ...
+
+
 class DAVWriter(WriterBase):
     """Keeps the body here until ``prepare``, which sends it to a temporary."""
 
     _temporary: str | None = None
     _thread = 0
 
-    def __init__(self, store: Dav, path: str, options: WriteOptions) -> None:
+    def __init__(self, store: UploadTarget, path: str, options: WriteOptions) -> None:
         self._store = store
         self._kind = sendable(options.content_type or content_type(path.rpartition("/")[2]), "content_type")
         self._file = SpooledTemporaryFile(SPOOL)  # noqa: SIM115  (closed at the writer's end, whichever it is)
@@ -92,12 +90,12 @@ class DAVWriter(WriterBase):
         assert self._temporary is not None
         options = CopyOptions(overwrite=self._options.overwrite, if_match=self._options.if_match)
         sent = ObjectInfo(self._temporary, self._written)
-        self._store.rename(Moving("close", self._store, sent, self._path, options, is_temporary=True))
+        self._store.publish_temporary(sent, self._path, options)
         return ObjectInfo(self._path, self._written)
 
     def _interrupt(self) -> None:
         if self._thread:
-            self._store.client.cut(self._thread)
+            self._store.cut(self._thread)
 
     def _discard(self) -> None:
         self._file.close()
@@ -108,5 +106,4 @@ class DAVWriter(WriterBase):
     def _drop(self) -> None:
         self._file.close()
         if self._temporary is not None:
-            self._store._leftovers.append(self._temporary)
-            self._store._live.discard(self._temporary)
+            self._store.remove_later(self._temporary)

@@ -50,7 +50,6 @@ from .vendors import VENDORS, Vendor, features_of, vendor_of_host, vendor_of_ser
 
 PART_SIZE = 8 << 20
 LEAST_PART = 5 << 20
-"""The longest life of a presigned URL (Signature Version 4)."""
 
 
 class S3Backend(Resumes):

@@ -23,6 +23,10 @@ def human(size: float) -> str:
     return f"{size:.1f} {UNITS[-1]}"
 
 
+def counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 class Meter:
     """Bytes and records of one command, and the time it takes."""
 

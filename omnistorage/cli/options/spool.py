@@ -9,12 +9,12 @@ import re
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 from omnistorage.cli.core.app import App, not_home
-from omnistorage.cli.core.progress import Meter, human
-from omnistorage.cli.records.rolling import Rolling, counted
+from omnistorage.cli.core.progress import Meter, counted, human
+from omnistorage.cli.options.param_types import Compression, FormatChoice
 from omnistorage.cli.records.transcode import Unparsed, parsing, takes_bytes
 from omnistorage.core.secret import mask_url
 from omnistorage.core.stages import Format, OnBad, Stage
@@ -43,6 +43,18 @@ class Fielded(Unparsed):
         return self._parsing.decoder(on_bad)
 
 
+class SpooledJob(Protocol):
+    """What ``delivery.json`` notes of a ``write``. ``rolls`` are its options, those of the spool among them."""
+
+    to: tuple[str, ...]
+    mirror: dict[str, Any]
+    template: str
+    rolls: dict[str, Any]
+    form: FormatChoice
+    compression: Compression
+    durable: bool
+
+
 @dataclass
 class Spooling:
     """What the options of ``write`` say about a spool."""
@@ -53,7 +65,7 @@ class Spooling:
     to: Format[Any] | None = None
 
     @classmethod
-    def taken_from(cls, job: Rolling) -> Spooling:
+    def taken_from(cls, app: App, job: SpooledJob) -> Spooling:
         """Takes its options away from ``job``."""
         rolls = job.rolls
         settings = {
@@ -65,7 +77,7 @@ class Spooling:
         value = Spool(
             not_home(rolls.pop("spool")), **{name: given for name, given in settings.items() if given is not None}
         )
-        return cls(job.filling.app, value, _delivery(job, {k: v for k, v in settings.items() if v is not None}))
+        return cls(app, value, _delivery(app, job, {k: v for k, v in settings.items() if v is not None}))
 
     def form(self, form: Format[Any], to: Format[Any]) -> Format[Any]:
         """The format to give to the writer instead of ``form``."""
@@ -157,8 +169,7 @@ class SpoolMeter(Meter):
         return Text.assemble(*parts, no_wrap=True, overflow="ellipsis")
 
 
-def _delivery(job: Rolling, spool: dict[str, Any]) -> dict[str, Any]:
-    app = job.filling.app
+def _delivery(app: App, job: SpooledJob, spool: dict[str, Any]) -> dict[str, Any]:
     places = [_lasting(one) for one in job.to]
     mirror = {key: _lasting(value) if key == "journal" else value for key, value in job.mirror.items()}
     named = any("://" not in one and _NAMED.match(one) for one in places)

@@ -7,13 +7,14 @@ which are what is written.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from omnistorage.cli.core.app import Location
-from omnistorage.cli.core.progress import human
+from omnistorage.cli.core.progress import counted, human
 from omnistorage.cli.options.param_types import Compression, FormatChoice
+from omnistorage.cli.options.spool import Spooling
 from omnistorage.core import WriteOptions
 from omnistorage.core.stages import Format
 from omnistorage.delivery import Committed, RollingRecordWriter, Template
@@ -22,9 +23,6 @@ from omnistorage.wrappers import Prefix
 
 from .transcode import parsing, reading, unparsing, writing
 from .writing import Filling, How, target_format
-
-if TYPE_CHECKING:
-    from omnistorage.cli.options.spool import Spooling
 
 
 def partitioned(template: str, fields: tuple[str, ...]) -> str:
@@ -75,9 +73,7 @@ class Rolling:
         if given and "spool" not in self.rolls:
             raise click.UsageError(f"--{min(given).replace('_', '-')} is about a spool: --spool DIR says which")
         if "spool" in self.rolls:
-            from omnistorage.cli.options.spool import Spooling
-
-            self.spool = Spooling.taken_from(self)
+            self.spool = Spooling.taken_from(self.filling.app, self)
 
     def deliver(self) -> None:
         """Publish what is in the spool, and nothing more."""
@@ -209,7 +205,3 @@ class Rolling:
         app.say(f"wrote {self.text}: {', '.join(notes)}")
         policy.report()
         self.filling.drained()
-
-
-def counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'s' * (number != 1)}"

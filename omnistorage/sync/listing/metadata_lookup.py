@@ -7,30 +7,26 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Executor, Future
-from typing import TYPE_CHECKING
 
 from omnistorage.core import ObjectInfo
 from omnistorage.errors import StorageError
+from omnistorage.sync.entries import Entry
 from omnistorage.sync.filters import Filter
 
 from .lookup_pool import Lookers
-
-if TYPE_CHECKING:
-    from omnistorage.sync.endpoint import Side
-    from omnistorage.sync.entries import Entry
 
 _AHEAD = 16
 
 
 def with_metadata(
-    side: Side,
+    look: Callable[[str], ObjectInfo | None],
     entries: Generator[Entry, None, None],
     filter: Filter,
     readers: int,
     pool: Callable[[int], Executor],
 ) -> Generator[Entry, None, None]:
     """The entries in their order, each object that all other rules of ``filter`` let pass with the metadata that a
-    ``stat`` of it shows; ``readers`` at a time in an executor that ``pool`` makes. An object that is gone by now stays
+    ``look`` at it shows; ``readers`` at a time in an executor that ``pool`` makes. An object that is gone by now stays
     as it was listed. Raises what else a ``stat`` raises: who knows no metadata cannot say what is to be left alone."""
     waiting: deque[tuple[Entry, Future[ObjectInfo | None] | None]] = deque()
     lookers: Lookers | None = None
@@ -39,7 +35,7 @@ def with_metadata(
             info, asked = entry.info, None
             if info.kind == "file" and info.metadata is None and filter.includes(entry.path, info):
                 lookers = lookers or Lookers(pool(readers))
-                asked = lookers.submit(side.look, info.path)
+                asked = lookers.submit(look, info.path)
             waiting.append((entry, asked))
             while waiting and (len(waiting) > _AHEAD * readers or _is_ready(waiting[0][1])):
                 yield _answered(*waiting.popleft())

@@ -7,23 +7,22 @@ source, or beyond the limits nothing is deleted at all.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from omnistorage.sync.entries import Entry, Fold
+from omnistorage.sync.options import SyncOptions
 
 from .actions import Action, Spool
 from .comparison import Comparison
+from .incomplete_folders import lies_below
 from .renames import RenameFinder
-
-if TYPE_CHECKING:
-    from .plan import Plan
+from .statistics import Seen
 
 
 class Ending:
     """Collects while the listings are read, then yields in the order in which it is safe."""
 
-    def __init__(self, plan: Plan, comparison: Comparison, fold: Fold) -> None:
-        self.plan, self.o, self.seen = plan, plan.options, plan.seen
+    def __init__(self, options: SyncOptions, seen: Seen, comparison: Comparison, fold: Fold) -> None:
+        self.o, self.seen = options, seen
         self.comparison, self.fold = comparison, fold
         self.deletes, self.folders, self.late, self.new = Spool(), Spool(), Spool(), Spool()
         self._kept: set[str] = set()  # names below which nothing gives way after all
@@ -156,13 +155,3 @@ class Ending:
 def _copied(rename: Action) -> Action:
     """The rename as the copy that it saves."""
     return rename._replace(kind="copy", why="new", expect_dst=None, other=None)
-
-
-def lies_below(path: str, folders: set[str]) -> bool:
-    """Whether ``path`` lies below one of ``folders``."""
-    if not folders:
-        return False
-    while path := path.rpartition("/")[0]:
-        if path in folders:
-            return True
-    return False

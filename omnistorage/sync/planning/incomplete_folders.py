@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from omnistorage.sync.entries import Fold
 
-from .finalize import lies_below
-
 
 class Unlisted:
     """Those that could not be listed (``failed`` at the source, ``unknown`` at the destination), and those that a
@@ -59,3 +57,13 @@ class Unlisted:
             return False
         path = self.fold(path)
         return path in folders or "" in folders or lies_below(path, folders)
+
+
+def lies_below(path: str, folders: set[str]) -> bool:
+    """Whether ``path`` lies below one of ``folders``."""
+    if not folders:
+        return False
+    while path := path.rpartition("/")[0]:
+        if path in folders:
+            return True
+    return False

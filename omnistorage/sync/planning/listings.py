@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omnistorage import ops
 from omnistorage.errors import BucketNotFound, InvalidPath, NotFound, StorageError
@@ -16,10 +16,8 @@ from omnistorage.sync.options import SyncOptions
 
 from .folder_times import Times
 from .incomplete_folders import Unlisted
-
-if TYPE_CHECKING:
-    from .plan import Plan
-    from .statistics import Seen
+from .inputs import MergeInputs
+from .statistics import Seen
 
 
 def _double(names: dict[bytes, list[str]], one: Entry, other: Entry) -> None:
@@ -29,7 +27,7 @@ def _double(names: dict[bytes, list[str]], one: Entry, other: Entry) -> None:
 class Listed:
     """What ``Merge`` reads."""
 
-    plan: Plan
+    inputs: MergeInputs
     o: SyncOptions
     seen: Seen
     src: Side
@@ -60,7 +58,7 @@ class Listed:
             folders=folders,
             resort=self.o.sort_listings,
             readers=self.o.checkers,
-            pool=self.plan.pool,
+            pool=self.inputs.pool,
             **more,
         )
 

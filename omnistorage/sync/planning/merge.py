@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from omnistorage.errors import InvalidPath, NotFound, StorageError
 from omnistorage.paths import check_new
@@ -25,11 +25,9 @@ from .comparison import BY_SIZE, EQUAL, LEFT, SAME, TIME_DIFFERS, TOUCH, WEAK, C
 from .finalize import Ending
 from .folder_times import Times
 from .incomplete_folders import Unlisted
+from .inputs import MergeInputs
 from .listings import Listed
 from .portable_names import not_portable
-
-if TYPE_CHECKING:
-    from .plan import Plan
 
 T = TypeVar("T")
 _BOTH = "the source has objects below this name, and the destination cannot hold both"
@@ -58,18 +56,18 @@ class _Folder:
 class Merge(Listed):
     """One reading of a plan's two listings."""
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self.o = plan.options
-        self.seen = plan.seen
-        self.src, self.dst = plan.src, plan.dst
+    def __init__(self, inputs: MergeInputs) -> None:
+        self.inputs = inputs
+        self.o = inputs.options
+        self.seen = inputs.seen
+        self.src, self.dst = inputs.src, inputs.dst
         self.fold = self._fold()
         # A name that the filter lets pass and its other spelling that it hides would be one object at the destination.
         self.filter = replace(self.o.filter, ignore_case=True) if self.fold.case else self.o.filter
-        self.comparison = Comparison(plan.src, plan.dst, self.o)
-        self.end = Ending(plan, self.comparison, self.fold)
-        self.times = Times(self.fold, self.comparison.window, moves=self.o.move) if plan.sets_folder_times else None
-        self.links = isinstance(plan.dst.backend, StoredLinks)
+        self.comparison = Comparison(self.src, self.dst, self.o)
+        self.end = Ending(self.o, self.seen, self.comparison, self.fold)
+        self.times = Times(self.fold, self.comparison.window, moves=self.o.move) if inputs.sets_folder_times else None
+        self.links = isinstance(self.dst.backend, StoredLinks)
         self.trees = self.dst.features.dirs  # where a name cannot be an object and a folder
         self.unlisted = Unlisted(self.fold)
         self.doubles: dict[bytes, list[str]] = {}  # names of the source that are one at the destination
@@ -116,7 +114,7 @@ class Merge(Listed):
         try:
             for item in items:
                 if not isinstance(item, Action):
-                    pool = pool or Lookers(self.plan.pool(self.o.checkers))
+                    pool = pool or Lookers(self.inputs.pool(self.o.checkers))
                     waiting.append(pool.submit(item))
                 elif waiting:
                     waiting.append(item)

@@ -22,6 +22,7 @@ from omnistorage.sync.options import SyncOptions
 from omnistorage.sync.overlap import overlap, overlaps
 
 from .actions import Action
+from .inputs import MergeInputs
 from .merge import Merge
 from .statistics import Seen
 
@@ -75,7 +76,8 @@ class Plan(Closes):
         self.seen = Seen()
         if self.options.delete and self._may_overlap():
             self.seen.warn("nobody can tell whether source and destination overlap: compare their places yourself")
-        return Merge(self).actions()
+        inputs = MergeInputs(self.src, self.dst, self.options, self.seen, self.pool, self.sets_folder_times)
+        return Merge(inputs).actions()
 
     def __repr__(self) -> str:
         return f"Plan({self.src.shown!r}, {self.dst.shown!r})"
