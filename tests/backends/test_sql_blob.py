@@ -350,9 +350,7 @@ def test_goal_44_mysql_is_spoken_to_in_no_charset_that_hides_a_quote(charset):
 def test_goal_44_statements_are_put_together_in_one_module_only():
     folder = pathlib.Path(sys.modules[SQLBlobBackend.__module__].__file__).parent
     looked = 0
-    for path in [*folder.glob("_sql*.py"), folder / "sql_blob.py"]:
-        if path.name == "_sql_blob_table.py":
-            continue
+    for path in sorted({*folder.glob("*.py"), *folder.parent.glob("sql*/*.py")} - {folder / "schema.py"}):
         for node in ast.walk(ast.parse(path.read_text())):
             name = getattr(getattr(node, "func", None), "attr", "")
             if isinstance(node, ast.Call) and name in ("execute", "one", "all", "change"):

@@ -19,7 +19,7 @@ import pytest
 from omnistorage.backends.local import LocalBackend
 from omnistorage.backends.memory import MemoryBackend
 from omnistorage.cli.core.app import App
-from omnistorage.config import backend_names, register_backend, registry
+from omnistorage.config import backend_names, backend_options, register_backend
 from omnistorage.config.backend_options import backend_parameters, may_be_secret
 from omnistorage.core import ObjectInfo
 from omnistorage.ops import read_bytes, write_bytes
@@ -423,7 +423,7 @@ def test_the_global_limits_are_read_before_the_verb_and_behind_it(cli: Cli, box:
 
 
 def test_backends_that_cannot_be_made_say_why(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(registry._TABLE._members, "zz_broken", "omnistorage.nowhere:X")
+    monkeypatch.setitem(backend_options._TABLE._members, "zz_broken", "omnistorage.nowhere:X")
     answer = cli("backends")
     assert answer.code == 0
     assert [line for line in answer.lines if line.startswith("zz_broken: ")]

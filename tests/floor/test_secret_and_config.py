@@ -24,8 +24,8 @@ from omnistorage import (
     open_records,
     register_backend,
 )
-from omnistorage import config as config_module
 from omnistorage.config import backend_names, backends_from_toml, check_options, locate
+from omnistorage.config import models as config_module
 from omnistorage.config.models import expand
 from omnistorage.core import secret as secret_module
 from omnistorage.core.secret import mask, mask_url, reveal
@@ -496,8 +496,8 @@ def test_an_entry_point_is_found_by_name(tmp_path, monkeypatch):
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: third-party\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[omnistorage.backends]\ntheirs = third_party_backend:Theirs\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    from omnistorage.config import registry
+    from omnistorage.config import backend_options
     from omnistorage.core.plugin_table import Table
 
-    monkeypatch.setattr(registry, "_TABLE", Table("backend", "omnistorage.backends", {}))
+    monkeypatch.setattr(backend_options, "_TABLE", Table("backend", "omnistorage.backends", {}))
     assert open_backend("theirs").name == "theirs"
