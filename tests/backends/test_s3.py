@@ -223,7 +223,7 @@ def test_go_f6_a_range_past_the_end_is_short_or_empty_as_everywhere(store):
 
 
 def test_go_f6_a_long_object_is_copied_in_parts(monkeypatch, store):
-    monkeypatch.setattr("omnistorage.backends.s3.MAX_COPY", 6 << 20)
+    monkeypatch.setattr("omnistorage.backends.s3.backend.MAX_COPY", 6 << 20)
     data = random.Random(6).randbytes(6 << 20) + b"!"
     with store.open_writer("src", WriteOptions(user_metadata={"k": "v"}, content_type="text/x")) as writer:
         writer.write(data)

@@ -204,7 +204,7 @@ def test_what_a_full_disk_did_not_take_is_told(
 ) -> None:
     disk = NoGrowth(error=None)
     monkeypatch.setattr(
-        "omnistorage.cli.commands.spool.Spool", partial(Spool, _os=disk, close_timeout=0.01, fsync=fsync)
+        "omnistorage.cli.options.spool.Spool", partial(Spool, _os=disk, close_timeout=0.01, fsync=fsync)
     )
     away(box / "out")
     fill(box / "s", 1)
@@ -221,7 +221,7 @@ def test_what_a_full_disk_did_not_take_is_told(
 def test_where_the_store_is_away_the_wait_at_the_end_is_told(
     cli: Cli, box: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("omnistorage.cli.commands.spool.Spool", partial(Spool, close_timeout=0.1))
+    monkeypatch.setattr("omnistorage.cli.options.spool.Spool", partial(Spool, close_timeout=0.1))
     away(box / "out")
     fill(box / "s")
     ends = RollingRecordWriter.write_many

@@ -100,7 +100,7 @@ def _anchors_do_not_count(patch):
     def loose(text, ignore_case=False):
         return compiled(text.replace(" /", " ", 1), ignore_case)
 
-    patch.setattr("omnistorage.sync.filters.compile_rule", loose)
+    patch.setattr("omnistorage.sync.filters.filter.compile_rule", loose)
 
 
 def _a_deletion_is_forgotten(patch):
