@@ -445,7 +445,43 @@ def test_no_other_server_is_sent_the_token_of_this_machine_unasked(place):
         assert store.client.clients.credential is None
 
 
-@pytest.mark.parametrize("suffix", ["core.chinacloudapi.cn", "z01.storage.azure.net", "fabric.microsoft.com"])
+@pytest.mark.parametrize("options", [{}, {"anonymous": True}, {"credential": "default"}])
+@pytest.mark.parametrize(
+    "place",
+    [
+        {"account_name": "other.example\\"},
+        {"account_name": "me", "endpoint_suffix": "core.windows.net\\"},
+        {"account_name": "other.example\\.blob.core.windows.net/"},
+        {"endpoint_url": "https://other.example\\.blob.core.windows.net"},
+        {"endpoint_url": "https://other.example%5C.blob.core.windows.net"},
+        {"endpoint_url": "https://other.example\t.blob.core.windows.net"},
+        {"endpoint_url": "https://[::1].blob.core.windows.net"},
+        {"account_name": "me", "dfs_endpoint_url": "https://other.example\\.dfs.core.windows.net"},
+    ],
+)
+def test_a_host_that_parsers_read_differently_is_refused(place, options):
+    with pytest.raises(ConfigError):
+        AzureBackend("box", **place, **options)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "az://box/x?account_name=other.example%5C",
+        "az://box/x?account_name=me&dfs_endpoint_url=https://other.example%5C.dfs.core.windows.net",
+        "abfss://box@me.dfs.other.example\\.core.windows.net/x",
+    ],
+)
+def test_a_url_names_no_host_that_parsers_read_differently(url):
+    with pytest.raises(ConfigError):
+        locate(url)
+
+
+@pytest.mark.parametrize(
+    "suffix",
+    ["core.chinacloudapi.cn", "core.microsoft.scloud", "core.eaglex.ic.gov", "z01.storage.azure.net",
+     "fabric.microsoft.com"],
+)  # fmt: skip
 def test_every_cloud_of_microsoft_is_sent_the_token_of_this_machine(suffix):
     with AzureBackend("box", account_name="me", endpoint_suffix=suffix) as store:
         assert type(store.client.clients.credential).__name__ == "DefaultAzureCredential"

@@ -327,7 +327,7 @@ def test_a_url_names_bucket_and_object_or_root():
     "options",
     [{"bucket": ""}, {"bucket": "a/b"}, {"prefix": "a/../b"}, {"vendor": "x"}, {"part_size": 1}, {"part_size": 300_000},
      {"concurrency": 0}, {"credentials": "{}", "anonymous": True}, {"endpoint_url": "ftp://x"},
-     {"endpoint_url": "http://u:canary@h/"}],
+     {"endpoint_url": "http://u:canary@h/"}, {"endpoint_url": "https://other.example\\.googleapis.com"}],
 )  # fmt: skip
 def test_wrong_options_are_refused_when_they_are_given(options):
     with pytest.raises((ConfigError, InvalidPath)) as caught:

@@ -388,6 +388,7 @@ def test_a_url_names_a_root_or_an_object_and_keeps_its_query(at):
 
 def test_go_f13_wrong_options_are_refused_when_they_are_given():
     for options in (
+        {"root": "http://other.example\\.h/"}, {"root": "http://h%5C/"},
         {"root": "host"}, {"root": "file:///x"}, {"root": "http://h/../x"}, {"root": "http://h/#x"}, {"root": 5},
         {"listing": "html"}, {"listing": "manifest"}, {"listing_path": "x"}, {"dav": True, "listing": "sitemap"},
         {"conditional_writes": True}, {"encoded": "gzip"}, {"user": "u", "token": "t"}, {"password": "p"},

@@ -429,7 +429,8 @@ def test_a_url_names_bucket_and_key_or_root():
 @pytest.mark.parametrize(
     "options",
     [{"bucket": ""}, {"bucket": "a/b"}, {"prefix": "a/../b"}, {"vendor": "x"}, {"addressing": "x"}, {"part_size": 1},
-     {"concurrency": 0}, {"access_key": "x"}, {"endpoint_url": "ftp://x"}, {"endpoint_url": "http://u:canary@h/"}],
+     {"concurrency": 0}, {"access_key": "x"}, {"endpoint_url": "ftp://x"}, {"endpoint_url": "http://u:canary@h/"},
+     {"endpoint_url": "https://other.example\\.amazonaws.com"}],
 )  # fmt: skip
 def test_wrong_options_are_refused_when_they_are_given(options):
     with pytest.raises((ConfigError, InvalidPath)) as caught:

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from omnistorage.backends.connections import Connections
+from omnistorage.backends.object_store.endpoints import split_endpoint
 from omnistorage.core import Features
 from omnistorage.core.secret import Secret, mask_url
 from omnistorage.errors import CapabilityNotSupported, ConfigError, InvalidPath, MissingExtra
@@ -18,8 +19,12 @@ from omnistorage.errors import CapabilityNotSupported, ConfigError, InvalidPath,
 NAME = "azure"
 SUFFIX = "core.windows.net"
 MICROSOFT = (SUFFIX, "core.chinacloudapi.cn", "core.usgovcloudapi.net")
-_TOLD = (*MICROSOFT, "core.cloudapi.de", "storage.azure.net", "fabric.microsoft.com")
-"""The services that the machine's own token is for."""
+TOKEN_DOMAINS = (
+    *MICROSOFT, "core.cloudapi.de", "core.microsoft.scloud", "core.eaglex.ic.gov", "storage.azure.net",
+    "fabric.microsoft.com",
+)  # fmt: skip
+"""The domains of Microsoft that the machine's own token is for. The endpoints of its clouds for secret data are among
+the constants of the Azure Functions host (``CloudConstants.cs``)."""
 DEFAULT = "default"
 """As ``credential``: ``DefaultAzureCredential``, for any server."""
 CONNECTION = "AZURE_STORAGE_CONNECTION_STRING"
@@ -42,12 +47,12 @@ class Account:
     key: Secret | None
     sas: Secret | None
 
-    def check_told(self) -> None:
+    def check_token_audience(self) -> None:
         """Raise ``ConfigError`` for a server that is not Microsoft's. The token of this machine opens every account
         that the machine may use, and whoever wrote a URL may have chosen the server in it."""
         for url in (self.url, self.dfs_url):
             host = (urlsplit(url).hostname or "").lower()
-            if not host.endswith(tuple("." + one for one in _TOLD)):
+            if not host.endswith(tuple("." + one for one in TOKEN_DOMAINS)):
                 raise ConfigError(
                     f"{host!r} is no server of Microsoft's, and is not sent the token of this machine: give "
                     f"account_key, sas_token or anonymous=True, or credential={DEFAULT!r} if it is to have the token"
@@ -109,15 +114,7 @@ def _connection(text: str) -> dict[str, str]:
 
 
 def _checked(endpoint: str, option: str) -> str:
-    try:
-        parts = urlsplit(endpoint)
-        parts.port  # noqa: B018  a ValueError if it is none
-    except ValueError:
-        parts = None
-    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise ConfigError(f"{option} is http(s)://host[:port][/account]; a SAS is the option sas_token")
-    if "@" in parts.netloc:
-        raise ConfigError(f"{option} holds no credentials: give account_key, sas_token or connection_string")
+    split_endpoint(endpoint, option, "account_key, sas_token or connection_string")
     return endpoint.rstrip("/")
 
 
@@ -204,7 +201,7 @@ class Clients:
         if self._options["credential"] not in (None, DEFAULT):
             return self._options["credential"]
         if self._options["credential"] is None:
-            self._account.check_told()
+            self._account.check_token_audience()
         try:
             from azure.identity import DefaultAzureCredential
         except ImportError as error:

@@ -14,13 +14,14 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import Any, ClassVar, Literal, TypeVar
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, unquote
 
 from omnistorage.backends.base import check_expires, checked_prefix
 from omnistorage.backends.connections import Connections
 from omnistorage.backends.object_store.backend import ObjectBackend
 from omnistorage.backends.object_store.client import Put
 from omnistorage.backends.object_store.conditions_probe import Kept
+from omnistorage.backends.object_store.endpoints import split_endpoint
 from omnistorage.backends.object_store.obstore import check_client
 from omnistorage.backends.object_store.writer import ObjectWriter, conclude, new_put
 from omnistorage.concurrency.pools import side_by_side
@@ -478,12 +479,5 @@ def _url(endpoint_url: str | None, bucket: str, prefix: str) -> str:
     below = f"{bucket}/{prefix}/" if prefix else f"{bucket}/"
     if endpoint_url is None:
         return f"gs://{below}"
-    try:
-        parts = urlsplit(endpoint_url)
-    except ValueError:
-        parts = None
-    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
-        raise ConfigError("endpoint_url is http(s)://host[:port]")
-    if "@" in parts.netloc:
-        raise ConfigError("endpoint_url holds no credentials: give credentials_file or credentials")
+    parts = split_endpoint(endpoint_url, "endpoint_url", "credentials_file or credentials")
     return f"gs+{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}/{below}"

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from os import urandom
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
+from omnistorage.backends.object_store.endpoints import is_server
 from omnistorage.errors import ConfigError, InvalidPath
 from omnistorage.paths import sort_key
 
@@ -135,7 +136,8 @@ def parse_root(url: str) -> tuple[Root, str | None, str | None, str]:
         canonical = "/".join(quote(decode(s), safe=SEGMENT, errors="surrogateescape") for s in path.split("/"))
     except ValueError:
         raise ConfigError("root is a URL, http(s)://host/path/") from None
-    if scheme not in PORTS or not host or parts.fragment:
+    server = f"[{host}]" if ":" in host else host
+    if scheme not in PORTS or not is_server(server) or parts.fragment:
         raise ConfigError("root is a URL, http(s)://host/path/, without a fragment")
     if any(segment in (".", "..") for segment in decode(path).split("/")) or "\0" in decode(path):
         raise ConfigError("the root's path has no '.', '..' and NUL")

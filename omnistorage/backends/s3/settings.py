@@ -9,10 +9,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
+from omnistorage.backends.object_store.endpoints import split_endpoint
 from omnistorage.core.secret import Secret
-from omnistorage.errors import ConfigError
 
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 """The variables that name a server, the first one that is set."""
@@ -62,14 +61,7 @@ def root_url(endpoint_url: str | None, bucket: str, prefix: str) -> str:
     below = f"{bucket}/{prefix}/" if prefix else f"{bucket}/"
     if endpoint_url is None:
         return f"s3://{below}"
-    try:
-        parts = urlsplit(endpoint_url)
-    except ValueError:
-        parts = None
-    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
-        raise ConfigError("endpoint_url (or AWS_ENDPOINT_URL) is http(s)://host[:port]")
-    if "@" in parts.netloc:
-        raise ConfigError("endpoint_url holds no credentials: give access_key and secret_key")
+    parts = split_endpoint(endpoint_url, "endpoint_url (or AWS_ENDPOINT_URL)", "access_key and secret_key")
     return f"s3+{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}/{below}"
 
 
