@@ -7,6 +7,7 @@ import pytest
 from omnistorage import (
     AlreadyExists,
     BackendUnavailable,
+    BucketNotFound,
     CapabilityNotSupported,
     ConfigError,
     CopyOptions,
@@ -270,6 +271,24 @@ def test_a_folder_that_vanishes_while_walking_is_an_error_never_silence():
     operations.write_bytes(store, "a/x", b"")
     with pytest.raises(NotFound):
         list(operations.walk(store, folders=True))
+
+
+class NoPage(NotFound):
+    """What a backend of somebody else raises."""
+
+
+@pytest.mark.parametrize("kind", [NotFound, NoPage, BucketNotFound])
+def test_a_walk_below_a_folder_that_is_not_there_yields_nothing(kind):
+    class Absent(MemoryBackend):
+        def _list_dir(self, path):
+            raise kind("none", path=path)
+
+    walk = operations.walk(Absent(), "x", descend=lambda folder: True)
+    if kind is BucketNotFound:
+        with pytest.raises(BucketNotFound):
+            list(walk)
+    else:
+        assert list(walk) == []
 
 
 # -- glob --------------------------------------------------------------------------------------------------------------

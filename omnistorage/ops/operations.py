@@ -34,6 +34,7 @@ from omnistorage.core import (
 )
 from omnistorage.core.external_sort import sorted_entries
 from omnistorage.errors import (
+    BucketNotFound,
     CapabilityNotSupported,
     ConfigError,
     CorruptData,
@@ -382,7 +383,7 @@ def _children(
     try:
         yield from store.list_dir(folder)
     except NotFound as error:
-        if root and folder and type(error) is NotFound:
+        if root and folder and not isinstance(error, BucketNotFound):
             return  # a prefix with nothing under it, in a bucket that is there, yields nothing
         if on_error is None:
             raise
