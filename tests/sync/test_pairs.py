@@ -9,6 +9,7 @@ import pytest
 
 from omnistorage import BucketNotFound, LocalBackend, MemoryBackend, NotFound, ops
 from omnistorage.core import WriteOptions
+from omnistorage.multi import MultiBackend, Tier, TieredBackend
 from omnistorage.sync import Filter, bisync, check, sync
 from omnistorage.wrappers import Prefix
 
@@ -203,6 +204,21 @@ def test_a_bucket_that_does_not_exist_is_no_empty_place(name, settings):
         with pytest.raises(NotFound):
             sync(gone, src, allow_empty_source=True, delete=True, **settings)
     assert held(src) == {"a": b"x"}
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+@pytest.mark.parametrize("folder", ["", "some/folder"])
+@pytest.mark.parametrize("combine", [TieredBackend, MultiBackend])
+def test_a_destination_with_one_missing_bucket_is_no_empty_place(combine, folder, settings):
+    src, hot = MemoryBackend(), MemoryBackend()
+    put(src, "a", b"x")
+    put(hot, f"{folder}/a".lstrip("/"), b"x")
+    places = [hot, GONE["moto"]()]
+    with combine([Tier(f"t{n}", one) for n, one in enumerate(places)] if combine is TieredBackend else places) as dst:
+        dst = Prefix(dst, folder) if folder else dst
+        for call in (check, partial(sync, dry_run=True)):
+            with pytest.raises(BucketNotFound):
+                call(src, dst, **settings)
 
 
 def test_a_bisync_does_not_begin_with_a_bucket_that_does_not_exist(tmp_path):

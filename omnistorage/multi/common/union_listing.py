@@ -8,7 +8,7 @@ from typing import Protocol
 
 from omnistorage import ops
 from omnistorage.core import ListOptions, ObjectInfo, as_extended
-from omnistorage.errors import BackendUnavailable, InvalidPath, NotFound, StorageError
+from omnistorage.errors import BackendUnavailable, BucketNotFound, InvalidPath, NotFound, StorageError
 from omnistorage.paths import sort_key
 
 from .tier import Place, told
@@ -101,7 +101,8 @@ def _entries(place: Place, prefix: str, options: ListOptions, spared: _Spared) -
 def rootless(place: Place, path: str, op: str, error: NotFound) -> NotFound:
     """A prefix with nothing under it is no error: this is a bucket, folder or table that is not there."""
     where = "" if place.backend.url is None else f" ({place.backend.url})"
-    return NotFound(
+    kind = BucketNotFound if isinstance(error, BucketNotFound) else NotFound
+    return kind(
         f"the root of {place.word} {place.name!r}{where} does not exist: mount it, or make it if the disk or bucket "
         "really is new", path=path, backend=error.backend, op=op,
     )  # fmt: skip
@@ -151,7 +152,7 @@ def _children(place: Place, folder: str, misses: dict[int, StorageError], spared
         for info in found:
             yield _dir_key(info), place.index, info
     except (NotFound, InvalidPath) as error:
-        if not folder:
+        if not folder or isinstance(error, BucketNotFound):
             raise rootless(place, folder, "list_dir", error) if isinstance(error, NotFound) else error from error
         misses[place.index] = error
     except BackendUnavailable as error:
