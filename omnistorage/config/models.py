@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from omnistorage.concurrency.retry import Backoff, RequestPolicy
-from omnistorage.core.secret import HIDDEN, Secret, mask, mask_url
+from omnistorage.core.secret import HIDDEN, Secret, mask, mask_url, url_holds_secret
 from omnistorage.core.spelling import nearest
 from omnistorage.errors import ConfigError, InvalidPath, MissingExtra
 from omnistorage.paths import check_new
@@ -183,15 +183,17 @@ def _hidden(shown: Any, value: Any) -> list[Any]:
     return [] if shown == value else [value]
 
 
-def holds_secret(table: Mapping[str, Any]) -> bool:
-    """Whether a table that may be written down holds a secret as it is, and not as ``${VAR}``."""
+def holds_secret(place: Any) -> bool:
+    """Whether a URL, or a table that may be written down, holds a secret as it is, and not as ``${VAR}``."""
+    if not isinstance(place, Mapping):
+        return isinstance(place, str) and url_holds_secret(place)
 
     def named(value: Any) -> Any:
         if isinstance(value, Mapping):
             return {key: named(inner) for key, inner in value.items()}
         return None if isinstance(value, str) and _VARIABLE.fullmatch(value) else value
 
-    plain = named(table)
+    plain = named(place)
     options = plain.get("options")
     if isinstance(options, Mapping):  # of a backend, which says what of them is secret
         shown = masked_options(plain.get("type"), options)

@@ -30,6 +30,8 @@ _HEADER = re.compile(
     r"(?i)(\b(?:bearer\s+|(?:proxy-)?authorization['\"]?\s*[:=]\s*['\"]?"
     r"(?:(?:apikey|aws4-hmac-sha256|basic|bearer|digest|negotiate|sharedkey|token)\s+)?+))([\w.~+/=-]{6,})"
 )
+_URL = re.compile(r"([^/?#]*://[^/?#]*)([^?#]*)(.*)", re.DOTALL)
+_LONE_USER = re.compile(r"\A((?!https?:)[a-z][a-z0-9+.-]*://)[^:/?#@\s]+@", re.IGNORECASE)
 _QUERY = re.compile(r"[?&;#]([^?&;#=\s]+)=")
 _VALUE = re.compile(r"[^&\s]+")
 _SECRET_WORDS = frozenset(("sig", "key", "pwd", "auth", "code", "odbc_connect"))
@@ -153,6 +155,21 @@ def mask_url(text: str) -> str:
     if "=" in text or ":" in text or " " in text:
         text = _HEADER.sub(rf"\1{HIDDEN}", _PAIR.sub(_mask_pair, text))
     return text
+
+
+def url_holds_secret(text: str) -> bool:
+    """Whether a URL holds a password, or an option whose name says that it is secret.
+
+    A user without a password is none, except over HTTP, where it may be a token. What a path holds is none. Where a
+    password may contain a slash or a question mark, the whole URL is looked at.
+    """
+    found = _URL.match(_LONE_USER.sub(r"\1", text))
+    if found is None:
+        return False  # a local path
+    server, path, options = found.groups()
+    unclear = ":" in server.partition("://")[2] and "@" in path + options
+    parts = (found[0],) if unclear else (server, options)
+    return any(mask_url(part) != part for part in parts)
 
 
 def _mask_userinfo(found: re.Match[str]) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from math import inf
 from os import PathLike
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from omnistorage.config import BackendConfig
 from omnistorage.config.models import holds_secret, masked_place
@@ -131,12 +131,17 @@ class SyncOptions:
         return f"SyncOptions({', '.join(shown)})"
 
     def __getstate__(self) -> dict[str, Any]:
-        place: Any = self.backup_dir
-        if holds_secret(place) if isinstance(place, Mapping) else masked_place(place) != place:
+        if holds_secret(self.backup_dir):
             raise ConfigError(
                 "backup_dir holds a secret in plain text, which a pickle would show: give a BackendConfig"
             )
         return self.__dict__
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
 
     def __post_init__(self) -> None:
         self._check_types()

@@ -28,7 +28,7 @@ from omnistorage.config import backend_names, backends_from_toml, check_options,
 from omnistorage.config import models as config_module
 from omnistorage.config.models import expand
 from omnistorage.core import secret as secret_module
-from omnistorage.core.secret import mask, mask_url, reveal
+from omnistorage.core.secret import mask, mask_url, reveal, url_holds_secret
 
 CANARY = "c4n4ry-DO-NOT-SHOW"
 
@@ -147,6 +147,7 @@ def test_goal_41_mask_url_leaves_no_secret_in_any_place_of_a_url(url):
     assert CANARY not in mask_url(f"before {url} after")
     assert mask_url(f"before {url} after").endswith(" after")
     assert mask_url(mask_url(url)) == mask_url(url)
+    assert url_holds_secret(url) is not url.startswith("s3:///")  # where this is a key
     for call in (open_backend, locate):
         with pytest.raises(ConfigError) as caught:
             call(re.sub("^[a-z0-9+]+:", "nobodys:", url))

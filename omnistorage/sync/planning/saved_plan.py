@@ -22,7 +22,7 @@ def spec_of(place: Place, what: str) -> Any:
     if isinstance(place, PathLike) or (isinstance(place, str) and "://" not in place):
         return path.abspath(fspath(place))
     if isinstance(place, str):
-        if mask_url(place) != place:
+        if holds_secret(place):
             raise ConfigError(f"the URL of the {what} holds a secret, which is written down nowhere: {mask_url(place)}")
         return place
     if isinstance(place, Mapping):
