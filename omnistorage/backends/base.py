@@ -91,7 +91,7 @@ class BackendBase(Closes):
     durable = False  # whether WriteOptions(durable=True) can be honoured
     extra_keys: frozenset[str] = frozenset()  # the keys of WriteOptions.extra that can be honoured
     not_from_urls: ClassVar[frozenset[str]] = frozenset()  # options that only trusted URLs may set
-    not_from_strangers: ClassVar[frozenset[str]] = frozenset()  # and that no stranger's URL may set
+    not_from_untrusted_urls: ClassVar[frozenset[str]] = frozenset()  # and that no untrusted URL may set
     probes: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """The options that depend on the server, each with what ``probe`` tries for it."""
     _options: dict[str, Any]  # what the constructor was given, where it takes other options than these

@@ -6,8 +6,8 @@ the fragment behind a ``#`` is among the parts if the class says ``takes_fragmen
 Options stand in the query; a class whose URLs have queries of their own says ``takes_query = True``, and its options
 stand behind the ``#``. Options that lower protection or name secrets of this machine stand in the class's
 ``not_from_urls``, and are taken from a URL only if the caller says ``trusted_url=True``. Options that lift a bound on
-what a server can cost stand in ``not_from_strangers``, and are not taken where ``untrusted`` is forced, either. What
-the other parts of a URL say, such as its host, no option says otherwise.
+what a server can cost stand in ``not_from_untrusted_urls``, and are not taken where ``untrusted`` is forced, either.
+What the other parts of a URL say, such as its host, no option says otherwise.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from omnistorage.errors import ConfigError
 
 from .backend_options import _known, _note, _typed, backend_class, check_options
 from .models import BackendConfig
+
+_IN_PATH = ("prefix", "root")
 
 
 def open_backend(
@@ -155,20 +157,23 @@ def _from_url(
     found = _query_options(cls, given)
     if found:
         own = options.keys() | cls.options_from_url(bare, is_object=False)[0].keys()
-        _check_options_of(url, cls, found.keys(), own, trusted=trusted, strange=bool((forced or {}).get("untrusted")))
+        again = {option for option in own & found.keys() if option not in options or options[option] != found[option]}
+        untrusted = bool((forced or {}).get("untrusted"))
+        _check_options_of(url, cls, found.keys(), again, trusted=trusted, untrusted=untrusted)
     return parts.scheme, {**options, **found}, path
 
 
 def _check_options_of(
-    url: str, cls: Any, given: Collection[str], own: Collection[str], *, trusted: bool, strange: bool
+    url: str, cls: Any, given: Collection[str], own: Collection[str], *, trusted: bool, untrusted: bool
 ) -> None:
     """Raise ``ConfigError`` for an option of a URL that the URL may not set. ``own`` are those that its other parts
-    say: with another host or root in an option, the URL would lead elsewhere than everybody reads in it."""
-    for option in sorted(set(given) & set(own)):
-        raise ConfigError(f"the option {option!r} says again what the URL itself says: leave it out: {mask_url(url)}")
+    say otherwise: with another host or root in an option, the URL would lead elsewhere than everybody reads in it."""
+    for option in sorted(own):
+        advice = "write it into the URL's path" if option in _IN_PATH else "leave it out"
+        raise ConfigError(f"the option {option!r} is not what the rest of the URL says: {advice}: {mask_url(url)}")
     held = getattr(cls, "not_from_urls", frozenset[str]())
-    if strange:
-        held |= getattr(cls, "not_from_strangers", frozenset[str]())
+    if untrusted:
+        held |= getattr(cls, "not_from_untrusted_urls", frozenset[str]())
     for option in () if trusted else sorted(held.intersection(given)):
         raise ConfigError(
             f"the option {option!r} is not taken from a URL, which somebody else may have chosen: give it to "

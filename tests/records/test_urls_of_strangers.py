@@ -137,6 +137,37 @@ def test_no_option_of_a_url_leads_elsewhere_than_the_url_says(url, trusted):
             locate(url, is_object=is_object, trusted_url=trusted)
 
 
+@pytest.mark.parametrize(
+    ("url", "right"),
+    [
+        ("s3://good?prefix=logs", "s3://good/logs"), ("gs://good?prefix=logs", "gs://good/logs"),
+        ("az://good?prefix=logs&account_name=a", "az://good/logs?account_name=a"),
+        ("sftp://good?root=/abs", "sftp://good/abs"), ("file:///?root=/x", "file:///x"),
+    ],
+)  # fmt: skip
+def test_a_folder_of_a_url_is_written_into_its_path(url, right):
+    with pytest.raises(ConfigError):
+        open_backend(url)
+    open_backend(right)
+
+
+@pytest.mark.parametrize(
+    ("url", "plain"),
+    [
+        ("abfss://good@a.dfs.core.windows.net/x?endpoint_suffix=core.windows.net", "abfss://good@a.dfs.core.windows.net/x"),
+        ("s3://good/logs?prefix=logs", "s3://good/logs"), ("sftp://good:22/x?port=22", "sftp://good:22/x"),
+        ("file:///x?root=/x", "file:///x"), ("http://good/x/#root=http://good/x/", "http://good/x/"),
+    ],
+)  # fmt: skip
+def test_an_option_may_say_what_the_rest_of_a_url_says(url, plain):
+    assert open_backend(url).url == open_backend(plain).url
+
+
+def test_a_folder_said_twice_is_no_folder_in_a_folder():
+    with pytest.raises(ConfigError):
+        locate("s3://good/logs?prefix=logs")
+
+
 @pytest.mark.parametrize("option", ["read_timeout=1e9", "connect_timeout=1e9", "connections=100000"])
 def test_a_strangers_url_does_not_lift_the_bounds_of_requests(option):
     url = f"http://good.example/x.ndjson#{option}"

@@ -136,7 +136,7 @@ class HTTPBackend(Folders):
 
     takes_query = True
     not_from_urls = frozenset({"verify", "allow_downgrade", "untrusted", "proxy", "ca_file", "max_redirects"})
-    not_from_strangers = frozenset({"connections", "connect_timeout", "read_timeout"})
+    not_from_untrusted_urls = frozenset({"connections", "connect_timeout", "read_timeout"})
 
     @classmethod
     def options_from_url(cls, parts: SplitResult, *, is_object: bool) -> tuple[dict[str, Any], str]:
