@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -16,7 +16,7 @@ from omnistorage.core.secret import mask_url
 from omnistorage.errors import ConfigError, NotFound
 
 from .checking import CheckReport
-from .checking.checker import Checker, SumChecker, SumPlan
+from .checking.checker import Checker, CheckListener, SumChecker, SumPlan
 from .checking.sum_file import SumFile
 from .endpoint import Place
 from .error_context import met_at
@@ -162,7 +162,7 @@ def check(
     *,
     one_way: bool = False,
     download: bool = False,
-    listeners: Iterable[Callable[[str, str, str], None]] = (),
+    listeners: Iterable[CheckListener] = (),
     report: Target | HtmlReport | None = None,
     **settings: Any,
 ) -> CheckReport:
@@ -178,7 +178,8 @@ def check(
         dst: The place that is compared with it.
         one_way: Ignore objects that only ``dst`` has.
         download: Read both sides and compare the bytes.
-        listeners: Each is called with a sign (``= - + * !``), a path and a reason for every object.
+        listeners: Each is called for every object with a sign (``= - + * !``), a path, a reason, and for ``!`` the
+            error, else None.
         report: A path or a binary file that gets the result as one HTML page.
         settings: Fields of ``SyncOptions``. With ``size_only`` or a ``compare`` of sizes or times, that rule decides.
 
@@ -213,7 +214,7 @@ def check_sums(
     algorithm: str | None = None,
     one_way: bool = False,
     download: bool = False,
-    listeners: Iterable[Callable[[str, str, str], None]] = (),
+    listeners: Iterable[CheckListener] = (),
     report: Target | HtmlReport | None = None,
     **settings: Any,
 ) -> CheckReport:

@@ -150,5 +150,5 @@ def _done(verb, ends, settings):
 
 def _compared(ends, settings):
     signs = {}
-    report = check(*ends, listeners=[lambda sign, path, why: signs.__setitem__(path, sign)], **settings)
+    report = check(*ends, listeners=[lambda sign, path, why, error: signs.__setitem__(path, sign)], **settings)
     return Outcome(report.in_sync, signs=signs, said=str(report))

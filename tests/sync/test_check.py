@@ -8,7 +8,15 @@ from contextlib import closing
 
 import pytest
 
-from omnistorage import ConfigError, LocalBackend, MemoryBackend, NotFound, StorageError
+from omnistorage import (
+    BackendUnavailable,
+    ConfigError,
+    LocalBackend,
+    MemoryBackend,
+    NotFound,
+    PermissionDenied,
+    StorageError,
+)
 from omnistorage.backends.sql_blob import SQLBlobBackend
 from omnistorage.sync import Filter, Plan, check, check_sums, copy, move
 from omnistorage.sync.checking import CheckReport
@@ -21,7 +29,7 @@ from .test_comparing import hashing
 
 def looked_at(src, dst, **settings):
     said = []
-    report = check(src, dst, listeners=[lambda sign, path, why: said.append((sign, path))], **settings)
+    report = check(src, dst, listeners=[lambda sign, path, why, error: said.append((sign, path))], **settings)
     return report, sorted(said, key=lambda line: line[1])
 
 
@@ -295,7 +303,7 @@ def test_a_check_with_many_readers_keeps_the_order_of_the_names():
     names = [f"f{n:03}" for n in range(200)]
     src, dst = fill(memory(), *names), fill(memory(), *names)
     said = []
-    report = check(src, dst, download=True, listeners=[lambda sign, path, why: said.append(path)])
+    report = check(src, dst, download=True, listeners=[lambda sign, path, why, error: said.append(path)])
     assert said == names
     assert report.match == 200
     assert held(src) == held(dst)
@@ -348,3 +356,28 @@ def test_a_move_removes_no_source_whose_copy_has_only_a_digest_that_was_noted(da
         copy(folder, source)
         assert move(source, table, raise_errors=False).failed == 1
         assert [info.path for info in source.list()] == ["x"]
+
+
+def test_errors_are_told_though_the_check_ends_in_an_error():
+    class Ending(Plan):
+        def __iter__(self):
+            yield from super().__iter__()
+            raise BackendUnavailable("the network is down")
+
+    lines = []
+    src, dst = fill(memory(Locked), "a", "locked/x"), fill(memory(), "a", "locked/x")
+    with Ending(src, dst, list_equal=True) as plan, pytest.raises(BackendUnavailable):
+        Checker(plan, listeners=[lambda *line: lines.append(line)]).run()
+    ((path, error),) = [(path, error) for sign, path, _, error in lines if sign == "!"]
+    assert (path, type(error)) == ("locked", PermissionDenied)
+
+
+def test_errors_are_told_in_their_order_with_the_error_that_the_report_keeps(monkeypatch):
+    monkeypatch.setattr("omnistorage.sync.checking.checker.KEPT", 2)
+    names = "abcde"
+    src, dst = fill(memory(), *names), fill(memory(), *names)
+    told = []
+    found = check(failing(src, "open_reader", None), dst, download=True, listeners=[lambda *line: told.append(line)])
+    assert [(line[0], line[1], line[3].path) for line in told] == [("!", name, name) for name in names]
+    assert [failure.error for failure in found.failures] == [line[3] for line in told[:2]]
+    assert found.errors == 5

@@ -366,7 +366,7 @@ def test_a_check_of_empty_folders_shows_those_that_one_side_has():
     dst.mkdir("there")
     assert check(src, dst).in_sync
     told = []
-    report = check(src, dst, empty_dirs=True, listeners=[lambda sign, path, why: told.append((sign, path))])
+    report = check(src, dst, empty_dirs=True, listeners=[lambda sign, path, why, error: told.append((sign, path))])
     assert not report.in_sync
     assert set(told) == {("+", "only/here"), ("-", "there"), ("=", "f")}
 

@@ -43,7 +43,7 @@ def sums_of(tmp_path, name="SHA256SUMS", **digests):
 
 def looked_at(sums, dst, **settings):
     said = []
-    report = check_sums(sums, dst, listeners=[lambda sign, path, why: said.append((sign, path))], **settings)
+    report = check_sums(sums, dst, listeners=[lambda sign, path, why, error: said.append((sign, path))], **settings)
     return report, sorted(said, key=lambda line: line[1])
 
 
@@ -306,7 +306,7 @@ def test_the_order_of_names_is_kept_however_many_read(tmp_path):
     dst = fill(memory(dirs=False), **dict.fromkeys(names[::3], b"a"))
     said = []
     sums = sums_of(tmp_path, **dict.fromkeys(names, A))
-    check_sums(sums, dst, listeners=[lambda sign, path, why: said.append(path)])
+    check_sums(sums, dst, listeners=[lambda sign, path, why, error: said.append(path)])
     assert said == names
 
 

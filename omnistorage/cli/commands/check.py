@@ -19,7 +19,6 @@ from omnistorage.errors import ConfigError, StorageError
 from omnistorage.sync import CheckReport, SyncOptions, check_sums
 from omnistorage.sync import check as check_places
 from omnistorage.sync.checking.sum_file import SumFile, algorithm_named
-from omnistorage.sync.report import KEPT
 
 from .sync import comparing, folder_of, html_report, reporting, settings_of
 
@@ -98,8 +97,6 @@ def check(app: App, /, src: str, dst: str, **options: Any) -> None:
             )
     app.meter.stop()
     app.done = report.match
-    for failure in report.failures:
-        app.failed(worded(failure.error))
     for text in report.warnings:
         app.warn(text)
     app.say(str(report))
@@ -131,12 +128,12 @@ class Lists:
     """Where each object's line goes."""
 
     def __init__(self, app: App, files: dict[str, str], stack: ExitStack) -> None:
-        self.app, self._errors = app, 0
+        self.app = app
         self._files: dict[str, IO[str] | None] = {}
         for name, path in files.items():
             self._files[name] = None if path == "-" else stack.enter_context(_opened(path))
 
-    def tell(self, sign: str, path: str, why: str) -> None:
+    def tell(self, sign: str, path: str, why: str, error: StorageError | None) -> None:
         app = self.app
         app.event("check", sign=sign, path=path, why=why or None)
         for name, line in (("combined", f"{sign} {path}"), (_LISTS[sign], path)):
@@ -146,11 +143,8 @@ class Lists:
                     app.out.line(line)
                 else:
                     file.write(line + "\n")
-        self._errors += sign == "!"
-        if sign == "!" and self._errors <= KEPT:
-            pass  # the report keeps the error itself
-        elif sign == "!":
-            app.failed(StorageError(why or "not compared", path=path or None, op="check"))
+        if error is not None:
+            app.failed(worded(error))
         elif sign != "=":
             reason = f": {why}" if sign == "*" and why else ""
             app.say(f"{sign} {path} {_WORDS[sign]}{reason}")

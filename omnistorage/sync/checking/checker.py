@@ -21,7 +21,7 @@ from .sum_file import SumFile
 
 MATCH, ONLY_DST, ONLY_SRC, DIFFER, ERROR = "=", "-", "+", "*", "!"
 SIGNS = {MATCH: "match", ONLY_DST: "missing_on_src", ONLY_SRC: "missing_on_dst", DIFFER: "differ", ERROR: "error"}
-Told = Callable[[str, str, str], None]
+CheckListener = Callable[[str, str, str, StorageError | None], None]
 _AHEAD = 4
 
 
@@ -73,21 +73,24 @@ class CheckReport:
 class Checker:
     """Reads a plan and says of every object how it compares."""
 
-    def __init__(self, plan: Plan, *, download: bool = False, listeners: Iterable[Told] = ()) -> None:
+    def __init__(self, plan: Plan, *, download: bool = False, listeners: Iterable[CheckListener] = ()) -> None:
         self.plan, self.download = plan, download
         self.listeners = tuple(listeners)
         self.report = CheckReport(plan.src.shown, plan.dst.shown)
 
     def run(self) -> CheckReport:
-        for action, (sign, why) in self._compared():
-            self.report.skipped += action.kind == "skip"  # here, as signs are found out on several threads
-            if sign:
-                self._tell(sign, action.path, why)
-        seen, report = self.plan.seen, self.report
+        report = self.report
+        try:
+            for action, (sign, why) in self._compared():
+                report.skipped += action.kind == "skip"  # here, as signs are found out on several threads
+                if sign:
+                    self._tell(sign, action.path, why)
+        finally:  # the plan may end in an error, which is another one
+            for error in self.plan.seen.listing_errors:
+                self._tell(ERROR, error.path or "", str(error), error)
+        seen = self.plan.seen
         report.complete, report.warnings = seen.complete, list(seen.warnings)
         report.by_size_and_time = 0 if self.download else seen.by_size_and_time
-        for error in seen.listing_errors:
-            self._tell(ERROR, error.path or "", str(error), error)
         return report
 
     def _compared(self) -> Iterator[tuple[Action, tuple[str, str]]]:
@@ -143,15 +146,14 @@ class Checker:
     def _tell(self, sign: str, path: str, why: str, error: StorageError | None = None) -> None:
         report = self.report
         if sign == ERROR:
+            error = error or StorageError(why, path=path or None, op="check")
             report.errors += 1
             if len(report.failures) < KEPT:
-                report.failures.append(
-                    Failure(path, "check", error or StorageError(why, path=path or None, op="check"))
-                )
+                report.failures.append(Failure(path, "check", error))
         else:
             setattr(report, SIGNS[sign], getattr(report, SIGNS[sign]) + 1)
         for listener in self.listeners:
-            listener(sign, path, why)
+            listener(sign, path, why, error)
 
 
 class SumPlan(Plan):
