@@ -107,7 +107,7 @@ class NotFound(StorageError, FileNotFoundError):
 
 
 class BucketNotFound(NotFound):
-    """No such bucket or container: nothing can be written there. A missing folder is a plain ``NotFound``."""
+    """There is no such bucket or container. A missing folder is a plain ``NotFound``."""
 
 
 class AlreadyExists(StorageError, FileExistsError):
