@@ -289,8 +289,8 @@ class GCSBackend(ObjectBackend):
                 removed = self.client.delete(self._prefix + path, if_match)
             except Exception as error:
                 ours = self.client.translate(error)
-                ours_too = tries > 1 and if_match is not None and not isinstance(ours, BucketNotFound)
-                if ours_too and isinstance(ours, NotFound | PreconditionFailed):
+                is_own_retry = tries > 1 and if_match is not None and not isinstance(ours, BucketNotFound)
+                if is_own_retry and isinstance(ours, NotFound | PreconditionFailed):
                     return None  # a generation is gone for good: the answer that was lost said that it is deleted
                 raise
             return None if tries > 1 and not removed else removed  # it may have been ours, whose answer was lost
