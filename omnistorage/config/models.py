@@ -385,7 +385,8 @@ def _read(path: str | PathLike[str], load: Callable[[Any], Any], wrong: type[Exc
         raise
     except (OSError, UnicodeDecodeError, wrong) as error:
         raise ConfigError(f"{path}: {error}") from error
-    except (ValueError, RecursionError) as error:  # a number or date that is none, or brackets without an end
+    except (ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
+        # a number, date or switch that is none (PyYAML raises whatever its constructors do), or endless brackets
         raise ConfigError(f"{path}: a value in it cannot be read ({type(error).__name__})") from None
 
 

@@ -27,6 +27,7 @@ from omnistorage import (
     register_backend,
 )
 from omnistorage.backends.local import LocalBackend
+from omnistorage.config.models import tables_of
 
 DATA = {
     "backends": {"disk": {"type": "local", "options": {"root": "ROOT"}}, "ram": {"type": "memory"}},
@@ -377,11 +378,19 @@ def test_rs_7_7_errors_can_be_caught_as_the_native_ones_and_name_the_stores_path
         assert (there.value.filename, there.value.errno) == (str(tmp_path / "a/b/x"), errno.EEXIST)
 
 
-@pytest.mark.parametrize("value", ["!CANARY", "*CANARY", "'CANARY", '"CANARY\\q"', "&CANARY [", "%CANARY", "@CANARY"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "!CANARY x", "*CANARY", "!CANARY!x y", "!!python/name:CANARY x", "[&CANARY a, &CANARY b]", "!!bool CANARY",
+        "!!timestamp CANARY", "!!int CANARY", "!!float CANARY", "!!int ''",
+    ],
+)  # fmt: skip
 def test_no_error_of_a_configuration_quotes_a_value(tmp_path, value):
-    (tmp_path / "c.yaml").write_text(f"backends:\n  a:\n    type: sftp\n    options: {{host: h, password: {value}}}\n")
+    path = tmp_path / "c.yaml"
+    path.write_text(f"backends:\n  a:\n    type: sftp\n    options:\n      host: h\n      password: {value}\n")
     with pytest.raises(ConfigError) as caught:
-        RegistryConfig.from_file(tmp_path / "c.yaml")
+        RegistryConfig.from_file(path)
+    assert str(caught.value).startswith(str(path))
     assert "CANARY" not in "".join(traceback.format_exception(caught.value))
 
 
@@ -396,5 +405,6 @@ def test_no_error_of_a_configuration_quotes_a_value(tmp_path, value):
 )  # fmt: skip
 def test_what_is_no_configuration_is_an_error_soon(tmp_path, name, text):
     (tmp_path / name).write_text(text)
-    with pytest.raises(ConfigError):
-        RegistryConfig.from_file(tmp_path / name)
+    with pytest.raises(ConfigError) as caught:
+        tables_of(tmp_path / name)  # the text is refused as it is read, not the tables that it might hold
+    assert str(caught.value).startswith(str(tmp_path / name))
