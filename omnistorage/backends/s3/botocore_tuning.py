@@ -30,6 +30,8 @@ def _time(text: str) -> datetime:
             moment = parsedate_to_datetime(text)
         except (ValueError, TypeError):
             moment = datetime.fromtimestamp(float(text), UTC)  # a ValueError if it is no time at all
+    if moment.tzinfo is UTC:
+        return moment  # ``astimezone`` would take as long as the rest
     return moment.astimezone(UTC) if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
