@@ -493,5 +493,5 @@ def _check_names(settings: Mapping[str, Any]) -> None:
     of_writer, own = (inspect.signature(kind).parameters for kind in (RollingRecordWriter, OmniHandler))
     for name in settings:
         if name not in of_writer or name.startswith("_"):
-            known = [word for word in (*of_writer, *own) if not word.startswith("_") and word != "settings"]
+            known = {word for word in (*of_writer, *own) if not word.startswith("_") and word != "settings"}
             raise ConfigError(f"OmniHandler has no setting {name!r}{nearest(name, known)}")
