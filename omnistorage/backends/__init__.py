@@ -1,4 +1,4 @@
-"""Backends: one file each, behind the door in ``store.base``. ``registry`` finds them by name.
+"""Backends: a file or a folder each, all on ``BackendBase``. ``config`` opens them by name.
 
 Third parties build on ``BackendBase``, ``ReaderBase`` and ``WriterBase``, or implement ``core.Backend`` themselves.
 """

@@ -1,4 +1,4 @@
-"""The door of every backend.
+"""The base of every backend.
 
 Every public method stands here, once: it checks that the backend is open, that the feature is there, that the path may
 pass, and that every requirement in the options can be honoured; then it calls the underscored method that a backend
@@ -81,7 +81,7 @@ def _items(found: Any, url: str | None) -> Iterator[Any]:
 
 
 class BackendBase(Closes):
-    """An extended backend that checks at its door. A subclass sets ``name``, ``features``, perhaps ``url``, and defines
+    """An extended backend that checks paths, options and features before each call. A subclass sets ``name``, ``features``, perhaps ``url``, and defines
     the underscored methods of whatever its features claim."""
 
     name = "backend"
@@ -171,7 +171,7 @@ class BackendBase(Closes):
     def _close(self) -> None:
         """Release what the backend holds; called once."""
 
-    # -- the door ------------------------------------------------------------------------------------------------------
+    # -- the checks ------------------------------------------------------------------------------------------------------
 
     @located
     def open_reader(self, path: str, options: ReadOptions = READ) -> Reader:

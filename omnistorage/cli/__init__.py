@@ -1,4 +1,4 @@
-"""The ``omnistorage`` command. Here only the door, which must work without the ``[cli]`` extra.
+"""The ``omnistorage`` command. This module must work without the ``[cli]`` extra.
 
 Verbs live in modules of their own and load when they are called; ``rich`` loads when something is really drawn:
 ``--help`` stays quick.

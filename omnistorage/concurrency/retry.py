@@ -1,6 +1,6 @@
 """How often and how fast: retries, rates, quorums. Pure: clocks and randomness are arguments.
 
-A networked backend sends every request through one ``RequestPolicy``; nothing else in the house retries.
+A networked backend sends every request through one ``RequestPolicy``; nothing else in the package retries.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The protocols of the house: readers, writers, backends, features and powers.
+"""The protocols that everything is built on: readers, writers and backends.
 
 A backend moves bytes. ``Backend`` is the six methods without which nothing works, ``ExtendedBackend`` six more;
 ``Features`` says which of a backend's abilities are true under its configuration, without I/O. What few stores can do

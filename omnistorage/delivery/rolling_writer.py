@@ -70,7 +70,7 @@ class RollingRecordWriter(Publishes):
     which goes on without a target, the policy alone counts.
     ``write`` may be called by many threads; a forked child must make its own writer.
 
-    ``manifest`` is a path in the target: one NDJSON line for each published object (see ``delivery.manifest``).
+    ``manifest`` is a path in the target: one NDJSON line for each published object (see ``rolling.manifest``).
     ``on_commit`` gets the same as a ``Committed``, from another thread, one at a time; of the writer it may ask
     ``durable`` and ``progress``, no more. An object that a kill left between its publication and its line gets the line
     from a replay with deterministic names; without one it has none. ``timer`` and ``now`` are the clocks of rolls and
