@@ -81,8 +81,8 @@ def _items(found: Any, url: str | None) -> Iterator[Any]:
 
 
 class BackendBase(Closes):
-    """An extended backend that checks paths, options and features before each call. A subclass sets ``name``, ``features``, perhaps ``url``, and defines
-    the underscored methods of whatever its features claim."""
+    """An extended backend that checks paths, options and features before each call. A subclass sets ``name``,
+    ``features``, perhaps ``url``, and defines the underscored methods of whatever its features claim."""
 
     name = "backend"
     url: str | None = None
@@ -171,7 +171,7 @@ class BackendBase(Closes):
     def _close(self) -> None:
         """Release what the backend holds; called once."""
 
-    # -- the checks ------------------------------------------------------------------------------------------------------
+    # -- the checks ----------------------------------------------------------------------------------------------------
 
     @located
     def open_reader(self, path: str, options: ReadOptions = READ) -> Reader:

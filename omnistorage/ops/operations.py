@@ -1,7 +1,7 @@
 """What can be derived from the protocols, once for all backends.
 
-Every product asks ``extended(backend)`` once, when it is given it, and then relies on flags. Nothing here holds a whole object,
-except ``read_bytes`` and ``write_bytes``, whose purpose that is.
+Every product asks ``extended(backend)`` once, when it is given it, and then relies on flags. Nothing here holds a whole
+object, except ``read_bytes`` and ``write_bytes``, whose purpose that is.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from contextlib import suppress
 import pytest
 
 from omnistorage import Cancelled, CopyOptions, HTTPBackend, ObjectInfo, OutcomeUnknown, WriteOptions
-from omnistorage.backends.http.webdav_writer import Moving
+from omnistorage.backends.http.webdav import Moving
 from omnistorage.backends.object_store.client import Upload
 from omnistorage.backends.object_store.writer import Parts, conclude, new_put
 from omnistorage.concurrency.cancellation import CancelScope
